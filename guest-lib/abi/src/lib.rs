@@ -7,11 +7,13 @@
 //! | [`service`] | guest, kernel, VMM, NIC: request numbers and their results |
 //! | [`window`] | guest and NIC: rings and packet buffers |
 //! | [`machine`] | guest and VMM: port I/O devices, guest-physical layout, command line |
+//! | [`emulated`] | emulated machine and host programs: exact counters |
 //!
 //! No number of these is written a second time anywhere in Rust; the C side has its own header
 //! (`kvm_ept_view.h`, added by the kernel patch) and a test compares the two.
 #![no_std]
 
+pub mod emulated;
 pub mod kvm;
 pub mod machine;
 pub mod service;
