@@ -1,0 +1,177 @@
+//! The gate's trampoline: the two pages of the gate area that belong to the guest.
+//!
+//! ```text
+//!   GATE_AREA_GVA  page A   ...         xor eax, eax          EPTP switching
+//!                           0xff8       mov ecx, GATE_INDEX   to the gate view
+//!                           0xffd       vmfunc
+//!   GATE_GVA       page B   (not mapped by the guest: the gate, then the service's entry)
+//!   LANDING_GVA    page C   0x000       mov rax, rdx          the service's result
+//!                           0x003       ret                   to the caller of page A
+//! ```
+//!
+//! A VMFUNC changes what page B is, not where the CPU fetches next: the VMFUNC that ends page A goes
+//! on at the first byte of page B, and the one that ends page B goes on in page C. To its caller the
+//! whole is one function, `extern "sysv64" fn(u64, u64, u64) -> u64` at [`ENTRY_GVA`].
+//!
+//! Whoever owns the address space copies [`page_a`] and [`page_c`] into two pages of the guest, maps
+//! them executable (for user space) at their addresses, and leaves page B unmapped.
+//!
+//! # A call that is aborted
+//!
+//! The host ends a call that breaks the rules, or whose NIC has gone, by resuming the guest at
+//! [`VMFUNC_GVA`] with an invalid-opcode exception (vector 6) and all registers but RSP zero. RSP is
+//! what it was there: the caller's return address lies on top. What becomes of the caller is the
+//! operating system's business, which knows the place by [`is_abort`]; Linux sends SIGILL.
+
+use core::mem;
+
+use postern_abi::PAGE_SIZE;
+use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, GATE_INDEX};
+
+/// A page of code.
+pub type CodePage = [u8; PAGE_SIZE as usize];
+
+/// VMFUNC (Intel SDM volume 3, "VMFUNC - Invoke VM function").
+const VMFUNC: [u8; 3] = [0x0f, 0x01, 0xd4];
+
+/// `xor eax, eax; mov ecx, GATE_INDEX; vmfunc`: EPTP switching is VM function 0.
+const ENTER: [u8; 10] = {
+    let index = GATE_INDEX.to_le_bytes();
+    [
+        0x31, 0xc0, 0xb9, index[0], index[1], index[2], index[3], VMFUNC[0], VMFUNC[1], VMFUNC[2],
+    ]
+};
+
+/// `mov rax, rdx; ret`.
+const LEAVE: [u8; 4] = [0x48, 0x89, 0xd0, 0xc3];
+
+/// `int3`: what fills the rest of both pages.
+const FILLER: u8 = 0xcc;
+
+/// Where a call enters page A.
+pub const ENTRY_GVA: u64 = GATE_GVA - ENTER.len() as u64;
+
+/// The VMFUNC in page A, where an aborted call raises its exception.
+pub const VMFUNC_GVA: u64 = GATE_GVA - VMFUNC.len() as u64;
+
+/// Vector of the exception that reports an aborted call: invalid opcode.
+pub const ABORT_VECTOR: u8 = 6;
+
+/// The bytes of page A.
+pub const fn page_a() -> CodePage {
+    let mut page = [FILLER; PAGE_SIZE as usize];
+    let start = (ENTRY_GVA - GATE_AREA_GVA) as usize;
+    let mut i = 0;
+    while i < ENTER.len() {
+        page[start + i] = ENTER[i];
+        i += 1;
+    }
+    page
+}
+
+/// The bytes of page C.
+pub const fn page_c() -> CodePage {
+    let mut page = [FILLER; PAGE_SIZE as usize];
+    let mut i = 0;
+    while i < LEAVE.len() {
+        page[i] = LEAVE[i];
+        i += 1;
+    }
+    page
+}
+
+/// Whether an exception with this vector at this instruction is an aborted call.
+pub const fn is_abort(vector: u8, rip: u64) -> bool {
+    vector == ABORT_VECTOR && rip == VMFUNC_GVA
+}
+
+/// The right to call through the gate.
+///
+/// Any thread on any virtual CPU may call, with no lock: a call is not preempted by the guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate(());
+
+impl Gate {
+    /// Takes the gate area into use.
+    ///
+    /// # Safety
+    ///
+    /// As long as the value or a copy of it is used, the current address space has [`page_a`] and
+    /// [`page_c`] at their addresses, executable at the current privilege level, and page B is not
+    /// mapped. The current privilege level is 3, and each virtual CPU this runs on has a view in
+    /// slot 0 (otherwise calls raise the exception of an aborted call).
+    pub const unsafe fn new() -> Gate {
+        Gate(())
+    }
+
+    /// Calls the service: request and two arguments, one result.
+    #[inline(always)]
+    pub fn call(self, op: u64, a: u64, b: u64) -> u64 {
+        // SAFETY: `new` was promised that the code at ENTRY_GVA is page A's, and the gate's call
+        // convention (see `postern_abi::view::CallPage`) keeps all that SysV's does.
+        let enter = unsafe {
+            mem::transmute::<usize, extern "sysv64" fn(u64, u64, u64) -> u64>(ENTRY_GVA as usize)
+        };
+        enter(op, a, b)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Register};
+    use postern_abi::view::LANDING_GVA;
+
+    use super::*;
+
+    /// Decodes `count` instructions of a page from an address on.
+    fn decode<const N: usize>(page: &CodePage, base: u64, at: u64) -> [Instruction; N] {
+        let bytes = &page[(at - base) as usize..];
+        let mut decoder = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE);
+        core::array::from_fn(|_| decoder.decode())
+    }
+
+    #[test]
+    fn page_a_enters_the_gate_view_with_its_last_instruction() {
+        let [zero, index, vmfunc] = decode(&page_a(), GATE_AREA_GVA, ENTRY_GVA);
+        assert_eq!(zero.code(), Code::Xor_rm32_r32);
+        assert_eq!(
+            (zero.op0_register(), zero.op1_register()),
+            (Register::EAX, Register::EAX)
+        );
+        assert_eq!(index.code(), Code::Mov_r32_imm32);
+        assert_eq!(index.op0_register(), Register::ECX);
+        assert_eq!(index.immediate32(), GATE_INDEX);
+        assert_eq!(vmfunc.code(), Code::Vmfunc);
+        assert_eq!(vmfunc.ip(), VMFUNC_GVA);
+        assert_eq!(vmfunc.next_ip(), GATE_GVA);
+    }
+
+    #[test]
+    fn page_c_returns_the_result() {
+        let [result, ret] = decode(&page_c(), LANDING_GVA, LANDING_GVA);
+        assert_eq!(result.code(), Code::Mov_rm64_r64);
+        assert_eq!(
+            (result.op0_register(), result.op1_register()),
+            (Register::RAX, Register::RDX)
+        );
+        assert_eq!(ret.code(), Code::Retnq);
+    }
+
+    #[test]
+    fn the_rest_of_both_pages_traps() {
+        let code = ENTER.len();
+        assert!(
+            page_a()[..PAGE_SIZE as usize - code]
+                .iter()
+                .all(|&byte| byte == FILLER)
+        );
+        assert!(page_c()[LEAVE.len()..].iter().all(|&byte| byte == FILLER));
+    }
+
+    #[test]
+    fn only_the_exception_at_the_vmfunc_is_an_abort() {
+        assert!(is_abort(6, VMFUNC_GVA));
+        assert!(!is_abort(6, GATE_GVA));
+        assert!(!is_abort(13, VMFUNC_GVA));
+    }
+}
