@@ -47,6 +47,27 @@ pub struct Outbox {
     pub len: u64,
 }
 
+/// Labels that the test guest writes to [`PORT_MARK`]. Counters are compared between the two marks
+/// of a pair; what a mark itself costs is known from [`mark::NOTHING_BEGIN`] and its end.
+pub mod mark {
+    /// Begin of a pair with nothing in between.
+    pub const NOTHING_BEGIN: u32 = 1;
+    /// End of the pair with nothing in between.
+    pub const NOTHING_END: u32 = 2;
+    /// Begin of the loop that [`CALLS_BEGIN`] starts, run as often, with no call in it.
+    pub const LOOP_BEGIN: u32 = 3;
+    /// End of the loop with no call in it.
+    pub const LOOP_END: u32 = 4;
+    /// Begin of a loop of empty calls.
+    pub const CALLS_BEGIN: u32 = 5;
+    /// End of the loop of empty calls.
+    pub const CALLS_END: u32 = 6;
+    /// Before the first frame is sent, or before the first that has arrived is taken.
+    pub const TRAFFIC_BEGIN: u32 = 7;
+    /// After the last frame.
+    pub const TRAFFIC_END: u32 = 8;
+}
+
 /// Key of the word that the VMM appends to the command line of a VM with a NIC port:
 /// `postern.nic=PATH,PORT,GPA,SIZE`, path by name, GPA and size of the window (or, for `direct`, of
 /// the NIC's whole memory) in hexadecimal with 0x.
