@@ -1,0 +1,9 @@
+//! The runner's library: everything behind `cargo demo` and `cargo suite`.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`output`] | files that appear whole or not at all |
+//! | [`traffic`] | real input frames, checks of a user's pcap, proof that every frame arrived |
+
+pub mod output;
+pub mod traffic;
