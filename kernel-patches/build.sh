@@ -1,0 +1,161 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Builds, loads and unloads the patched KVM modules, out of tree.
+#
+#   build.sh [build] [--kdir DIR] [--out DIR] [--service FILE] [--extra PATCH]...
+#   build.sh load    [--out DIR] [--insist]
+#   build.sh unload
+#
+#   --kdir DIR      build tree or headers of the kernel to build for
+#                   (default: /lib/modules/$(uname -r)/build)
+#   --out DIR       where the modules go (default: the cache, by kernel release)
+#   --service FILE  object of the exit-kernel path (default: host-nic/kernel-object/build.sh makes it);
+#                   "none" builds without that path
+#   --extra PATCH   apply one more patch on top of the series (tests use it to take defences out)
+#   --insist        load although the CPU leaks data between views (L1TF, MDS)
+#
+# The source is the distribution's package linux-source-6.1; the series in 6.1/ is applied to a
+# copy of its KVM directories. Build trees live in $POSTERN_CACHE (default ~/.cache/postern).
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+series=6.1
+cache=${POSTERN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postern}
+tarball=${POSTERN_LINUX_SOURCE:-/usr/src/linux-source-$series.tar.xz}
+
+die() { echo "build.sh: $1" >&2; exit 1; }
+
+command=build
+case "${1:-}" in
+build | load | unload) command=$1; shift ;;
+esac
+kdir= out= service= insist=0 extra=()
+while [ $# -gt 0 ]; do
+	case $1 in
+	--kdir | --out | --service | --extra)
+		[ $# -ge 2 ] || die "$1 needs a value"
+		case $1 in
+		--kdir) kdir=$2 ;;
+		--out) out=$2 ;;
+		--service) service=$2 ;;
+		--extra) extra+=("$(realpath "$2")") ;;
+		esac
+		shift 2 ;;
+	--insist) insist=1; shift ;;
+	-h | --help) sed -n '/^#   /s/^# \{0,3\}//p' "$0"; exit 0 ;;
+	*) die "unknown argument '$1'; see --help" ;;
+	esac
+done
+
+# Paths of the kernel tree that the series touches or that KVM's Makefiles reach.
+paths=(arch/x86/kvm virt/kvm arch/x86/include/asm/kvm_host.h)
+
+# An unpacked, patched tree; made once for each state of the series.
+source_tree() {
+	[ -r "$tarball" ] ||
+		die "$tarball is missing; install the package linux-source-$series or set POSTERN_LINUX_SOURCE"
+	local key top tree
+	key=$( { stat -c '%s %Y' "$tarball"; sha256sum "$here/$series"/*.patch "${extra[@]}" | cut -d' ' -f1; } |
+		sha256sum | cut -c1-16)
+	tree=$cache/kvm/source-$key
+	if [ ! -e "$tree/.complete" ]; then
+		rm -rf "$tree"
+		mkdir -p "$tree"
+		top=$(basename "$tarball" .tar.xz)
+		echo "build.sh: unpacking KVM from $tarball" >&2
+		tar -C "$tree" --strip-components=1 -xf "$tarball" "${paths[@]/#/$top/}" ||
+			die "cannot unpack $tarball; reinstall the package linux-source-$series"
+		for patch in "$here/$series"/*.patch "${extra[@]}"; do
+			case $patch in *-cover-letter.patch) continue ;; esac
+			patch -d "$tree" -p1 -s -N --no-backup-if-mismatch <"$patch" >&2 ||
+				die "$(basename "$patch") does not apply to $tarball; the series is made for the version that kernel-patches/README.md names"
+		done
+		touch "$tree/.complete"
+	fi
+	echo "$tree"
+}
+
+# The headers of a kernel do not carry KVM's own Makefile.kvm, nor our changed headers: the copy's
+# Makefile finds both in the copy.
+adapt_makefile() {
+	local tree=$1 makefile=$1/arch/x86/kvm/Makefile
+	{
+		echo "LINUXINCLUDE := -I$tree/arch/x86/include -I$tree/include -I$tree/include/uapi -I$tree/arch/x86/kvm \$(LINUXINCLUDE)"
+		sed 's#$(srctree)/virt/kvm/Makefile.kvm#$(src)/../../../virt/kvm/Makefile.kvm#' "$makefile"
+	} >"$makefile.new"
+	mv "$makefile.new" "$makefile"
+}
+
+build() {
+	: "${kdir:=/lib/modules/$(uname -r)/build}"
+	[ -e "$kdir/Makefile" ] ||
+		die "$kdir is no kernel build tree; install the headers of the kernel or name another with --kdir"
+	kdir=$(realpath "$kdir")
+	local release source tree object
+	release=$(make -s -C "$kdir" kernelrelease) || die "cannot read the release of the kernel in $kdir"
+	case $release in
+	$series.*) ;;
+	*) die "kernel $release: the series is for Linux $series; install linux-image and headers of that version" ;;
+	esac
+	: "${out:=$cache/modules/$release}"
+
+	source=$(source_tree)
+	tree=$cache/kvm/build-$release-$(basename "$source")
+	if [ ! -e "$tree/.complete" ]; then
+		rm -rf "$tree"
+		cp -a "$source" "$tree"
+		adapt_makefile "$tree"
+	fi
+	object=$tree/arch/x86/kvm/vmx/ept_view_service.o_shipped
+	if [ "$service" = none ]; then
+		rm -f "$object"
+	else
+		if [ -z "$service" ]; then
+			service=$cache/kvm/ept_view_service.o
+			"$here/../host-nic/kernel-object/build.sh" --out "$service" >&2
+		fi
+		cmp -s "$service" "$object" || cp "$service" "$object"
+		touch "$tree/arch/x86/kvm/vmx/.ept_view_service.o.cmd"
+	fi
+
+	echo "build.sh: building KVM for $release" >&2
+	make -C "$kdir" M="$tree/arch/x86/kvm" CONFIG_KVM=m CONFIG_KVM_INTEL=m CONFIG_KVM_AMD= \
+		-j"$(nproc)" modules >"$tree/build.log" 2>&1 || {
+		tail -n 20 "$tree/build.log" >&2
+		die "the build failed; its log is $tree/build.log"
+	}
+	touch "$tree/.complete"
+
+	mkdir -p "$out"
+	for module in kvm kvm-intel; do
+		# BTF of a module must match the kernel's own, debug data only takes load time.
+		strip -g -R .BTF -R .BTF_ids -o "$out/$module.ko.new" "$tree/arch/x86/kvm/$module.ko"
+		mv "$out/$module.ko.new" "$out/$module.ko"
+	done
+	echo "$out"
+}
+
+load() {
+	[ "$(id -u)" = 0 ] || die "loading modules needs root; run as root or with sudo"
+	: "${out:=$cache/modules/$(uname -r)}"
+	[ -e "$out/kvm-intel.ko" ] || die "$out has no modules for the running kernel; run build.sh first"
+	if grep -q '^kvm ' /proc/modules; then
+		die "KVM is loaded; stop all VMs and run build.sh unload first"
+	fi
+	modprobe irqbypass || die "cannot load irqbypass, on which KVM depends"
+	insmod "$out/kvm.ko" || die "cannot load $out/kvm.ko; was it built for $(uname -r)?"
+	insmod "$out/kvm-intel.ko" ept_views=1 ept_views_insist=$insist ||
+		{ rmmod kvm; die "cannot load $out/kvm-intel.ko; dmesg tells why"; }
+}
+
+unload() {
+	[ "$(id -u)" = 0 ] || die "unloading modules needs root; run as root or with sudo"
+	for module in kvm_intel kvm_amd kvm; do
+		if grep -q "^$module " /proc/modules; then
+			rmmod "$module" || die "$module is in use; stop all VMs first"
+		fi
+	done
+}
+
+$command
