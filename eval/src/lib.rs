@@ -3,7 +3,9 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`output`] | files that appear whole or not at all |
+//! | [`report`] | tables and JSON |
 //! | [`traffic`] | real input frames, checks of a user's pcap, proof that every frame arrived |
 
 pub mod output;
+pub mod report;
 pub mod traffic;

@@ -1,0 +1,159 @@
+//! The report as text.
+
+use std::fmt;
+
+use super::{Call, Report, Traffic};
+
+/// Columns of text: the first to the left, the others to the right.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(head: &[&str]) -> Table {
+        Table {
+            rows: vec![head.iter().map(|cell| cell.to_string()).collect()],
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows[0].len();
+        let width = |column: usize| {
+            let cells = self.rows.iter().map(|row| row[column].chars().count());
+            cells.max().unwrap_or(0)
+        };
+        let widths: Vec<_> = (0..columns).map(width).collect();
+        for (n, row) in self.rows.iter().enumerate() {
+            let cells = row.iter().zip(&widths).enumerate();
+            let cells = cells.map(|(column, (cell, &width))| match column {
+                0 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            });
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+            if n == 0 {
+                let total = widths.iter().sum::<usize>() + 2 * (columns - 1);
+                writeln!(f, "{}", "-".repeat(total))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A figure that may not have been counted.
+fn figure(value: Option<f64>, decimals: usize) -> String {
+    value.map_or("-".into(), |value| format!("{value:.decimals$}"))
+}
+
+impl Traffic {
+    fn cells(&self, source: &str) -> Vec<String> {
+        let dropped: Vec<_> = self
+            .dropped
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(cause, count)| format!("{cause} {count}"))
+            .collect();
+        let dropped = match &dropped[..] {
+            [] => "0".into(),
+            causes => causes.join(", "),
+        };
+        vec![
+            self.path.name().into(),
+            self.input.clone(),
+            self.batch.to_string(),
+            self.sent.to_string(),
+            self.received.to_string(),
+            dropped,
+            figure(Some(self.vm_exits_per_packet), 3),
+            figure(self.vmfuncs_per_packet, 2),
+            figure(Some(self.guest_instructions_per_packet), 1),
+            figure(Some(self.total_instructions_per_packet), 1),
+            figure(self.ratio_to_exit_kernel, 2),
+            figure(Some(self.interrupt_exits_per_packet), 3),
+            figure(Some(self.wait_exits_per_packet), 3),
+            source.into(),
+        ]
+    }
+}
+
+impl Call {
+    fn cells(&self, source: &str) -> Vec<String> {
+        vec![
+            self.path.name().into(),
+            self.calls.to_string(),
+            figure(Some(self.guest_instructions), 2),
+            figure(Some(self.total_instructions), 2),
+            figure(Some(self.vm_exits), 3),
+            figure(self.vmfuncs, 2),
+            self.interrupt_exits.to_string(),
+            source.into(),
+        ]
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = self.source.name();
+        writeln!(
+            f,
+            "Traffic from one VM to another, per packet received. Ratio: total instructions of \
+             exit-kernel / this path's,\nabove 1 is cheaper than exit-kernel. Exits for timer \
+             interrupts and for waiting (HLT) are listed apart.\n"
+        )?;
+        let mut table = Table::new(&[
+            "path",
+            "input",
+            "batch",
+            "sent",
+            "received",
+            "dropped",
+            "VM exits",
+            "VMFUNCs",
+            "guest instr",
+            "total instr",
+            "ratio",
+            "irq exits",
+            "wait exits",
+            "source",
+        ]);
+        // Rows to compare stand together.
+        let mut rows: Vec<_> = self.traffic.iter().collect();
+        rows.sort_by_key(|row| (row.input.clone(), row.batch));
+        for row in rows {
+            table.rows.push(row.cells(source));
+        }
+        writeln!(f, "{table}")?;
+        writeln!(
+            f,
+            "One call of an empty service: enter, nothing, leave. Interrupt exits are those of all \
+             calls together.\n"
+        )?;
+        let mut table = Table::new(&[
+            "path",
+            "calls",
+            "guest instr",
+            "total instr",
+            "VM exits",
+            "VMFUNCs",
+            "irq exits, all",
+            "source",
+        ]);
+        for call in &self.calls {
+            table.rows.push(call.cells(source));
+        }
+        writeln!(f, "{table}")?;
+        let meta = &self.meta;
+        writeln!(
+            f,
+            "Input pcap: {} ({}, sha256 {})",
+            meta.pcap.summary, meta.pcap.origin, meta.pcap.sha256
+        )?;
+        writeln!(f, "Machine: {}; kernel {}", meta.machine, meta.kernel)?;
+        writeln!(
+            f,
+            "Revision {}, ABI {}; {:.1} s",
+            meta.revision, meta.abi_version, meta.seconds
+        )
+    }
+}
