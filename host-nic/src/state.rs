@@ -3,7 +3,7 @@
 //! ```text
 //!   line       content                                  written by              read by
 //!   0          magic, version, geometry, hash key       host, once              host, all calls
-//!   1          attached ports                           host                    all calls
+//!   1          attached ports, ports without learning   host                    all calls
 //!   2          tenancy of each port                     host                    all calls
 //!   ...        MAC table: buckets of two lines          all calls that learn    all calls
 //!   per port   TX index, counters, drops                that port's calls       host
@@ -100,7 +100,11 @@ pub struct State {
     pad0: [AtomicU64; 3],
     /// Bit `p`: port `p` receives frames.
     pub attached: AtomicU64,
-    pad1: [AtomicU64; 7],
+    /// Bit `p`: the sources of frames from port `p` are not learned. For a port whose guest sends what
+    /// several stations said to each other, such as a replayed capture: learned, each of them
+    /// would be behind the sender's own port, and frames to them would go nowhere.
+    pub unlearned: AtomicU64,
+    pad1: [AtomicU64; 6],
     /// Which tenant each port has; 0 is nobody.
     pub tenancy: [AtomicU32; MAX_PORTS as usize],
     /// Where stations are.

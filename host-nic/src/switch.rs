@@ -258,10 +258,12 @@ impl<'a> Switch<'a> {
         done
     }
 
-    /// Learns where a station is. Group addresses are no stations.
+    /// Learns where a station is, unless the port is one that does not tell. Group addresses are no
+    /// stations.
     #[inline]
     fn learn(&self, sender: &SenderState, key: [u64; 2], source: u64, port: PortId) {
-        if source & GROUP_BIT != 0 {
+        let unlearned = self.state.unlearned.load(Relaxed) & 1 << port.number();
+        if source & GROUP_BIT != 0 || unlearned != 0 {
             return;
         }
         match self.state.table.learn(key, source, port) {
