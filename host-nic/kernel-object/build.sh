@@ -1,0 +1,61 @@
+#!/bin/bash
+# Builds the switch as one relocatable object for the kernel module.
+#
+#   build.sh --out FILE [--target-dir DIR]
+#
+#   --out FILE        the object: exports postern_nic_call and postern_nic_size, needs nothing
+#   --target-dir DIR  where cargo works (default: the cache, $POSTERN_CACHE or ~/.cache/postern)
+#
+# Needs cargo with the target x86_64-unknown-none, and ld, nm and objcopy of binutils.
+set -euo pipefail
+
+die() { echo "kernel-object/build.sh: $1" >&2; exit 1; }
+
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${POSTERN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postern}
+target=x86_64-unknown-none
+exports=(postern_nic_call postern_nic_size)
+
+out= dir=$cache/target-kernel-object
+while [ $# -gt 0 ]; do
+	case $1 in
+	--out | --target-dir)
+		[ $# -ge 2 ] || die "$1 needs a value"
+		case $1 in
+		--out) out=$2 ;;
+		--target-dir) dir=$2 ;;
+		esac
+		shift 2 ;;
+	-h | --help) sed -n '/^# /s/^# //p' "$0"; exit 0 ;;
+	*) die "unknown argument '$1'; see --help" ;;
+	esac
+done
+[ -n "$out" ] || die "no --out FILE; see --help"
+for tool in cargo ld nm objcopy; do
+	command -v "$tool" >/dev/null || die "$tool is missing; install rustup's cargo and the package binutils"
+done
+[ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] ||
+	die "Rust has no target $target; run: rustup target add $target"
+
+# The kernel's own model: top 2 GiB, no position independence, no red zone, no tables of jump
+# targets (no indirect branch that would need a retpoline). The target has no vector registers.
+export CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f' -Crelocation-model=static -Ccode-model=kernel \
+	-Cno-redzone=yes -Cjump-tables=no -Cforce-unwind-tables=no)
+CARGO_ENCODED_RUSTFLAGS=${CARGO_ENCODED_RUSTFLAGS%$'\x1f'}
+cargo build --quiet --manifest-path "$here/Cargo.toml" --target "$target" --target-dir "$dir" \
+	--profile freestanding
+
+archive=$dir/$target/freestanding/libpostern_nic_kernel.a
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# One object: the members that the exports need, unused sections dropped, all else made local.
+ld -r --gc-sections "${exports[@]/#/--undefined=}" -o "$work/linked.o" "$archive"
+objcopy --strip-debug "${exports[@]/#/--keep-global-symbol=}" \
+	--remove-section='.eh_frame' --remove-section='.rela.eh_frame' --remove-section='.comment' \
+	--remove-section='.note.gnu.property' "$work/linked.o" "$work/object.o"
+
+missing=$(nm --undefined-only "$work/object.o")
+[ -z "$missing" ] || die "the object needs symbols that the kernel may not have:"$'\n'"$missing"
+mkdir -p "$(dirname "$out")"
+mv "$work/object.o" "$out"
