@@ -3,10 +3,18 @@
 //!
 //! | module | object |
 //! | --- | --- |
+//! | [`attachment`] | what the VMM says about the VM's NIC port |
 //! | [`gate`] | the guest's pages of the gate area, and a call through them |
+//! | [`service`] | a request to the host, whichever path carries it |
+//! | [`ring`] | the guest's ends of the rings in its window |
+//! | [`nic`] | a port: bursts of frames out and in |
 //!
 //! The library is `no_std`, allocates nothing and starts no thread; it suits a kernel, a user
 //! program and bare metal alike.
 #![no_std]
 
+pub mod attachment;
 pub mod gate;
+pub mod nic;
+pub mod ring;
+pub mod service;

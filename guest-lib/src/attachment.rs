@@ -1,0 +1,149 @@
+//! What the VMM tells a guest about its NIC port: the value of the command-line word
+//! [`postern_abi::machine::CMDLINE_NIC`].
+
+use core::fmt;
+
+use postern_abi::machine::{CMDLINE_NIC, Path};
+use postern_abi::window::PortId;
+
+/// One NIC port of this VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// How requests reach the data plane.
+    pub path: Path,
+    /// The port.
+    pub port: PortId,
+    /// Guest-physical address of the port's window or, on [`Path::Direct`], of the NIC's memory.
+    pub gpa: u64,
+    /// Bytes there.
+    pub size: u64,
+}
+
+impl Attachment {
+    /// Parses `PATH,PORT,GPA,SIZE`, the last two in hexadecimal with 0x.
+    ///
+    /// # Errors
+    ///
+    /// The first part that is not as it should be.
+    pub fn parse(value: &str) -> Result<Attachment, AttachmentError<'_>> {
+        let mut parts = value.split(',');
+        let mut part = |name| parts.next().ok_or(AttachmentError::Missing(name));
+        let (path, port) = (part("path")?, part("port")?);
+        let (gpa, size) = (part("address")?, part("size")?);
+        if let Some(more) = parts.next() {
+            return Err(AttachmentError::More(more));
+        }
+        Ok(Attachment {
+            path: Path::from_name(path).ok_or(AttachmentError::Path(path))?,
+            port: decimal(port)
+                .and_then(PortId::new)
+                .ok_or(AttachmentError::Port(port))?,
+            gpa: hexadecimal(gpa).ok_or(AttachmentError::Number(gpa))?,
+            size: hexadecimal(size).ok_or(AttachmentError::Number(size))?,
+        })
+    }
+}
+
+/// Digits alone: `from_str_radix` takes a sign, too.
+fn decimal(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+fn hexadecimal(text: &str) -> Option<u64> {
+    let text = text.strip_prefix("0x")?;
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    digits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+/// Why the description of a port was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachmentError<'a> {
+    /// This part is missing.
+    Missing(&'static str),
+    /// Something follows the last part.
+    More(&'a str),
+    /// No such path.
+    Path(&'a str),
+    /// No NIC has that port.
+    Port(&'a str),
+    /// No hexadecimal number with 0x.
+    Number(&'a str),
+}
+
+impl fmt::Display for AttachmentError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{CMDLINE_NIC}PATH,PORT,ADDRESS,SIZE: ")?;
+        match self {
+            AttachmentError::Missing(part) => write!(f, "the {part} is missing"),
+            AttachmentError::More(text) => write!(f, "'{text}' after the size"),
+            AttachmentError::Path(text) => write!(f, "there is no path '{text}'"),
+            AttachmentError::Port(text) => write!(f, "there is no port '{text}'"),
+            AttachmentError::Number(text) => {
+                write!(
+                    f,
+                    "'{text}' is not a hexadecimal number that begins with 0x"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for AttachmentError<'_> {}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use proptest::prelude::*;
+    use std::format;
+
+    use super::*;
+
+    #[test]
+    fn each_path_is_known() {
+        for path in Path::ALL {
+            let word = format!("{},3,0xc0000000,0x100000", path.name());
+            assert_eq!(
+                Attachment::parse(&word),
+                Ok(Attachment {
+                    path,
+                    port: PortId::new(3).unwrap(),
+                    gpa: 0xc000_0000,
+                    size: 0x10_0000,
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        use AttachmentError::*;
+        for (value, error) in [
+            ("", Missing("port")),
+            ("elisa,1,0x0", Missing("size")),
+            ("elisa,1,0x0,0x1,", More("")),
+            ("Elisa,1,0x0,0x1", Path("Elisa")),
+            ("elisa,+1,0x0,0x1", Port("+1")),
+            ("elisa,16,0x0,0x1", Port("16")),
+            ("elisa,,0x0,0x1", Port("")),
+            ("elisa,1,0,0x1", Number("0")),
+            ("elisa,1,0x,0x1", Number("0x")),
+            ("elisa,1,0x0,0x-1", Number("0x-1")),
+            (
+                "elisa,1,0x0,0x10000000000000000",
+                Number("0x10000000000000000"),
+            ),
+        ] {
+            assert_eq!(Attachment::parse(value), Err(error), "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused(value in "[elisadrct,0-9xaf-]{0,40}") {
+            if let Ok(attachment) = Attachment::parse(&value) {
+                prop_assert!(value.starts_with(attachment.path.name()));
+            }
+        }
+    }
+}

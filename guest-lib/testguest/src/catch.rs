@@ -1,0 +1,127 @@
+//! Catching exceptions: how a test sees that something is refused.
+
+use core::arch::naked_asm;
+use core::fmt;
+use core::mem::MaybeUninit;
+
+use postern_guest::gate;
+
+use crate::syscall;
+
+/// An exception of the CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Exception {
+    /// Its vector.
+    pub vector: u64,
+    /// Its error code, 0 where it has none.
+    pub error: u64,
+    /// The instruction.
+    pub rip: u64,
+    /// The address of the last page fault.
+    pub cr2: u64,
+}
+
+impl Exception {
+    /// Whether this is an aborted call.
+    pub fn is_abort(&self) -> bool {
+        gate::is_abort(self.vector as u8, self.rip)
+    }
+}
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Exception {
+            vector,
+            error,
+            rip,
+            cr2,
+        } = *self;
+        if self.is_abort() {
+            return f.write_str("the host aborted a call through the gate");
+        }
+        write!(f, "exception {vector} at {rip:#x}, error code {error:#x}")?;
+        if vector == 14 {
+            write!(f, ", address {cr2:#x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Does some work, and says which exception ended it if one did.
+///
+/// The exception leaves the work's stack frames as they are: what they would drop is not dropped.
+pub fn catch<R, W: FnOnce() -> R>(work: W) -> Result<R, Exception> {
+    struct Call<R, W> {
+        work: Option<W>,
+        result: Option<R>,
+    }
+    extern "sysv64" fn run<R, W: FnOnce() -> R>(call: &mut Call<R, W>) {
+        call.result = call.work.take().map(|work| work());
+    }
+    let mut call = Call {
+        work: Some(work),
+        result: None,
+    };
+    let mut exception = MaybeUninit::uninit();
+    // SAFETY: `run` gets the argument that it was made for; the pointers are valid for the call.
+    let failed = unsafe {
+        let run: extern "sysv64" fn(&mut Call<R, W>) = run::<R, W>;
+        guard(run as usize, (&raw mut call).cast(), exception.as_mut_ptr())
+    };
+    match call.result {
+        Some(result) if !failed => Ok(result),
+        // SAFETY: `guard` wrote it.
+        _ => Err(unsafe { exception.assume_init() }),
+    }
+}
+
+/// Calls a function with an argument. If an exception comes meanwhile, describes that and returns
+/// true.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn guard(
+    function: usize,
+    argument: *mut u8,
+    exception: *mut Exception,
+) -> bool {
+    naked_asm!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdx",
+        "mov rbx, rdi",
+        "mov rbp, rsi",
+        "mov eax, {catch}",
+        "lea rdi, [rip + 2f]",
+        "mov rsi, rsp",
+        "int {system_call}",
+        "mov rdi, rbp",
+        "call rbx",
+        "mov eax, {catch}",
+        "xor edi, edi",
+        "int {system_call}",
+        "xor eax, eax",
+        "jmp 3f",
+        "2:",
+        "mov rax, [rsp]",
+        "mov [rax], rdi",
+        "mov [rax + 8], rsi",
+        "mov [rax + 16], rdx",
+        "mov [rax + 24], rcx",
+        "mov eax, 1",
+        "3:",
+        "pop rdx",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
+        catch = const syscall::CATCH,
+        system_call = const syscall::VECTOR as u32,
+    )
+}

@@ -1,0 +1,56 @@
+//! The local APIC's timer (Intel SDM volume 3, "Advanced Programmable Interrupt Controller (APIC)").
+
+use core::ptr;
+
+use x86_64::instructions::port::PortWriteOnly;
+
+/// Guest-physical address of the registers, and where the kernel has them mapped.
+pub const ADDRESS: u64 = 0xfee0_0000;
+
+/// Vector of the timer's interrupt.
+pub const TIMER: u8 = 0x20;
+
+/// Vector of spurious interrupts.
+pub const SPURIOUS: u8 = 0xff;
+
+/// Input of the timer: KVM's local APIC counts nanoseconds.
+const FREQUENCY: u32 = 1_000_000_000;
+
+const END_OF_INTERRUPT: u64 = 0xb0;
+const SPURIOUS_VECTOR: u64 = 0xf0;
+const TIMER_ENTRY: u64 = 0x320;
+const INITIAL_COUNT: u64 = 0x380;
+const DIVIDE: u64 = 0x3e0;
+
+/// [`SPURIOUS_VECTOR`]: the APIC is on.
+const ENABLE: u32 = 1 << 8;
+/// [`TIMER_ENTRY`]: again and again.
+const PERIODIC: u32 = 1 << 17;
+/// [`DIVIDE`]: by one.
+const DIVIDE_BY_1: u32 = 0b1011;
+
+/// Interrupt masks of the two legacy controllers.
+const LEGACY_MASKS: [u16; 2] = [0x21, 0xa1];
+
+fn write(register: u64, value: u32) {
+    // SAFETY: the kernel's address space has the registers there; none of those written here makes
+    // the APIC touch memory.
+    unsafe { ptr::write_volatile((ADDRESS + register) as *mut u32, value) }
+}
+
+/// Has the timer interrupt `hertz` times a second, not zero. No other interrupt will come.
+pub fn start_timer(hertz: u32) {
+    for port in LEGACY_MASKS {
+        // SAFETY: this masks interrupts; it changes no memory.
+        unsafe { PortWriteOnly::<u8>::new(port).write(0xff) };
+    }
+    write(SPURIOUS_VECTOR, ENABLE | u32::from(SPURIOUS));
+    write(DIVIDE, DIVIDE_BY_1);
+    write(TIMER_ENTRY, PERIODIC | u32::from(TIMER));
+    write(INITIAL_COUNT, FREQUENCY / hertz);
+}
+
+/// Ends the handling of an interrupt.
+pub fn end_of_interrupt() {
+    write(END_OF_INTERRUPT, 0);
+}

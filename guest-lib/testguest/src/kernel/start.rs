@@ -1,0 +1,75 @@
+//! The entry point: 64-bit mode, CPL 0, RDI = guest-physical address of an `hvm_start_info`, the low
+//! 4 GiB mapped one to one for writing.
+
+use core::arch::global_asm;
+use core::cell::UnsafeCell;
+
+use postern_testguest::cmdline::Options;
+
+use super::frames::Frames;
+use super::image::Image;
+use super::pvh::StartInfo;
+use super::{apic, cpu, launch, refuse, space, trap};
+
+/// The stack until the program runs; traps have another.
+#[repr(C, align(16))]
+struct BootStack(UnsafeCell<[u8; 64 << 10]>);
+
+// SAFETY: only the one CPU's RSP refers to it.
+unsafe impl Sync for BootStack {}
+
+static BOOT_STACK: BootStack = BootStack(UnsafeCell::new([0; 64 << 10]));
+
+global_asm!(
+    ".globl _start",
+    "_start:",
+    "cld",
+    "xor ebp, ebp",
+    "lea rsp, [rip + {stack} + {size}]",
+    "call {main}",
+    "ud2",
+    stack = sym BOOT_STACK,
+    size = const size_of::<BootStack>(),
+    main = sym main,
+);
+
+/// Everything from the entry to the program.
+///
+/// # Safety
+///
+/// Called once, by `_start`, in the state that the module's documentation has.
+unsafe extern "sysv64" fn main(start_info: u64) -> ! {
+    // SAFETY: the VMM put a start info there, and nothing has written to RAM since.
+    let machine = match unsafe { StartInfo::read(start_info) } {
+        Ok(machine) => machine,
+        Err(error) => refuse(error),
+    };
+    let options = match Options::parse(machine.cmdline) {
+        Ok(options) => options,
+        Err(error) => refuse(error),
+    };
+    cpu::check_features();
+    if let Some(attachment) = options.nic {
+        launch::check_window(&machine, attachment);
+    }
+
+    let Some(free) = machine.largest_gap(&[Image::own().range()]) else {
+        refuse("the VM has no free memory; give it more");
+    };
+    let mut frames = Frames::new(free);
+    // Before anything in the image changes.
+    let copy = Image::own().duplicate(&mut frames);
+
+    let stacks = trap::Stacks::new(&mut frames);
+    let tables = cpu::Tables::new(&mut frames, &stacks);
+    let kernel = space::kernel(&mut frames, &machine, &options, &stacks, &tables);
+    let program = launch::Program::new(&mut frames, &machine, &options, &copy, &stacks, &tables);
+
+    trap::start(kernel.root(), program.space(), frames);
+    cpu::enable(kernel.root());
+    tables.load();
+    if options.timer != 0 {
+        apic::start_timer(options.timer);
+    }
+    program.enter(&stacks)
+}
