@@ -49,7 +49,7 @@ while [ $# -gt 0 ]; do
 done
 
 # Paths of the kernel tree that the series touches or that KVM's Makefiles reach.
-paths=(arch/x86/kvm virt/kvm arch/x86/include/asm/kvm_host.h)
+paths=(arch/x86/kvm virt/kvm arch/x86/include/asm/kvm_host.h Documentation/virt/kvm/x86)
 
 # An unpacked, patched tree; made once for each state of the series.
 source_tree() {
@@ -68,7 +68,7 @@ source_tree() {
 			die "cannot unpack $tarball; reinstall the package linux-source-$series"
 		for patch in "$here/$series"/*.patch "${extra[@]}"; do
 			case $patch in *-cover-letter.patch) continue ;; esac
-			patch -d "$tree" -p1 -s -N --no-backup-if-mismatch <"$patch" >&2 ||
+			patch -d "$tree" -p1 -s -N -f --no-backup-if-mismatch <"$patch" >&2 ||
 				die "$(basename "$patch") does not apply to $tarball; the series is made for the version that kernel-patches/README.md names"
 		done
 		touch "$tree/.complete"
@@ -93,7 +93,8 @@ build() {
 		die "$kdir is no kernel build tree; install the headers of the kernel or name another with --kdir"
 	kdir=$(realpath "$kdir")
 	local release source tree object
-	release=$(make -s -C "$kdir" kernelrelease) || die "cannot read the release of the kernel in $kdir"
+	release=$(sed -n 's/^#define UTS_RELEASE "\(.*\)"$/\1/p' "$kdir/include/generated/utsrelease.h" 2>/dev/null)
+	[ -n "$release" ] || die "$kdir is not configured: it has no include/generated/utsrelease.h"
 	case $release in
 	$series.*) ;;
 	*) die "kernel $release: the series is for Linux $series; install linux-image and headers of that version" ;;
@@ -101,7 +102,7 @@ build() {
 	: "${out:=$cache/modules/$release}"
 
 	source=$(source_tree)
-	tree=$cache/kvm/build-$release-$(basename "$source")
+	tree=$cache/kvm/build-$release-$(echo "$kdir" | sha256sum | cut -c1-8)-$(basename "$source" | cut -d- -f2)
 	if [ ! -e "$tree/.complete" ]; then
 		rm -rf "$tree"
 		cp -a "$source" "$tree"
