@@ -13,12 +13,27 @@
 //! | [`switch`] | requests: lookup pass, delivery pass |
 //! | [`ring`], [`frame`], [`table`] | access to hostile rings; reading and copying a frame; MAC table |
 //! | [`tenant`] | handing a port from one guest to the next |
+//! | [`image`] | the core as a program for the NIC view |
+//!
+//! With the feature `std` (on by default) the crate is also the owner of a NIC on a Linux host:
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | `memory` | sealed memfds, mapped side by side |
+//! | `view` | NIC views, made by the patched KVM |
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 
 pub mod caller;
 pub mod frame;
+pub mod image;
+#[cfg(feature = "std")]
+mod mapping;
+#[cfg(feature = "std")]
+pub mod memory;
 pub mod ring;
 pub mod state;
 pub mod switch;
 pub mod table;
 pub mod tenant;
+#[cfg(feature = "std")]
+pub mod view;

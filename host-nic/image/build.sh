@@ -1,0 +1,47 @@
+#!/bin/bash
+# Builds the switch as the image that runs in the NIC view.
+#
+#   build.sh --out FILE [--target-dir DIR]
+#
+#   --out FILE        the image, an ELF for postern nic --image
+#   --target-dir DIR  where cargo works (default: the cache, $POSTERN_CACHE or ~/.cache/postern)
+#
+# Needs cargo with the target x86_64-unknown-none.
+set -euo pipefail
+
+die() { echo "image/build.sh: $1" >&2; exit 1; }
+
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${POSTERN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postern}
+target=x86_64-unknown-none
+
+out= dir=$cache/target-image
+while [ $# -gt 0 ]; do
+	case $1 in
+	--out | --target-dir)
+		[ $# -ge 2 ] || die "$1 needs a value"
+		case $1 in
+		--out) out=$2 ;;
+		--target-dir) dir=$2 ;;
+		esac
+		shift 2 ;;
+	-h | --help) sed -n '/^# /s/^# //p' "$0"; exit 0 ;;
+	*) die "unknown argument '$1'; see --help" ;;
+	esac
+done
+[ -n "$out" ] || die "no --out FILE; see --help"
+command -v cargo >/dev/null || die "cargo is missing; install Rust with rustup"
+[ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] ||
+	die "Rust has no target $target; run: rustup target add $target"
+
+# Position independent code reaches everything from RIP, wherever the script puts it; no tables of
+# jump targets (no indirect branch). The target has no vector registers.
+export CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f' -Crelocation-model=pic -Cjump-tables=no \
+	-Cforce-unwind-tables=no)
+CARGO_ENCODED_RUSTFLAGS=${CARGO_ENCODED_RUSTFLAGS%$'\x1f'}
+cargo build --quiet --manifest-path "$here/Cargo.toml" --target "$target" --target-dir "$dir" \
+	--profile freestanding
+
+mkdir -p "$(dirname "$out")"
+cp "$dir/$target/freestanding/postern-nic-image" "$out.new"
+mv "$out.new" "$out"

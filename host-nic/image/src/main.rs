@@ -1,0 +1,43 @@
+//! The switch as it runs in the NIC view: the `elisa` and `elisa-strict` paths.
+//!
+//! A static ELF without data: a read-only segment, whose first bytes are an
+//! [`postern_nic::image::Header`], and a segment of code. It is linked at
+//! [`IMAGE_GVA`](postern_abi::view::IMAGE_GVA), for the view maps it there; the kernel's entry
+//! stub calls [`entry`] on the view's own stack. `build.sh` makes it.
+#![no_std]
+#![no_main]
+
+use postern_abi::service::OP_NOP;
+use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA};
+use postern_nic::image::Header;
+use postern_nic::switch::serve;
+
+/// What the host looks for before it maps the image.
+#[used]
+#[unsafe(link_section = ".header")]
+static HEADER: Header = Header::CURRENT;
+
+/// Serves one request; see [`CallPage`] for the convention.
+///
+/// # Safety
+/// Only the entry stub of the NIC view may call this, with the view's mappings in force.
+#[unsafe(no_mangle)]
+pub unsafe extern "sysv64" fn entry(op: u64, a: u64, b: u64) -> u64 {
+    if op == OP_NOP {
+        return 0;
+    }
+    let page = CALL_PAGE_GVA as *const CallPage;
+    // SAFETY: the view maps a call page there; during a call nothing changes it but the stub, and
+    // that in another field.
+    let caller = unsafe { (&raw const (*page).caller).read() };
+    // SAFETY: the owner of the NIC gives the word in the call page, and with every word that it seals a
+    // view with it maps the memory that the word needs at DATA_GVA, for reading and writing.
+    unsafe { serve(DATA_GVA as *mut u8, caller, op, a, b) }
+}
+
+/// The language wants one; a test proves that nothing of it is left in the image.
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
