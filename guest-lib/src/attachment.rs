@@ -93,9 +93,7 @@ impl core::error::Error for AttachmentError<'_> {}
 
 #[cfg(test)]
 mod tests {
-    extern crate std;
     use proptest::prelude::*;
-    use std::format;
 
     use super::*;
 

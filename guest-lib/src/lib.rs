@@ -6,15 +6,21 @@
 //! | [`attachment`] | what the VMM says about the VM's NIC port |
 //! | [`gate`] | the guest's pages of the gate area, and a call through them |
 //! | [`service`] | a request to the host, whichever path carries it |
+//! | `direct` (feature) | the same request served in the guest itself |
 //! | [`ring`] | the guest's ends of the rings in its window |
 //! | [`nic`] | a port: bursts of frames out and in |
 //!
 //! The library is `no_std`, allocates nothing and starts no thread; it suits a kernel, a user
 //! program and bare metal alike.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 pub mod attachment;
+#[cfg(any(feature = "direct", test))]
+pub mod direct;
 pub mod gate;
 pub mod nic;
 pub mod ring;
 pub mod service;
+
+#[cfg(test)]
+mod exchange_tests;

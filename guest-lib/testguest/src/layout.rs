@@ -4,7 +4,7 @@
 //!                                    kernel's          program's
 //!   0x00_0020_0000  image            kernel's copy     program's copy; its first page (the
 //!                                                      trampoline) is the kernel's in both
-//!   0               RAM, the NIC,    as guest-physical -
+//!   0               RAM, the NIC,    as guest-physical descriptor tables, for the kernel alone
 //!                   local APIC       (the rest)
 //!   0x10_0000_0000  ARGUMENTS        -                 r    what the kernel tells the program
 //!   0x11_0000_0000  STACK            -                 rw   grows down from STACK_TOP
@@ -12,8 +12,7 @@
 //!   0x13_0000_0000  ARENA            -                 rw   all RAM that is left
 //!   0x14_0000_0000  WINDOW           -                 rw   the port's window, or the whole NIC
 //!   0x15_0000_0000  SCRATCH          -                 as an attack asks
-//!   0x20_0000_0000  kernel stacks,   rw                rw, for the kernel alone
-//!                   descriptors
+//!   0x20_0000_0000  KERNEL_STACKS    rw                rw, for the kernel alone
 //!   GATE_AREA_GVA   gate area        -                 rx   pages A and C (postern_abi::view)
 //! ```
 
@@ -38,5 +37,5 @@ pub const WINDOW: u64 = 0x14_0000_0000;
 /// Pages that attacks map.
 pub const SCRATCH: u64 = 0x15_0000_0000;
 
-/// The kernel's stacks, a gap below each, and its descriptor tables.
-pub const KERNEL: u64 = 0x20_0000_0000;
+/// The stacks of traps, a gap below each.
+pub const KERNEL_STACKS: u64 = 0x20_0000_0000;

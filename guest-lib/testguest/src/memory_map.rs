@@ -46,9 +46,9 @@ mod tests {
             largest_gap(&ram, &taken, 0x1000),
             Some(0x28_3000..0x3f0_0000)
         );
-        assert_eq!(largest_gap(&ram, &[0..u64::MAX], 0x1000), None);
+        assert_eq!(largest_gap(&ram, &[0..1 << 30, 0..u64::MAX], 0x1000), None);
         assert_eq!(largest_gap(&[], &[], 0x1000), None);
-        assert_eq!(largest_gap(&[1..0xfff], &[], 0x1000), None);
+        assert_eq!(largest_gap(&[1..0xfff, 0x1001..0x2fff], &[], 0x1000), None);
     }
 
     fn ranges() -> impl Strategy<Value = Vec<Range<u64>>> {

@@ -3,9 +3,8 @@
 use core::arch::x86_64::__cpuid_count;
 use core::ops::Range;
 
-use postern_abi::PAGE_SIZE;
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
-use x86_64::instructions::tables::{lgdt, lidt, load_tss};
+use x86_64::instructions::tables::{lidt, load_tss};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr3Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector};
@@ -17,7 +16,6 @@ use x86_64::{PrivilegeLevel, VirtAddr};
 use super::frames::Frames;
 use super::space::{AddressSpace, Rights};
 use super::{refuse, trap};
-use crate::layout;
 
 /// Selectors, as [`Tables::new`] arranges them.
 pub const KERNEL_CODE: SegmentSelector = SegmentSelector::new(1, PrivilegeLevel::Ring0);
@@ -70,25 +68,17 @@ struct Contents {
     tss: TaskStateSegment,
 }
 
-/// The descriptor tables, mapped in both address spaces.
+/// The descriptor tables, mapped one to one in both address spaces.
 pub struct Tables {
     frames: Range<u64>,
-    gdt_limit: u16,
+    contents: &'static Contents,
 }
 
 impl Tables {
-    const ADDRESS: u64 = layout::KERNEL;
-    const SIZE: u64 = (size_of::<Contents>() as u64).next_multiple_of(PAGE_SIZE);
-
-    /// Where the kernel's other things may begin.
-    pub const END: u64 = Self::ADDRESS + Self::SIZE;
-
     /// Makes the tables.
     pub fn new(frames: &mut Frames, stacks: &trap::Stacks) -> Tables {
-        let frames = frames.allocate(Self::SIZE);
-        let mapped = Self::ADDRESS as *const Contents;
-        // SAFETY: the frames are new, zeroed, large enough and mapped one to one; zeroed memory is
-        // no valid `Contents`, so it is written before a reference is made.
+        let frames = frames.allocate(size_of::<Contents>() as u64);
+        // SAFETY: the frames are new, large enough, mapped one to one, and never freed.
         let contents = unsafe {
             let contents = frames.start as *mut Contents;
             contents.write(Contents {
@@ -107,11 +97,8 @@ impl Tables {
         contents.gdt.append(Descriptor::kernel_data_segment());
         contents.gdt.append(Descriptor::user_data_segment());
         contents.gdt.append(Descriptor::user_code_segment());
-        // SAFETY: `map` puts the task state segment at that address in both address spaces.
-        let tss = unsafe {
-            let tss = &raw const (*mapped).tss;
-            Descriptor::tss_segment_unchecked(tss)
-        };
+        // SAFETY: the task state segment stays where it is.
+        let tss = unsafe { Descriptor::tss_segment_unchecked(&contents.tss) };
         contents.gdt.append(tss);
 
         for gate in trap::gates() {
@@ -129,36 +116,32 @@ impl Tables {
                 }
             }
         }
-        Tables {
-            gdt_limit: contents.gdt.limit(),
-            frames,
-        }
+        Tables { frames, contents }
     }
 
-    /// Maps the tables for the kernel.
+    /// Maps the tables for the kernel into an address space that has not all RAM.
     pub fn map(&self, space: &mut AddressSpace, frames: &mut Frames) {
-        let range = Self::ADDRESS..Self::END;
-        space.map(frames, range, self.frames.start, Rights::WRITE);
+        space.map(
+            frames,
+            self.frames.clone(),
+            self.frames.start,
+            Rights::WRITE,
+        );
     }
 
-    /// Has the CPU use the tables. The current address space must have them.
+    /// Has the CPU use the tables.
     pub fn load(&self) {
-        let mapped = Self::ADDRESS as *const Contents;
+        self.contents.gdt.load();
         // SAFETY: the tables are complete, mapped and never freed; the selectors are theirs.
         unsafe {
-            let gdt = (*mapped).gdt.entries().as_ptr();
-            lgdt(&DescriptorTablePointer {
-                limit: self.gdt_limit,
-                base: VirtAddr::from_ptr(gdt),
-            });
             CS::set_reg(KERNEL_CODE);
             SS::set_reg(KERNEL_DATA);
             DS::set_reg(SegmentSelector::NULL);
             ES::set_reg(SegmentSelector::NULL);
             load_tss(SegmentSelector::new(5, PrivilegeLevel::Ring0));
             lidt(&DescriptorTablePointer {
-                limit: (size_of::<[Entry<HandlerFunc>; 256]>() - 1) as u16,
-                base: VirtAddr::from_ptr(&raw const (*mapped).idt),
+                limit: (size_of_val(&self.contents.idt) - 1) as u16,
+                base: VirtAddr::from_ptr(&self.contents.idt),
             });
         }
     }

@@ -14,7 +14,7 @@ use x86_64::{PhysAddr, VirtAddr};
 use super::frames::Frames;
 use super::image::{self, Image};
 use super::pvh::StartInfo;
-use super::{apic, cpu, refuse, trap};
+use super::{apic, refuse, trap};
 
 /// What may be done with a page, and by whom. No page can be both written and executed.
 #[derive(Clone, Copy)]
@@ -148,7 +148,6 @@ pub fn kernel(
     machine: &StartInfo,
     options: &Options<'_>,
     stacks: &trap::Stacks,
-    tables: &cpu::Tables,
 ) -> AddressSpace {
     let mut space = AddressSpace::new(frames);
     let image = Image::own().range();
@@ -163,6 +162,5 @@ pub fn kernel(
     let apic = apic::ADDRESS..apic::ADDRESS + Size4KiB::SIZE;
     space.map(frames, apic, apic::ADDRESS, Rights::DEVICE);
     stacks.map(&mut space, frames);
-    tables.map(&mut space, frames);
     space
 }

@@ -62,7 +62,7 @@ unsafe extern "sysv64" fn main(start_info: u64) -> ! {
 
     let stacks = trap::Stacks::new(&mut frames);
     let tables = cpu::Tables::new(&mut frames, &stacks);
-    let kernel = space::kernel(&mut frames, &machine, &options, &stacks, &tables);
+    let kernel = space::kernel(&mut frames, &machine, &options, &stacks);
     let program = launch::Program::new(&mut frames, &machine, &options, &copy, &stacks, &tables);
 
     trap::start(kernel.root(), program.space(), frames);

@@ -18,12 +18,11 @@ use x86_64::registers::rflags::RFlags;
 use x86_64::structures::paging::PhysFrame;
 
 use super::apic;
-use super::cpu::Tables;
 use super::frames::Frames;
 use super::space::{AddressSpace, Rights};
 use crate::catch::{Exception, catch};
 use crate::console::{exit, println};
-use crate::syscall;
+use crate::{layout, syscall};
 
 /// What a stub saves.
 #[repr(C)]
@@ -216,7 +215,7 @@ impl Stacks {
     }
 
     const fn top(number: usize) -> u64 {
-        Tables::END + (number as u64 + 1) * Self::DISTANCE
+        layout::KERNEL_STACKS + (number as u64 + 1) * Self::DISTANCE
     }
 
     /// First byte above the stack that traps from user mode run on.

@@ -1,0 +1,103 @@
+//! The `direct` path: the switch runs in the guest, which has the memory of the whole NIC mapped. No
+//! isolation at all; it shows what the other paths' isolation costs.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use postern_abi::window::{HeaderError, PortId};
+use postern_nic::caller::{memory_size, window_offset};
+use postern_nic::state::{STATE_SIZE, State, StateError};
+use postern_nic::switch;
+
+use crate::ring::Window;
+use crate::service::Service;
+
+/// Calls by calling.
+#[derive(Clone, Copy, Debug)]
+pub struct Direct {
+    base: NonNull<u8>,
+    /// The word that says who calls; elsewhere the host keeps it.
+    caller: u64,
+}
+
+// SAFETY: the mapping belongs to no thread, and the switch accesses it atomically.
+unsafe impl Send for Direct {}
+
+/// Why memory cannot be used as a NIC's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectError {
+    /// Its state is not valid, or the port is not in use.
+    State(StateError),
+    /// The port's window is not valid.
+    Window(HeaderError),
+    /// The NIC is larger than what is mapped.
+    Size {
+        /// Bytes that are mapped.
+        mapped: u64,
+        /// Bytes that the NIC has.
+        needed: u64,
+    },
+}
+
+impl fmt::Display for DirectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DirectError::State(error) => error.fmt(f),
+            DirectError::Window(error) => error.fmt(f),
+            DirectError::Size { mapped, needed } => {
+                write!(f, "the NIC has {needed} bytes, and {mapped} are mapped")
+            }
+        }
+    }
+}
+
+impl core::error::Error for DirectError {}
+
+impl Direct {
+    /// Takes the NIC at `base` into use, for a port of it, and finds the port's window.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the memory; it is then not used.
+    ///
+    /// # Safety
+    ///
+    /// `base` is page aligned, `size` bytes are mapped there for reading and writing as long as the
+    /// values or anything made from them is used, and no reference to them exists.
+    pub unsafe fn new(
+        base: NonNull<u8>,
+        size: u64,
+        port: PortId,
+    ) -> Result<(Direct, Window), DirectError> {
+        let too_small = |needed| DirectError::Size {
+            mapped: size,
+            needed,
+        };
+        if size < STATE_SIZE {
+            return Err(too_small(STATE_SIZE));
+        }
+        // SAFETY: that much is mapped, and only accessed atomically.
+        let state = unsafe { State::at(base.as_ptr()) };
+        let caller = state.caller(port.number()).map_err(DirectError::State)?;
+        let needed = memory_size(caller.geometry);
+        if size < needed {
+            return Err(too_small(needed));
+        }
+        let offset = window_offset(caller.geometry, port);
+        // SAFETY: the windows lie in the memory of the NIC, and each begins on a page.
+        let window = unsafe { Window::new(base.add(offset as usize), size - offset) };
+        let direct = Direct {
+            base,
+            caller: caller.encode(),
+        };
+        Ok((direct, window.map_err(DirectError::Window)?))
+    }
+}
+
+impl Service for Direct {
+    #[inline]
+    fn call(&mut self, op: u64, a: u64, b: u64) -> Option<u64> {
+        // SAFETY: `new` checked that the memory holds what the caller's geometry needs.
+        Some(unsafe { switch::serve(self.base.as_ptr(), self.caller, op, a, b) })
+    }
+}
