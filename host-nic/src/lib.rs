@@ -21,19 +21,32 @@
 //! | --- | --- |
 //! | `memory` | sealed memfds, mapped side by side |
 //! | `view` | NIC views, made by the patched KVM |
+//! | `server`, `client`, `protocol` | ports let to VMMs over a Unix socket |
+//! | `counters` | what people and programs read of it |
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 
 pub mod caller;
 pub mod frame;
 pub mod image;
-#[cfg(feature = "std")]
-mod mapping;
-#[cfg(feature = "std")]
-pub mod memory;
 pub mod ring;
 pub mod state;
 pub mod switch;
 pub mod table;
 pub mod tenant;
+
+#[cfg(feature = "std")]
+pub mod client;
+#[cfg(feature = "std")]
+pub mod counters;
+#[cfg(feature = "std")]
+mod mapping;
+#[cfg(feature = "std")]
+pub mod memory;
+#[cfg(feature = "std")]
+pub mod protocol;
+#[cfg(feature = "std")]
+pub mod server;
+#[cfg(feature = "std")]
+mod socket;
 #[cfg(feature = "std")]
 pub mod view;
