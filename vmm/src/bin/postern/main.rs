@@ -1,0 +1,51 @@
+//! The program `postern`: one subcommand a file.
+
+mod failure;
+mod run;
+mod size;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use postern_vmm::status;
+
+use failure::Failure;
+
+/// An exit-less VM I/O research hypervisor.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot one VM and wait for its end.
+    #[command(after_help = status::HELP)]
+    Run(Box<run::Args>),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap's own status for bad flags is 2, which here is a guest's.
+            let _ = error.print();
+            return match error.use_stderr() {
+                true => ExitCode::from(status::CONFIGURATION),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
+    let result = match cli.command {
+        Command::Run(args) => run::run(*args),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(Failure { status, error }) => {
+            eprintln!("postern: {error:#}");
+            ExitCode::from(status)
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The `hvm_start_info` and what it points to: command line, initrd, memory map.
+
+use linux_loader::loader::elf::start_info::{
+    hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
+};
+use postern_abi::{machine, view};
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use super::Error;
+use crate::layout;
+use crate::loader::Module;
+
+/// `XEN_HVM_START_MAGIC_VALUE`: "xEn3" with the 0x80 bit of the "E" set.
+const MAGIC: u32 = 0x336e_c578;
+
+/// Version 1 of the structure: it has a memory map.
+const VERSION: u32 = 1;
+
+/// Memory map type: RAM (`XEN_HVM_MEMMAP_TYPE_RAM`).
+const RAM: u32 = 1;
+
+/// Memory map type: neither RAM nor free (`XEN_HVM_MEMMAP_TYPE_RESERVED`).
+const RESERVED: u32 = 2;
+
+/// What the guest is told.
+#[derive(Clone, Copy, Debug)]
+pub struct StartInfo<'a> {
+    /// Printable ASCII without NUL.
+    pub cmdline: &'a str,
+    /// The initrd in guest memory.
+    pub initrd: Option<Module>,
+}
+
+/// The memory map of a VM with this RAM, in ascending order. What is in no entry is not there; the
+/// NIC's memory and the range of views are reserved.
+pub fn memory_map(ram: &GuestMemoryMmap) -> Vec<hvm_memmap_table_entry> {
+    let entry = |addr, end, type_| hvm_memmap_table_entry {
+        addr,
+        size: end - addr,
+        type_,
+        reserved: 0,
+    };
+    let mut map = Vec::new();
+    for region in ram.iter() {
+        let (start, end) = (region.start_addr().0, region.start_addr().0 + region.len());
+        if start == 0 {
+            let (hole, kernel) = (layout::LEGACY_HOLE.0, layout::KERNEL_START.0);
+            map.push(entry(0, hole, RAM));
+            map.push(entry(hole, kernel, RESERVED));
+            map.push(entry(kernel, end, RAM));
+            map.push(entry(machine::NIC_GPA, layout::PLATFORM_END.0, RESERVED));
+        } else {
+            map.push(entry(start, end, RAM));
+        }
+    }
+    map.push(entry(
+        view::RESERVED_GPA,
+        view::RESERVED_GPA + view::RESERVED_GPA_SIZE,
+        RESERVED,
+    ));
+    map
+}
+
+/// Writes the start information to [`layout::START_INFO`] and what it points to.
+///
+/// # Errors
+///
+/// When the command line is unfit or RAM does not hold all.
+pub fn write_start_info(ram: &GuestMemoryMmap, info: &StartInfo<'_>) -> Result<(), Error> {
+    let printable = |byte: u8| (b' '..=b'~').contains(&byte);
+    if !info.cmdline.bytes().all(printable) {
+        return Err(Error::CmdlineByte(info.cmdline.to_owned()));
+    }
+    if info.cmdline.len() >= layout::CMDLINE_SIZE {
+        return Err(Error::CmdlineTooLong(info.cmdline.len()));
+    }
+    let write = |what| move |source| Error::Write { what, source };
+    ram.write_slice(info.cmdline.as_bytes(), layout::CMDLINE)
+        .map_err(write("command line"))?;
+
+    let modules: Vec<hvm_modlist_entry> = info
+        .initrd
+        .iter()
+        .map(|module| hvm_modlist_entry {
+            paddr: module.start.0,
+            size: module.size,
+            ..Default::default()
+        })
+        .collect();
+    write_array(ram, layout::MODULE_LIST.0, &modules).map_err(write("list of modules"))?;
+    let map = memory_map(ram);
+    write_array(ram, layout::MEMORY_MAP.0, &map).map_err(write("memory map"))?;
+
+    let start_info = hvm_start_info {
+        magic: MAGIC,
+        version: VERSION,
+        flags: 0,
+        nr_modules: modules.len() as u32,
+        modlist_paddr: if modules.is_empty() {
+            0
+        } else {
+            layout::MODULE_LIST.0
+        },
+        cmdline_paddr: layout::CMDLINE.0,
+        rsdp_paddr: 0,
+        memmap_paddr: layout::MEMORY_MAP.0,
+        memmap_entries: map.len() as u32,
+        reserved: 0,
+    };
+    ram.write_obj(start_info, layout::START_INFO)
+        .map_err(write("start information"))
+}
+
+fn write_array<T: vm_memory::ByteValued>(
+    ram: &GuestMemoryMmap,
+    address: u64,
+    items: &[T],
+) -> Result<(), vm_memory::GuestMemoryError> {
+    for (index, item) in items.iter().enumerate() {
+        let offset = (index * size_of::<T>()) as u64;
+        ram.write_obj(*item, vm_memory::GuestAddress(address + offset))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::reserve_ram;
+    use vm_memory::GuestAddress;
+
+    #[test]
+    fn the_guest_finds_everything() {
+        let ram = reserve_ram(64 << 20).unwrap();
+        let initrd = Module {
+            start: GuestAddress(0x300_0000),
+            size: 1234,
+        };
+        let info = StartInfo {
+            cmdline: "console=ttyS0 postern.test",
+            initrd: Some(initrd),
+        };
+        write_start_info(&ram, &info).unwrap();
+        let found: hvm_start_info = ram.read_obj(layout::START_INFO).unwrap();
+        assert_eq!((found.magic, found.version), (MAGIC, 1));
+        let mut text = vec![0; info.cmdline.len() + 1];
+        ram.read_slice(&mut text, GuestAddress(found.cmdline_paddr))
+            .unwrap();
+        assert_eq!(text, b"console=ttyS0 postern.test\0");
+        assert_eq!(found.nr_modules, 1);
+        let module: hvm_modlist_entry = ram.read_obj(GuestAddress(found.modlist_paddr)).unwrap();
+        assert_eq!((module.paddr, module.size), (0x300_0000, 1234));
+        assert_eq!(found.memmap_entries as usize, memory_map(&ram).len());
+    }
+
+    #[test]
+    fn the_memory_map_is_sorted_and_has_all_ram() {
+        let ram = reserve_ram((3 << 30) + (512 << 20)).unwrap();
+        let map = memory_map(&ram);
+        assert!(
+            map.windows(2)
+                .all(|pair| pair[0].addr + pair[0].size <= pair[1].addr)
+        );
+        let usable: u64 = map
+            .iter()
+            .filter(|entry| entry.type_ == RAM)
+            .map(|entry| entry.size)
+            .sum();
+        let hole = layout::KERNEL_START.0 - layout::LEGACY_HOLE.0;
+        assert_eq!(usable, (3 << 30) + (512 << 20) - hole);
+        assert!(map.len() * size_of::<hvm_memmap_table_entry>() <= 4096);
+    }
+
+    #[test]
+    fn bad_command_lines() {
+        let ram = reserve_ram(layout::MIN_RAM).unwrap();
+        let write = |cmdline: &str| {
+            write_start_info(
+                &ram,
+                &StartInfo {
+                    cmdline,
+                    initrd: None,
+                },
+            )
+        };
+        assert!(matches!(write("a\0b"), Err(Error::CmdlineByte(_))));
+        assert!(matches!(write("a\nb"), Err(Error::CmdlineByte(_))));
+        assert!(write(&"x".repeat(layout::CMDLINE_SIZE - 1)).is_ok());
+        assert!(matches!(
+            write(&"x".repeat(layout::CMDLINE_SIZE)),
+            Err(Error::CmdlineTooLong(4096))
+        ));
+    }
+}

@@ -1,0 +1,76 @@
+//! The port by which a guest asks for a snapshot of all counters.
+
+use std::io;
+
+use super::{Effect, Failure, PioDevice, Shared, word};
+use crate::counters::{Counters, Counts};
+use crate::recorder::{Recorder, View};
+use crate::view::{self, Attached};
+
+/// [`postern_abi::machine::PORT_MARK`] of one vCPU: a 32-bit write takes a snapshot under that
+/// label. The counters are read first, so that the work of the snapshot itself comes after the
+/// mark; it is the same work each time.
+pub struct MarkPort {
+    vcpu: usize,
+    counters: Counters,
+    view: Option<Attached>,
+    recorder: Option<Shared<Recorder>>,
+}
+
+impl MarkPort {
+    /// The port of vCPU `vcpu`; without a recorder it does nothing.
+    pub fn new(
+        vcpu: usize,
+        counters: Counters,
+        view: Option<Attached>,
+        recorder: Option<Shared<Recorder>>,
+    ) -> MarkPort {
+        MarkPort {
+            vcpu,
+            counters,
+            view,
+            recorder,
+        }
+    }
+
+    /// The counters as they are now, and those of the view.
+    ///
+    /// # Errors
+    ///
+    /// When the module does not give them.
+    pub fn last(&mut self) -> Result<(Counts, Option<View>), view::Error> {
+        let counts = self.counters.read();
+        let stats = self.view.as_ref().map(Attached::stats).transpose()?;
+        Ok((counts, stats.map(|stats| View::new(self.vcpu, stats))))
+    }
+
+    /// Takes a snapshot.
+    fn mark(&mut self, label: u32) -> Result<(), Failure> {
+        let Some(recorder) = &self.recorder else {
+            return Ok(());
+        };
+        let counts = self.counters.read();
+        let view = self.view.as_ref().map(Attached::stats).transpose();
+        let view = view.map_err(io::Error::other).map_err(failure)?;
+        recorder
+            .with(|recorder| recorder.mark(label, self.vcpu, counts, view))
+            .map_err(io::Error::other)
+            .map_err(failure)
+    }
+}
+
+fn failure(source: io::Error) -> Failure {
+    Failure {
+        what: "take a snapshot of the statistics",
+        source,
+    }
+}
+
+impl PioDevice for MarkPort {
+    fn write(&mut self, offset: u16, data: &[u8]) -> Effect {
+        match word(offset, data).map(|label| self.mark(label)) {
+            None | Some(Ok(())) => Effect::Continue,
+            Some(Err(failure)) => Effect::Failed(failure),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! KVM of this host: opening it, and what the VMM needs of it.
+
+use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+
+use crate::layout;
+
+/// What can fail with KVM.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// /dev/kvm cannot be opened.
+    #[error("cannot open /dev/kvm (`postern check` tells what is missing)")]
+    Open(#[source] kvm_ioctls::Error),
+    /// KVM of another age.
+    #[error("KVM has API version {0}, not {KVM_API_VERSION}")]
+    Version(i32),
+    /// KVM lacks something.
+    #[error("this KVM lacks the capability {0:?}: use a newer kernel")]
+    Lacks(Cap),
+    /// A VM without processors.
+    #[error("a VM needs at least 1 vCPU, not 0")]
+    NoVcpus,
+    /// More processors than KVM gives a VM.
+    #[error("{asked} vCPUs are too many: this host gives a VM at most {most}")]
+    TooManyVcpus {
+        /// As asked for.
+        asked: usize,
+        /// As many as there can be.
+        most: usize,
+    },
+    /// A call was refused.
+    #[error("{call} failed")]
+    Call {
+        /// The call.
+        call: &'static str,
+        /// Why.
+        source: kvm_ioctls::Error,
+    },
+}
+
+/// What every VM needs of KVM.
+const REQUIRED: [Cap; 7] = [
+    Cap::Irqchip,
+    Cap::UserMemory,
+    Cap::SetTssAddr,
+    Cap::SetIdentityMapAddr,
+    Cap::ExtCpuid,
+    Cap::MpState,
+    Cap::Irqfd,
+];
+
+/// KVM with all that the VMM needs.
+pub struct Host {
+    kvm: Kvm,
+    cpuid: CpuId,
+}
+
+impl Host {
+    /// Opens /dev/kvm.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, not for this user, or lacks something.
+    pub fn open() -> Result<Host, Error> {
+        let kvm = Kvm::new().map_err(Error::Open)?;
+        match kvm.get_api_version() {
+            version if version == KVM_API_VERSION as i32 => {}
+            version => return Err(Error::Version(version)),
+        }
+        if let Some(cap) = REQUIRED.into_iter().find(|&cap| !kvm.check_extension(cap)) {
+            return Err(Error::Lacks(cap));
+        }
+        let cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+        Ok(Host { kvm, cpuid })
+    }
+
+    /// Whether a VM can have that many vCPUs.
+    ///
+    /// # Errors
+    ///
+    /// When there are none or too many.
+    pub fn check_vcpus(&self, asked: usize) -> Result<(), Error> {
+        let most = self.kvm.get_max_vcpus().min(layout::MAX_VCPUS);
+        match asked {
+            0 => Err(Error::NoVcpus),
+            _ if asked > most => Err(Error::TooManyVcpus { asked, most }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the CPUID of vCPU `number` of `count` says.
+    pub fn cpuid(&self, number: usize, count: usize) -> CpuId {
+        let tsc_deadline = self.kvm.check_extension(Cap::TscDeadlineTimer);
+        let mut cpuid = self.cpuid.clone();
+        crate::cpuid::adapt(&mut cpuid, number, count, tsc_deadline);
+        cpuid
+    }
+
+    /// Makes a VM with its interrupt controllers, without memory and vCPUs.
+    ///
+    /// # Errors
+    ///
+    /// When KVM refuses.
+    pub fn create_vm(&self) -> Result<VmFd, Error> {
+        let vm = self.kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP.0)
+            .map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        vm.set_tss_address(layout::KVM_TSS.0 as usize)
+            .map_err(call("KVM_SET_TSS_ADDR"))?;
+        vm.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
+        Ok(vm)
+    }
+}
+
+/// An error of that call.
+pub(crate) fn call(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+    move |source| Error::Call { call, source }
+}

@@ -1,0 +1,352 @@
+//! Guest-physical memory: RAM, and the table of memory slots given to KVM.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use postern_abi::{PAGE_SIZE, view};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::layout;
+
+/// What can be wrong with a VM's memory.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Less RAM than any guest can start in.
+    #[error(
+        "{0} bytes of memory are too few for a VM: give it at least {min}",
+        min = Bytes(layout::MIN_RAM)
+    )]
+    TooSmall(u64),
+    /// More RAM than the layout has room for.
+    #[error("{size} of memory are too many for a VM: the most is {max}", size = Bytes(*.0), max = Bytes(layout::MAX_RAM))]
+    TooLarge(u64),
+    /// RAM that is no whole number of pages.
+    #[error("a memory of {0} bytes is not a multiple of {unit} bytes", unit = layout::RAM_UNIT)]
+    Unaligned(u64),
+    /// The host would not give the RAM.
+    #[error("cannot reserve {size} of memory for the VM", size = Bytes(*.size))]
+    Reserve {
+        /// Bytes asked for.
+        size: u64,
+        /// Why not.
+        source: vm_memory::mmap::FromRangesError,
+    },
+    /// A slot that does not begin and end at page boundaries, is empty or wraps around.
+    #[error("memory slot of {name}: {size:#x} bytes at {gpa:#x} are not whole pages")]
+    BadSlot {
+        /// What the slot holds.
+        name: String,
+        /// Guest-physical address.
+        gpa: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// Two things at one guest-physical address.
+    #[error(
+        "{name} ({gpa:#x} to {end:#x}) overlaps {other} ({other_gpa:#x} to {other_end:#x}) \
+         in the guest's physical address space"
+    )]
+    Overlap {
+        /// What the new slot holds.
+        name: String,
+        /// First byte of the new slot.
+        gpa: u64,
+        /// First byte after it.
+        end: u64,
+        /// What is there.
+        other: String,
+        /// Its first byte.
+        other_gpa: u64,
+        /// First byte after it.
+        other_end: u64,
+    },
+    /// KVM refused a slot.
+    #[error("KVM refused the memory slot of {name} ({size:#x} bytes at {gpa:#x})")]
+    SetSlot {
+        /// What the slot holds.
+        name: String,
+        /// Guest-physical address.
+        gpa: u64,
+        /// Bytes.
+        size: u64,
+        /// The error of `KVM_SET_USER_MEMORY_REGION`.
+        source: kvm_ioctls::Error,
+    },
+}
+
+/// Shows a number of bytes in the largest unit that divides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n if n >= 1 << 30 && n % (1 << 30) == 0 => write!(f, "{} GiB", n >> 30),
+            n if n >= 1 << 20 && n % (1 << 20) == 0 => write!(f, "{} MiB", n >> 20),
+            n if n >= 1 << 10 && n % (1 << 10) == 0 => write!(f, "{} KiB", n >> 10),
+            n => write!(f, "{n} bytes"),
+        }
+    }
+}
+
+/// Reserves `size` bytes of zeroed RAM at the addresses of [`layout::ram_parts`]. The host gives
+/// pages when they are touched.
+///
+/// # Errors
+///
+/// When the size does not fit the layout, or the host refuses.
+pub fn reserve_ram(size: u64) -> Result<GuestMemoryMmap, Error> {
+    if size < layout::MIN_RAM {
+        return Err(Error::TooSmall(size));
+    }
+    if size > layout::MAX_RAM {
+        return Err(Error::TooLarge(size));
+    }
+    if !size.is_multiple_of(layout::RAM_UNIT) {
+        return Err(Error::Unaligned(size));
+    }
+    let parts: Vec<(GuestAddress, usize)> = layout::ram_parts(size)
+        .into_iter()
+        .map(|(gpa, size)| (gpa, size as usize))
+        .collect();
+    GuestMemoryMmap::from_ranges(&parts).map_err(|source| Error::Reserve { size, source })
+}
+
+/// Keeps a slot's host memory mapped for as long as the VM may use it.
+pub type Keeper = Arc<dyn Any + Send + Sync>;
+
+/// One contiguous piece of guest-physical memory.
+struct Slot {
+    name: String,
+    gpa: u64,
+    size: u64,
+    host: usize,
+    _keeper: Keeper,
+}
+
+/// The memory slots of a VM: what lies where in guest-physical memory. No two overlap, and none
+/// touches an address that belongs to KVM's devices or to views.
+#[derive(Default)]
+pub struct Slots {
+    slots: Vec<Slot>,
+}
+
+/// Addresses that no slot may touch, with their ends.
+const TAKEN: [(&str, u64, u64); 2] = [
+    (
+        "the platform's interrupt controllers",
+        layout::IO_APIC.0,
+        layout::PLATFORM_END.0,
+    ),
+    (
+        "the range reserved for views",
+        view::RESERVED_GPA,
+        view::RESERVED_GPA + view::RESERVED_GPA_SIZE,
+    ),
+];
+
+impl Slots {
+    /// A VM without memory.
+    pub fn new() -> Slots {
+        Slots::default()
+    }
+
+    /// Adds all parts of `ram`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Slots::add`].
+    pub fn add_ram(&mut self, ram: &GuestMemoryMmap) -> Result<(), Error> {
+        for region in ram.iter() {
+            let host = region.as_ptr() as usize;
+            let keeper = region.get_mmap();
+            let (gpa, size) = (region.start_addr(), region.len());
+            self.add("RAM", gpa, size, host, keeper)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a slot: `size` bytes at host address `host`, seen by the guest at `gpa`. `keeper` owns
+    /// the mapping; it lives as long as this table.
+    ///
+    /// # Errors
+    ///
+    /// When the slot is not made of whole pages, or overlaps another or a reserved range.
+    pub fn add(
+        &mut self,
+        name: &str,
+        gpa: GuestAddress,
+        size: u64,
+        host: usize,
+        keeper: Keeper,
+    ) -> Result<(), Error> {
+        let start = gpa.raw_value();
+        let bad = || Error::BadSlot {
+            name: name.to_owned(),
+            gpa: start,
+            size,
+        };
+        let whole = |value: u64| value.is_multiple_of(PAGE_SIZE);
+        if size == 0 || !whole(start) || !whole(size) || !whole(host as u64) {
+            return Err(bad());
+        }
+        let end = start.checked_add(size).ok_or_else(bad)?;
+        let slots = self
+            .slots
+            .iter()
+            .map(|slot| (slot.name.as_str(), slot.gpa, slot.gpa + slot.size));
+        if let Some((other, other_gpa, other_end)) = TAKEN
+            .into_iter()
+            .chain(slots)
+            .find(|&(_, other_start, other_end)| start < other_end && other_start < end)
+        {
+            return Err(Error::Overlap {
+                name: name.to_owned(),
+                gpa: start,
+                end,
+                other: other.to_owned(),
+                other_gpa,
+                other_end,
+            });
+        }
+        self.slots.push(Slot {
+            name: name.to_owned(),
+            gpa: start,
+            size,
+            host,
+            _keeper: keeper,
+        });
+        Ok(())
+    }
+
+    /// Gives all slots to KVM. The table must outlive the VM's last run.
+    ///
+    /// # Errors
+    ///
+    /// When KVM refuses one.
+    pub fn install(&self, vm: &VmFd) -> Result<(), Error> {
+        for (number, slot) in self.slots.iter().enumerate() {
+            let region = kvm_userspace_memory_region {
+                slot: number as u32,
+                flags: 0,
+                guest_phys_addr: slot.gpa,
+                memory_size: slot.size,
+                userspace_addr: slot.host as u64,
+            };
+            // SAFETY: the slot's keeper holds the mapping of `size` bytes at `host`, and `add` made
+            // sure that no other slot has these guest-physical addresses.
+            unsafe { vm.set_user_memory_region(region) }.map_err(|source| Error::SetSlot {
+                name: slot.name.clone(),
+                gpa: slot.gpa,
+                size: slot.size,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postern_abi::machine;
+
+    const HOST: usize = 0x7000_0000_0000;
+
+    fn keeper() -> Keeper {
+        Arc::new(())
+    }
+
+    fn slots(list: &[(&str, u64, u64)]) -> Result<Slots, Error> {
+        let mut slots = Slots::new();
+        for &(name, gpa, size) in list {
+            slots.add(name, GuestAddress(gpa), size, HOST, keeper())?;
+        }
+        Ok(slots)
+    }
+
+    #[test]
+    fn neighbours_are_no_overlap() {
+        assert!(
+            slots(&[
+                ("RAM", 0, 0x10_0000),
+                ("window", machine::NIC_GPA, 0x1000),
+                ("window 2", machine::NIC_GPA + 0x1000, 0x1000),
+            ])
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn overlaps_name_both_sides() {
+        for (gpa, size) in [
+            (0, 0x1000),
+            (0xf000, 0x2000),
+            (0, 0x20_0000),
+            (0x1000, 0x1000),
+        ] {
+            let error = slots(&[("RAM", 0, 0x1_0000), ("window", gpa, size)])
+                .err()
+                .unwrap();
+            let text = error.to_string();
+            assert!(text.contains("window") && text.contains("RAM"), "{text}");
+        }
+    }
+
+    #[test]
+    fn platform_and_views_keep_their_addresses() {
+        for gpa in [
+            layout::IO_APIC.0,
+            layout::KVM_TSS.0,
+            view::RESERVED_GPA,
+            view::RESERVED_GPA + view::RESERVED_GPA_SIZE - 0x1000,
+        ] {
+            assert!(matches!(
+                slots(&[("window", gpa, 0x1000)]),
+                Err(Error::Overlap { .. })
+            ));
+        }
+        assert!(slots(&[("before", view::RESERVED_GPA - 0x1000, 0x1000)]).is_ok());
+        assert!(
+            slots(&[("across", view::RESERVED_GPA - 0x1000, 0x2000)]).is_err(),
+            "a slot that only reaches into the range"
+        );
+    }
+
+    #[test]
+    fn slots_are_whole_pages() {
+        for (gpa, size) in [(0, 0), (1, 0x1000), (0, 0x1001), (!0xfff, 0x2000)] {
+            assert!(matches!(
+                slots(&[("odd", gpa, size)]),
+                Err(Error::BadSlot { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn ram_sizes() {
+        assert!(matches!(reserve_ram(0), Err(Error::TooSmall(0))));
+        assert!(matches!(reserve_ram(u64::MAX), Err(Error::TooLarge(_))));
+        assert!(matches!(
+            reserve_ram(layout::MIN_RAM + 1),
+            Err(Error::Unaligned(_))
+        ));
+        let ram = reserve_ram((3 << 30) + (16 << 20)).unwrap();
+        assert_eq!(ram.num_regions(), 2);
+        let mut slots = Slots::new();
+        slots.add_ram(&ram).unwrap();
+        assert_eq!(slots.slots.len(), 2);
+        assert_eq!(slots.slots[1].gpa, machine::HIGH_RAM_GPA);
+    }
+
+    #[test]
+    fn bytes_read_well() {
+        assert_eq!(Bytes(64 << 20).to_string(), "64 MiB");
+        assert_eq!(Bytes(3 << 30).to_string(), "3 GiB");
+        assert_eq!(Bytes(4096).to_string(), "4 KiB");
+        assert_eq!(Bytes(4097).to_string(), "4097 bytes");
+    }
+}

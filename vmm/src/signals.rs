@@ -1,0 +1,117 @@
+//! Signals: those that end the program, and the one that takes a vCPU out of the guest.
+
+use std::io;
+use std::sync::OnceLock;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use libc::{c_int, c_void, siginfo_t};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, create_sigset, register_signal_handler};
+
+/// What can fail with signals.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The signal mask cannot be changed.
+    #[error("cannot change the signal mask")]
+    Mask(#[source] io::Error),
+    /// No thread can be started.
+    #[error("cannot start a thread that waits for signals")]
+    Thread(#[source] io::Error),
+    /// The handler cannot be installed.
+    #[error("cannot install a signal handler for vCPUs")]
+    Handler(#[source] io::Error),
+}
+
+/// Signals that end the program in an orderly way.
+const ENDING: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// Calls `act` with each ending signal (SIGINT, SIGTERM, SIGHUP, SIGQUIT) that arrives from now on,
+/// on a thread of its own. Call it before any other thread is started: the signals are blocked
+/// in the calling thread and in all that it starts.
+///
+/// # Errors
+///
+/// When the system refuses.
+pub fn on_ending_signal(act: impl Fn(c_int) + Send + 'static) -> Result<(), Error> {
+    let set = create_sigset(&ENDING).map_err(|error| Error::Mask(error.into()))?;
+    // SAFETY: `set` is an initialised signal set; the old mask is not asked for.
+    let refused = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+    if refused != 0 {
+        return Err(Error::Mask(io::Error::from_raw_os_error(refused)));
+    }
+    let wait = move || {
+        loop {
+            let mut signal = 0;
+            // SAFETY: `set` is an initialised signal set, `signal` lives through the call.
+            if unsafe { libc::sigwait(&set, &mut signal) } == 0 {
+                act(signal);
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait)
+        .map_err(Error::Thread)?;
+    Ok(())
+}
+
+/// How often a vCPU that has not ended is signalled.
+const KICK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Makes [`kick`] possible in this process.
+///
+/// # Errors
+///
+/// When the system refuses the handler.
+pub fn enable_kicks() -> Result<(), Error> {
+    extern "C" fn nothing(_: c_int, _: *mut siginfo_t, _: *mut c_void) {}
+    static DONE: OnceLock<()> = OnceLock::new();
+    if DONE.get().is_none() {
+        // Without SA_RESTART, so that KVM_RUN returns with EINTR.
+        register_signal_handler(SIGRTMIN(), nothing)
+            .map_err(|error| Error::Handler(error.into()))?;
+        let _ = DONE.set(());
+    }
+    Ok(())
+}
+
+/// Takes the threads out of KVM_RUN until they have ended; each must look at a flag that tells it
+/// to. One signal would not do: it may arrive between that look and KVM_RUN.
+pub fn kick<T>(threads: &[JoinHandle<T>]) {
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        for thread in threads.iter().filter(|thread| !thread.is_finished()) {
+            // A thread that ends in between is still joinable: its handle is valid.
+            let _ = thread.kill(SIGRTMIN());
+        }
+        thread::sleep(KICK_INTERVAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn kicks_end_threads_that_sleep_in_the_kernel() {
+        enable_kicks().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let stop = Arc::clone(&stop);
+                thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        // SAFETY: pause takes nothing and returns at a signal.
+                        unsafe { libc::pause() };
+                    }
+                })
+            })
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        kick(&threads);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+}

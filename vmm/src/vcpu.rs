@@ -1,0 +1,210 @@
+//! A vCPU: its set-up and the loop that runs it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kvm_bindings::{CpuId, kvm_run};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use postern_abi::kvm::{AbortExit, KVM_EXIT_EPT_VIEW};
+
+use crate::boot::{self, Descriptors};
+use crate::devices::{Bus, Effect, Failure};
+use crate::loader::Entry;
+
+/// A call that KVM refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{call} of vCPU {vcpu} failed")]
+pub struct Error {
+    /// Number of the vCPU.
+    pub vcpu: usize,
+    /// The call.
+    pub call: &'static str,
+    /// Why.
+    pub source: kvm_ioctls::Error,
+}
+
+/// Why a vCPU does not run on.
+#[derive(Debug)]
+pub enum End {
+    /// The guest ended the VM with this status.
+    Guest(u8),
+    /// The vCPU shut down: a triple fault.
+    Shutdown(State),
+    /// A call in a view was aborted.
+    AbortedCall(AbortExit),
+    /// KVM cannot run it on, for this reason.
+    Stuck(String),
+    /// A device cannot go on.
+    Failed(Failure),
+    /// KVM refused a call.
+    Kvm(Error),
+    /// Somebody else ended the VM.
+    Stopped,
+}
+
+/// The registers that tell where a guest died.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Address of the last page fault.
+    pub cr2: u64,
+    /// Root of the page tables.
+    pub cr3: u64,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let State { rip, rsp, cr2, cr3 } = self;
+        write!(f, "RIP {rip:#x}, RSP {rsp:#x}, CR2 {cr2:#x}, CR3 {cr3:#x}")
+    }
+}
+
+/// A vCPU. It is made by one thread and run by another.
+pub struct Vcpu {
+    number: usize,
+    fd: VcpuFd,
+}
+
+impl Vcpu {
+    /// The vCPU behind `fd`, with what its CPUID is to say.
+    ///
+    /// # Errors
+    ///
+    /// When KVM refuses the CPUID.
+    pub fn new(number: usize, fd: VcpuFd, cpuid: &CpuId) -> Result<Vcpu, Error> {
+        let vcpu = Vcpu { number, fd };
+        vcpu.fd
+            .set_cpuid2(cpuid)
+            .map_err(vcpu.error("KVM_SET_CPUID2"))?;
+        Ok(vcpu)
+    }
+
+    /// Its number, which is its APIC id.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Its descriptor.
+    pub fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// Makes it the one that starts at `entry`. The others wait for INIT and SIPI: KVM has them so.
+    ///
+    /// # Errors
+    ///
+    /// When KVM refuses the registers.
+    pub fn start_at(&self, entry: Entry, tables: &Descriptors) -> Result<(), Error> {
+        let mut sregs = self.fd.get_sregs().map_err(self.error("KVM_GET_SREGS"))?;
+        boot::set_sregs(&mut sregs, entry, tables);
+        self.fd
+            .set_sregs(&sregs)
+            .map_err(self.error("KVM_SET_SREGS"))?;
+        self.fd
+            .set_regs(&boot::set_regs(entry))
+            .map_err(self.error("KVM_SET_REGS"))
+    }
+
+    /// Runs until the VM ends. `stop` is looked at whenever KVM_RUN returns; who sets it sends the
+    /// thread a signal until it has ended.
+    pub fn run(&mut self, bus: &mut Bus, stop: &AtomicBool) -> End {
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return End::Stopped;
+            }
+            let effect = match self.fd.run() {
+                Ok(VcpuExit::IoOut(port, data)) => bus.write(port, data),
+                Ok(VcpuExit::IoIn(port, data)) => {
+                    bus.read(port, data);
+                    Effect::Continue
+                }
+                Ok(VcpuExit::MmioRead(_, data)) => {
+                    data.fill(0xff);
+                    Effect::Continue
+                }
+                Ok(VcpuExit::MmioWrite(..) | VcpuExit::Intr) => Effect::Continue,
+                Ok(VcpuExit::Shutdown) => return End::Shutdown(self.state()),
+                Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                    return End::Stuck(format!(
+                        "VM entry failed on CPU {cpu} (hardware reason {reason:#x})"
+                    ));
+                }
+                Ok(VcpuExit::InternalError) => {
+                    return End::Stuck(internal_error(self.fd.get_kvm_run(), self.number));
+                }
+                Ok(VcpuExit::Unsupported(KVM_EXIT_EPT_VIEW)) => {
+                    return End::AbortedCall(abort_exit(self.fd.get_kvm_run()));
+                }
+                Ok(VcpuExit::SystemEvent(kind, _)) => {
+                    return End::Stuck(format!("KVM reports system event {kind}"));
+                }
+                Ok(other) => {
+                    return End::Stuck(format!("KVM_RUN returned for {other:?}"));
+                }
+                // EINTR: a signal, so `stop` may be set. EAGAIN: a processor that waits for SIPI was
+                // woken for another reason.
+                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                    Effect::Continue
+                }
+                Err(error) => return End::Kvm(self.error("KVM_RUN")(error)),
+            };
+            match effect {
+                Effect::Continue => {}
+                Effect::Exit(status) => return End::Guest(status),
+                Effect::Failed(failure) => return End::Failed(failure),
+            }
+        }
+    }
+
+    /// Where the guest is; zeros if KVM does not tell, since this only makes a message better.
+    fn state(&self) -> State {
+        let regs = self.fd.get_regs().unwrap_or_default();
+        let sregs = self.fd.get_sregs().unwrap_or_default();
+        State {
+            rip: regs.rip,
+            rsp: regs.rsp,
+            cr2: sregs.cr2,
+            cr3: sregs.cr3,
+        }
+    }
+
+    fn error(&self, call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error + use<> {
+        let vcpu = self.number;
+        move |source| Error { vcpu, call, source }
+    }
+}
+
+fn internal_error(run: &kvm_run, vcpu: usize) -> String {
+    // SAFETY: the exit reason is KVM_EXIT_INTERNAL_ERROR, so this is the member that KVM wrote; all
+    // of its fields are integers.
+    let internal = unsafe { run.__bindgen_anon_1.internal };
+    let meaning = match internal.suberror {
+        1 => "an instruction cannot be emulated",
+        2 => "an event arrived while another was delivered",
+        3 => "an exit happened while an event was delivered",
+        4 => "an exit of unknown reason",
+        _ => "of unknown kind",
+    };
+    let count = (internal.ndata as usize).min(internal.data.len());
+    format!(
+        "KVM reports an internal error on vCPU {vcpu}: {meaning} (suberror {}, data {:x?})",
+        internal.suberror,
+        &internal.data[..count]
+    )
+}
+
+fn abort_exit(run: &kvm_run) -> AbortExit {
+    let payload = (&raw const run.__bindgen_anon_1).cast::<AbortExit>();
+    // SAFETY: the payload of this exit reason is an AbortExit at the start of the union, which is
+    // larger (256 bytes) and aligned to 8; any bytes make an AbortExit.
+    unsafe { payload.read() }
+}
+
+const _: () = {
+    let run = std::mem::offset_of!(kvm_run, __bindgen_anon_1);
+    assert!(run.is_multiple_of(align_of::<AbortExit>()));
+    assert!(run + size_of::<AbortExit>() <= size_of::<kvm_run>());
+};
