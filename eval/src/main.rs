@@ -1,2 +1,44 @@
-//! The runner.
-fn main() {}
+//! The runner: `cargo demo`, `cargo suite` and `cargo lab` are its subcommands.
+
+mod lab;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use postern_eval::interrupt;
+
+/// Postern's runner: shows it, tests it, and has a machine to try it in
+#[derive(Parser)]
+#[command(name = "postern-eval", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make all that the other commands need: packages, emulator, kernel, modules, programs
+    Setup,
+    /// The emulated machine
+    #[command(subcommand)]
+    Machine(lab::Command),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    interrupt::install()?;
+    match cli.command {
+        Command::Setup => lab::setup(),
+        Command::Machine(command) => lab::machine(command),
+    }
+}

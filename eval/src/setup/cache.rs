@@ -1,0 +1,305 @@
+//! Where everything that is built outlives a checkout.
+//!
+//! ```text
+//!   $POSTERN_CACHE, $XDG_CACHE_HOME/postern or ~/.cache/postern
+//!     lock                 held while something is built
+//!     download/            files from the network, checked
+//!     log/STEP.log         what a step's programs printed last
+//!     STEP/KEY/            what a step made of inputs with this key; `.done` says that it is whole
+//!     run/                 directories of machines that run
+//! ```
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
+
+use super::progress::{Progress, Task};
+
+/// The cache's directory.
+#[derive(Clone, Debug)]
+pub struct Cache(PathBuf);
+
+/// Nobody else builds as long as it exists.
+pub struct CacheLock(#[allow(dead_code, reason = "it is unlocked when it is closed")] File);
+
+/// Says that a step's directory is whole.
+const DONE: &str = ".done";
+
+/// How many results of a step stay: that of this state of the sources and that of the last one.
+const KEPT: usize = 2;
+
+impl Cache {
+    /// Finds the cache, and makes it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the directory.
+    pub fn open() -> Result<Self> {
+        let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let path = if let Some(path) = from("POSTERN_CACHE") {
+            PathBuf::from(path)
+        } else if let Some(path) = from("XDG_CACHE_HOME") {
+            PathBuf::from(path).join("postern")
+        } else if let Some(path) = from("HOME") {
+            PathBuf::from(path).join(".cache/postern")
+        } else {
+            bail!("no directory for the cache: set POSTERN_CACHE to one")
+        };
+        let path = std::path::absolute(&path).context("finding the cache")?;
+        fs::create_dir_all(&path).with_context(|| {
+            format!(
+                "cannot make the cache {}; set POSTERN_CACHE to another directory",
+                path.display()
+            )
+        })?;
+        Ok(Self(path))
+    }
+
+    /// A place in the cache.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Waits until nobody else builds.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the cache.
+    pub fn lock(&self, progress: &Progress) -> Result<CacheLock> {
+        let path = self.path("lock");
+        let fail = || format!("cannot lock {}; may it be written?", path.display());
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(fail)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            progress.say("waiting for another run that uses the same cache");
+            while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                crate::interrupt::check()?;
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+        }
+        Ok(CacheLock(file))
+    }
+
+    /// The directory of a step's result, made by `build` unless it exists already. `build` may find
+    /// what an interrupted run left there, and goes on from it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `build`, and too little space.
+    pub fn step(
+        &self,
+        progress: &Progress,
+        step: &Step<'_>,
+        build: impl FnOnce(&Path, &Task) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let all = self.path(step.name);
+        let directory = all.join(step.key.finish());
+        if directory.join(DONE).exists() {
+            return Ok(directory);
+        }
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        self.check_space(step)?;
+        let log = self.path("log").join(format!("{}.log", step.name));
+        let task = progress.task(step.title, &log)?;
+        build(&directory, &task)?;
+        // The directory's time tells which results are the last ones.
+        fs::write(directory.join(DONE), "").context("marking a result as whole")?;
+        task.done();
+        remove_old(&all);
+        Ok(directory)
+    }
+
+    fn check_space(&self, step: &Step<'_>) -> Result<()> {
+        let stat = rustix::fs::statvfs(&self.0).context("asking for the space of the cache")?;
+        let free_mb = stat.f_bavail * stat.f_frsize / (1 << 20);
+        if free_mb < step.megabytes {
+            bail!(
+                "{} needs {} MB in {}, and {free_mb} MB are free; make room, or set POSTERN_CACHE to a \
+                 directory on another disk",
+                step.title,
+                step.megabytes,
+                self.0.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Something to be made once.
+pub struct Step<'a> {
+    /// Name of its directory.
+    pub name: &'a str,
+    /// For people.
+    pub title: &'a str,
+    /// What it is made of.
+    pub key: Key,
+    /// Space that it takes, in MiB.
+    pub megabytes: u64,
+}
+
+/// Stands for all inputs of a step.
+#[derive(Clone, Default)]
+pub struct Key(Sha256);
+
+impl Key {
+    /// No inputs yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds bytes.
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+        self
+    }
+
+    /// Adds files, by name and content; of directories all that is in them.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read.
+    pub fn files(mut self, paths: &[PathBuf]) -> Result<Self> {
+        for path in paths {
+            self = self.bytes(path.file_name().unwrap_or_default().as_encoded_bytes());
+            if path.is_dir() {
+                let mut entries: Vec<PathBuf> = fs::read_dir(path)
+                    .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+                    .with_context(|| format!("reading {}", path.display()))?;
+                entries.sort();
+                self = self.files(&entries)?;
+            } else {
+                let content =
+                    fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+                self = self.bytes(&content);
+            }
+        }
+        Ok(self)
+    }
+
+    /// Adds which file it is, rather than what is in it: for large ones that change seldom.
+    ///
+    /// # Errors
+    ///
+    /// A file that does not exist.
+    pub fn identity(self, path: &Path) -> Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let data = fs::metadata(path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(self.bytes(format!("{} {} {}", path.display(), data.size(), data.mtime()).as_bytes()))
+    }
+
+    /// Its name.
+    pub fn finish(&self) -> String {
+        hex(&self.0.clone().finalize()[..8])
+    }
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn remove_old(all: &Path) {
+    let mut results: Vec<_> = fs::read_dir(all)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| {
+            let marker = fs::metadata(entry.path().join(DONE)).and_then(|data| data.modified());
+            // One that was never finished is the oldest.
+            (marker.unwrap_or(std::time::UNIX_EPOCH), entry.path())
+        })
+        .collect();
+    results.sort();
+    let count = results.len().saturating_sub(KEPT);
+    for (_, path) in results.drain(..count) {
+        // It only takes space.
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_differ_by_content_name_and_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str, content: &str| {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let (a, b) = (path("d/a", "1"), path("d/b", "2"));
+        let key = |paths: &[PathBuf]| Key::new().files(paths).unwrap().finish();
+        let all = [directory.path().join("d")];
+        let before = key(&all);
+        assert_eq!(before, key(&all));
+        assert_ne!(key(&[a.clone(), b.clone()]), key(&[b, a.clone()]));
+        fs::write(&a, "3").unwrap();
+        assert_ne!(before, key(&all));
+    }
+
+    #[test]
+    fn a_step_runs_once_and_again_after_a_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache(directory.path().to_owned());
+        let progress = Progress::silent();
+        let step = |content: &[u8]| Step {
+            name: "thing",
+            title: "a thing",
+            key: Key::new().bytes(content),
+            megabytes: 0,
+        };
+        assert!(
+            cache
+                .step(&progress, &step(b"1"), |_, _| bail!("no"))
+                .is_err()
+        );
+        let mut runs = 0;
+        for _ in 0..2 {
+            let build = |path: &Path, _: &Task| {
+                runs += 1;
+                Ok(fs::write(path.join("result"), "x")?)
+            };
+            let path = cache.step(&progress, &step(b"1"), build).unwrap();
+            assert!(path.join("result").exists());
+        }
+        assert_eq!(runs, 1);
+        for content in [b"2", b"3"] {
+            cache
+                .step(&progress, &step(content), |_, _| Ok(()))
+                .unwrap();
+        }
+        assert_eq!(
+            fs::read_dir(directory.path().join("thing"))
+                .unwrap()
+                .count(),
+            KEPT
+        );
+    }
+
+    #[test]
+    fn a_full_disk_is_told_before_it_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache(directory.path().to_owned());
+        let step = Step {
+            name: "x",
+            title: "the kernel",
+            key: Key::new(),
+            megabytes: 1 << 40,
+        };
+        let error = cache
+            .step(&Progress::silent(), &step, |_, _| Ok(()))
+            .unwrap_err();
+        assert!(error.to_string().contains("POSTERN_CACHE"), "{error}");
+    }
+}

@@ -1,0 +1,250 @@
+//! Kernels for the machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use super::cache::{Cache, Key, Step};
+use super::download::Release;
+use super::jobs;
+use super::progress::{Progress, Task};
+use crate::machine::Kernel;
+
+/// Series of the kernel that the patches are made for, and the Debian release that has it.
+const SERIES: &str = "6.1";
+const RELEASE: &str = "bookworm";
+
+/// Which kernel a machine boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Flavour {
+    /// A small one, made from Debian's source: quick to boot.
+    Small,
+    /// The small one with checks of locks and memory: slow, its counts mean nothing.
+    Debug,
+    /// Debian's own for virtual machines, as it is distributed.
+    Debian,
+}
+
+/// A kernel, and what modules for it are built with.
+#[derive(Clone, Debug)]
+pub struct KernelTree {
+    /// What a machine boots.
+    pub kernel: Kernel,
+    /// Build tree or headers.
+    pub build: PathBuf,
+    /// `irqbypass.ko`, on which KVM depends.
+    pub irqbypass: PathBuf,
+    /// `kvm.ko` and `kvm-intel.ko` without Postern's patches.
+    pub stock: [PathBuf; 2],
+}
+
+/// Debian's source of the kernel, a compressed archive.
+///
+/// # Errors
+///
+/// A sentence that says what to do.
+pub fn source(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    let name = format!("linux-source-{SERIES}.tar.xz");
+    let installed = Path::new("/usr/src").join(&name);
+    if installed.exists() {
+        return Ok(installed);
+    }
+    let step = Step {
+        name: "linux-source",
+        title: "source of Linux",
+        key: Key::new().bytes(SERIES.as_bytes()),
+        megabytes: 400,
+    };
+    let directory = cache.step(progress, &step, |directory, task| {
+        let release = Release::open(cache, task, RELEASE)?;
+        release.unpack(&format!("linux-source-{SERIES}"), directory)
+    })?;
+    Ok(directory.join("usr/src").join(name))
+}
+
+/// Makes or fetches a kernel.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn build(
+    cache: &Cache,
+    progress: &Progress,
+    root: &Path,
+    flavour: Flavour,
+) -> Result<KernelTree> {
+    match flavour {
+        Flavour::Small => own(cache, progress, root, "linux", "Linux", &["kernel.config"]),
+        Flavour::Debug => {
+            let configs = ["kernel.config", "debug.config"];
+            own(
+                cache,
+                progress,
+                root,
+                "linux-debug",
+                "Linux with checks",
+                &configs,
+            )
+        }
+        Flavour::Debian => distributed(cache, progress),
+    }
+}
+
+fn own(
+    cache: &Cache,
+    progress: &Progress,
+    root: &Path,
+    name: &str,
+    title: &str,
+    configs: &[&str],
+) -> Result<KernelTree> {
+    let source = source(cache, progress)?;
+    let configs: Vec<PathBuf> = configs
+        .iter()
+        .map(|config| root.join("eval/machine").join(config))
+        .collect();
+    let key = Key::new().identity(&source)?.files(&configs)?;
+    let step = Step {
+        name,
+        title,
+        key,
+        megabytes: 3000,
+    };
+    let directory = cache.step(progress, &step, |directory, task| {
+        let tree = unpack(task, directory, &source)?;
+        configure(task, &tree, &configs)?;
+        task.run(make(&tree).args(["bzImage", "modules"]))
+    })?;
+    let tree = directory.join("tree");
+    Ok(KernelTree {
+        kernel: Kernel {
+            image: tree.join("arch/x86/boot/bzImage"),
+            modules: Vec::new(),
+        },
+        irqbypass: tree.join("virt/lib/irqbypass.ko"),
+        stock: ["kvm", "kvm-intel"].map(|name| tree.join(format!("arch/x86/kvm/{name}.ko"))),
+        build: tree,
+    })
+}
+
+/// The source; in one piece, or not at all.
+fn unpack(task: &Task, directory: &Path, source: &Path) -> Result<PathBuf> {
+    let tree = directory.join("tree");
+    if tree.exists() {
+        return Ok(tree);
+    }
+    let part = directory.join("tree.part");
+    if part.exists() {
+        fs::remove_dir_all(&part).context("removing an interrupted try")?;
+    }
+    fs::create_dir_all(&part).context("making a directory")?;
+    task.note("unpacking");
+    task.run(
+        Command::new("tar")
+            .args(["--strip-components=1", "-xf"])
+            .arg(source)
+            .arg("-C")
+            .arg(&part),
+    )?;
+    fs::rename(&part, &tree).context("keeping the source of Linux")?;
+    Ok(tree)
+}
+
+/// Kernels of the same source are equal, whoever builds them and when.
+fn make(tree: &Path) -> Command {
+    let mut command = Command::new("make");
+    command
+        .arg("-C")
+        .arg(tree)
+        .arg(jobs())
+        .env("KBUILD_BUILD_TIMESTAMP", "2000-01-01")
+        .env("KBUILD_BUILD_USER", "postern")
+        .env("KBUILD_BUILD_HOST", "postern")
+        .env("KBUILD_BUILD_VERSION", "1");
+    command
+}
+
+fn configure(task: &Task, tree: &Path, configs: &[PathBuf]) -> Result<()> {
+    let mut wanted = String::new();
+    for config in configs {
+        wanted +=
+            &fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
+    }
+    let fragment = tree.join("postern.config");
+    fs::write(&fragment, &wanted).context("writing the kernel's configuration")?;
+    task.run(
+        make(tree)
+            .arg("allnoconfig")
+            .env("KCONFIG_ALLCONFIG", &fragment),
+    )?;
+    // An option that depends on another that is missing, or has another name, vanishes silently.
+    let config = fs::read_to_string(tree.join(".config")).context("reading .config")?;
+    let options = |text: &str| -> Vec<String> {
+        text.lines()
+            .filter(|line| line.starts_with("CONFIG_"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let (wanted, got) = (options(&wanted), options(&config));
+    let name = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
+    let lost: Vec<&String> = wanted
+        .iter()
+        .enumerate()
+        // Of an option that is named twice, the last one counts.
+        .filter(|(index, option)| !wanted[index + 1..].iter().any(|o| name(o) == name(option)))
+        .filter_map(|(_, option)| (!got.contains(option)).then_some(option))
+        .collect();
+    ensure!(
+        lost.is_empty(),
+        "the kernel does not take these of its options: {lost:?}"
+    );
+    Ok(())
+}
+
+/// Debian's kernel for virtual machines, with the headers of exactly that one.
+fn distributed(cache: &Cache, progress: &Progress) -> Result<KernelTree> {
+    let step = Step {
+        name: "linux-debian",
+        title: "Debian's kernel",
+        key: Key::new().bytes(SERIES.as_bytes()),
+        megabytes: 600,
+    };
+    let directory = cache.step(progress, &step, |directory, task| {
+        let release = Release::open(cache, task, RELEASE)?;
+        let image = release.dependency("linux-image-cloud-amd64", "linux-image-")?;
+        let headers = image.replacen("linux-image-", "linux-headers-", 1);
+        let common = headers.replace("-cloud-amd64", "-common");
+        for package in [
+            &*image,
+            &*headers,
+            &*common,
+            &format!("linux-kbuild-{SERIES}"),
+        ] {
+            release.unpack(package, directory)?;
+        }
+        let version = image.trim_start_matches("linux-image-");
+        fs::write(directory.join("version"), version).context("noting the kernel's version")?;
+        // The headers name each other by the place where they would be installed.
+        let source = directory.join("usr/src");
+        let makefile = source.join(&headers).join("Makefile");
+        let include = format!(
+            "include {}\n",
+            source.join(&common).join("Makefile").display()
+        );
+        fs::write(&makefile, include).context("adapting the kernel's headers")
+    })?;
+    let version = fs::read_to_string(directory.join("version")).context("reading a version")?;
+    let modules = directory.join("lib/modules").join(&version).join("kernel");
+    Ok(KernelTree {
+        kernel: Kernel {
+            image: directory.join(format!("boot/vmlinuz-{version}")),
+            modules: Vec::new(),
+        },
+        build: directory.join(format!("usr/src/linux-headers-{version}")),
+        irqbypass: modules.join("virt/lib/irqbypass.ko"),
+        stock: ["kvm", "kvm-intel"].map(|name| modules.join(format!("arch/x86/kvm/{name}.ko"))),
+    })
+}

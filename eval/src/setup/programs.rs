@@ -1,0 +1,144 @@
+//! Postern's own programs, for the places where they run.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::cache::{Cache, Key, Step};
+use super::progress::Progress;
+
+/// Programs that run in the emulated machine or in its VMs, and on hardware just the same.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// First process of the emulated machine.
+    pub init: PathBuf,
+    /// VM monitor and NIC.
+    pub postern: PathBuf,
+    /// Bare-metal test guest.
+    pub testguest: PathBuf,
+    /// The switch, for the NIC view.
+    pub nic_image: PathBuf,
+}
+
+/// Builds the first process of the emulated machine alone.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn init(cache: &Cache, progress: &Progress, root: &Path) -> Result<PathBuf> {
+    let name = "postern-init";
+    let built = Cargo {
+        cache,
+        progress,
+        root,
+    }
+    .build(&MUSL, &[("postern-init", name)])?;
+    Ok(strip(cache, "init", &built)?.join(name))
+}
+
+/// Builds all programs.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs> {
+    let cargo = Cargo {
+        cache,
+        progress,
+        root,
+    };
+    let host = [("postern-init", "postern-init"), ("postern-vmm", "postern")];
+    let mut built = cargo.build(&MUSL, &host)?;
+    // One at a time: each is linked for a place of its own.
+    for name in ["postern-testguest", "postern-nic-image"] {
+        built.extend(cargo.build(&NONE, &[(name, name)])?);
+    }
+    let directory = strip(cache, "programs", &built)?;
+    let program = |name| directory.join(name);
+    Ok(Programs {
+        init: program("postern-init"),
+        postern: program("postern"),
+        testguest: program("postern-testguest"),
+        nic_image: program("postern-nic-image"),
+    })
+}
+
+/// Debug data are most of a program, and would have to be loaded into the machine. The copies also
+/// let a run keep the programs that it began with, whatever is built meanwhile.
+fn strip(cache: &Cache, name: &str, built: &[PathBuf]) -> Result<PathBuf> {
+    let step = Step {
+        name,
+        title: "programs without debug data",
+        key: Key::new().files(built)?,
+        megabytes: 50,
+    };
+    cache.step(&Progress::silent(), &step, |directory, task| {
+        for path in built {
+            let copy = directory.join(path.file_name().unwrap_or_default());
+            task.run(
+                Command::new("strip")
+                    .arg("-g")
+                    .arg("-o")
+                    .args([&copy, path]),
+            )?;
+        }
+        Ok(())
+    })
+}
+
+/// A way to run cargo.
+struct Cargo<'a> {
+    cache: &'a Cache,
+    progress: &'a Progress,
+    root: &'a Path,
+}
+
+/// A target, and the profile for it.
+struct Target {
+    triple: &'static str,
+    profile: &'static str,
+}
+
+const MUSL: Target = Target {
+    triple: "x86_64-unknown-linux-musl",
+    profile: "release",
+};
+const NONE: Target = Target {
+    triple: "x86_64-unknown-none",
+    profile: "freestanding",
+};
+
+impl Cargo<'_> {
+    /// Builds programs, each named by package and program, and returns their paths.
+    fn build(&self, target: &Target, programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
+        let directory = self.cache.path("target");
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        command.current_dir(self.root);
+        command.args([
+            "build",
+            "--locked",
+            "--target",
+            target.triple,
+            "--profile",
+            target.profile,
+        ]);
+        command.arg("--target-dir").arg(&directory);
+        for (package, program) in programs {
+            command.args(["--package", package, "--bin", program]);
+        }
+        // These say something about the build of this very program.
+        for (name, _) in std::env::vars_os() {
+            let bytes = name.as_encoded_bytes();
+            if bytes.starts_with(b"CARGO_PKG_") || bytes.starts_with(b"CARGO_MANIFEST_") {
+                command.env_remove(name);
+            }
+        }
+        let names: Vec<&str> = programs.iter().map(|(_, program)| *program).collect();
+        let title = format!("building {}", names.join(", "));
+        let log = self.cache.path(&format!("log/{}.log", names.join("-")));
+        self.progress.quick_task(&title, &log)?.run(&mut command)?;
+        let built = directory.join(target.triple).join(target.profile);
+        Ok(names.iter().map(|name| built.join(name)).collect())
+    }
+}

@@ -1,0 +1,292 @@
+//! What the user sees while things are made: a moving line on a terminal, plain lines elsewhere.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A line that moves.
+    Terminal,
+    /// A line when something begins, each half minute, and when it is done.
+    Plain,
+    /// Nothing.
+    Silent,
+}
+
+/// How often a plain line says that work goes on.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// How long quick work may take before it is mentioned.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Progress {
+    /// What suits standard error.
+    pub fn new() -> Self {
+        if io::stderr().is_terminal() {
+            Self::Terminal
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// Shows nothing.
+    pub fn silent() -> Self {
+        Self::Silent
+    }
+
+    /// Says something once.
+    pub fn say(self, text: &str) {
+        if self != Self::Silent {
+            eprintln!("postern: {text}");
+        }
+    }
+
+    /// Begins a piece of work, whose programs' output goes to `log`.
+    ///
+    /// # Errors
+    ///
+    /// A log that cannot be written.
+    pub fn task(self, title: &str, log: &Path) -> Result<Task> {
+        let task = self.quick_task(title, log)?;
+        task.announce();
+        Ok(task)
+    }
+
+    /// The same for work that is mostly done already: it is not mentioned unless it takes a while.
+    ///
+    /// # Errors
+    ///
+    /// A log that cannot be written.
+    pub fn quick_task(self, title: &str, log: &Path) -> Result<Task> {
+        let fail = || format!("cannot write the log {}", log.display());
+        if let Some(directory) = log.parent() {
+            fs::create_dir_all(directory).with_context(fail)?;
+        }
+        let file = File::create(log).with_context(fail)?;
+        let bar = match self {
+            Self::Terminal => {
+                let style = ProgressStyle::with_template(
+                    "{spinner} {prefix} {elapsed:.dim} {wide_msg:.dim}",
+                );
+                let bar = ProgressBar::new_spinner()
+                    .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+                    .with_prefix(title.to_owned());
+                bar.enable_steady_tick(Duration::from_millis(120));
+                Some(bar)
+            }
+            Self::Plain | Self::Silent => None,
+        };
+        let (title, log) = (title.to_owned(), log.to_owned());
+        let announced = Mutex::new(None);
+        Ok(Task {
+            progress: self,
+            title,
+            log,
+            file,
+            bar,
+            start: Instant::now(),
+            announced,
+        })
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A piece of work that takes a while.
+pub struct Task {
+    progress: Progress,
+    title: String,
+    log: PathBuf,
+    file: File,
+    bar: Option<ProgressBar>,
+    start: Instant,
+    /// When it was last mentioned in a plain line.
+    announced: Mutex<Option<Instant>>,
+}
+
+impl Task {
+    /// Shows what is going on.
+    pub fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(text.trim().to_owned()),
+            None => self.remind(),
+        }
+    }
+
+    fn announce(&self) {
+        if self.progress == Progress::Plain
+            && let Ok(mut announced) = self.announced.lock()
+        {
+            eprintln!("postern: {} ...", self.title);
+            *announced = Some(Instant::now());
+        }
+    }
+
+    fn remind(&self) {
+        let Ok(mut announced) = self.announced.lock() else {
+            return;
+        };
+        if self.progress != Progress::Plain {
+            return;
+        }
+        let due = match *announced {
+            Some(last) => last.elapsed() > REMINDER,
+            None => self.start.elapsed() > PATIENCE,
+        };
+        if due {
+            *announced = Some(Instant::now());
+            eprintln!(
+                "postern: {} ... {}",
+                self.title,
+                seconds(self.start.elapsed())
+            );
+        }
+    }
+
+    /// Runs a program to its end; what it prints goes to the log and, its last line, to the user.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the program and the log, with the last lines of that.
+    pub fn run(&self, command: &mut Command) -> Result<()> {
+        crate::interrupt::check()?;
+        let name = Path::new(command.get_program())
+            .file_name()
+            .unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        writeln!(&self.file, "+ {command:?}").context("writing the log")?;
+        let (reader, writer) = io::pipe().context("making a pipe")?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().context("making a pipe")?)
+            .stderr(writer)
+            .spawn()
+            .with_context(|| format!("{}: cannot run {name}", self.title));
+        // The command keeps the pipe's writing end open, and with it the loop below running.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = child?;
+        let mut last = Vec::new();
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line.context("reading a program's output")?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            writeln!(&self.file, "{line}").context("writing the log")?;
+            self.note(&line);
+            last.push(line);
+            if last.len() > 12 {
+                last.remove(0);
+            }
+        }
+        let status = child
+            .wait()
+            .with_context(|| format!("waiting for {name}"))?;
+        crate::interrupt::check()?;
+        if status.success() {
+            return Ok(());
+        }
+        self.clear();
+        let advice = advice(&last);
+        bail!(
+            "{} failed: {name} ended with {status}{advice}; its log is {}, and ends:\n{}",
+            self.title,
+            self.log.display(),
+            last.iter()
+                .map(|line| format!("    {line}\n"))
+                .collect::<String>()
+        )
+    }
+
+    /// Says that it is done.
+    pub fn done(self) {
+        self.clear();
+        if self.progress != Progress::Silent {
+            eprintln!(
+                "postern: {}: done in {}",
+                self.title,
+                seconds(self.start.elapsed())
+            );
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// What helps against a failure whose reason can be told from its output.
+fn advice(lines: &[String]) -> &'static str {
+    let says = |text: &str| lines.iter().any(|line| line.contains(text));
+    if says("No space left on device") {
+        " because the disk is full (make room, or set POSTERN_CACHE to a directory on another disk)"
+    } else if says("Could not resolve")
+        || says("Temporary failure resolving")
+        || says("Could not connect")
+    {
+        " because there is no network (it is needed once)"
+    } else if says("Hash Sum mismatch") {
+        " because a file on the server is not the one that was expected"
+    } else {
+        ""
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        s @ 0..60 => format!("{s} s"),
+        s => format!("{} min {:02} s", s / 60, s % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str) -> (Result<()>, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("x.log");
+        let task = Progress::silent().task("a thing", &log).unwrap();
+        let result = task.run(Command::new("sh").args(["-c", script]));
+        (result, fs::read_to_string(&log).unwrap())
+    }
+
+    #[test]
+    fn what_a_program_prints_is_logged() {
+        let (result, log) = run("echo out; echo err >&2");
+        result.unwrap();
+        assert!(log.contains("out\n") && log.contains("err\n"));
+    }
+
+    #[test]
+    fn a_failure_names_the_program_and_shows_its_last_words() {
+        let error = run("echo some words; exit 3").0.unwrap_err().to_string();
+        assert!(
+            error.starts_with("a thing failed: sh ended with exit status: 3; its log is "),
+            "{error}"
+        );
+        assert!(error.ends_with("    some words\n"), "{error}");
+        let error = run("echo 'x: No space left on device'; exit 1")
+            .0
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("the disk is full"), "{error}");
+    }
+}
