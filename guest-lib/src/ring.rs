@@ -8,6 +8,7 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use postern_abi::PAGE_SIZE;
 use postern_abi::window::{
     DESCRIPTOR_RESERVED, Geometry, HeaderError, MAX_FRAME, MIN_FRAME, PortId, Ring, WindowHeader,
 };
@@ -60,6 +61,14 @@ impl Window {
     /// The port's MAC address.
     pub fn mac(&self) -> [u8; 6] {
         self.mac
+    }
+
+    /// Has the host give memory for the whole window now, not while frames move: touches each page
+    /// as if to write it, and changes nothing.
+    pub fn populate(&self) {
+        for offset in (0..self.geometry.window_size()).step_by(PAGE_SIZE as usize) {
+            self.word(offset).fetch_or(0, Ordering::Relaxed);
+        }
     }
 
     /// The word at an offset that the geometry gave.

@@ -3,6 +3,8 @@
 //! Number in RAX, up to four arguments in RDI, RSI, RDX and R10; result in RAX, other registers kept. What a
 //! program with IOPL 3 can do itself (the console, marks, ending the VM) has no system call.
 
+use core::arch::asm;
+
 /// Vector of the interrupt.
 pub const VECTOR: u8 = 0x80;
 
@@ -30,3 +32,26 @@ pub const MAP_READ: u64 = 1;
 pub const MAP_WRITE: u64 = 2;
 /// [`MAP`]: for reading and executing.
 pub const MAP_EXECUTE: u64 = 3;
+
+fn call(number: u64, arguments: [u64; 4]) -> u64 {
+    let result;
+    // SAFETY: the kernel keeps all registers but RAX, and each wrapper below says what its call
+    // does to memory.
+    unsafe {
+        asm!(
+            "int {vector}",
+            vector = const VECTOR as u32,
+            inlateout("rax") number => result,
+            in("rdi") arguments[0],
+            in("rsi") arguments[1],
+            in("rdx") arguments[2],
+            in("r10") arguments[3],
+        );
+    }
+    result
+}
+
+/// [`WAIT`]: changes no memory of the program's.
+pub fn wait() -> u64 {
+    call(WAIT, [0; 4])
+}

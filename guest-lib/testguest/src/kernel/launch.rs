@@ -1,6 +1,5 @@
 //! The program's address space, and its start.
 
-use core::mem;
 use core::ptr;
 
 use postern_abi::PAGE_SIZE;
@@ -22,7 +21,7 @@ use crate::program::{self, Arguments};
 /// Where the command line lies in the page of arguments.
 const CMDLINE_OFFSET: u64 = 256;
 
-const _: () = assert!(mem::size_of::<Arguments>() as u64 <= CMDLINE_OFFSET);
+const _: () = assert!(size_of::<Arguments>() as u64 <= CMDLINE_OFFSET);
 
 /// The program, ready to run.
 pub struct Program {

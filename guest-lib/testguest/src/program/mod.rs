@@ -1,4 +1,26 @@
 //! The program: runs at CPL 3 in an address space of its own and plays one role.
+//!
+//! What it says on the console is meant for people, except the last line: `result role=NAME ...`
+//! with figures, or `error: ...`.
+//!
+//! | module | object |
+//! | --- | --- |
+//! | [`arena`] | the program's memory |
+//! | [`failure`] | how roles fail |
+//! | [`idle`] | waiting, and for how long |
+//! | [`nic`] | the NIC port, on any path |
+//! | [`calls`] | role `calls` |
+//! | [`send`], [`receive`] | roles `send` and `receive` |
+//! | [`echo`] | roles `echo` and `ping` |
+
+mod arena;
+mod calls;
+mod echo;
+mod failure;
+mod idle;
+mod nic;
+mod receive;
+mod send;
 
 use core::{slice, str};
 
@@ -6,7 +28,9 @@ use postern_testguest::cmdline::{Options, Role};
 use postern_testguest::status;
 
 use crate::console::{exit, println};
-use crate::layout;
+use crate::{layout, syscall};
+use arena::Arena;
+use failure::Failure;
 
 /// What the kernel tells the program. Addresses are the program's; see [`layout`].
 #[repr(C)]
@@ -26,16 +50,63 @@ pub struct Arguments {
     pub window_size: u64,
 }
 
+/// What a role has to work with.
+struct Machine {
+    options: Options<'static>,
+    initrd: Option<&'static [u8]>,
+    arena: Arena,
+    window_size: u64,
+}
+
 /// Where the kernel starts the program.
 pub extern "sysv64" fn main(arguments: &'static Arguments) -> ! {
-    // SAFETY: the kernel put the command line there, which it found to be UTF-8.
-    let cmdline = unsafe {
-        let bytes = slice::from_raw_parts(
-            arguments.cmdline as *const u8,
-            arguments.cmdline_size as usize,
-        );
-        str::from_utf8_unchecked(bytes)
+    // SAFETY: the kernel mapped all three, for the program alone, and found the command line to be
+    // UTF-8.
+    let (cmdline, initrd, arena) = unsafe {
+        let bytes =
+            |address: u64, size: u64| slice::from_raw_parts(address as *const u8, size as usize);
+        let cmdline = bytes(arguments.cmdline, arguments.cmdline_size);
+        let initrd_size = arguments.initrd_size;
+        (
+            str::from_utf8_unchecked(cmdline),
+            (initrd_size != 0).then(|| bytes(layout::INITRD, initrd_size)),
+            Arena::new(arguments.arena_physical, arguments.arena_size),
+        )
     };
-    println!("hello from CPL 3: {cmdline} {arguments:?}");
-    exit(status::OK)
+    let played = match Options::parse(cmdline) {
+        Ok(options) => play(Machine {
+            options,
+            initrd,
+            arena,
+            window_size: arguments.window_size,
+        }),
+        Err(error) => Err(Failure::Cmdline(error)),
+    };
+    match played {
+        Ok(()) => exit(status::OK),
+        Err(failure) => {
+            println!("error: {failure}");
+            exit(failure.status())
+        }
+    }
+}
+
+fn play(machine: Machine) -> Result<(), Failure> {
+    match machine.options.role {
+        Role::Hello => {
+            let ticks = if machine.options.timer == 0 {
+                0
+            } else {
+                syscall::wait()
+            };
+            println!("result role=hello ticks={ticks}");
+            Ok(())
+        }
+        Role::Calls => calls::play(machine),
+        Role::Send => send::play(machine),
+        Role::Receive => receive::play(machine),
+        Role::Echo => echo::echo(machine),
+        Role::Ping => echo::ping(machine),
+        Role::Attack => Err(Failure::Unsupported("attacks")),
+    }
 }

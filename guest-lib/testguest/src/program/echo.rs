@@ -1,0 +1,128 @@
+//! Roles `echo` and `ping`: frames there and back.
+
+use core::array;
+
+use postern_abi::window::MAX_FRAME;
+use postern_guest::nic::{Nic, WhenFull};
+use postern_guest::service::Service;
+use postern_testguest::cmdline::{Frames, Input, MAX_BATCH};
+use postern_testguest::synthetic;
+
+use super::Machine;
+use super::failure::Failure;
+use super::idle::Idle;
+use super::nic::{self, Work};
+use super::send::{Numbered, Source, send_all};
+use crate::console::println;
+
+/// Size of the frames of `ping` where the command line says no other.
+const PING_SIZE: usize = 64;
+
+/// Plays the role `echo`.
+pub fn echo(machine: Machine) -> Result<(), Failure> {
+    nic::with_port(machine, Echo)
+}
+
+/// Plays the role `ping`.
+pub fn ping(machine: Machine) -> Result<(), Failure> {
+    nic::with_port(machine, Ping)
+}
+
+struct Echo;
+
+impl Work for Echo {
+    fn run<S: Service>(self, machine: &mut Machine, mut nic: Nic<S>) -> Result<(), Failure> {
+        let options = machine.options;
+        let wanted = match options.frames {
+            Frames::Count(count) => count,
+            Frames::Input | Frames::Endless => u64::MAX,
+        };
+        let memory = machine.arena.take(MAX_BATCH * MAX_FRAME as usize);
+        let memory = memory.ok_or(Failure::Full { frames: 0 })?;
+        let mut buffers = memory.chunks_exact_mut(MAX_FRAME as usize);
+        let mut buffers: [_; MAX_BATCH] = array::from_fn(|_| buffers.next().unwrap_or_default());
+
+        let mut idle = Idle::new(&options);
+        nic.rx_discard();
+        nic::announce(&mut nic, &mut idle, options.hello)?;
+        nic.set_when_full(WhenFull::Hold);
+        let mac = nic.mac();
+        let mut frames = 0;
+        while frames < wanted {
+            let mut sizes = [0; MAX_BATCH];
+            let mut slots = buffers.iter_mut().zip(&mut sizes);
+            let got = nic.rx_burst(options.batch, |frame| {
+                if let Some((buffer, size)) = slots.next() {
+                    *size = frame.len();
+                    frame.copy_to(&mut buffer[..frame.len()]);
+                    buffer.copy_within(6..12, 0);
+                    buffer[6..12].copy_from_slice(&mac);
+                }
+            });
+            if got == 0 {
+                idle.wait("frames to send back", frames)?;
+                continue;
+            }
+            let replies: [&[u8]; MAX_BATCH] = array::from_fn(|i| &buffers[i][..sizes[i]]);
+            send_all(&mut nic, &mut idle, &replies[..got])?;
+            frames += got as u64;
+            idle.moved();
+        }
+        println!("result role=echo frames={frames}");
+        Ok(())
+    }
+}
+
+struct Ping;
+
+impl Work for Ping {
+    fn run<S: Service>(self, machine: &mut Machine, mut nic: Nic<S>) -> Result<(), Failure> {
+        let options = machine.options;
+        let wanted = match options.frames {
+            Frames::Count(count) => count,
+            Frames::Endless => u64::MAX,
+            Frames::Input => return Err(Failure::Needs("frames=N")),
+        };
+        let size = match options.input {
+            Input::Synthetic(size) => size,
+            Input::Pcap => PING_SIZE,
+        };
+        let mut idle = Idle::new(&options);
+        let peer = nic::await_announcement(&mut nic, &mut idle)?;
+        nic.set_when_full(WhenFull::Hold);
+        let mac = nic.mac();
+        let mut source = Numbered::new(&mut machine.arena, size, peer, mac)?;
+        let mut frames = 0;
+        while frames < wanted {
+            let count = (wanted - frames).min(options.batch as u64);
+            send_all(&mut nic, &mut idle, source.next(count as usize))?;
+            let end = frames + count;
+            while frames < end {
+                let mut wrong = None;
+                let got = nic.rx_burst((end - frames) as usize, |frame| {
+                    let mut bytes = [0; MAX_FRAME as usize];
+                    let bytes = &mut bytes[..frame.len()];
+                    frame.copy_to(bytes);
+                    let ours = bytes.len() == size
+                        && bytes[0..6] == mac
+                        && bytes[6..12] == peer
+                        && synthetic::number(bytes) == Some(frames);
+                    if !ours {
+                        wrong.get_or_insert(frames);
+                    }
+                    frames += 1;
+                });
+                if let Some(frame) = wrong {
+                    return Err(Failure::Altered { frame });
+                }
+                if got == 0 {
+                    idle.wait("frames to come back", frames)?;
+                } else {
+                    idle.moved();
+                }
+            }
+        }
+        println!("result role=ping frames={frames}");
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! How roles fail.
+
+use core::fmt;
+
+use postern_abi::machine::CMDLINE_NIC;
+use postern_abi::window::HeaderError;
+use postern_guest::direct::DirectError;
+use postern_testguest::cmdline::CmdlineError;
+use postern_testguest::pcap::PcapError;
+use postern_testguest::status;
+
+/// Why a role failed.
+pub enum Failure {
+    /// The command line was refused.
+    Cmdline(CmdlineError<'static>),
+    /// The role needs a word that is not there.
+    Needs(&'static str),
+    /// The VM has no NIC port.
+    NoNic,
+    /// The port's window cannot be used.
+    Window(HeaderError),
+    /// The NIC's memory cannot be used.
+    Direct(DirectError),
+    /// The window of another port than the command line says.
+    OtherPort,
+    /// There is no initrd.
+    NoInitrd,
+    /// The initrd is no pcap file that can be sent.
+    Pcap(PcapError),
+    /// The frames do not fit into the VM's memory.
+    Full {
+        /// Frames that did.
+        frames: u64,
+    },
+    /// Nothing moved for as long as the role was willing to wait.
+    Stalled {
+        /// That long.
+        ticks: u64,
+        /// What it waited for.
+        what: &'static str,
+        /// Frames until then.
+        frames: u64,
+    },
+    /// An empty call did not answer 0.
+    Answer(u64),
+    /// What came back is not what was sent.
+    Altered {
+        /// Number of the frame.
+        frame: u64,
+    },
+    /// The guest cannot do that.
+    Unsupported(&'static str),
+}
+
+impl Failure {
+    /// The VM's status.
+    pub fn status(&self) -> u32 {
+        match self {
+            Failure::Full { .. }
+            | Failure::Stalled { .. }
+            | Failure::Answer(_)
+            | Failure::Altered { .. } => status::FAILED,
+            _ => status::USAGE,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Cmdline(error) => error.fmt(f),
+            Failure::Needs(word) => write!(f, "command line: this role needs {word}"),
+            Failure::NoNic => write!(
+                f,
+                "this role needs a NIC port, which the VMM describes by {CMDLINE_NIC}"
+            ),
+            Failure::Window(error) => error.fmt(f),
+            Failure::Direct(error) => error.fmt(f),
+            Failure::OtherPort => {
+                f.write_str("the window is that of another port than the command line says")
+            }
+            Failure::NoInitrd => f.write_str("input=pcap needs a pcap file as the VM's initrd"),
+            Failure::Pcap(error) => write!(f, "initrd: {error}"),
+            Failure::Full { frames } => write!(
+                f,
+                "the VM's memory is full after {frames} frames; give it more, or receive fewer"
+            ),
+            Failure::Stalled {
+                ticks,
+                what,
+                frames,
+            } => write!(
+                f,
+                "waited {ticks} ticks for {what}, after {frames} frames; nothing moved"
+            ),
+            Failure::Answer(answer) => write!(f, "an empty call answered {answer:#x}, not 0"),
+            Failure::Altered { frame } => {
+                write!(f, "frame {frame} came back altered or out of order")
+            }
+            Failure::Unsupported(what) => write!(f, "this guest has no {what}"),
+        }
+    }
+}

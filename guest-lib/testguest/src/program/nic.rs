@@ -1,0 +1,103 @@
+//! The NIC port, whichever path it is on.
+
+use core::ptr::NonNull;
+
+use postern_abi::machine::Path;
+use postern_guest::direct::Direct;
+use postern_guest::gate::Gate;
+use postern_guest::nic::{Nic, WhenFull};
+use postern_guest::ring::Window;
+use postern_guest::service::{Hypercall, PortRequest, Service};
+use postern_testguest::announce;
+
+use super::Machine;
+use super::failure::Failure;
+use super::idle::Idle;
+use crate::layout;
+
+/// How often a receiver announces itself, in ticks.
+const ANNOUNCE: u64 = 20;
+
+/// What is done with a port, on each path with code of its own.
+pub trait Work {
+    /// Does it.
+    fn run<S: Service>(self, machine: &mut Machine, nic: Nic<S>) -> Result<(), Failure>;
+}
+
+/// Opens the VM's port and does some work with it.
+pub fn with_port(mut machine: Machine, work: impl Work) -> Result<(), Failure> {
+    let attachment = machine.options.nic.ok_or(Failure::NoNic)?;
+    let base = NonNull::new(layout::WINDOW as *mut u8).ok_or(Failure::NoNic)?;
+    let size = machine.window_size;
+    // The direct path has the window somewhere in the NIC's memory.
+    let (direct, window) = if attachment.path == Path::Direct {
+        // SAFETY: the kernel mapped that much there, for nobody else.
+        let opened = unsafe { Direct::new(base, size, attachment.port) };
+        let (direct, window) = opened.map_err(Failure::Direct)?;
+        (Some(direct), window)
+    } else {
+        // SAFETY: likewise.
+        let window = unsafe { Window::new(base, size) };
+        (None, window.map_err(Failure::Window)?)
+    };
+    if window.port() != attachment.port {
+        return Err(Failure::OtherPort);
+    }
+    window.populate();
+    let machine = &mut machine;
+    // SAFETY: the VM is on that path, as the VMM says: the kernel mapped the gate area, and the
+    // host serves the hypercall or the I/O port. The program runs at CPL 3 with IOPL 3.
+    unsafe {
+        match (attachment.path, direct) {
+            (_, Some(direct)) => work.run(machine, Nic::new(direct, window)),
+            (Path::ExitKernel, _) => work.run(machine, Nic::new(Hypercall::new(), window)),
+            (Path::ExitUser, _) => work.run(machine, Nic::new(PortRequest::new(), window)),
+            _ => work.run(machine, Nic::new(Gate::new(), window)),
+        }
+    }
+}
+
+/// Says that this station receives, again and again until the first frame comes.
+pub fn announce<S: Service>(
+    nic: &mut Nic<S>,
+    idle: &mut Idle,
+    enabled: bool,
+) -> Result<(), Failure> {
+    let frame = announce::frame(nic.mac());
+    let mut next = 0;
+    while !nic.rx_ready() {
+        if enabled && idle.since() >= next {
+            nic.set_when_full(WhenFull::Drop);
+            nic.tx_burst(&[frame]);
+            next = idle.since() + ANNOUNCE;
+        }
+        idle.wait("the first frame", 0)?;
+    }
+    idle.moved();
+    Ok(())
+}
+
+/// Waits for a station that receives; gives its address.
+pub fn await_announcement<S: Service>(
+    nic: &mut Nic<S>,
+    idle: &mut Idle,
+) -> Result<[u8; 6], Failure> {
+    nic.rx_discard();
+    let mut found = None;
+    loop {
+        nic.rx_burst(1, |frame| {
+            let mut bytes = [0; announce::SIZE];
+            if frame.len() == bytes.len() {
+                frame.copy_to(&mut bytes);
+                found = announce::source(&bytes);
+            }
+        });
+        match found {
+            Some(source) => {
+                idle.moved();
+                return Ok(source);
+            }
+            None => idle.wait("a receiver's announcement", 0)?,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Role `send`: frames of a pcap file, or made-up ones, as fast as they are taken.
+
+use core::array;
+
+use postern_abi::machine::mark;
+use postern_abi::window::MAX_FRAME;
+use postern_guest::nic::{Nic, WhenFull};
+use postern_guest::service::Service;
+use postern_testguest::cmdline::{Frames, Input, MAX_BATCH};
+use postern_testguest::pcap::Pcap;
+use postern_testguest::synthetic;
+
+use super::Machine;
+use super::arena::Arena;
+use super::failure::Failure;
+use super::idle::Idle;
+use super::nic::{self, Work};
+use crate::console::{mark, println};
+
+/// Where the receiver's address is not known: nobody's.
+const NOBODY: [u8; 6] = [2, 0, 0, 0, 0xff, 0xff];
+
+/// Plays the role.
+pub fn play(machine: Machine) -> Result<(), Failure> {
+    nic::with_port(machine, Send)
+}
+
+struct Send;
+
+impl Work for Send {
+    fn run<S: Service>(self, machine: &mut Machine, mut nic: Nic<S>) -> Result<(), Failure> {
+        let options = machine.options;
+        let pcap = match options.input {
+            Input::Pcap => {
+                let file = machine.initrd.ok_or(Failure::NoInitrd)?;
+                Some(Pcap::parse(file, MAX_FRAME as usize).map_err(Failure::Pcap)?)
+            }
+            Input::Synthetic(_) => None,
+        };
+        let count = match (options.frames, pcap) {
+            (Frames::Count(count), _) => Some(count),
+            (Frames::Endless, _) => None,
+            (Frames::Input, Some(pcap)) => Some(pcap.len() as u64),
+            (Frames::Input, None) => return Err(Failure::Needs("frames=N")),
+        };
+
+        let mut idle = Idle::new(&options);
+        let destination = if options.hello {
+            nic::await_announcement(&mut nic, &mut idle)?
+        } else {
+            NOBODY
+        };
+        nic.set_when_full(WhenFull::Hold);
+        match (options.input, pcap) {
+            (Input::Synthetic(size), _) => {
+                let source = Numbered::new(&mut machine.arena, size, destination, nic.mac())?;
+                transmit(&mut nic, &mut idle, source, options.batch, count)
+            }
+            (Input::Pcap, Some(pcap)) => {
+                let source = Replay {
+                    frames: pcap.frames().cycle(),
+                    batch: [&[]; MAX_BATCH],
+                };
+                transmit(&mut nic, &mut idle, source, options.batch, count)
+            }
+            (Input::Pcap, None) => Err(Failure::NoInitrd),
+        }
+    }
+}
+
+/// Where frames come from.
+pub trait Source {
+    /// A frame.
+    type Frame: AsRef<[u8]>;
+
+    /// The next `count` frames, at most [`MAX_BATCH`].
+    fn next(&mut self, count: usize) -> &[Self::Frame];
+}
+
+/// The frames of a file, over and over.
+struct Replay<I> {
+    frames: I,
+    batch: [&'static [u8]; MAX_BATCH],
+}
+
+impl<I: Iterator<Item = &'static [u8]>> Source for Replay<I> {
+    type Frame = &'static [u8];
+
+    fn next(&mut self, count: usize) -> &[&'static [u8]] {
+        let batch = &mut self.batch[..count];
+        for (slot, frame) in batch.iter_mut().zip(&mut self.frames) {
+            *slot = frame;
+        }
+        batch
+    }
+}
+
+/// Made-up frames.
+pub struct Numbered {
+    batch: [&'static mut [u8]; MAX_BATCH],
+    number: u64,
+}
+
+impl Numbered {
+    /// Frames of `size` bytes between two addresses, from number 0.
+    pub fn new(
+        arena: &mut Arena,
+        size: usize,
+        destination: [u8; 6],
+        source: [u8; 6],
+    ) -> Result<Numbered, Failure> {
+        let memory = arena.take(size * MAX_BATCH);
+        let memory = memory.ok_or(Failure::Full { frames: 0 })?;
+        let mut frames = memory.chunks_exact_mut(size);
+        let mut batch = array::from_fn(|_| frames.next().unwrap_or_default());
+        for frame in &mut batch {
+            synthetic::prepare(frame, destination, source);
+        }
+        Ok(Numbered { batch, number: 0 })
+    }
+}
+
+impl Source for Numbered {
+    type Frame = &'static mut [u8];
+
+    fn next(&mut self, count: usize) -> &[&'static mut [u8]] {
+        let batch = &mut self.batch[..count];
+        for frame in batch.iter_mut() {
+            synthetic::set_number(frame, self.number);
+            self.number += 1;
+        }
+        batch
+    }
+}
+
+/// Sends `count` frames, or for ever.
+fn transmit<S: Service>(
+    nic: &mut Nic<S>,
+    idle: &mut Idle,
+    mut source: impl Source,
+    batch: usize,
+    count: Option<u64>,
+) -> Result<(), Failure> {
+    let before = nic.stats();
+    let waits = idle.waits();
+    let mut left = count.unwrap_or(u64::MAX);
+    mark(mark::NOTHING_BEGIN);
+    mark(mark::NOTHING_END);
+    mark(mark::TRAFFIC_BEGIN);
+    while left != 0 {
+        let frames = source.next(left.min(batch as u64) as usize);
+        left -= frames.len() as u64;
+        send_all(nic, idle, frames)?;
+    }
+    mark(mark::TRAFFIC_END);
+    let after = nic.stats();
+    println!(
+        "result role=send frames={} calls={} waits={}",
+        after.sent - before.sent,
+        after.calls - before.calls,
+        idle.waits() - waits
+    );
+    Ok(())
+}
+
+/// Sends frames until the switch has taken the last one.
+pub fn send_all<S: Service, F: AsRef<[u8]>>(
+    nic: &mut Nic<S>,
+    idle: &mut Idle,
+    mut frames: &[F],
+) -> Result<(), Failure> {
+    loop {
+        let pending = nic.pending();
+        let sent = nic.tx_burst(frames);
+        frames = &frames[sent..];
+        let waiting = nic.pending();
+        if frames.is_empty() && waiting == 0 {
+            return Ok(());
+        }
+        if sent != 0 || waiting != pending {
+            idle.moved();
+        }
+        idle.wait("room at the receiver", nic.stats().sent)?;
+    }
+}
