@@ -73,13 +73,33 @@ impl Vcpu {
     ///
     /// # Errors
     ///
-    /// When KVM refuses the CPUID.
+    /// When KVM refuses the CPUID or the local interrupts.
     pub fn new(number: usize, fd: VcpuFd, cpuid: &CpuId) -> Result<Vcpu, Error> {
         let vcpu = Vcpu { number, fd };
         vcpu.fd
             .set_cpuid2(cpuid)
             .map_err(vcpu.error("KVM_SET_CPUID2"))?;
+        vcpu.set_local_interrupts()?;
         Ok(vcpu)
+    }
+
+    /// Sets the local interrupt pins as firmware would: LINT0 takes interrupts of the PIC, LINT1 is
+    /// NMI (SDM volume 3, "Local Vector Table"). KVM needs the write, too: it learns only now that an
+    /// interrupt can be sent to this vCPU by its APIC id (Linux: `kvm_recalculate_apic_map`).
+    fn set_local_interrupts(&self) -> Result<(), Error> {
+        const DELIVER_EXTINT: u32 = 7 << 8;
+        const DELIVER_NMI: u32 = 4 << 8;
+        let pins = [(0x350, DELIVER_EXTINT), (0x360, DELIVER_NMI)];
+        let mut lapic = self.fd.get_lapic().map_err(self.error("KVM_GET_LAPIC"))?;
+        for (offset, value) in pins {
+            let register = lapic.regs[offset..offset + 4].iter_mut();
+            for (byte, new) in register.zip(value.to_le_bytes()) {
+                *byte = new as _;
+            }
+        }
+        self.fd
+            .set_lapic(&lapic)
+            .map_err(self.error("KVM_SET_LAPIC"))
     }
 
     /// Its number, which is its APIC id.
