@@ -28,6 +28,9 @@ pub const GATE_AREA_GVA: u64 = GATE_GVA - PAGE_SIZE;
 /// Page B: the gate in the gate view, the entry stub in a NIC view.
 pub const GATE_GVA: u64 = (32 << 39) | (1 << 30) | (2 << 21) | (3 << 12);
 
+/// Where the NIC view's entry stub begins: right behind the VMFUNC of the gate, which is this long.
+pub const STUB_GVA: u64 = GATE_GVA + 14;
+
 /// Page C: the guest's own landing pad, entered by the VMFUNC at the end of page B.
 pub const LANDING_GVA: u64 = GATE_GVA + PAGE_SIZE;
 
