@@ -1,0 +1,204 @@
+//! What the machine code of the switch must not contain, whatever the compiler had in mind.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+use std::collections::BTreeMap;
+
+use iced_x86::{
+    CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory,
+    Mnemonic, OpKind, Register,
+};
+use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolKind};
+
+/// A function: its name, its code, and the functions that its calls and jumps reach by relocation,
+/// by offset of the relocation.
+pub struct Function {
+    pub name: String,
+    pub address: u64,
+    pub code: Vec<u8>,
+    relocations: BTreeMap<u64, String>,
+}
+
+impl Function {
+    pub fn new(name: &str, address: u64, code: &[u8]) -> Function {
+        Function {
+            name: name.to_owned(),
+            address,
+            code: code.to_owned(),
+            relocations: BTreeMap::new(),
+        }
+    }
+
+    fn instructions(&self) -> impl Iterator<Item = Instruction> {
+        let options = DecoderOptions::NONE;
+        let mut decoder = Decoder::with_ip(64, &self.code, self.address, options);
+        std::iter::from_fn(move || decoder.can_decode().then(|| decoder.decode()))
+    }
+}
+
+/// All functions of an ELF file; code outside of them is padding, or an error.
+pub fn functions(file: &[u8]) -> Vec<Function> {
+    let elf = object::File::parse(file).unwrap();
+    let mut functions = Vec::new();
+    for symbol in elf
+        .symbols()
+        .filter(|symbol| symbol.kind() == SymbolKind::Text)
+    {
+        let index = symbol.section_index().expect("no undefined functions");
+        let section = elf.section_by_index(index).unwrap();
+        let code = section.data_range(symbol.address(), symbol.size()).unwrap();
+        let mut function = Function::new(symbol.name().unwrap(), symbol.address(), code.unwrap());
+        for (offset, relocation) in section.relocations() {
+            let target = match relocation.target() {
+                RelocationTarget::Symbol(index) => elf.symbol_by_index(index).unwrap(),
+                other => panic!("relocation against {other:?}"),
+            };
+            // A section symbol stands for the one function that the section has.
+            let name = match target.kind() {
+                SymbolKind::Section => {
+                    let section = target.section_index().unwrap();
+                    let mut alike = elf.symbols().filter(|symbol| {
+                        symbol.kind() == SymbolKind::Text && symbol.section_index() == Some(section)
+                    });
+                    alike.next().expect("a function").name().unwrap()
+                }
+                _ => target.name().unwrap(),
+            };
+            function.relocations.insert(offset, name.to_owned());
+        }
+        functions.push(function);
+    }
+    functions
+}
+
+/// Everything that is wrong with a set of functions.
+pub fn problems(functions: &[Function]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for function in functions {
+        let library = ["4core", "5alloc", "3std", "panic"];
+        if library.iter().any(|part| function.name.contains(part)) {
+            problems.push(format!("{}: library function", function.name));
+        }
+        let mut info = InstructionInfoFactory::new();
+        for instruction in function.instructions() {
+            if let Some(problem) = problem(&instruction, &mut info) {
+                let name = &function.name;
+                problems.push(format!(
+                    "{name} {:#x}: {instruction}: {problem}",
+                    instruction.ip()
+                ));
+            }
+        }
+    }
+    problems
+}
+
+fn problem(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Option<&'static str> {
+    if instruction.is_invalid() {
+        return Some("no instruction");
+    }
+    match instruction.flow_control() {
+        FlowControl::IndirectBranch | FlowControl::IndirectCall => return Some("indirect"),
+        FlowControl::Exception | FlowControl::Interrupt => return Some("trap"),
+        FlowControl::XbeginXabortXend => return Some("transaction"),
+        FlowControl::Return if instruction.mnemonic() != Mnemonic::Ret => {
+            return Some("far return");
+        }
+        FlowControl::Call | FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch
+            if !matches!(instruction.op0_kind(), OpKind::NearBranch64) =>
+        {
+            return Some("not a near branch");
+        }
+        _ => {}
+    }
+    if instruction.is_privileged() || instruction.is_string_instruction() {
+        return Some("privileged, or depends on the direction flag");
+    }
+    let plain = [
+        CpuidFeature::INTEL8086,
+        CpuidFeature::INTEL186,
+        CpuidFeature::INTEL386,
+        CpuidFeature::INTEL486,
+        CpuidFeature::CMOV,
+        CpuidFeature::X64,
+        CpuidFeature::MULTIBYTENOP,
+    ];
+    let features = instruction.cpuid_features();
+    // TZCNT is BSF with a prefix that older CPUs ignore: the same for what is not zero.
+    let everywhere = instruction.mnemonic() == Mnemonic::Tzcnt;
+    if !everywhere && !features.iter().all(|feature| plain.contains(feature)) {
+        return Some("not of the plain instruction set");
+    }
+    let info = info.info(instruction);
+    // Segment registers are part of every access to memory, as they are.
+    let usual = |register: Register| {
+        register.is_gpr() || register == Register::RIP || register.is_segment_register()
+    };
+    if !info
+        .used_registers()
+        .iter()
+        .all(|used| usual(used.register()))
+    {
+        return Some("vector or special register");
+    }
+    let below_stack = info.used_memory().iter().any(|used| {
+        used.base() == Register::RSP
+            && used.index() == Register::None
+            && (used.displacement() as i64) < 0
+            && instruction.stack_pointer_increment() == 0
+    });
+    below_stack.then_some("red zone")
+}
+
+/// Bytes of stack that the deepest chain of calls from a function takes, its return address
+/// included. No recursion.
+pub fn stack_depth(functions: &[Function], from: &str) -> u64 {
+    depth(functions, from, &mut Vec::new())
+}
+
+fn depth<'a>(functions: &'a [Function], name: &'a str, above: &mut Vec<&'a str>) -> u64 {
+    assert!(!above.contains(&name), "recursion: {above:?} {name}");
+    let function = functions.iter().find(|function| function.name == name);
+    let function = function.unwrap_or_else(|| panic!("{name} is called and not there"));
+    above.push(name);
+    // All pushes and subtractions of the function, as if none were undone before its calls.
+    let (mut own, mut below) = (8, 0);
+    for instruction in function.instructions() {
+        let leaves = match instruction.flow_control() {
+            FlowControl::Call => true,
+            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => {
+                let target = instruction.near_branch64();
+                let inside = function.address..function.address + function.code.len() as u64;
+                !inside.contains(&target) || relocation(function, &instruction).is_some()
+            }
+            _ => false,
+        };
+        if leaves {
+            let target = relocation(function, &instruction).unwrap_or_else(|| {
+                let address = instruction.near_branch64();
+                let target = functions
+                    .iter()
+                    .find(|function| function.address == address);
+                &target
+                    .unwrap_or_else(|| panic!("{name} leaves for {address:#x}"))
+                    .name
+            });
+            below = below.max(depth(functions, target, above));
+        } else if instruction.flow_control() == FlowControl::Next {
+            own += i64::from(-instruction.stack_pointer_increment().min(0)) as u64;
+            if instruction.mnemonic() == Mnemonic::Sub
+                && instruction.op0_register() == Register::RSP
+            {
+                own += instruction.immediate(1);
+            }
+        }
+    }
+    above.pop();
+    own + below
+}
+
+/// The function that a branch reaches by relocation.
+fn relocation<'a>(function: &'a Function, instruction: &Instruction) -> Option<&'a str> {
+    let range = instruction.ip()..instruction.next_ip();
+    let (_, target) = function.relocations.range(range).next()?;
+    Some(target)
+}
