@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use postern_eval::interrupt;
+use postern_eval::{demo, interrupt};
 
 /// Postern's runner: shows it, tests it, and has a machine to try it in
 #[derive(Parser)]
@@ -18,6 +18,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Send real traffic from VM to VM on every path, prove that it arrived, and compare what it costs
+    Demo(demo::Options),
     /// Make all that the other commands need: packages, emulator, kernel, modules, programs
     Setup,
     /// The emulated machine
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     interrupt::install()?;
     match cli.command {
+        Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Setup => lab::setup(),
         Command::Machine(command) => lab::machine(command),
     }

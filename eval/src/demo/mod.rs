@@ -1,3 +1,133 @@
 //! The main job of the runner: the same frames from one VM to another on each path, proved and counted.
+//!
+//! ```text
+//!   options --> inputs (capture or pcap file; 64-byte frames)
+//!                 |
+//!                 v
+//!   place    --> plan: one job a path, input and batch --> NIC, sender VM, receiver VM
+//!                 |
+//!                 v
+//!   results  --> proof (frames received against frames sent), stats (marks of both VMs) --> report
+//! ```
 
-pub mod stats;
+mod execute;
+mod options;
+mod plan;
+mod results;
+mod stats;
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use postern_abi::ABI_VERSION;
+
+use crate::place::Place;
+use crate::report::{Meta, Pcap, Report};
+use crate::setup::cache::Cache;
+use crate::traffic::{Trace, capture, pcap};
+use crate::{output, setup};
+
+pub use options::Options;
+
+/// Runs the demo: prints progress and tables, and writes what the options ask for.
+///
+/// # Errors
+/// A sentence for what is missing, refused or failed. Results that are not whole are not written.
+pub fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    if let Some(file) = &options.json {
+        output::check_writable(file)?;
+    }
+    let input = Input::take(options)?;
+    let place = Place::prepare()?;
+
+    let sent = [
+        Trace::synthetic(plan::SMALL, options.frames),
+        input.trace.cycle_to(options.frames).named("pcap"),
+    ];
+    let plan = plan::Plan {
+        inputs: &sent,
+        counters: place.source().counters(),
+        programs: place.programs(),
+    };
+    let runs = plan::runs(sent.len(), &options.batches());
+    println!("Input pcap: {} ({})", input.trace.summary(), input.origin);
+    let outcome = execute::run(&place, &plan, &runs)?;
+    let results = results::collect(&plan, place.source(), &runs, outcome.done);
+
+    let meta = Meta {
+        revision: revision(),
+        abi_version: ABI_VERSION,
+        machine: outcome.machine,
+        kernel: outcome.kernel,
+        pcap: Pcap {
+            origin: input.origin,
+            frames: input.trace.frames().len(),
+            sha256: input.trace.sha256().to_owned(),
+            summary: input.trace.summary().to_string(),
+        },
+        frames: options.frames,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    let report = Report::new(place.source(), results.traffic, results.calls, meta);
+    // A reader that has gone away is no failure of the demo.
+    let _ = write!(std::io::stdout(), "\n{report}");
+    if !results.failures.is_empty() {
+        bail!(
+            "{} of {} runs failed:\n{}",
+            results.failures.len(),
+            runs.len(),
+            results.failures.join("\n")
+        );
+    }
+    if let Some(file) = &options.json {
+        report
+            .write_json(file)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        println!("Results: {}", file.display());
+    }
+    Ok(())
+}
+
+/// The captured frames.
+struct Input {
+    trace: Trace,
+    origin: String,
+}
+
+impl Input {
+    fn take(options: &Options) -> Result<Input> {
+        if let Some(file) = &options.pcap {
+            return Ok(Input {
+                trace: pcap::load(file)?,
+                origin: file.display().to_string(),
+            });
+        }
+        let folder = Cache::open()?.path("traffic");
+        Ok(Input {
+            trace: capture::cached(&folder)?,
+            origin: format!(
+                "captured between two network namespaces, kept in {}",
+                folder.display()
+            ),
+        })
+    }
+}
+
+/// The revision of the checkout, as git names it.
+fn revision() -> String {
+    let git = |folder: &Path| {
+        let output = std::process::Command::new("git")
+            .arg("-C")
+            .arg(folder)
+            .args(["describe", "--always", "--dirty", "--abbrev=12"])
+            .output()
+            .ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        let text = text.trim();
+        (output.status.success() && !text.is_empty()).then(|| text.to_owned())
+    };
+    git(setup::root()).unwrap_or_else(|| "unknown".to_owned())
+}

@@ -164,6 +164,7 @@ pub struct Machine<'a> {
     memory_mb: u32,
     timeout: Duration,
     streaming: bool,
+    watcher: Option<&'a (dyn Fn(&str) + Sync)>,
     kept: bool,
 }
 
@@ -178,6 +179,7 @@ impl<'a> Machine<'a> {
             memory_mb: 512,
             timeout: Duration::from_secs(300),
             streaming: false,
+            watcher: None,
             kept: false,
         }
     }
@@ -209,6 +211,12 @@ impl<'a> Machine<'a> {
     /// Copies the console to standard output while the machine runs.
     pub fn streaming(mut self, yes: bool) -> Self {
         self.streaming = yes;
+        self
+    }
+
+    /// Has `watcher` called with each line of the console while the machine runs.
+    pub fn watched(mut self, watcher: &'a (dyn Fn(&str) + Sync)) -> Self {
+        self.watcher = Some(watcher);
         self
     }
 
@@ -249,7 +257,7 @@ impl<'a> Machine<'a> {
             self.memory_mb,
             Serial::File,
         )?;
-        let mut console = Console::new(emulator.console_path(), self.streaming);
+        let mut console = Console::new(emulator.console_path(), self.streaming, self.watcher);
         let mut doomed: Option<Instant> = None;
         let mut timed_out = false;
         while emulator.try_wait()?.is_none() {
@@ -443,20 +451,25 @@ fn collect(records: Vec<Record>) -> Vec<Done> {
 }
 
 /// The console's file, as far as it has been read.
-struct Console {
+struct Console<'a> {
     path: PathBuf,
     bytes: u64,
     text: String,
     streaming: bool,
+    watcher: Option<&'a (dyn Fn(&str) + Sync)>,
+    /// Bytes of `text` in lines that the watcher has seen.
+    watched: usize,
 }
 
-impl Console {
-    fn new(path: PathBuf, streaming: bool) -> Self {
+impl<'a> Console<'a> {
+    fn new(path: PathBuf, streaming: bool, watcher: Option<&'a (dyn Fn(&str) + Sync)>) -> Self {
         Self {
             path,
             bytes: 0,
             text: String::new(),
             streaming,
+            watcher,
+            watched: 0,
         }
     }
 
@@ -474,6 +487,11 @@ impl Console {
             let _ = out.write_all(news.as_bytes()).and_then(|()| out.flush());
         }
         self.text.push_str(&news);
+        let Some(watcher) = self.watcher else { return };
+        while let Some(length) = self.text[self.watched..].find('\n') {
+            watcher(&self.text[self.watched..self.watched + length]);
+            self.watched += length + 1;
+        }
     }
 }
 

@@ -45,6 +45,14 @@ impl Source {
             Source::Hardware => "hardware",
         }
     }
+
+    /// What `postern run --counters` reads there.
+    pub const fn counters(self) -> &'static str {
+        match self {
+            Source::Emulated => "emulated",
+            Source::Hardware => "perf",
+        }
+    }
 }
 
 /// Totals of one run, before division.

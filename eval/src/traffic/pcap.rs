@@ -363,25 +363,42 @@ pub fn save<'a>(
     file: &Path,
     frames: impl IntoIterator<Item = (Duration, &'a [u8])>,
 ) -> Result<(), Error> {
-    output::write_whole(file, |out| {
-        let header = PcapHeader {
-            snaplen: 65535,
-            datalink: DataLink::ETHERNET,
-            ts_resolution: TsResolution::NanoSecond,
-            endianness: Endianness::Little,
-            ..PcapHeader::default()
-        };
-        let mut writer = PcapWriter::with_header(out, header).map_err(io::Error::other)?;
-        for (time, data) in frames {
-            let packet = PcapPacket::new(time, data.len() as u32, data);
-            writer.write_packet(&packet).map_err(io::Error::other)?;
-        }
-        Ok(())
-    })
-    .map_err(|source| Error::Write {
+    output::write_whole(file, |out| write(out, frames)).map_err(|source| Error::Write {
         file: file.into(),
         source,
     })
+}
+
+/// The same as bytes, without times.
+///
+/// # Errors
+/// A frame that no pcap file can hold.
+pub fn to_bytes(frames: &[Frame]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    write(
+        &mut bytes,
+        frames.iter().map(|frame| (Duration::ZERO, &frame[..])),
+    )?;
+    Ok(bytes)
+}
+
+fn write<'a>(
+    out: impl io::Write,
+    frames: impl IntoIterator<Item = (Duration, &'a [u8])>,
+) -> io::Result<()> {
+    let header = PcapHeader {
+        snaplen: 65535,
+        datalink: DataLink::ETHERNET,
+        ts_resolution: TsResolution::NanoSecond,
+        endianness: Endianness::Little,
+        ..PcapHeader::default()
+    };
+    let mut writer = PcapWriter::with_header(out, header).map_err(io::Error::other)?;
+    for (time, data) in frames {
+        let packet = PcapPacket::new(time, data.len() as u32, data);
+        writer.write_packet(&packet).map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 /// SHA-256 over the frames, each preceded by its length as four little-endian bytes.

@@ -1,0 +1,129 @@
+//! Carrying out the plan: in the emulated machine, as two machines that run side by side.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::plan::{ANNOUNCEMENT, Plan, Run};
+use crate::job::{Done, Job};
+use crate::place::Place;
+use crate::setup::Lab;
+
+/// Machines that run side by side; each has one CPU. Which run goes to which is always the same, so that
+/// the same demo gives the same counts.
+const MACHINES: usize = 2;
+
+/// Real time that the machines have.
+const TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Memory of a machine, in MiB, without what its jobs send and receive.
+const MEMORY_MB: u64 = 512;
+
+/// Parameters of kvm-intel. The emulated CPU is of a model that leaks between views (and does not do
+/// so). Without `preemption_timer` each tick of a guest's timer costs an exit that KVM counts as an
+/// interrupt, rather than one that it does not tell from others.
+const PARAMETERS: &str = "ept_views=1 ept_views_insist=1 preemption_timer=0";
+
+/// What came of all runs.
+pub struct Outcome {
+    /// In the order of the runs.
+    pub done: Vec<Result<Done>>,
+    /// The CPU that ran the VMs.
+    pub machine: String,
+    /// The kernel that ran the VMs.
+    pub kernel: String,
+}
+
+/// Runs everything, with a line for each run as it begins.
+///
+/// # Errors
+/// When the place cannot run jobs at all.
+pub fn run(place: &Place, plan: &Plan<'_>, runs: &[Run]) -> Result<Outcome> {
+    let mut jobs = vec![about()];
+    for run in runs {
+        jobs.push(plan.job(run)?);
+    }
+    let begun = AtomicUsize::new(0);
+    let progress = |line: &str| {
+        if let Some(name) = line.strip_prefix(ANNOUNCEMENT) {
+            let number = 1 + begun.fetch_add(1, Ordering::Relaxed);
+            println!("[{number:>2}/{}] {name}", runs.len());
+        }
+    };
+    let mut done = match place {
+        Place::Emulated(lab) => emulated(lab, &jobs, plan.memory_mb(), &progress)?,
+        Place::Hardware(_) => jobs
+            .iter()
+            .map(|job| {
+                progress(&format!("{ANNOUNCEMENT}{}", job.name));
+                let done = place.run(std::slice::from_ref(job), "")?.pop();
+                done.ok_or_else(|| anyhow!("it was not run"))
+            })
+            .collect(),
+    };
+    let about = done
+        .remove(0)?
+        .success()
+        .context("asking what machine it is")?;
+    let about = about.text();
+    let mut lines = about.lines().map(|line| line.trim().to_owned());
+    let mut line = || lines.next().unwrap_or_else(|| "unknown".to_owned());
+    Ok(Outcome {
+        done,
+        kernel: line(),
+        machine: line(),
+    })
+}
+
+/// Asks for kernel and CPU.
+fn about() -> Job {
+    let script = "uname -r; sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1";
+    Job::new("about", script)
+}
+
+/// Runs jobs in machines side by side; the outcomes are in the order of the jobs.
+fn emulated(
+    lab: &Lab,
+    jobs: &[Job],
+    memory_mb: u64,
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<Vec<Result<Done>>> {
+    let memory_mb = u32::try_from(MEMORY_MB + memory_mb).context("sizing the machine's memory")?;
+    let machine = lab
+        .machine(PARAMETERS)
+        .timeout(TIMEOUT)
+        .memory_mb(memory_mb)
+        .watched(progress);
+    let share =
+        |first: usize| -> Vec<Job> { jobs.iter().skip(first).step_by(MACHINES).cloned().collect() };
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let machines: Vec<_> = (0..MACHINES)
+            .map(|first| {
+                let (machine, jobs) = (machine.clone(), share(first));
+                scope.spawn(move || machine.run_all(&jobs))
+            })
+            .collect();
+        machines
+            .into_iter()
+            .map(|machine| match machine.join() {
+                Ok(outcome) => outcome,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    });
+
+    let mut shares = Vec::new();
+    for outcome in outcomes {
+        let outcome = outcome?;
+        // The death belongs to the job that was not finished; the others after it had no chance.
+        let death = outcome.death.map(anyhow::Error::from);
+        let rest = std::iter::from_fn(|| Some(Err(anyhow!("its machine died in an earlier run"))));
+        let finished = outcome.jobs.into_iter().map(Ok);
+        shares.push(finished.chain(death.map(Err)).chain(rest));
+    }
+    Ok((0..jobs.len())
+        .map(|n| shares[n % MACHINES].next().expect("shares do not end"))
+        .collect())
+}

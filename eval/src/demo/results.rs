@@ -1,0 +1,131 @@
+//! From what the runs left behind to rows of the report.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use postern_abi::machine::Path;
+use serde::Deserialize;
+
+use super::plan::{self, Plan, Run};
+use super::stats::{self, VmStats};
+use crate::job::Done;
+use crate::report::{Call, Source, Traffic};
+use crate::traffic::{Frame, pcap, proof};
+
+/// Rows, and runs that gave none.
+#[derive(Default)]
+pub struct Results {
+    /// Runs with traffic.
+    pub traffic: Vec<Traffic>,
+    /// Runs with empty calls.
+    pub calls: Vec<Call>,
+    /// A sentence for each run that failed.
+    pub failures: Vec<String>,
+}
+
+/// Makes rows of the runs' outcomes, in their order.
+pub fn collect(plan: &Plan<'_>, source: Source, runs: &[Run], done: Vec<Result<Done>>) -> Results {
+    let mut results = Results::default();
+    for (run, done) in runs.iter().zip(done) {
+        let row = done.and_then(Done::success).and_then(|done| match *run {
+            Run::Traffic { path, input, batch } => {
+                let input = &plan.inputs[input];
+                let row = traffic(source, path, input.name(), input.frames(), batch, &done)?;
+                let intact = row.is_intact();
+                results.traffic.push(row);
+                ensure!(intact, "{}", proof_of(input.frames(), &done)?);
+                Ok(())
+            }
+            Run::Calls { path, calls } => {
+                let vm = vm_stats(plan::CALLER_VM, &done)?;
+                results
+                    .calls
+                    .push(Call::new(path, calls, &stats::calls(&vm)?));
+                Ok(())
+            }
+        });
+        if let Err(error) = row {
+            results
+                .failures
+                .push(format!("{}: {error:#}", plan.name(run)));
+        }
+    }
+    results
+}
+
+fn vm_stats(vm: &str, done: &Done) -> Result<VmStats> {
+    Ok(VmStats::parse(vm, done.file(&plan::stats_file(vm))?)?)
+}
+
+fn received(done: &Done) -> Result<Vec<Frame>> {
+    match pcap::parse(plan::RECEIVED.as_ref(), done.file(plan::RECEIVED)?) {
+        Err(pcap::Error::NoFrames { .. }) => Ok(Vec::new()),
+        other => Ok(other?),
+    }
+}
+
+fn proof_of(sent: &[Frame], done: &Done) -> Result<proof::Verdict> {
+    Ok(proof::compare(sent, &received(done)?))
+}
+
+/// The row of a run with traffic.
+fn traffic(
+    source: Source,
+    path: Path,
+    input: &str,
+    sent: &[Frame],
+    batch: u32,
+    done: &Done,
+) -> Result<Traffic> {
+    let verdict = proof_of(sent, done)?;
+    if verdict.received == 0 {
+        bail!("no frame arrived");
+    }
+    let sender = vm_stats(plan::SENDER_VM, done)?;
+    let receiver = vm_stats(plan::RECEIVER_VM, done)?;
+    let costs = match source {
+        Source::Emulated => stats::traffic_shared_counters(&sender, &receiver)?,
+        Source::Hardware => stats::traffic_own_counters(&sender, &receiver)?,
+    };
+    let dropped = drops(done.file(plan::NIC_COUNTERS)?)?;
+    Ok(Traffic::new(path, input, batch, &verdict, dropped, &costs))
+}
+
+/// Frames that the NIC dropped, of all ports, by cause.
+fn drops(json: &[u8]) -> Result<BTreeMap<String, u64>> {
+    #[derive(Deserialize)]
+    struct Counters {
+        ports: Vec<Port>,
+    }
+    #[derive(Deserialize)]
+    struct Port {
+        drops: BTreeMap<String, u64>,
+    }
+    let counters: Counters = serde_json::from_slice(json).context("reading the NIC's counters")?;
+    let mut sum = BTreeMap::new();
+    for port in counters.ports {
+        for (cause, count) in port.drops {
+            *sum.entry(cause).or_default() += count;
+        }
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_of_all_ports_are_added_up() {
+        let json = br#"{"ports": [
+            {"port": 0, "drops": {"full": 2, "too_long": 1}},
+            {"port": 1, "drops": {"full": 3, "too_long": 0}}
+        ]}"#;
+        let sum = drops(json).unwrap();
+        assert_eq!(
+            sum,
+            BTreeMap::from([("full".into(), 5), ("too_long".into(), 1)])
+        );
+        assert!(drops(b"{}").is_err());
+    }
+}
