@@ -18,7 +18,7 @@ pub enum Error {
         file: PathBuf,
     },
     /// The folder of the file does not exist or takes no files.
-    #[error("cannot write {}: {source}; give a file in a folder that exists and is writable", file.display())]
+    #[error("cannot write {}; give a file in a folder that exists and is writable", file.display())]
     Folder {
         /// The file.
         file: PathBuf,
@@ -70,6 +70,8 @@ fn temporary_for(file: &Path) -> io::Result<NamedTempFile> {
         .prefix(".postern-")
         .permissions(Permissions::from_mode(0o644))
         .tempfile_in(folder)
+        // The temporary name means nothing to people.
+        .map_err(|error| error.kind().into())
 }
 
 #[cfg(test)]

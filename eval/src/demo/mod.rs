@@ -40,12 +40,20 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(file) = &options.json {
         output::check_writable(file)?;
     }
-    let input = Input::take(options)?;
+    let given = options.pcap.as_deref().map(pcap::load).transpose()?;
+    let captures = Cache::open()?.path("traffic");
+    if given.is_none() {
+        capture::check_possible(&captures)?;
+    }
     let place = Place::prepare()?;
+    let (trace, origin) = match (given, &options.pcap) {
+        (Some(trace), Some(file)) => (trace, file.display().to_string()),
+        _ => (capture::cached(&captures)?, CAPTURED.to_owned()),
+    };
 
     let sent = [
         Trace::synthetic(plan::SMALL, options.frames),
-        input.trace.cycle_to(options.frames).named("pcap"),
+        trace.cycle_to(options.frames).named("pcap"),
     ];
     let plan = plan::Plan {
         inputs: &sent,
@@ -53,7 +61,7 @@ pub fn run(options: &Options) -> Result<()> {
         programs: place.programs(),
     };
     let runs = plan::runs(sent.len(), &options.batches());
-    println!("Input pcap: {} ({})", input.trace.summary(), input.origin);
+    println!("Input pcap: {} ({})", trace.summary(), origin);
     let outcome = execute::run(&place, &plan, &runs)?;
     let results = results::collect(&plan, place.source(), &runs, outcome.done);
 
@@ -63,10 +71,10 @@ pub fn run(options: &Options) -> Result<()> {
         machine: outcome.machine,
         kernel: outcome.kernel,
         pcap: Pcap {
-            origin: input.origin,
-            frames: input.trace.frames().len(),
-            sha256: input.trace.sha256().to_owned(),
-            summary: input.trace.summary().to_string(),
+            origin,
+            frames: trace.frames().len(),
+            sha256: trace.sha256().to_owned(),
+            summary: trace.summary().to_string(),
         },
         frames: options.frames,
         seconds: start.elapsed().as_secs_f64(),
@@ -91,30 +99,8 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The captured frames.
-struct Input {
-    trace: Trace,
-    origin: String,
-}
-
-impl Input {
-    fn take(options: &Options) -> Result<Input> {
-        if let Some(file) = &options.pcap {
-            return Ok(Input {
-                trace: pcap::load(file)?,
-                origin: file.display().to_string(),
-            });
-        }
-        let folder = Cache::open()?.path("traffic");
-        Ok(Input {
-            trace: capture::cached(&folder)?,
-            origin: format!(
-                "captured between two network namespaces, kept in {}",
-                folder.display()
-            ),
-        })
-    }
-}
+/// How the default input came about.
+const CAPTURED: &str = "captured between two network namespaces";
 
 /// The revision of the checkout, as git names it.
 fn revision() -> String {

@@ -9,7 +9,7 @@ use super::cache::Cache;
 use super::progress::Progress;
 
 /// Packages that everything needs, and what for.
-pub const PACKAGES: [(&str, &str); 16] = [
+pub const PACKAGES: [(&str, &str); 17] = [
     ("bc", "kernel"),
     ("bison", "kernel"),
     ("bochsbios", "firmware of the emulated machine"),
@@ -18,6 +18,7 @@ pub const PACKAGES: [(&str, &str); 16] = [
     ("g++", "Bochs"),
     ("gcc", "kernel"),
     ("genisoimage", "disc of the emulated machine"),
+    ("iproute2", "traffic that the demo captures"),
     ("isolinux", "boot loader of the emulated machine"),
     ("libelf-dev", "kernel"),
     ("make", "Bochs, kernel"),

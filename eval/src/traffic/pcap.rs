@@ -24,7 +24,7 @@ pub const MAX_FILE_SIZE: u64 = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be opened or read.
-    #[error("cannot read capture {}: {source}", file.display())]
+    #[error("cannot read capture {}; give a file that exists and is readable", file.display())]
     Read {
         /// The file.
         file: PathBuf,
@@ -32,7 +32,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The file cannot be written.
-    #[error("cannot write capture {}: {source}", file.display())]
+    #[error("cannot write capture {}", file.display())]
     Write {
         /// The file.
         file: PathBuf,

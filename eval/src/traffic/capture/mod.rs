@@ -43,7 +43,7 @@ const NAME: &str = "pcap";
 pub enum Error {
     /// The kernel allows no network namespace.
     #[error(
-        "cannot make a network namespace to capture traffic in: {source}; run as root (in a container, with \
+        "cannot make a network namespace to capture traffic in; run as root (in a container, with \
          CAP_SYS_ADMIN and CAP_NET_RAW), or give frames of your own with --pcap FILE"
     )]
     Namespace {
@@ -51,7 +51,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A configuration command cannot be started.
-    #[error("cannot run `{command}`: {source}; install the package iproute2")]
+    #[error("cannot run `{command}`; install the package iproute2")]
     Start {
         /// The command.
         command: String,
@@ -70,7 +70,7 @@ pub enum Error {
         output: String,
     },
     /// A socket operation of the capture itself failed.
-    #[error("capturing failed to {what}: {source}")]
+    #[error("capturing failed to {what}")]
     Capture {
         /// The operation.
         what: &'static str,
@@ -78,7 +78,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A client or server failed.
-    #[error("traffic to capture failed at {what}: {source}")]
+    #[error("traffic to capture failed at {what}")]
     Traffic {
         /// What was going on.
         what: String,
@@ -114,7 +114,7 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] pcap::Error),
     /// The folder to keep it in cannot be made.
-    #[error("cannot make the folder {}: {source}", folder.display())]
+    #[error("cannot make the folder {}", folder.display())]
     Folder {
         /// The folder.
         folder: std::path::PathBuf,
@@ -123,17 +123,33 @@ pub enum Error {
     },
 }
 
+/// Whether there is a capture in `folder`, or one can be made: to be asked before long work.
+///
+/// # Errors
+/// [`Error::Namespace`].
+pub fn check_possible(folder: &Path) -> Result<(), Error> {
+    match kept(folder) {
+        Some(_) => Ok(()),
+        None => in_thread("probe", link::leave_network),
+    }
+}
+
+/// The capture in `folder`, if it is there and whole.
+fn kept(folder: &Path) -> Option<Trace> {
+    let trace = pcap::load(&folder.join(FILE)).ok()?;
+    complete(&trace).ok()?;
+    Some(trace.named(NAME))
+}
+
 /// The capture kept in `folder`; if there is none yet, or it is damaged, a new one.
 ///
 /// # Errors
 /// As in [`Error`]; then nothing is kept.
 pub fn cached(folder: &Path) -> Result<Trace, Error> {
-    let file = folder.join(FILE);
-    if let Ok(trace) = pcap::load(&file)
-        && complete(&trace).is_ok()
-    {
-        return Ok(trace.named(NAME));
+    if let Some(trace) = kept(folder) {
+        return Ok(trace);
     }
+    let file = folder.join(FILE);
     std::fs::create_dir_all(folder).map_err(|source| Error::Folder {
         folder: folder.into(),
         source,
