@@ -29,7 +29,7 @@ const fn hidden(leaf: u32, subleaf: u32, register: Register, bit: u32) -> Hidden
 }
 
 /// What a vCPU with views must not turn on: the kernel module lets it enter no view while one of
-/// these is on, and does not offer PCID at all. Hidden from every guest, with views or not, so that all paths
+/// these is on, and attaches none where the CPUID has VMX, PDCM or PCID. Hidden from every guest, with views or not, so that all paths
 /// are compared on the same CPU. Bits from SDM volume 2, "CPUID".
 const HIDDEN: [Hidden; 11] = [
     // VMX: there is no nesting.

@@ -1,11 +1,12 @@
 //! Virtual machine monitor of Postern, on KVM.
 //!
 //! A VM is built and run in this order: [`vm::Builder::new`] reserves [`memory`] and loads the
-//! kernel ([`loader`]); [`vm::Builder::build`] writes what the guest finds at its start ([`boot`]),
+//! kernel ([`loader`]); [`vm::Builder::connect`] adds a port of a [`nic`]; [`vm::Builder::build`] writes what the guest finds at its start ([`boot`]),
 //! makes [`vcpu`]s and readies [`statistics`]; [`vm::Vm::run`] runs a thread for each vCPU, whose
 //! exits go to [`devices`], until one ends the VM, and returns a [`report`].
 
 pub mod boot;
+pub mod check;
 pub mod counters;
 pub mod cpuid;
 pub mod devices;
@@ -13,6 +14,7 @@ pub mod kvm;
 pub mod layout;
 pub mod loader;
 pub mod memory;
+pub mod nic;
 pub mod recorder;
 pub mod report;
 pub mod signals;

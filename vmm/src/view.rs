@@ -89,7 +89,7 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Attaches the sealed view `view` to vCPU `number`.
+    /// Attaches the sealed view `view` to vCPU `number`, whose CPUID is set.
     ///
     /// # Errors
     ///
@@ -154,7 +154,11 @@ fn hint(errno: Option<i32>) -> &'static str {
             "this KVM knows no views; load the patched module (`postern check` tells)"
         }
         Some(libc::EBADF) => "what the NIC gave is not a view",
-        Some(libc::EBUSY) => "the vCPU has a view already",
+        Some(libc::EBUSY) => "no views with nested virtualization, guest debugging or SMM",
+        Some(libc::EEXIST) => "it has a view already, or memory in the range of views",
+        Some(libc::EOPNOTSUPP) => {
+            "this CPU has too few physical address bits, or the module lacks the service"
+        }
         Some(libc::EPERM | libc::EACCES) => "not permitted (`postern check` tells what is missing)",
         _ => "`postern check` tells what is missing",
     }

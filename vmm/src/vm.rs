@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -15,13 +15,15 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, StartInfo};
 use crate::counters::{self, Counters, Counts};
-use crate::devices::{Bus, ExitPort, MarkPort, Outbox, Serial, SerialOutput, Shared};
+use crate::devices::{Bus, ExitPort, MarkPort, Outbox, RequestPort, Serial, SerialOutput, Shared};
 use crate::kvm::{self, Host};
 use crate::memory::Slots;
+use crate::nic::{self, NicPort};
 use crate::recorder::{Recorder, View};
 use crate::report::{Final, Outcome, Report};
 use crate::statistics::Statistics;
 use crate::vcpu::{End, Vcpu};
+use crate::view::Attached;
 use crate::{loader, memory, signals, statistics, status, vcpu, view};
 
 /// What can fail before a VM runs, or at its end.
@@ -41,6 +43,8 @@ pub enum Error {
     Kvm(#[from] kvm::Error),
     #[error(transparent)]
     Vcpu(#[from] vcpu::Error),
+    #[error(transparent)]
+    Nic(#[from] nic::Error),
     #[error(transparent)]
     View(#[from] view::Error),
     #[error(transparent)]
@@ -78,6 +82,7 @@ impl Error {
             | Error::View(_)
             | Error::Statistics(_)
             | Error::Memory(memory::Error::SetSlot { .. }) => status::KVM,
+            Error::Nic(_) => status::NIC,
             Error::Memory(_) | Error::Signals(_) | Error::System { .. } => status::INTERNAL,
         }
     }
@@ -100,6 +105,8 @@ pub struct Config {
     pub counters: counters::Kind,
     /// Whether marks and final statistics are recorded.
     pub record: bool,
+    /// Whether the abort of a call in a view ends the VM, too.
+    pub exit_on_abort: bool,
 }
 
 /// Where a VM's output goes.
@@ -110,7 +117,7 @@ pub struct Outputs {
     pub outbox: Option<File>,
 }
 
-/// A VM that has everything but its NIC port and its vCPUs.
+/// A VM that has everything but its vCPUs.
 pub struct Builder {
     config: Config,
     host: Host,
@@ -119,6 +126,7 @@ pub struct Builder {
     slots: Slots,
     kernel: loader::Kernel,
     initrd: Option<loader::Module>,
+    nic: Option<NicPort>,
 }
 
 impl Builder {
@@ -148,7 +156,29 @@ impl Builder {
             slots,
             kernel,
             initrd,
+            nic: None,
         })
+    }
+
+    /// Takes a port of the NIC at `socket` for the VM.
+    ///
+    /// # Errors
+    ///
+    /// When the NIC does not give it, or its memory does not fit into the VM.
+    pub fn connect(
+        mut self,
+        socket: &path::Path,
+        port: u32,
+        path: machine::Path,
+    ) -> Result<Builder, Error> {
+        let nic = NicPort::connect(socket, port, path)?;
+        nic.add_slots(&mut self.slots)?;
+        if !self.config.cmdline.is_empty() {
+            self.config.cmdline.push(' ');
+        }
+        self.config.cmdline.push_str(&nic.cmdline_word());
+        self.nic = Some(nic);
+        Ok(self)
     }
 
     /// Makes the VM ready to run.
@@ -165,6 +195,7 @@ impl Builder {
             slots,
             kernel,
             initrd,
+            nic,
         } = self;
         let info = StartInfo {
             cmdline: &config.cmdline,
@@ -178,16 +209,21 @@ impl Builder {
             let fd = vm
                 .create_vcpu(number as u64)
                 .map_err(kvm::call("KVM_CREATE_VCPU"))?;
-            vcpus.push(Vcpu::new(number, fd, &host.cpuid(number, config.vcpus))?);
+            let vcpu = Vcpu::new(number, fd, &host.cpuid(number, config.vcpus))?;
+            let view = nic.as_ref().and_then(|nic| nic.view(config.exit_on_abort));
+            let attached = view
+                .map(|(view, usage)| Attached::attach(number, vcpu.fd(), view, usage))
+                .transpose()?;
+            vcpus.push((vcpu, attached));
         }
-        if let Some(first) = vcpus.first() {
+        if let Some((first, _)) = vcpus.first() {
             first.start_at(kernel.entry, &tables)?;
         }
         let recorder = if config.record {
             let own = Statistics::open("the VM", &vm)?;
             let each = vcpus
                 .iter()
-                .map(|vcpu| Statistics::open("a vCPU", vcpu.fd()))
+                .map(|(vcpu, _)| Statistics::open("a vCPU", vcpu.fd()))
                 .collect::<Result<_, _>>()?;
             Some(Shared::new(Recorder::new(own, each)))
         } else {
@@ -212,6 +248,7 @@ impl Builder {
             ram,
             irq,
             recorder,
+            nic,
             sender,
             events,
             _slots: slots,
@@ -241,10 +278,11 @@ impl Stopper {
 /// A VM that is ready to run.
 pub struct Vm {
     counters: counters::Kind,
-    vcpus: Vec<Vcpu>,
+    vcpus: Vec<(Vcpu, Option<Attached>)>,
     ram: GuestMemoryMmap,
     irq: EventFd,
     recorder: Option<Shared<Recorder>>,
+    nic: Option<NicPort>,
     sender: Sender<Event>,
     events: Receiver<Event>,
     // After the vCPUs: memory stays until they are gone.
@@ -279,12 +317,16 @@ impl Vm {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads: Vec<JoinHandle<Result<Remains, Error>>> = Vec::new();
         let mut started = Ok(());
-        for vcpu in self.vcpus {
+        for (vcpu, attached) in self.vcpus {
             let (devices, stop, sender) = (devices.clone(), Arc::clone(&stop), self.sender.clone());
+            let own = VcpuDevices {
+                request: self.nic.as_ref().and_then(NicPort::request_port),
+                attached,
+            };
             let kind = self.counters;
             let thread = thread::Builder::new()
                 .name(format!("vcpu{}", vcpu.number()))
-                .spawn(move || run_vcpu(vcpu, &devices, kind, &stop, &sender));
+                .spawn(move || run_vcpu(vcpu, &devices, own, kind, &stop, &sender));
             match thread {
                 Ok(thread) => threads.push(thread),
                 Err(source) => {
@@ -324,9 +366,18 @@ struct Devices {
     recorder: Option<Shared<Recorder>>,
 }
 
+/// The devices of one vCPU.
+struct VcpuDevices {
+    request: Option<RequestPort>,
+    attached: Option<Attached>,
+}
+
 impl Devices {
-    fn bus(&self, mark: Shared<MarkPort>) -> Bus {
+    fn bus(&self, request: Option<RequestPort>, mark: Shared<MarkPort>) -> Bus {
         let mut bus = Bus::new();
+        if let Some(request) = request {
+            bus.add(machine::PORT_REQUEST, 4, Box::new(request));
+        }
         bus.add(machine::PORT_MARK, 4, Box::new(mark));
         bus.add(machine::PORT_EXIT, 4, Box::new(ExitPort));
         bus.add(machine::PORT_OUTBOX, 4, Box::new(self.outbox.clone()));
@@ -398,6 +449,7 @@ impl Drop for Announcement<'_> {
 fn run_vcpu(
     mut vcpu: Vcpu,
     devices: &Devices,
+    own: VcpuDevices,
     kind: counters::Kind,
     stop: &AtomicBool,
     events: &Sender<Event>,
@@ -409,9 +461,9 @@ fn run_vcpu(
         end: None,
     };
     let counters = Counters::open(kind)?;
-    let mark = MarkPort::new(number, counters, None, devices.recorder.clone());
+    let mark = MarkPort::new(number, counters, own.attached, devices.recorder.clone());
     let mark = Shared::new(mark);
-    let mut bus = devices.bus(mark.clone());
+    let mut bus = devices.bus(own.request, mark.clone());
     announcement.end = Some(vcpu.run(&mut bus, stop));
     let (counts, view) = mark.with(MarkPort::last)?;
     Ok(Remains {

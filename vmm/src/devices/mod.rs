@@ -8,6 +8,7 @@
 mod control;
 mod mark;
 mod outbox;
+mod request;
 mod serial;
 
 use std::io;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use control::ExitPort;
 pub use mark::MarkPort;
 pub use outbox::Outbox;
+pub use request::RequestPort;
 pub use serial::{Output as SerialOutput, Serial};
 
 /// What a write to a device means for the VM.

@@ -1,6 +1,10 @@
 //! The program `postern`: one subcommand a file.
 
+mod check;
 mod failure;
+mod nic;
+mod output;
+mod path;
 mod run;
 mod size;
 
@@ -21,9 +25,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Say what this host has of what views need, and what to do about the rest.
+    #[command(after_help = check::HELP)]
+    Check(check::Args),
+
     /// Boot one VM and wait for its end.
     #[command(after_help = status::HELP)]
     Run(Box<run::Args>),
+
+    /// Own a NIC that VMs share, until a signal comes.
+    #[command(after_help = nic::HELP)]
+    Nic(nic::Args),
+
+    /// Show the counters of a running NIC.
+    Stat(nic::StatArgs),
 }
 
 fn main() -> ExitCode {
@@ -39,7 +54,10 @@ fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Check(args) => check::run(args),
         Command::Run(args) => run::run(*args),
+        Command::Nic(args) => nic::run(args),
+        Command::Stat(args) => nic::stat(args),
     };
     match result {
         Ok(status) => ExitCode::from(status),

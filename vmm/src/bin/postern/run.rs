@@ -1,17 +1,16 @@
 //! `postern run`: one VM.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
+use postern_abi::machine;
 use postern_vmm::devices::SerialOutput;
 use postern_vmm::vm::{Builder, Config, Outputs};
 use postern_vmm::{counters, signals};
 
 use crate::failure::Failure;
-use crate::size;
+use crate::{output, path, size};
 
 /// Flags of `postern run`.
 #[derive(ClapArgs)]
@@ -49,6 +48,22 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
 
+    /// Give the VM a port of the NIC that listens at this socket
+    #[arg(long, value_name = "SOCKET", requires_all = ["port", "path"])]
+    nic: Option<PathBuf>,
+
+    /// Which port
+    #[arg(long, value_name = "N", requires = "nic")]
+    port: Option<u32>,
+
+    /// How the guest's requests reach the NIC: elisa, elisa-strict, exit-kernel, exit-user or direct
+    #[arg(long, value_name = "PATH", requires = "nic", value_parser = path::parse)]
+    path: Option<machine::Path>,
+
+    /// End the VM when a call in a view is aborted; without it the guest gets #UD and goes on
+    #[arg(long, requires = "nic")]
+    exit_on_abort: bool,
+
     /// Which counters to read at the guest's marks
     #[arg(long, value_name = "WHICH", default_value = "none")]
     counters: CounterKind,
@@ -84,23 +99,30 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         vcpus: args.vcpus,
         counters: args.counters.into(),
         record: args.stats.is_some(),
+        exit_on_abort: args.exit_on_abort,
     };
-    let vm = Builder::new(config)?.build()?;
+    let mut builder = Builder::new(config)?;
+    if let (Some(socket), Some(port), Some(path)) = (args.nic, args.port, args.path) {
+        builder = builder.connect(&socket, port, path)?;
+    }
+    let vm = builder.build()?;
 
     // Only now, so that nothing is left behind by a run that cannot be.
     let outputs = Outputs {
         serial: open_serial(&args.serial)?,
-        outbox: args.outbox.as_deref().map(create).transpose()?,
+        outbox: args.outbox.as_deref().map(output::create).transpose()?,
     };
-    let mut stats = args.stats.as_deref().map(create).transpose()?;
+    let stats = match args.stats {
+        Some(path) => Some((output::create(&path)?, path)),
+        None => None,
+    };
     let stopper = vm.stopper();
     signals::on_ending_signal(move |signal| stopper.stop(signal)).map_err(Failure::internal)?;
 
     let report = vm.run(outputs)?;
-    if let Some(file) = &mut stats {
-        write_json(file, &report.json(None, None))
-            .context("cannot write the statistics")
-            .map_err(Failure::internal)?;
+    if let Some((file, path)) = stats {
+        let json = report.json(args.path.map(machine::Path::name), args.port);
+        output::write_json(file, &path, &json)?;
     }
     if !report.outcome.by_guest() {
         eprintln!("postern: {}", report.outcome);
@@ -112,17 +134,5 @@ fn open_serial(path: &Path) -> Result<SerialOutput, Failure> {
     if path == Path::new("-") {
         return Ok(Box::new(io::stdout()));
     }
-    Ok(Box::new(create(path)?))
-}
-
-fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path)
-        .with_context(|| format!("cannot create {}", path.display()))
-        .map_err(Failure::configuration)
-}
-
-fn write_json(file: &mut File, value: &serde_json::Value) -> io::Result<()> {
-    let mut text = serde_json::to_vec_pretty(value)?;
-    text.push(b'\n');
-    file.write_all(&text)
+    Ok(Box::new(output::create(path)?))
 }

@@ -1,0 +1,237 @@
+//! What can be seen of the host.
+
+use std::arch::x86_64::{__cpuid, __cpuid_count, __get_cpuid_max};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::Kvm;
+use postern_abi::kvm::KVM_CAP_EPT_VIEW;
+
+/// What became of opening /dev/kvm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// It opens.
+    Open,
+    /// It does not exist.
+    Missing,
+    /// Not for this user.
+    Denied,
+    /// It does not open for another reason.
+    Failed(String),
+}
+
+/// Features of VMX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vmx {
+    /// Extended page tables.
+    pub ept: bool,
+    /// EPT pages that can be executed and not read.
+    pub execute_only: bool,
+    /// VMFUNC with function 0.
+    pub eptp_switching: bool,
+}
+
+/// Parameters of the loaded kvm_intel; absent ones are not parameters of this module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Whether views are allowed. Only the patched module has it.
+    pub ept_views: Option<bool>,
+    /// Whether views are allowed on CPUs that leak.
+    pub ept_views_insist: Option<bool>,
+    /// 1 where guests get Intel PT.
+    pub pt_mode: Option<u32>,
+}
+
+/// What can be seen of the host; nothing where it cannot be seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// As `uname -r` has it.
+    pub kernel_release: String,
+    /// Whether /dev/kvm opens.
+    pub device: Device,
+    /// KVM's API version.
+    pub api_version: Option<i32>,
+    /// CPUID: VMX.
+    pub cpu_vmx: bool,
+    /// CPUID: SMEP.
+    pub cpu_smep: bool,
+    /// CPUID: SMAP.
+    pub cpu_smap: bool,
+    /// Features of VMX.
+    pub vmx: Option<Vmx>,
+    /// The loaded kvm_intel.
+    pub module: Option<Module>,
+    /// Whether KVM offers views.
+    pub views: Option<bool>,
+}
+
+impl Facts {
+    /// Looks at the host. Nothing is changed or loaded.
+    pub fn gather() -> Facts {
+        let (device, kvm) = match Kvm::new() {
+            Ok(kvm) => (Device::Open, Some(kvm)),
+            Err(error) => (refusal(io::Error::from(error)), None),
+        };
+        let features = structured_features();
+        let vmx = kvm
+            .as_ref()
+            .and_then(vmx_by_msrs)
+            .or_else(|| vmx_by_flags(&fs::read_to_string("/proc/cpuinfo").ok()?));
+        Facts {
+            kernel_release: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
+            device,
+            api_version: kvm.as_ref().map(Kvm::get_api_version),
+            // Leaf 1 exists on every x86-64 CPU.
+            cpu_vmx: (__cpuid(1).ecx >> 5) & 1 == 1,
+            cpu_smep: (features >> 7) & 1 == 1,
+            cpu_smap: (features >> 20) & 1 == 1,
+            vmx,
+            module: module(Path::new("/sys/module/kvm_intel")),
+            views: kvm
+                .as_ref()
+                .map(|kvm| kvm.check_extension_raw(KVM_CAP_EPT_VIEW.into()) > 0),
+        }
+    }
+}
+
+fn refusal(error: io::Error) -> Device {
+    match error.kind() {
+        io::ErrorKind::NotFound => Device::Missing,
+        io::ErrorKind::PermissionDenied => Device::Denied,
+        // The node is there, the module is not.
+        _ if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => Device::Missing,
+        _ => Device::Failed(error.to_string()),
+    }
+}
+
+/// EBX of CPUID leaf 7, subleaf 0.
+fn structured_features() -> u32 {
+    let (last, _) = __get_cpuid_max(0);
+    if last < 7 {
+        return 0;
+    }
+    __cpuid_count(7, 0).ebx
+}
+
+/// Secondary processor-based VM-execution controls; the high half says which may be 1.
+const IA32_VMX_PROCBASED_CTLS2: u32 = 0x48b;
+/// Capabilities of EPT and VPID.
+const IA32_VMX_EPT_VPID_CAP: u32 = 0x48c;
+/// VM functions.
+const IA32_VMX_VMFUNC: u32 = 0x491;
+
+/// Asks KVM for the MSRs that describe VMX (SDM volume 3, appendix "VMX Capability Reporting
+/// Facility"). KVM has them where it could offer VMX to guests, and copies what matters here from
+/// the CPU.
+fn vmx_by_msrs(kvm: &Kvm) -> Option<Vmx> {
+    let known = kvm.get_msr_feature_index_list().ok()?;
+    let read = |index: u32| {
+        if !known.as_slice().contains(&index) {
+            return None;
+        }
+        let entry = kvm_msr_entry {
+            index,
+            ..Default::default()
+        };
+        let mut msrs = Msrs::from_entries(&[entry]).ok()?;
+        match kvm.get_msrs(&mut msrs) {
+            Ok(1) => msrs.as_slice().first().map(|entry| entry.data),
+            _ => None,
+        }
+    };
+    let allowed = read(IA32_VMX_PROCBASED_CTLS2)? >> 32;
+    let (ept, vmfunc) = (allowed & (1 << 1) != 0, allowed & (1 << 13) != 0);
+    Some(Vmx {
+        ept,
+        execute_only: ept && read(IA32_VMX_EPT_VPID_CAP).unwrap_or(0) & 1 != 0,
+        eptp_switching: vmfunc && read(IA32_VMX_VMFUNC).unwrap_or(0) & 1 != 0,
+    })
+}
+
+/// The same from /proc/cpuinfo, which names the features of VMX since Linux 5.8.
+fn vmx_by_flags(cpuinfo: &str) -> Option<Vmx> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("vmx flags"))?;
+    let (_, flags) = line.split_once(':')?;
+    let has = |name| flags.split_ascii_whitespace().any(|flag| flag == name);
+    Some(Vmx {
+        ept: has("ept"),
+        execute_only: has("ept_x_only"),
+        eptp_switching: has("eptp_switching"),
+    })
+}
+
+fn module(directory: &Path) -> Option<Module> {
+    if !directory.is_dir() {
+        return None;
+    }
+    let parameter = |name: &str| read(directory.join("parameters").join(name));
+    let flag = |name| parameter(name).map(|value| matches!(value.as_str(), "Y" | "1"));
+    Some(Module {
+        ept_views: flag("ept_views"),
+        ept_views_insist: flag("ept_views_insist"),
+        pt_mode: parameter("pt_mode").and_then(|value| value.parse().ok()),
+    })
+}
+
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_cpuinfo() {
+        let cpuinfo = "processor\t: 0\nflags\t\t: fpu ept vmfunc\n\
+                       vmx flags\t: vnmi ept ept_x_only eptp_switching\n";
+        assert_eq!(
+            vmx_by_flags(cpuinfo),
+            Some(Vmx {
+                ept: true,
+                execute_only: true,
+                eptp_switching: true
+            })
+        );
+        assert_eq!(vmx_by_flags("flags : vmx ept\n"), None);
+        let old = vmx_by_flags("vmx flags : vnmi ept_ad ept\n").unwrap();
+        assert_eq!((old.ept, old.eptp_switching), (true, false));
+    }
+
+    #[test]
+    fn parameters_of_the_module() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(module(&dir.path().join("none")), None);
+        let parameters = dir.path().join("parameters");
+        fs::create_dir(&parameters).unwrap();
+        let unpatched = module(dir.path()).unwrap();
+        assert_eq!(unpatched.ept_views, None);
+        for (name, value) in [
+            ("ept_views", "Y\n"),
+            ("ept_views_insist", "N\n"),
+            ("pt_mode", "1\n"),
+        ] {
+            fs::write(parameters.join(name), value).unwrap();
+        }
+        assert_eq!(
+            module(dir.path()),
+            Some(Module {
+                ept_views: Some(true),
+                ept_views_insist: Some(false),
+                pt_mode: Some(1)
+            })
+        );
+    }
+
+    #[test]
+    fn reasons_for_a_closed_device() {
+        let device = |errno| refusal(io::Error::from_raw_os_error(errno));
+        assert_eq!(device(libc::ENOENT), Device::Missing);
+        assert_eq!(device(libc::ENODEV), Device::Missing);
+        assert_eq!(device(libc::EACCES), Device::Denied);
+        assert!(matches!(device(libc::EBUSY), Device::Failed(_)));
+    }
+}

@@ -1,0 +1,457 @@
+//! The capability ladder: what this host has of what views need, rung by rung.
+//!
+//! [`Facts::gather`] looks; [`ladder`] judges. A rung that is missing says what that means and what to
+//! do about it.
+
+mod facts;
+
+use serde::Serialize;
+
+pub use facts::{Device, Facts, Module, Vmx};
+
+/// Whether a rung is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is there.
+    Ok,
+    /// It is not.
+    Missing,
+    /// It cannot be seen, mostly because an earlier rung is missing.
+    Unknown,
+}
+
+impl State {
+    /// The word for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Ok => "ok",
+            State::Missing => "missing",
+            State::Unknown => "unknown",
+        }
+    }
+
+    fn of(there: Option<bool>) -> State {
+        match there {
+            Some(true) => State::Ok,
+            Some(false) => State::Missing,
+            None => State::Unknown,
+        }
+    }
+}
+
+/// One thing that views need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rung {
+    /// Its name, the same in each version.
+    pub name: &'static str,
+    /// Whether it is there.
+    pub state: State,
+    /// What was found.
+    pub found: String,
+    /// What it is needed for.
+    pub meaning: &'static str,
+    /// What to do where it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// What to do about a CPU that lacks something.
+const NO_HARDWARE: &str =
+    "use another machine, or the emulated one, where `cargo demo` runs without";
+
+/// Judges the facts: the rungs from the lowest up.
+pub fn ladder(facts: &Facts) -> Vec<Rung> {
+    vec![
+        device(facts),
+        version(facts),
+        vmx(facts),
+        ept(facts),
+        vmfunc(facts),
+        supervisor_protection(facts),
+        views(facts),
+    ]
+}
+
+/// Whether every rung is there.
+pub fn complete(ladder: &[Rung]) -> bool {
+    ladder.iter().all(|rung| rung.state == State::Ok)
+}
+
+fn rung(
+    name: &'static str,
+    state: State,
+    found: impl Into<String>,
+    meaning: &'static str,
+    remedy: impl Into<String>,
+) -> Rung {
+    Rung {
+        name,
+        state,
+        found: found.into(),
+        meaning,
+        remedy: (state != State::Ok).then(|| remedy.into()),
+    }
+}
+
+fn device(facts: &Facts) -> Rung {
+    let release = &facts.kernel_release;
+    let (state, found, remedy) = match &facts.device {
+        Device::Open => (State::Ok, "/dev/kvm opens".to_owned(), String::new()),
+        Device::Missing => (
+            State::Missing,
+            "there is no /dev/kvm".to_owned(),
+            format!(
+                "load KVM (modprobe kvm_intel); if that says \"Operation not supported\", turn VT-x on in \
+                 the firmware; if it says \"Invalid module format\" or \"version magic\", the module was \
+                 built for another kernel than this {release}: build it with kernel-patches/build.sh"
+            ),
+        ),
+        Device::Denied => (
+            State::Missing,
+            "/dev/kvm may not be opened by this user".to_owned(),
+            "run as root, or join the group that owns /dev/kvm (often kvm)".to_owned(),
+        ),
+        Device::Failed(error) => (
+            State::Missing,
+            format!("/dev/kvm cannot be opened: {error}"),
+            "see the kernel's log (dmesg)".to_owned(),
+        ),
+    };
+    rung("kvm", state, found, "every VM runs on KVM", remedy)
+}
+
+fn version(facts: &Facts) -> Rung {
+    let found = match facts.api_version {
+        Some(version) => format!("API version {version}"),
+        None => "not seen".to_owned(),
+    };
+    rung(
+        "kvm-api",
+        State::of(facts.api_version.map(|version| version == 12)),
+        found,
+        "the VMM speaks version 12 of KVM's API, that of all kernels since 2.6.22",
+        "get the rung kvm right first",
+    )
+}
+
+fn vmx(facts: &Facts) -> Rung {
+    rung(
+        "vmx",
+        State::of(Some(facts.cpu_vmx)),
+        match facts.cpu_vmx {
+            true => "the CPU has VMX",
+            false => "the CPU shows no VMX",
+        },
+        "guests run in hardware on Intel's VMX; a KVM without it interprets, or is another vendor's",
+        format!(
+            "turn VT-x on in the firmware, or nested VMX in the hypervisor below; else {NO_HARDWARE}"
+        ),
+    )
+}
+
+const HIDDEN_MSRS: &str = "load kvm_intel with nested=1, or use a kernel that lists vmx flags in /proc/cpuinfo (5.8 or later)";
+
+/// What to do where a feature of VMX is missing or not seen.
+fn no_vmx_feature(facts: &Facts) -> &'static str {
+    match facts.vmx {
+        Some(_) => NO_HARDWARE,
+        None if facts.cpu_vmx => HIDDEN_MSRS,
+        None => "get the rung vmx right first",
+    }
+}
+
+fn ept(facts: &Facts) -> Rung {
+    let found = match &facts.vmx {
+        Some(vmx) => match (vmx.ept, vmx.execute_only) {
+            (true, true) => "EPT with execute-only pages",
+            (true, false) => "EPT, without execute-only pages",
+            (false, _) => "no EPT",
+        },
+        None => "not seen",
+    };
+    rung(
+        "ept",
+        State::of(facts.vmx.map(|vmx| vmx.ept && vmx.execute_only)),
+        found,
+        "a view is an EPT hierarchy of its own, and its gate can be executed, not read",
+        no_vmx_feature(facts),
+    )
+}
+
+fn vmfunc(facts: &Facts) -> Rung {
+    let found = match facts.vmx.map(|vmx| vmx.eptp_switching) {
+        Some(true) => "VMFUNC with EPTP switching",
+        Some(false) => "no VMFUNC with EPTP switching",
+        None => "not seen",
+    };
+    rung(
+        "vmfunc",
+        State::of(facts.vmx.map(|vmx| vmx.eptp_switching)),
+        found,
+        "VMFUNC enters a view without an exit; without it only the paths exit-user and direct work",
+        no_vmx_feature(facts),
+    )
+}
+
+fn supervisor_protection(facts: &Facts) -> Rung {
+    let found = match (facts.cpu_smep, facts.cpu_smap) {
+        (true, true) => "SMEP and SMAP",
+        (true, false) => "no SMAP",
+        (false, true) => "no SMEP",
+        (false, false) => "neither SMEP nor SMAP",
+    };
+    rung(
+        "smep-smap",
+        State::of(Some(facts.cpu_smep && facts.cpu_smap)),
+        found,
+        "views consist of user pages, which the guest's kernel must not be able to run or read",
+        NO_HARDWARE,
+    )
+}
+
+fn views(facts: &Facts) -> Rung {
+    let release = &facts.kernel_release;
+    let state = State::of(facts.views);
+    let reload = "modprobe -r kvm_intel && modprobe kvm_intel ept_views=1";
+    let (found, remedy) = match (facts.views, &facts.module) {
+        (Some(true), _) => ("the loaded KVM offers views".to_owned(), String::new()),
+        (None, _) => (
+            "not seen".to_owned(),
+            "get the rung kvm right first".to_owned(),
+        ),
+        (Some(false), None) if !facts.cpu_vmx => (
+            "kvm_intel is not loaded, and cannot be".to_owned(),
+            "get the rung vmx right first".to_owned(),
+        ),
+        (Some(false), None) => (
+            "kvm_intel is not loaded".to_owned(),
+            format!(
+                "build the patched modules for this kernel ({release}) and load them: \
+                 kernel-patches/build.sh"
+            ),
+        ),
+        (Some(false), Some(module)) => match module.ept_views {
+            None => (
+                "the loaded kvm_intel is not patched".to_owned(),
+                format!(
+                    "build the patched modules for this kernel ({release}) and load them: \
+                     kernel-patches/build.sh; if loading says \"Invalid module format\", they were \
+                     built for another kernel"
+                ),
+            ),
+            Some(false) => (
+                "the patched kvm_intel is loaded, with its parameter ept_views off".to_owned(),
+                format!("turn it on: {reload}"),
+            ),
+            Some(true) if module.pt_mode == Some(1) => (
+                "the patched kvm_intel refuses views, with its parameter pt_mode=1".to_owned(),
+                format!("let the host keep Intel PT to itself: {reload} pt_mode=0"),
+            ),
+            Some(true) if module.ept_views_insist == Some(false) => (
+                "the patched kvm_intel refuses views on this CPU".to_owned(),
+                format!(
+                    "the kernel's log says why; if the CPU is open to L1TF, MDS or the like and you \
+                     accept that views leak: {reload} ept_views_insist=1"
+                ),
+            ),
+            Some(true) => (
+                "the patched kvm_intel refuses views on this CPU".to_owned(),
+                "the kernel's log says why (dmesg | grep 'EPT views')".to_owned(),
+            ),
+        },
+    };
+    rung(
+        "views",
+        state,
+        found,
+        "the patched kvm_intel makes views, and serves the path exit-kernel",
+        remedy,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everything() -> Facts {
+        Facts {
+            kernel_release: "6.1.0-30-amd64".to_owned(),
+            device: Device::Open,
+            api_version: Some(12),
+            cpu_vmx: true,
+            cpu_smep: true,
+            cpu_smap: true,
+            vmx: Some(Vmx {
+                ept: true,
+                execute_only: true,
+                eptp_switching: true,
+            }),
+            module: Some(Module {
+                ept_views: Some(true),
+                ept_views_insist: Some(false),
+                pt_mode: Some(0),
+            }),
+            views: Some(true),
+        }
+    }
+
+    fn find(facts: &Facts, name: &str) -> Rung {
+        let found = ladder(facts).into_iter().find(|rung| rung.name == name);
+        found.unwrap()
+    }
+
+    #[test]
+    fn a_host_with_everything() {
+        let ladder = ladder(&everything());
+        assert!(complete(&ladder));
+        assert!(ladder.iter().all(|rung| rung.remedy.is_none()));
+    }
+
+    #[test]
+    fn each_missing_thing_shows_in_one_rung_with_a_remedy() {
+        let all = everything();
+        let vmx = all.vmx.unwrap();
+        let cases = [
+            (
+                "kvm",
+                Facts {
+                    device: Device::Denied,
+                    ..all.clone()
+                },
+            ),
+            (
+                "kvm-api",
+                Facts {
+                    api_version: Some(11),
+                    ..all.clone()
+                },
+            ),
+            (
+                "vmx",
+                Facts {
+                    cpu_vmx: false,
+                    ..all.clone()
+                },
+            ),
+            (
+                "ept",
+                Facts {
+                    vmx: Some(Vmx {
+                        execute_only: false,
+                        ..vmx
+                    }),
+                    ..all.clone()
+                },
+            ),
+            (
+                "vmfunc",
+                Facts {
+                    vmx: Some(Vmx {
+                        eptp_switching: false,
+                        ..vmx
+                    }),
+                    ..all.clone()
+                },
+            ),
+            (
+                "smep-smap",
+                Facts {
+                    cpu_smap: false,
+                    ..all.clone()
+                },
+            ),
+            (
+                "views",
+                Facts {
+                    views: Some(false),
+                    ..all.clone()
+                },
+            ),
+        ];
+        for (name, facts) in cases {
+            for rung in ladder(&facts) {
+                let expected = match rung.name == name {
+                    true => State::Missing,
+                    false => State::Ok,
+                };
+                assert_eq!(rung.state, expected, "{name}: {rung:?}");
+                assert_eq!(rung.remedy.is_some(), rung.name == name);
+            }
+            assert!(!complete(&ladder(&facts)));
+        }
+    }
+
+    #[test]
+    fn modules_are_told_apart() {
+        let with = |module| {
+            let facts = Facts {
+                views: Some(false),
+                module,
+                ..everything()
+            };
+            let rung = find(&facts, "views");
+            (rung.found, rung.remedy.unwrap())
+        };
+        let patched = everything().module.unwrap();
+        let (found, _) = with(None);
+        assert!(found.contains("not loaded"));
+
+        let unpatched = Module {
+            ept_views: None,
+            ept_views_insist: None,
+            pt_mode: Some(0),
+        };
+        let (found, remedy) = with(Some(unpatched));
+        assert!(found.contains("not patched"));
+        assert!(remedy.contains("build.sh") && remedy.contains("6.1.0-30-amd64"));
+
+        let (found, remedy) = with(Some(Module {
+            ept_views: Some(false),
+            ..patched
+        }));
+        assert!(found.contains("ept_views off") && remedy.contains("ept_views=1"));
+
+        let (_, remedy) = with(Some(patched));
+        assert!(remedy.contains("ept_views_insist=1"));
+
+        let (_, remedy) = with(Some(Module {
+            pt_mode: Some(1),
+            ..patched
+        }));
+        assert!(remedy.contains("pt_mode=0"));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_unknown() {
+        let facts = Facts {
+            device: Device::Missing,
+            api_version: None,
+            vmx: None,
+            module: None,
+            views: None,
+            ..everything()
+        };
+        let states: Vec<State> = ladder(&facts).iter().map(|rung| rung.state).collect();
+        use State::{Missing, Ok, Unknown};
+        assert_eq!(
+            states,
+            [Missing, Unknown, Ok, Unknown, Unknown, Ok, Unknown]
+        );
+        assert!(
+            find(&facts, "kvm")
+                .remedy
+                .unwrap()
+                .contains("version magic")
+        );
+    }
+
+    #[test]
+    fn this_machine_can_be_judged() {
+        let ladder = ladder(&Facts::gather());
+        assert_eq!(ladder.len(), 7);
+        for rung in ladder {
+            println!("{:8} {:10} {}", rung.state.name(), rung.name, rung.found);
+        }
+    }
+}
