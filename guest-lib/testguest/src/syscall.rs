@@ -20,9 +20,14 @@ pub const CATCH: u64 = 1;
 /// Result: the function's.
 pub const PRIVILEGED: u64 = 2;
 
-/// Maps pages into the program's address space, in place of what is there: virtual address, physical
-/// address, size, and one of the `MAP_` constants.
+/// Maps pages, in place of what is there: virtual address, physical address, size, and one of the
+/// `MAP_` constants. The pages of the kernel appear in both address spaces, those of user mode in the
+/// program's alone.
 pub const MAP: u64 = 3;
+
+/// The program's address space has another root from now on, at a physical address; 0 is the one
+/// that it began with. Result: the physical address of the one that it had.
+pub const SET_ROOT: u64 = 4;
 
 /// [`MAP`]: nothing.
 pub const MAP_NOTHING: u64 = 0;
@@ -32,6 +37,10 @@ pub const MAP_READ: u64 = 1;
 pub const MAP_WRITE: u64 = 2;
 /// [`MAP`]: for reading and executing.
 pub const MAP_EXECUTE: u64 = 3;
+/// [`MAP`]: for the kernel to read and write.
+pub const MAP_KERNEL_WRITE: u64 = 4;
+/// [`MAP`]: for the kernel to read and execute.
+pub const MAP_KERNEL_EXECUTE: u64 = 5;
 
 fn call(number: u64, arguments: [u64; 4]) -> u64 {
     let result;
@@ -54,4 +63,32 @@ fn call(number: u64, arguments: [u64; 4]) -> u64 {
 /// [`WAIT`]: changes no memory of the program's.
 pub fn wait() -> u64 {
     call(WAIT, [0; 4])
+}
+
+/// [`PRIVILEGED`]
+///
+/// # Safety
+///
+/// The function is sound at CPL 0, in the kernel's address space, with this argument, and so is what
+/// it does to the machine.
+pub unsafe fn privileged(work: extern "sysv64" fn(u64) -> u64, argument: u64) -> u64 {
+    call(PRIVILEGED, [work as usize as u64, argument, 0, 0])
+}
+
+/// [`MAP`]
+///
+/// # Safety
+///
+/// Nothing refers to what is mapped there now; `rights` is a `MAP_` constant, the rest whole pages.
+pub unsafe fn map(address: u64, physical: u64, size: u64, rights: u64) {
+    call(MAP, [address, physical, size, rights]);
+}
+
+/// [`SET_ROOT`]
+///
+/// # Safety
+///
+/// All that the program uses is mapped as it was.
+pub unsafe fn set_root(physical: u64) -> u64 {
+    call(SET_ROOT, [physical, 0, 0, 0])
 }

@@ -25,6 +25,8 @@ pub const KERNEL_DATA: SegmentSelector = SegmentSelector::new(2, PrivilegeLevel:
 pub const USER_DATA: SegmentSelector = SegmentSelector::new(3, PrivilegeLevel::Ring3);
 /// The program's code segment.
 pub const USER_CODE: SegmentSelector = SegmentSelector::new(4, PrivilegeLevel::Ring3);
+/// The task state segment, two descriptors wide.
+pub const TASK_STATE: SegmentSelector = SegmentSelector::new(5, PrivilegeLevel::Ring0);
 
 /// Ends the VM if the CPU lacks what the kernel uses.
 pub fn check_features() {
@@ -138,7 +140,7 @@ impl Tables {
             SS::set_reg(KERNEL_DATA);
             DS::set_reg(SegmentSelector::NULL);
             ES::set_reg(SegmentSelector::NULL);
-            load_tss(SegmentSelector::new(5, PrivilegeLevel::Ring0));
+            load_tss(TASK_STATE);
             lidt(&DescriptorTablePointer {
                 limit: (size_of_val(&self.contents.idt) - 1) as u16,
                 base: VirtAddr::from_ptr(&self.contents.idt),

@@ -22,6 +22,9 @@ mod space;
 mod start;
 mod trap;
 
+pub use apic::TIMER;
+pub use cpu::{KERNEL_CODE, KERNEL_DATA, TASK_STATE};
+
 use core::fmt;
 
 use postern_testguest::status;

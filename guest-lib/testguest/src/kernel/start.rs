@@ -65,7 +65,7 @@ unsafe extern "sysv64" fn main(start_info: u64) -> ! {
     let kernel = space::kernel(&mut frames, &machine, &options, &stacks);
     let program = launch::Program::new(&mut frames, &machine, &options, &copy, &stacks, &tables);
 
-    trap::start(kernel.root(), program.space(), frames);
+    trap::start(kernel, program.space(), frames);
     cpu::enable(kernel.root());
     tables.load();
     if options.timer != 0 {

@@ -12,10 +12,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use postern_abi::PAGE_SIZE;
 use postern_testguest::status;
-use x86_64::instructions::interrupts;
+use x86_64::instructions::{interrupts, tlb};
 use x86_64::registers::control::Cr2;
 use x86_64::registers::rflags::RFlags;
-use x86_64::structures::paging::PhysFrame;
 
 use super::apic;
 use super::frames::Frames;
@@ -247,6 +246,7 @@ struct Recovery {
 /// What system calls work on.
 struct State {
     frames: Frames,
+    kernel: AddressSpace,
     program: AddressSpace,
     /// Of the kernel and of the program.
     recovery: [Option<Recovery>; 2],
@@ -264,11 +264,13 @@ static STATE: OneCpu<Option<State>> = OneCpu(RefCell::new(None));
 static TICKS: AtomicU64 = AtomicU64::new(0);
 
 /// Gets ready for traps, while the trampoline can still be written: before [`super::cpu::enable`].
-pub fn start(root: PhysFrame, program: AddressSpace, frames: Frames) {
+pub fn start(kernel: AddressSpace, program: AddressSpace, frames: Frames) {
+    let root = kernel.root().start_address();
     // SAFETY: one CPU, and no stub has run yet; the boot page tables allow it.
-    unsafe { (&raw mut trap_root).write(root.start_address().as_u64()) };
+    unsafe { (&raw mut trap_root).write(root.as_u64()) };
     *STATE.0.borrow_mut() = Some(State {
         frames,
+        kernel,
         program,
         recovery: [None; 2],
     });
@@ -357,21 +359,35 @@ fn system_call(frame: &mut Frame) -> u64 {
         }
         syscall::MAP => {
             let range = frame.rdi..frame.rdi + frame.rdx;
-            let rights = match frame.r10 {
-                syscall::MAP_READ => Some(Rights::USER_READ),
-                syscall::MAP_WRITE => Some(Rights::USER_WRITE),
-                syscall::MAP_EXECUTE => Some(Rights::USER_CODE),
-                _ => None,
+            let (rights, kernel_too) = match frame.r10 {
+                syscall::MAP_READ => (Some(Rights::USER_READ), false),
+                syscall::MAP_WRITE => (Some(Rights::USER_WRITE), false),
+                syscall::MAP_EXECUTE => (Some(Rights::USER_CODE), false),
+                syscall::MAP_KERNEL_WRITE => (Some(Rights::WRITE), true),
+                syscall::MAP_KERNEL_EXECUTE => (Some(Rights::CODE), true),
+                _ => (None, true),
             };
             with_state(|state| {
+                state.kernel.unmap(range.clone());
                 state.program.unmap(range.clone());
                 if let Some(rights) = rights {
-                    state
-                        .program
-                        .map(&mut state.frames, range, frame.rsi, rights);
+                    let spaces = [
+                        Some(&mut state.program),
+                        kernel_too.then_some(&mut state.kernel),
+                    ];
+                    for space in spaces.into_iter().flatten() {
+                        space.map(&mut state.frames, range.clone(), frame.rsi, rights);
+                    }
                 }
             });
+            // The program's translations go when it resumes.
+            tlb::flush_all();
             0
+        }
+        syscall::SET_ROOT => {
+            let own = with_state(|state| state.program.root().start_address().as_u64());
+            let root = if frame.rdi == 0 { own } else { frame.rdi };
+            mem::replace(&mut frame.root, root)
         }
         number => {
             println!("error: there is no system call {number}");

@@ -16,6 +16,14 @@ pub struct Arena {
     free: &'static mut [u8],
 }
 
+/// Whole pages.
+pub struct Pages {
+    /// Guest-physical address.
+    pub physical: u64,
+    /// The bytes.
+    pub bytes: &'static mut [u8],
+}
+
 impl Arena {
     /// The arena.
     ///
@@ -52,6 +60,19 @@ impl Arena {
                 None
             }
         }
+    }
+
+    /// Takes some pages, and says where they are for the host.
+    pub fn take_pages(&mut self, count: usize) -> Option<Pages> {
+        let start = self.free.as_ptr() as u64;
+        let skip = start.next_multiple_of(PAGE_SIZE) - start;
+        self.take(skip as usize)?;
+        let bytes = self.take(count * PAGE_SIZE as usize)?;
+        let offset = bytes.as_ptr() as u64 - layout::ARENA;
+        Some(Pages {
+            physical: self.physical + offset,
+            bytes,
+        })
     }
 
     /// Takes what is left.

@@ -48,8 +48,8 @@ pub enum Failure {
         /// Number of the frame.
         frame: u64,
     },
-    /// The guest cannot do that.
-    Unsupported(&'static str),
+    /// No attack has that name.
+    NoAttack(&'static str),
 }
 
 impl Failure {
@@ -97,7 +97,7 @@ impl fmt::Display for Failure {
             Failure::Altered { frame } => {
                 write!(f, "frame {frame} came back altered or out of order")
             }
-            Failure::Unsupported(what) => write!(f, "this guest has no {what}"),
+            Failure::NoAttack(name) => write!(f, "command line: there is no attack '{name}'"),
         }
     }
 }

@@ -12,8 +12,10 @@
 //! | [`calls`] | role `calls` |
 //! | [`send`], [`receive`] | roles `send` and `receive` |
 //! | [`echo`] | roles `echo` and `ping` |
+//! | [`attacks`] | role `attack` |
 
 mod arena;
+mod attacks;
 mod calls;
 mod echo;
 mod failure;
@@ -107,6 +109,6 @@ fn play(machine: Machine) -> Result<(), Failure> {
         Role::Receive => receive::play(machine),
         Role::Echo => echo::echo(machine),
         Role::Ping => echo::ping(machine),
-        Role::Attack => Err(Failure::Unsupported("attacks")),
+        Role::Attack => attacks::play(machine),
     }
 }

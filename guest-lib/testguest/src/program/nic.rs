@@ -15,6 +15,12 @@ use super::failure::Failure;
 use super::idle::Idle;
 use crate::layout;
 
+/// Where the kernel maps the window, or the NIC.
+const BASE: NonNull<u8> = match NonNull::new(layout::WINDOW as *mut u8) {
+    Some(base) => base,
+    None => unreachable!(),
+};
+
 /// How often a receiver announces itself, in ticks.
 const ANNOUNCE: u64 = 20;
 
@@ -24,34 +30,37 @@ pub trait Work {
     fn run<S: Service>(self, machine: &mut Machine, nic: Nic<S>) -> Result<(), Failure>;
 }
 
-/// Opens the VM's port and does some work with it.
-pub fn with_port(mut machine: Machine, work: impl Work) -> Result<(), Failure> {
+/// The window of the VM's port, on all paths but the direct one.
+pub fn window(machine: &Machine) -> Result<Window, Failure> {
     let attachment = machine.options.nic.ok_or(Failure::NoNic)?;
-    let base = NonNull::new(layout::WINDOW as *mut u8).ok_or(Failure::NoNic)?;
-    let size = machine.window_size;
-    // The direct path has the window somewhere in the NIC's memory.
-    let (direct, window) = if attachment.path == Path::Direct {
-        // SAFETY: the kernel mapped that much there, for nobody else.
-        let opened = unsafe { Direct::new(base, size, attachment.port) };
-        let (direct, window) = opened.map_err(Failure::Direct)?;
-        (Some(direct), window)
-    } else {
-        // SAFETY: likewise.
-        let window = unsafe { Window::new(base, size) };
-        (None, window.map_err(Failure::Window)?)
-    };
+    // SAFETY: the kernel mapped that much there, for nobody else.
+    let window = unsafe { Window::new(BASE, machine.window_size) };
+    let window = window.map_err(Failure::Window)?;
     if window.port() != attachment.port {
         return Err(Failure::OtherPort);
     }
+    Ok(window)
+}
+
+/// Opens the VM's port and does some work with it.
+pub fn with_port(mut machine: Machine, work: impl Work) -> Result<(), Failure> {
+    let attachment = machine.options.nic.ok_or(Failure::NoNic)?;
+    if attachment.path == Path::Direct {
+        // SAFETY: the kernel mapped that much there, for nobody else.
+        let opened = unsafe { Direct::new(BASE, machine.window_size, attachment.port) };
+        let (direct, window) = opened.map_err(Failure::Direct)?;
+        window.populate();
+        return work.run(&mut machine, Nic::new(direct, window));
+    }
+    let window = window(&machine)?;
     window.populate();
     let machine = &mut machine;
     // SAFETY: the VM is on that path, as the VMM says: the kernel mapped the gate area, and the
     // host serves the hypercall or the I/O port. The program runs at CPL 3 with IOPL 3.
     unsafe {
-        match (attachment.path, direct) {
-            (_, Some(direct)) => work.run(machine, Nic::new(direct, window)),
-            (Path::ExitKernel, _) => work.run(machine, Nic::new(Hypercall::new(), window)),
-            (Path::ExitUser, _) => work.run(machine, Nic::new(PortRequest::new(), window)),
+        match attachment.path {
+            Path::ExitKernel => work.run(machine, Nic::new(Hypercall::new(), window)),
+            Path::ExitUser => work.run(machine, Nic::new(PortRequest::new(), window)),
             _ => work.run(machine, Nic::new(Gate::new(), window)),
         }
     }

@@ -1,0 +1,178 @@
+//! What attacks have in common: the gate, pages of code around it, packet buffers, memory.
+
+use core::ptr;
+
+use postern_abi::PAGE_SIZE;
+use postern_abi::service::OP_NOP;
+use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, LANDING_GVA, SERVICE_INDEX, STUB_GVA};
+use postern_abi::window::{Geometry, PortId, Ring};
+use postern_guest::attachment::Attachment;
+use postern_guest::gate::{self, ABORT_VECTOR, Gate};
+use postern_guest::ring::Window;
+
+use super::super::arena::Pages;
+use super::super::failure::Failure;
+use super::super::idle::Idle;
+use super::super::{Machine, nic};
+use super::enter::{Registers, enter};
+use crate::catch::{Exception, catch};
+use crate::layout;
+use crate::syscall::{self, MAP_EXECUTE, MAP_NOTHING};
+
+/// VMFUNC.
+pub const VMFUNC: [u8; 3] = [0x0f, 0x01, 0xd4];
+
+/// Where attacks take place.
+pub struct Ground {
+    gate: Gate,
+    attachment: Attachment,
+    geometry: Geometry,
+    /// Pages A, B and C, one after the other, as the attack wants them.
+    code: Pages,
+    /// Memory for the attack: nothing else uses it.
+    pub memory: Pages,
+    /// Waits for ticks.
+    pub idle: Idle,
+}
+
+/// Pages of [`Ground::memory`].
+pub const MEMORY_PAGES: usize = 16;
+
+impl Ground {
+    /// Takes the gate into use, with pages A and C that can be changed.
+    pub fn new(mut machine: Machine) -> Result<Ground, Failure> {
+        let attachment = machine.options.nic.ok_or(Failure::NoNic)?;
+        let window = nic::window(&machine)?;
+        window.populate();
+        let no_memory = || Failure::Full { frames: 0 };
+        let code = machine.arena.take_pages(3).ok_or_else(no_memory)?;
+        let memory = machine.arena.take_pages(MEMORY_PAGES);
+        let ground = Ground {
+            // SAFETY: the kernel mapped the gate area for this path; this is CPL 3.
+            gate: unsafe { Gate::new() },
+            attachment,
+            geometry: Window::geometry(&window),
+            code,
+            memory: memory.ok_or_else(no_memory)?,
+            idle: Idle::new(&machine.options),
+        };
+        let mut ground = ground;
+        ground.reset_code();
+        Ok(ground)
+    }
+
+    /// Makes an empty call.
+    pub fn call(&mut self) -> Result<u64, Exception> {
+        catch(|| self.gate.call(OP_NOP, 0, 0))
+    }
+
+    /// Where page A lies for the host.
+    pub fn page_a(&self) -> u64 {
+        self.code.physical
+    }
+
+    /// Where page C lies for the host.
+    pub fn page_c(&self) -> u64 {
+        self.code.physical + 2 * PAGE_SIZE
+    }
+
+    /// Pages A and C as the library makes them, page B not there.
+    pub fn reset_code(&mut self) {
+        let pages = [gate::page_a(), [0xcc; PAGE_SIZE as usize], gate::page_c()];
+        let bytes = pages.iter().flatten();
+        for (target, byte) in self.code.bytes.iter_mut().zip(bytes) {
+            *target = *byte;
+        }
+        let at = |page: u64| self.code.physical + page * PAGE_SIZE;
+        // SAFETY: no reference leads to the gate area.
+        unsafe {
+            syscall::map(GATE_AREA_GVA, at(0), PAGE_SIZE, MAP_EXECUTE);
+            syscall::map(GATE_GVA, at(1), PAGE_SIZE, MAP_NOTHING);
+            syscall::map(LANDING_GVA, at(2), PAGE_SIZE, MAP_EXECUTE);
+        }
+    }
+
+    /// Writes code into the guest's own pages A and B such that it ends right before `end`, in the
+    /// default view. Gives its address.
+    pub fn place_code(&mut self, end: u64, code: &[u8]) -> u64 {
+        let start = end - code.len() as u64;
+        let offset = (start - GATE_AREA_GVA) as usize;
+        self.code.bytes[offset..offset + code.len()].copy_from_slice(code);
+        let page_b = self.code.physical + PAGE_SIZE;
+        // SAFETY: no reference leads to the gate area.
+        unsafe { syscall::map(GATE_GVA, page_b, PAGE_SIZE, MAP_EXECUTE) };
+        start
+    }
+
+    /// Whether VMFUNC from the default view enters the service's view.
+    pub fn entry_is_armed(&mut self) -> bool {
+        self.vmfunc(0, SERVICE_INDEX).is_ok()
+    }
+
+    /// Executes VMFUNC such that the next instruction is where the entry stub would be.
+    pub fn vmfunc(&mut self, function: u32, index: u32) -> Result<u64, Exception> {
+        let target = self.place_code(STUB_GVA, &VMFUNC);
+        let registers = Registers {
+            rax: function.into(),
+            rcx: index.into(),
+            rdi: OP_NOP,
+            target,
+            ..Registers::default()
+        };
+        // SAFETY: VMFUNC fails, or an empty call is made.
+        let result = unsafe { enter(&registers) };
+        self.reset_code();
+        result
+    }
+
+    /// The window's port.
+    pub fn port(&self) -> PortId {
+        self.attachment.port
+    }
+
+    /// Ports and slots.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// A page of the window that is made of two packet buffers of the TX ring.
+    pub fn packet_page(&self, number: u32) -> PacketPage {
+        let offset = self.geometry.buffer_offset(Ring::TX, 2 * number);
+        PacketPage {
+            offset,
+            address: layout::WINDOW + offset,
+            physical: self.attachment.gpa + offset,
+        }
+    }
+}
+
+/// Two packet buffers that are one page.
+#[derive(Clone, Copy)]
+pub struct PacketPage {
+    /// Offset in the window.
+    pub offset: u64,
+    address: u64,
+    /// Guest-physical address in the default view.
+    pub physical: u64,
+}
+
+impl PacketPage {
+    /// Writes the 64-bit word of that number.
+    pub fn write(self, index: usize, value: u64) {
+        assert!(index < 512, "a page has 512 words");
+        // SAFETY: the page lies in the window, which only raw pointers lead to.
+        unsafe { ptr::write_volatile((self.address as *mut u64).add(index), value) }
+    }
+
+    /// Reads the 64-bit word of that number.
+    pub fn read(self, index: usize) -> u64 {
+        assert!(index < 512, "a page has 512 words");
+        // SAFETY: as in `write`.
+        unsafe { ptr::read_volatile((self.address as *const u64).add(index)) }
+    }
+}
+
+/// Whether an exception is what a VMFUNC raises that may not be, at this address.
+pub fn is_refused_vmfunc(exception: &Exception, at: u64) -> bool {
+    exception.is_abort() || exception.vector == u64::from(ABORT_VECTOR) && exception.rip == at
+}

@@ -1,0 +1,160 @@
+//! Events inside a view: descriptor tables and stack lie in packet buffers, at the addresses where the
+//! service's view has these, so that an event that the CPU delivers there finds what the guest put
+//! there. The timer runs; calls are made until interrupts must have met some of them.
+//!
+//! Nothing of the guest's can be executed in the view. But a delivered event leaves a frame on the
+//! stack, whose RIP tells where it was delivered.
+
+use postern_abi::PAGE_SIZE;
+use postern_abi::service::OP_NOP;
+use postern_abi::view::{DATA_GVA, GATE_GVA, GATE_INDEX, IMAGE_GVA, IMAGE_MAX};
+use postern_nic::caller::window_offset;
+use x86_64::VirtAddr;
+use x86_64::instructions::segmentation::{CS, SS, Segment};
+use x86_64::instructions::tables::{lgdt, lidt, load_tss, sgdt, sidt};
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::Descriptor;
+use x86_64::structures::tss::TaskStateSegment;
+
+use super::cpl0::set_protections;
+use super::enter::{Registers, enter};
+use super::ground::{Ground, PacketPage, VMFUNC};
+use super::verdict::{Verdict, repelled, succeeded};
+use crate::kernel::{KERNEL_CODE, KERNEL_DATA, TASK_STATE, TIMER};
+use crate::syscall::{self, MAP_KERNEL_WRITE};
+
+/// The stack of the timer's interrupt, counted from 0.
+const STACK_NUMBER: usize = 6;
+
+/// Pages: interrupt descriptors, then segment descriptors and task state, then the stack.
+const PAGES: u32 = 8;
+
+/// Offset of the task state segment in its page.
+const TSS_OFFSET: u64 = 2048;
+
+/// Rounds of calls with SMEP and SMAP on, each as long as it takes for some interrupts.
+const ROUNDS: u32 = 50;
+
+/// Calls of a round.
+const CALLS: u32 = 10_000;
+
+/// An offset in page B with no code: HLT.
+const HLT: u64 = 0x800;
+
+/// At CPL 0: copies the CPU's tables to `base`, with another stack for the timer, and uses the copy.
+extern "sysv64" fn move_tables(base: u64) -> u64 {
+    let (old_idt, old_gdt) = (sidt(), sgdt());
+    let gdt = base + PAGE_SIZE;
+    let tss = gdt + TSS_OFFSET;
+    let copy = |from: VirtAddr, to: u64, size: usize| {
+        // SAFETY: the CPU's tables are mapped, and so are the pages at `base`, for the kernel.
+        unsafe { core::ptr::copy(from.as_ptr::<u8>(), to as *mut u8, size) }
+    };
+    copy(old_idt.base, base, usize::from(old_idt.limit) + 1);
+    copy(old_gdt.base, gdt, usize::from(old_gdt.limit) + 1);
+    // SAFETY: the copies are complete: the old segment's address is taken out of its descriptor
+    // (Intel SDM volume 3, "TSS Descriptor in 64-bit mode"), the new one's put in. All stays mapped.
+    unsafe {
+        let descriptor = (gdt as *mut u64).add(usize::from(TASK_STATE.index()));
+        let (low, high) = (descriptor.read(), descriptor.add(1).read());
+        let old_tss = (low >> 16) & 0xff_ffff | (low >> 56) << 24 | high << 32;
+        copy(VirtAddr::new(old_tss), tss, size_of::<TaskStateSegment>());
+        let stack = base + u64::from(PAGES) * PAGE_SIZE;
+        (*(tss as *mut TaskStateSegment)).interrupt_stack_table[STACK_NUMBER] =
+            VirtAddr::new(stack);
+        if let Descriptor::SystemSegment(low, high) =
+            Descriptor::tss_segment_unchecked(tss as *const TaskStateSegment)
+        {
+            descriptor.write(low);
+            descriptor.add(1).write(high);
+        }
+        // The stack's number, from 1, is the fifth byte of a gate (ibid., "64-Bit Mode IDT").
+        ((base + u64::from(TIMER) * 16 + 4) as *mut u8).write(STACK_NUMBER as u8 + 1);
+        let table = |base, limit| DescriptorTablePointer {
+            base: VirtAddr::new(base),
+            limit,
+        };
+        lgdt(&table(gdt, old_gdt.limit));
+        CS::set_reg(KERNEL_CODE);
+        SS::set_reg(KERNEL_DATA);
+        load_tss(TASK_STATE);
+        lidt(&table(base, old_idt.limit));
+    }
+    0
+}
+
+/// Runs the attack.
+pub fn run(ground: &mut Ground) -> Verdict {
+    let window = DATA_GVA + window_offset(ground.geometry(), ground.port());
+    let base = window + ground.packet_page(0).offset;
+    for number in 0..PAGES {
+        let page = ground.packet_page(number);
+        let address = base + u64::from(number) * PAGE_SIZE;
+        // SAFETY: nothing is mapped there.
+        unsafe { syscall::map(address, page.physical, PAGE_SIZE, MAP_KERNEL_WRITE) };
+    }
+    // SAFETY: the pages are mapped, and stay so; nothing is sent any more that would need them.
+    unsafe { syscall::privileged(move_tables, base) };
+    let stack = ground.packet_page(PAGES - 1);
+
+    let first = ground.idle.sleep();
+    for _ in 0..ROUNDS {
+        if let Some(verdict) = calls(ground, stack, "with SMEP and SMAP") {
+            return verdict;
+        }
+    }
+    let ticks = ground.idle.sleep() - first;
+    if ticks < 2 {
+        return succeeded!("the attack did not take place: it needs the timer");
+    }
+
+    // A fault of the gate itself.
+    let target = ground.place_code(GATE_GVA + HLT, &VMFUNC);
+    let registers = Registers {
+        rcx: GATE_INDEX.into(),
+        rdi: OP_NOP,
+        target,
+        ..Registers::default()
+    };
+    // SAFETY: an exception ends it.
+    let fault = unsafe { enter(&registers) };
+    ground.reset_code();
+    match fault {
+        Err(exception) if exception.is_abort() => {}
+        Err(exception) => return succeeded!("a fault in the gate ended elsewhere: {exception}"),
+        Ok(_) => return succeeded!("a fault in the gate had no effect"),
+    }
+
+    // SAFETY: the kernel's address space has no user pages; they are on again below.
+    unsafe { syscall::privileged(set_protections, 0) };
+    let unprotected = match ground.call() {
+        Err(exception) if exception.is_abort() => None,
+        _ => (0..ROUNDS)
+            .find_map(|_| calls(ground, stack, "without SMEP and SMAP"))
+            .or(Some(succeeded!("calls work without SMEP and SMAP"))),
+    };
+    // SAFETY: as the kernel began.
+    unsafe { syscall::privileged(set_protections, 1) };
+    unprotected
+        .unwrap_or_else(|| repelled!("{} calls in {ticks} ticks, none disturbed", ROUNDS * CALLS))
+}
+
+/// Makes calls while the timer runs; says so if an event was delivered in a view.
+fn calls(ground: &mut Ground, stack: PacketPage, how: &str) -> Option<Verdict> {
+    for _ in 0..CALLS {
+        let result = ground.call();
+        // RIP, code segment, flags, stack pointer and segment.
+        let (rip, cs) = (stack.read(507), stack.read(508));
+        let gate = GATE_GVA..GATE_GVA + PAGE_SIZE;
+        let image = IMAGE_GVA..IMAGE_GVA + IMAGE_MAX;
+        if gate.contains(&rip) || image.contains(&rip) {
+            return Some(succeeded!(
+                "{how}: an event was delivered in a view, at {rip:#x}, code segment {cs:#x}"
+            ));
+        }
+        if let Err(exception) = result {
+            return Some(succeeded!("{how}: an interrupt ended a call: {exception}"));
+        }
+    }
+    None
+}

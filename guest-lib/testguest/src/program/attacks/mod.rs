@@ -1,0 +1,68 @@
+//! Role `attack`: tries to break out of what the gate allows, as a hostile guest kernel or process
+//! would, and says whether that worked.
+//!
+//! The last line is `attack NAME: repelled: ...` (status 0) or `attack NAME: succeeded: ...` (status
+//! 1). An attack that ends the VM has been repelled, too; the status of the VMM tells.
+//!
+//! | name | what is tried |
+//! | --- | --- |
+//! | `vmfunc-direct` | VMFUNC straight to the service's index, and to all others |
+//! | `gate-offsets` | to enter the gate view at every byte of page B |
+//! | `cr3-packet` | CR3 at page tables in packet buffers |
+//! | `breakpoint` | to stop a call at every instruction: breakpoints, watchpoint, single step |
+//! | `idt` | interrupts in a view, with descriptor tables in packet buffers |
+//! | `read-nic` | to read the memory of views from the default view |
+//! | `cpl0` | to call the gate from CPL 0, with and without SMEP and SMAP |
+
+mod breakpoint;
+mod cpl0;
+mod cr3_packet;
+mod enter;
+mod gate_offsets;
+mod ground;
+mod idt;
+mod read_nic;
+mod verdict;
+mod vmfunc_direct;
+
+use postern_abi::machine::Path;
+use postern_testguest::status;
+
+use super::Machine;
+use super::failure::Failure;
+use crate::console::{exit, println};
+use ground::Ground;
+use verdict::Verdict;
+
+/// One attack.
+type Attack = fn(&mut Ground) -> Verdict;
+
+const ATTACKS: [(&str, Attack); 7] = [
+    ("vmfunc-direct", vmfunc_direct::run),
+    ("gate-offsets", gate_offsets::run),
+    ("cr3-packet", cr3_packet::run),
+    ("breakpoint", breakpoint::run),
+    ("idt", idt::run),
+    ("read-nic", read_nic::run),
+    ("cpl0", cpl0::run),
+];
+
+/// Plays the role.
+pub fn play(machine: Machine) -> Result<(), Failure> {
+    let name = machine.options.attack.unwrap_or_default();
+    let attack = ATTACKS.iter().find(|(known, _)| *known == name);
+    let &(name, run) = attack.ok_or(Failure::NoAttack(name))?;
+    let path = machine.options.nic.ok_or(Failure::NoNic)?.path;
+    if !matches!(path, Path::Elisa | Path::ElisaStrict) {
+        return Err(Failure::Needs("the path elisa or elisa-strict"));
+    }
+    let mut ground = Ground::new(machine)?;
+    println!("attack {name}: begins");
+    let verdict = run(&mut ground).and_still_works(&mut ground);
+    println!("attack {name}: {verdict}");
+    exit(if verdict.repelled() {
+        status::OK
+    } else {
+        status::FAILED
+    })
+}
