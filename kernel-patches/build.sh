@@ -22,6 +22,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 series=6.1
 cache=${POSTERN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postern}
+cache=${cache%/}
 tarball=${POSTERN_LINUX_SOURCE:-/usr/src/linux-source-$series.tar.xz}
 
 die() { echo "build.sh: $1" >&2; exit 1; }
@@ -56,7 +57,7 @@ source_tree() {
 	[ -r "$tarball" ] ||
 		die "$tarball is missing; install the package linux-source-$series or set POSTERN_LINUX_SOURCE"
 	local key top tree
-	key=$( { stat -c '%s %Y' "$tarball"; sha256sum "$here/$series"/*.patch "${extra[@]}" | cut -d' ' -f1; } |
+	key=$( { stat -c '%s %Y' "$tarball"; sha256sum "$here/build.sh" "$here/$series"/*.patch "${extra[@]}" | cut -d' ' -f1; } |
 		sha256sum | cut -c1-16)
 	tree=$cache/kvm/source-$key
 	if [ ! -e "$tree/.complete" ]; then
@@ -76,15 +77,16 @@ source_tree() {
 	echo "$tree"
 }
 
-# The headers of a kernel do not carry KVM's own Makefile.kvm, nor our changed headers: the copy's
-# Makefile finds both in the copy.
-adapt_makefile() {
-	local tree=$1 makefile=$1/arch/x86/kvm/Makefile
+# A kernel's build tree has no Makefile.kvm, or has headers of KVM without the series: make the copy
+# find its own.
+adapt_tree() {
+	local tree=$1 kvm=$1/arch/x86/kvm
 	{
-		echo "LINUXINCLUDE := -I$tree/arch/x86/include -I$tree/include -I$tree/include/uapi -I$tree/arch/x86/kvm \$(LINUXINCLUDE)"
-		sed 's#$(srctree)/virt/kvm/Makefile.kvm#$(src)/../../../virt/kvm/Makefile.kvm#' "$makefile"
-	} >"$makefile.new"
-	mv "$makefile.new" "$makefile"
+		echo "LINUXINCLUDE := -I$tree/arch/x86/include -I$tree/include -I$tree/include/uapi -I$kvm \$(LINUXINCLUDE)"
+		sed 's#$(srctree)/virt/kvm/Makefile.kvm#$(src)/../../../virt/kvm/Makefile.kvm#' "$kvm/Makefile"
+	} >"$kvm/Makefile.new"
+	mv "$kvm/Makefile.new" "$kvm/Makefile"
+	sed -i 's#^\#define TRACE_INCLUDE_PATH .*#\#define TRACE_INCLUDE_PATH .#' "$kvm/trace.h"
 }
 
 build() {
@@ -106,7 +108,7 @@ build() {
 	if [ ! -e "$tree/.complete" ]; then
 		rm -rf "$tree"
 		cp -a "$source" "$tree"
-		adapt_makefile "$tree"
+		adapt_tree "$tree"
 	fi
 	object=$tree/arch/x86/kvm/vmx/ept_view_service.o_shipped
 	if [ "$service" = none ]; then
