@@ -65,6 +65,18 @@ impl Kind {
         ("emulated", Kind::Emulated),
         ("perf", Kind::Perf),
     ];
+
+    /// The kind of that name.
+    pub fn from_name(name: &str) -> Option<Kind> {
+        let found = Kind::ALL.into_iter().find(|(known, _)| *known == name);
+        found.map(|(_, kind)| kind)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        let found = Kind::ALL.into_iter().find(|(_, kind)| *kind == self);
+        found.map_or("", |(name, _)| name)
+    }
 }
 
 /// Values of counters at one moment; what is not counted is absent. They run from a moment before

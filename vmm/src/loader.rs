@@ -16,7 +16,7 @@ use vm_memory::{
 };
 
 use crate::layout;
-use crate::memory::Bytes;
+use crate::size::Bytes;
 
 /// The largest kernel or initrd file that is read, in bytes.
 pub const FILE_MAX: u64 = 1 << 30;

@@ -1,7 +1,6 @@
 //! Guest-physical memory: RAM, and the table of memory slots given to KVM.
 
 use std::any::Any;
-use std::fmt;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -10,13 +9,15 @@ use postern_abi::{PAGE_SIZE, view};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::layout;
+use crate::size::Bytes;
 
 /// What can be wrong with a VM's memory.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Less RAM than any guest can start in.
     #[error(
-        "{0} bytes of memory are too few for a VM: give it at least {min}",
+        "{size} of memory are too few for a VM: give it at least {min}",
+        size = Bytes(*.0),
         min = Bytes(layout::MIN_RAM)
     )]
     TooSmall(u64),
@@ -75,21 +76,6 @@ pub enum Error {
         /// The error of `KVM_SET_USER_MEMORY_REGION`.
         source: kvm_ioctls::Error,
     },
-}
-
-/// Shows a number of bytes in the largest unit that divides it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bytes(pub u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            n if n >= 1 << 30 && n % (1 << 30) == 0 => write!(f, "{} GiB", n >> 30),
-            n if n >= 1 << 20 && n % (1 << 20) == 0 => write!(f, "{} MiB", n >> 20),
-            n if n >= 1 << 10 && n % (1 << 10) == 0 => write!(f, "{} KiB", n >> 10),
-            n => write!(f, "{n} bytes"),
-        }
-    }
 }
 
 /// Reserves `size` bytes of zeroed RAM at the addresses of [`layout::ram_parts`]. The host gives
@@ -340,13 +326,5 @@ mod tests {
         slots.add_ram(&ram).unwrap();
         assert_eq!(slots.slots.len(), 2);
         assert_eq!(slots.slots[1].gpa, machine::HIGH_RAM_GPA);
-    }
-
-    #[test]
-    fn bytes_read_well() {
-        assert_eq!(Bytes(64 << 20).to_string(), "64 MiB");
-        assert_eq!(Bytes(3 << 30).to_string(), "3 GiB");
-        assert_eq!(Bytes(4096).to_string(), "4 KiB");
-        assert_eq!(Bytes(4097).to_string(), "4097 bytes");
     }
 }

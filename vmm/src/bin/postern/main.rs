@@ -2,11 +2,11 @@
 
 mod check;
 mod failure;
+mod names;
 mod nic;
 mod output;
-mod path;
 mod run;
-mod size;
+mod up;
 
 use std::process::ExitCode;
 
@@ -33,6 +33,10 @@ enum Command {
     #[command(after_help = status::HELP)]
     Run(Box<run::Args>),
 
+    /// Run a NIC and several VMs, described in a file, until all have ended.
+    #[command(after_help = up::HELP)]
+    Up(up::Args),
+
     /// Own a NIC that VMs share, until a signal comes.
     #[command(after_help = nic::HELP)]
     Nic(nic::Args),
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Check(args) => check::run(args),
         Command::Run(args) => run::run(*args),
+        Command::Up(args) => up::run(args),
         Command::Nic(args) => nic::run(args),
         Command::Stat(args) => nic::stat(args),
     };

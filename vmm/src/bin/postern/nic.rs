@@ -10,7 +10,7 @@ use postern_nic::server::{Options, Server, ServerError};
 use postern_vmm::{signals, status};
 
 use crate::failure::Failure;
-use crate::{output, path};
+use crate::{names, output};
 
 /// Flags of `postern nic`.
 #[derive(ClapArgs)]
@@ -32,12 +32,12 @@ pub struct Args {
     image: Option<PathBuf>,
 
     /// Paths to offer; exit-user and direct give a VM's process the memory of all ports [default: all]
-    #[arg(long, value_name = "PATHS", value_delimiter = ',', value_parser = path::parse)]
+    #[arg(long, value_name = "PATHS", value_delimiter = ',', value_parser = names::path)]
     paths: Vec<Path>,
 
     /// Ports from whose frames no stations are learned, since their guests replay captures
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
-    unlearned: Vec<u32>,
+    no_learning: Vec<u32>,
 
     /// Write the counters of all ports to this file at the end, as JSON
     #[arg(long, value_name = "FILE")]
@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     let geometry = Geometry::new(args.ports, args.slots).map_err(Failure::configuration)?;
     let mut options = Options::new(args.socket, geometry);
     options.image = args.image;
-    options.unlearned = args.unlearned;
+    options.unlearned = args.no_learning;
     if !args.paths.is_empty() {
         options.paths = args.paths;
     }

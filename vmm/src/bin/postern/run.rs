@@ -3,14 +3,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use postern_abi::machine;
 use postern_vmm::devices::SerialOutput;
+use postern_vmm::size::Bytes;
 use postern_vmm::vm::{Builder, Config, Outputs};
 use postern_vmm::{counters, signals};
 
 use crate::failure::Failure;
-use crate::{output, path, size};
+use crate::{names, output};
 
 /// Flags of `postern run`.
 #[derive(ClapArgs)]
@@ -29,8 +30,8 @@ pub struct Args {
     cmdline: String,
 
     /// The guest's memory, in bytes or with K, M or G
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse)]
-    memory: u64,
+    #[arg(long, value_name = "SIZE", default_value = "64M")]
+    memory: Bytes,
 
     /// The guest's processors
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -57,36 +58,17 @@ pub struct Args {
     port: Option<u32>,
 
     /// How the guest's requests reach the NIC: elisa, elisa-strict, exit-kernel, exit-user or direct
-    #[arg(long, value_name = "PATH", requires = "nic", value_parser = path::parse)]
+    #[arg(long, value_name = "PATH", requires = "nic", value_parser = names::path)]
     path: Option<machine::Path>,
 
     /// End the VM when a call in a view is aborted; without it the guest gets #UD and goes on
     #[arg(long, requires = "nic")]
     exit_on_abort: bool,
 
-    /// Which counters to read at the guest's marks
-    #[arg(long, value_name = "WHICH", default_value = "none")]
-    counters: CounterKind,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum CounterKind {
-    /// No counters
-    None,
-    /// The exact counters of the emulated machine
-    Emulated,
-    /// The CPU's instruction counters
-    Perf,
-}
-
-impl From<CounterKind> for counters::Kind {
-    fn from(kind: CounterKind) -> counters::Kind {
-        match kind {
-            CounterKind::None => counters::Kind::None,
-            CounterKind::Emulated => counters::Kind::Emulated,
-            CounterKind::Perf => counters::Kind::Perf,
-        }
-    }
+    /// Which counters to read at the guest's marks: none, emulated (the exact ones of the emulated
+    /// machine) or perf (the CPU's instruction counters)
+    #[arg(long, value_name = "WHICH", default_value = "none", value_parser = names::counters)]
+    counters: counters::Kind,
 }
 
 /// Boots the VM and waits for its end; returns the exit status.
@@ -95,9 +77,9 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         kernel: args.kernel,
         initrd: args.initrd,
         cmdline: args.cmdline,
-        memory: args.memory,
+        memory: args.memory.0,
         vcpus: args.vcpus,
-        counters: args.counters.into(),
+        counters: args.counters,
         record: args.stats.is_some(),
         exit_on_abort: args.exit_on_abort,
     };

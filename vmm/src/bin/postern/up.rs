@@ -1,0 +1,430 @@
+//! `postern up`: a NIC and several VMs, one process each.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use clap::Args as ClapArgs;
+use postern_nic::server::{Options, Server, Stopper};
+use postern_vmm::topology::{self, Topology, Vm};
+use postern_vmm::{signals, status};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tempfile::TempDir;
+
+use crate::failure::Failure;
+use crate::output;
+
+/// Flags of `postern up`.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// The file that describes NIC and VMs (see below)
+    topology: PathBuf,
+}
+
+/// What `--help` says about the file and the exit status.
+pub const HELP: &str = "\
+The file, in TOML (relative names are relative to its directory):
+  [nic]                    # optional; a VM with a port needs it
+  ports = 2
+  slots = 256              # of each ring; optional
+  image = \"nic-image\"      # for elisa, elisa-strict and exit-kernel
+  no_learning = [0]        # ports whose guests replay captures; optional
+  stats = \"nic.json\"       # counters of all ports, at the end; optional
+
+  [[vm]]
+  name = \"sender\"
+  kernel = \"testguest\"
+  initrd = \"traffic.pcap\"  # this and all below are optional
+  cmdline = \"send\"
+  memory = \"64M\"
+  vcpus = 1
+  port = 0                 # together with path
+  path = \"elisa\"
+  exit_on_abort = false
+  serial = \"sender.log\"    # by default each line is printed with the VM's name
+  outbox = \"frames.pcap\"
+  stats = \"sender.json\"
+  counters = \"none\"        # none, emulated, perf
+
+The first VM that ends with another status than 0, or a signal, takes all down.
+
+Exit status:
+  0      all VMs ended with status 0
+  1-70   that of the first VM that did not (see postern run --help)
+  64     the file cannot be used
+  66     the NIC cannot be made, or cannot go on
+  128+N  ended by signal N";
+
+/// How long a VM has to end by itself once it is told to.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the main thread waits for.
+enum Event {
+    /// A VM's process has ended, and all it printed is printed.
+    Ended {
+        index: usize,
+        status: io::Result<ExitStatus>,
+    },
+    /// The NIC's server has ended by itself.
+    NicLost(String),
+    /// A signal to end.
+    Signal(i32),
+}
+
+/// Runs all VMs to their end; returns the exit status.
+pub fn run(args: Args) -> Result<u8, Failure> {
+    let topology = Topology::read(&args.topology).map_err(Failure::configuration)?;
+    let (sender, events) = mpsc::channel();
+    let signal_sender = sender.clone();
+    signals::on_ending_signal(move |signal| {
+        // If nobody listens any more, all has ended.
+        let _ = signal_sender.send(Event::Signal(signal));
+    })
+    .map_err(Failure::internal)?;
+
+    let nic = match &topology.nic {
+        Some(nic) => Some(Nic::start(nic, &sender)?),
+        None => None,
+    };
+    let socket = nic.as_ref().map(|nic| nic.socket.as_path());
+    let mut fleet = Fleet::default();
+    for (index, vm) in topology.vms.iter().enumerate() {
+        if let Err(error) = fleet.start(index, vm, socket, &sender) {
+            fleet.take_down(status::INTERNAL);
+            fleet.wait(&events);
+            return Err(Failure::internal(error));
+        }
+    }
+    let status = fleet.wait(&events);
+    if let Some(nic) = nic {
+        nic.finish()?;
+    }
+    Ok(status)
+}
+
+/// The NIC, served by a thread of this process.
+struct Nic {
+    socket: PathBuf,
+    stopper: Stopper,
+    thread: thread::JoinHandle<Server>,
+    stats: Option<(File, PathBuf)>,
+    /// Holds the socket; removed in the end.
+    _directory: TempDir,
+}
+
+impl Nic {
+    fn start(nic: &topology::Nic, events: &Sender<Event>) -> Result<Nic, Failure> {
+        let directory = tempfile::Builder::new()
+            .prefix("postern-up-")
+            .tempdir()
+            .context("cannot make a private directory for the NIC's socket")
+            .map_err(Failure::internal)?;
+        let socket = directory.path().join("nic");
+        let mut options = Options::new(&socket, nic.geometry);
+        options.image.clone_from(&nic.image);
+        options.unlearned.clone_from(&nic.no_learning);
+        let mut server = Server::bind(&options)?;
+        let stats = match &nic.stats {
+            Some(path) => Some((output::create(path)?, path.clone())),
+            None => None,
+        };
+        let stopper = server.stopper();
+        let events = events.clone();
+        let thread = thread::Builder::new()
+            .name("nic".to_owned())
+            .spawn(move || {
+                if let Err(error) = server.run() {
+                    let _ = events.send(Event::NicLost(format!("{:#}", anyhow!(error))));
+                }
+                server
+            })
+            .context("cannot start a thread for the NIC")
+            .map_err(Failure::internal)?;
+        Ok(Nic {
+            socket,
+            stopper,
+            thread,
+            stats,
+            _directory: directory,
+        })
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        self.stopper.stop();
+        let server = self
+            .thread
+            .join()
+            .map_err(|_| Failure::internal(anyhow!("the NIC's thread panicked")))?;
+        match self.stats {
+            Some((file, path)) => output::write_json(file, &path, &server.counters()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A VM whose process has not ended.
+struct Running {
+    index: usize,
+    name: String,
+    process: OwnedFd,
+}
+
+/// The VMs that run, and what the first that failed ended with.
+#[derive(Default)]
+struct Fleet {
+    running: Vec<Running>,
+    failed: Option<u8>,
+    /// When those that still run are killed.
+    deadline: Option<Instant>,
+}
+
+impl Fleet {
+    /// Starts the process of a VM.
+    fn start(
+        &mut self,
+        index: usize,
+        vm: &Vm,
+        socket: Option<&Path>,
+        events: &Sender<Event>,
+    ) -> anyhow::Result<()> {
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let (printed, output) = io::pipe().context("cannot make a pipe")?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments(vm, socket))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().context("cannot make a pipe")?)
+            .stderr(output)
+            // A signal of the terminal is for this process alone, which passes it on.
+            .process_group(0);
+        end_with_parent(&mut command);
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start the process of VM {}", vm.name))?;
+        // Its copies of the pipe would keep the other end open.
+        drop(command);
+        let process = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(error) => {
+                // Not waited for by anybody, so the number is still its own.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error).with_context(|| format!("cannot watch VM {}", vm.name));
+            }
+        };
+        self.running.push(Running {
+            index,
+            name: vm.name.clone(),
+            process,
+        });
+        let (name, events) = (vm.name.clone(), events.clone());
+        thread::Builder::new()
+            .name(format!("vm-{name}"))
+            .spawn(move || {
+                print_lines(&name, printed);
+                let status = child.wait();
+                let _ = events.send(Event::Ended { index, status });
+            })
+            .with_context(|| format!("cannot start a thread for VM {}", vm.name))?;
+        Ok(())
+    }
+
+    /// Waits until no VM runs; returns the exit status.
+    fn wait(mut self, events: &Receiver<Event>) -> u8 {
+        while !self.running.is_empty() {
+            let event = match self.deadline {
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => {
+                    events.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+                }
+            };
+            match event {
+                Ok(Event::Ended { index, status }) => self.ended(index, status),
+                Ok(Event::NicLost(reason)) => {
+                    eprintln!("postern: {reason}");
+                    self.take_down(status::NIC);
+                }
+                Ok(Event::Signal(signal)) => {
+                    self.take_down(status::SIGNAL_BASE.saturating_add(signal as u8));
+                }
+                Err(_) => {
+                    self.signal(Signal::KILL);
+                    self.deadline = None;
+                }
+            }
+        }
+        self.failed.unwrap_or(0)
+    }
+
+    fn ended(&mut self, index: usize, status: io::Result<ExitStatus>) {
+        let Some(at) = self.running.iter().position(|vm| vm.index == index) else {
+            return;
+        };
+        let vm = self.running.remove(at);
+        let status = match status {
+            Ok(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => code as u8,
+                (None, signal) => status::SIGNAL_BASE.saturating_add(signal.unwrap_or(0) as u8),
+            },
+            Err(_) => status::INTERNAL,
+        };
+        eprintln!("postern: VM {} ended with status {status}", vm.name);
+        if status != 0 {
+            self.take_down(status);
+        }
+    }
+
+    /// Tells all VMs to end, because of that status; a second call changes nothing.
+    fn take_down(&mut self, status: u8) {
+        if self.failed.is_none() {
+            self.failed = Some(status);
+            self.deadline = Some(Instant::now() + PATIENCE);
+            self.signal(Signal::TERM);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        for vm in &self.running {
+            // The only error left is that it has just ended.
+            let _ = pidfd_send_signal(&vm.process, signal);
+        }
+    }
+}
+
+/// The flags of `postern run` for a VM.
+fn arguments(vm: &Vm, socket: Option<&Path>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["run".into()];
+    let mut flag = |name: &str, value: OsString| {
+        // Joined, so that no value is taken for a flag.
+        let mut argument = OsString::from(name);
+        argument.push("=");
+        argument.push(value);
+        arguments.push(argument);
+    };
+    flag("--kernel", vm.kernel.clone().into());
+    flag("--cmdline", vm.cmdline.clone().into());
+    flag("--memory", vm.memory.0.to_string().into());
+    flag("--vcpus", vm.vcpus.to_string().into());
+    flag("--counters", vm.counters.name().into());
+    let files = [
+        ("--initrd", &vm.initrd),
+        ("--serial", &vm.serial),
+        ("--outbox", &vm.outbox),
+        ("--stats", &vm.stats),
+    ];
+    for (name, file) in files {
+        if let Some(file) = file {
+            flag(name, file.clone().into());
+        }
+    }
+    if let (Some(socket), Some((port, path))) = (socket, vm.port) {
+        flag("--nic", socket.into());
+        flag("--port", port.to_string().into());
+        flag("--path", path.name().into());
+        if vm.exit_on_abort {
+            arguments.push("--exit-on-abort".into());
+        }
+    }
+    arguments
+}
+
+/// Lets the kernel end the child when this process dies, however it does.
+fn end_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let arrange = move || {
+        // SAFETY: takes integers only.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: takes nothing. If the parent is dead already, no signal will come.
+        if unsafe { libc::getppid() } as u32 != parent {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec, `arrange` makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(arrange) };
+}
+
+/// Longest line that is printed in one piece, in bytes.
+const LINE_MAX: usize = 4096;
+
+/// Prints what a VM prints, each line with its name, until the VM ends.
+fn print_lines(name: &str, mut printed: impl Read) {
+    let mut buffer = Vec::with_capacity(2 * LINE_MAX);
+    let mut chunk = [0; LINE_MAX];
+    loop {
+        let count = match printed.read(&mut chunk) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => 0,
+        };
+        buffer.extend_from_slice(&chunk[..count]);
+        while let Some(end) = buffer.iter().position(|&byte| byte == b'\n') {
+            print_line(name, &buffer[..end]);
+            buffer.drain(..=end);
+        }
+        if buffer.len() >= LINE_MAX || (count == 0 && !buffer.is_empty()) {
+            print_line(name, &buffer);
+            buffer.clear();
+        }
+        if count == 0 {
+            return;
+        }
+    }
+}
+
+fn print_line(name: &str, line: &[u8]) {
+    let mut out = io::stdout().lock();
+    let text = [name.as_bytes(), b" | ", line, b"\n"].concat();
+    // Nobody reads it any more: the VMs go on all the same.
+    let _ = out.write_all(&text).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_becomes_flags() {
+        let vm = Vm {
+            name: "a".to_owned(),
+            kernel: "/k".into(),
+            initrd: None,
+            cmdline: "--looks like=a flag".to_owned(),
+            memory: postern_vmm::size::Bytes(1 << 20),
+            vcpus: 3,
+            port: Some((1, postern_abi::machine::Path::Direct)),
+            exit_on_abort: true,
+            serial: Some("/s".into()),
+            outbox: None,
+            stats: None,
+            counters: postern_vmm::counters::Kind::Perf,
+        };
+        let flags = arguments(&vm, Some(Path::new("/socket")));
+        for flag in [
+            "--kernel=/k",
+            "--cmdline=--looks like=a flag",
+            "--memory=1048576",
+            "--vcpus=3",
+            "--serial=/s",
+            "--nic=/socket",
+            "--port=1",
+            "--path=direct",
+            "--exit-on-abort",
+            "--counters=perf",
+        ] {
+            assert!(flags.iter().any(|found| found == flag), "{flag}: {flags:?}");
+        }
+        let alone = arguments(&vm, None);
+        assert!(!alone.iter().any(|flag| flag == "--port=1"));
+    }
+}
