@@ -10,6 +10,7 @@
 //! | [`place`] | the host's KVM or the emulated machine |
 //! | [`report`] | tables and JSON |
 //! | [`setup`] | everything that must exist first |
+//! | [`suite`] | all tests |
 //! | [`traffic`] | real input frames, checks of a user's pcap, proof that every frame arrived |
 
 pub mod demo;
@@ -20,4 +21,5 @@ pub mod output;
 pub mod place;
 pub mod report;
 pub mod setup;
+pub mod suite;
 pub mod traffic;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use postern_eval::{demo, interrupt};
+use postern_eval::{demo, interrupt, suite};
 
 /// Postern's runner: shows it, tests it, and has a machine to try it in
 #[derive(Parser)]
@@ -20,6 +20,8 @@ struct Cli {
 enum Command {
     /// Send real traffic from VM to VM on every path, prove that it arrived, and compare what it costs
     Demo(demo::Options),
+    /// Run all tests, or those with one of the given words in their names
+    Suite(suite::Options),
     /// Make all that the other commands need: packages, emulator, kernel, modules, programs
     Setup,
     /// The emulated machine
@@ -41,6 +43,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
     interrupt::install()?;
     match cli.command {
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Suite(options) => {
+            let passed = suite::run(&options)?;
+            Ok(if passed {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
+        }
         Command::Setup => lab::setup(),
         Command::Machine(command) => lab::machine(command),
     }

@@ -1,13 +1,14 @@
 //! First process of the emulated machine: sets it up, carries out the plan, sends back what came of
 //! it, and switches the machine off.
 
+mod counters;
 mod kernel_log;
 mod ports;
 mod run;
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::process::Command as Program;
+use std::process::{Command as Program, ExitCode};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
@@ -39,20 +40,32 @@ impl Outbox {
     }
 }
 
-fn main() {
-    if std::process::id() != 1 {
-        eprintln!(
-            "postern-init: this is the first process of the emulated machine, not for use elsewhere"
-        );
-        std::process::exit(2);
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        if let Err(error) = live() {
+            eprintln!("postern-init: {error:#}");
+        }
+        // The machine is still on only if it is another machine than expected.
+        let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
+        loop {
+            std::thread::park();
+        }
     }
-    if let Err(error) = live() {
-        eprintln!("postern-init: {error:#}");
-    }
-    // The machine is still on only if it is another machine than expected.
-    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
-    loop {
-        std::thread::park();
+    match std::env::args().nth(1).as_deref() {
+        Some("counters") => match counters::print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("postern-init: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        _ => {
+            eprintln!(
+                "postern-init: this is the first process of the emulated machine; elsewhere in it, \
+                 `postern-init counters` prints the machine's counters"
+            );
+            ExitCode::from(2)
+        }
     }
 }
 

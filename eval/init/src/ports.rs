@@ -9,18 +9,44 @@ use postern_init::{PORT_FLUSH, PORT_OUTPUT, PORT_SHUTDOWN, SHUTDOWN};
 pub struct Ports(());
 
 impl Ports {
-    /// Asks the kernel for the right.
+    /// The ports that the first process needs.
     ///
     /// # Errors
     ///
     /// The kernel's refusal.
     pub fn open() -> io::Result<Self> {
-        let first = PORT_SHUTDOWN;
-        let count = PORT_FLUSH + 4 - first;
+        Self::range(PORT_SHUTDOWN, PORT_FLUSH + 4 - PORT_SHUTDOWN)
+    }
+
+    /// Asks the kernel for the right to some ports.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn range(first: u16, count: u16) -> io::Result<Self> {
         // SAFETY: ioperm touches no memory of this process.
         match unsafe { libc::ioperm(first.into(), count.into(), 1) } {
             0 => Ok(Self(())),
             _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Reads 32 bits.
+    pub fn read(&mut self, port: u16) -> u32 {
+        let value;
+        // SAFETY: without the right to the port the processor faults; with it, ports of the emulated
+        // machine that are read change no memory.
+        unsafe {
+            asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, nomem, preserves_flags));
+        }
+        value
+    }
+
+    /// Writes 32 bits.
+    pub fn write(&mut self, port: u16, value: u32) {
+        // SAFETY: as for reading.
+        unsafe {
+            asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, nomem, preserves_flags));
         }
     }
 

@@ -230,6 +230,7 @@ mod tests {
         Programs {
             init: file("init"),
             postern: file("postern"),
+            viewtest: file("viewtest"),
             testguest: file("testguest"),
             nic_image: file("nic-image"),
         }

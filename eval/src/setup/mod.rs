@@ -11,12 +11,12 @@ pub mod progress;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::machine::{Machine, Platform};
 use cache::Cache;
 pub use kernel::{Flavour, KernelTree};
-pub use modules::Modules;
+pub use modules::{Modules, Strength};
 pub use programs::Programs;
 use progress::Progress;
 
@@ -36,12 +36,15 @@ fn jobs() -> String {
 /// A laboratory: all that is needed to run VMs in the emulated machine.
 #[derive(Clone, Debug)]
 pub struct Lab {
+    flavour: Flavour,
     /// The machine.
     pub platform: Platform,
     /// Its kernel.
     pub tree: KernelTree,
     /// KVM for that kernel.
     pub modules: Modules,
+    /// KVM for tests of attacks.
+    weakened: Option<Modules>,
     /// What runs in it.
     pub programs: Programs,
 }
@@ -59,24 +62,64 @@ impl Lab {
         packages::add_targets(&cache, &progress)?;
         let bochs = bochs::build(&cache, &progress, root())?;
         let programs = programs::build(&cache, &progress, root())?;
-        let source = kernel::source(&cache, &progress)?;
         let tree = kernel::build(&cache, &progress, root(), flavour)?;
-        let modules = modules::build(&cache, &progress, root(), &source, &tree, flavour)?;
+        let modules = modules::build(&cache, &progress, root(), (&tree, flavour), Strength::Full)?;
         let platform = platform(&cache, bochs, programs.init.clone());
         Ok(Self {
+            flavour,
             platform,
             tree,
             modules,
+            weakened: None,
             programs,
         })
     }
 
+    /// Makes the modules for [`Self::weakened_machine`].
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn prepare_weakened(&mut self) -> Result<()> {
+        if self.weakened.is_none() {
+            let (cache, progress) = (Cache::open()?, Progress::new());
+            let _lock = cache.lock(&progress)?;
+            let tree = (&self.tree, self.flavour);
+            let built = modules::build(&cache, &progress, root(), tree, Strength::Weakened)?;
+            self.weakened = Some(built);
+        }
+        Ok(())
+    }
+
     /// A machine with KVM, whose `kvm-intel` has these parameters.
     pub fn machine(&self, parameters: &str) -> Machine<'_> {
+        self.with_kvm(&self.modules.kvm, &self.modules.kvm_intel, parameters)
+    }
+
+    /// A machine with KVM as it comes with the kernel.
+    pub fn stock_machine(&self) -> Machine<'_> {
+        let [kvm, kvm_intel] = &self.tree.stock;
+        self.with_kvm(kvm, kvm_intel, "")
+    }
+
+    /// A machine with a KVM whose parameters can leave out defences.
+    ///
+    /// # Errors
+    ///
+    /// [`Self::prepare_weakened`] has not been called.
+    pub fn weakened_machine(&self, parameters: &str) -> Result<Machine<'_>> {
+        let modules = self
+            .weakened
+            .as_ref()
+            .context("the weakened modules are not made ready")?;
+        Ok(self.with_kvm(&modules.kvm, &modules.kvm_intel, parameters))
+    }
+
+    fn with_kvm(&self, kvm: &Path, kvm_intel: &Path, parameters: &str) -> Machine<'_> {
         Machine::new(&self.platform, &self.tree.kernel)
             .module(&self.tree.irqbypass, "")
-            .module(&self.modules.kvm, "")
-            .module(&self.modules.kvm_intel, parameters)
+            .module(kvm, "")
+            .module(kvm_intel, parameters)
     }
 }
 
@@ -107,6 +150,15 @@ pub fn programs() -> Result<Programs> {
     packages::install(&cache, &progress)?;
     packages::add_targets(&cache, &progress)?;
     programs::build(&cache, &progress, root())
+}
+
+/// Where cargo builds, so that it outlives a checkout.
+///
+/// # Errors
+///
+/// As for [`Cache::open`].
+pub fn target() -> Result<PathBuf> {
+    Ok(Cache::open()?.path("target"))
 }
 
 /// Debian's source of the kernel.

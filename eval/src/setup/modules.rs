@@ -27,6 +27,18 @@ pub struct Modules {
     pub kvm_intel: PathBuf,
 }
 
+/// Which modules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strength {
+    /// As they are used.
+    Full,
+    /// For tests of attacks only: able to leave out the defences that a parameter names.
+    Weakened,
+}
+
+/// The patch that makes defences optional.
+const WEAKENING: &str = "kernel-patches/attacks/omit-defences.patch";
+
 /// Builds the modules.
 ///
 /// # Errors
@@ -36,23 +48,35 @@ pub fn build(
     cache: &Cache,
     progress: &Progress,
     root: &Path,
-    source: &Path,
-    tree: &KernelTree,
-    flavour: Flavour,
+    (tree, flavour): (&KernelTree, Flavour),
+    strength: Strength,
 ) -> Result<Modules> {
+    let source = super::kernel::source(cache, progress)?;
     let inputs: Vec<PathBuf> = INPUTS.iter().map(|path| root.join(path)).collect();
     let key = Key::new()
         .files(&inputs)?
-        .identity(source)?
+        .identity(&source)?
         .identity(&tree.kernel.image)?;
-    let (name, title) = match flavour {
-        Flavour::Small => ("modules", "patched KVM"),
-        Flavour::Debug => ("modules-debug", "patched KVM with checks"),
-        Flavour::Debian => ("modules-debian", "patched KVM for Debian's kernel"),
+    let (mut name, mut title) = match flavour {
+        Flavour::Small => ("modules".to_owned(), "patched KVM".to_owned()),
+        Flavour::Debug => (
+            "modules-debug".to_owned(),
+            "patched KVM with checks".to_owned(),
+        ),
+        Flavour::Debian => (
+            "modules-debian".to_owned(),
+            "patched KVM for Debian's kernel".to_owned(),
+        ),
     };
+    let mut more = Vec::new();
+    if strength == Strength::Weakened {
+        name += "-weakened";
+        title += ", with defences that can be left out";
+        more.extend(["--extra".into(), root.join(WEAKENING)]);
+    }
     let step = Step {
-        name,
-        title,
+        name: &name,
+        title: &title,
         key,
         megabytes: 500,
     };
@@ -64,8 +88,9 @@ pub fn build(
                 .arg(&tree.build)
                 .arg("--out")
                 .arg(directory)
+                .args(&more)
                 .env("POSTERN_CACHE", cache.path(""))
-                .env("POSTERN_LINUX_SOURCE", source),
+                .env("POSTERN_LINUX_SOURCE", &source),
         )
     })?;
     Ok(Modules {

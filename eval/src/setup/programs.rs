@@ -15,6 +15,8 @@ pub struct Programs {
     pub init: PathBuf,
     /// VM monitor and NIC.
     pub postern: PathBuf,
+    /// Tests of the patched KVM's calls.
+    pub viewtest: PathBuf,
     /// Bare-metal test guest.
     pub testguest: PathBuf,
     /// The switch, for the NIC view.
@@ -48,7 +50,11 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
         progress,
         root,
     };
-    let host = [("postern-init", "postern-init"), ("postern-vmm", "postern")];
+    let host = [
+        ("postern-init", "postern-init"),
+        ("postern-vmm", "postern"),
+        ("postern-viewtest", "postern-viewtest"),
+    ];
     let mut built = cargo.build(&MUSL, &host)?;
     // One at a time: each is linked for a place of its own.
     for name in ["postern-testguest", "postern-nic-image"] {
@@ -59,6 +65,7 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
     Ok(Programs {
         init: program("postern-init"),
         postern: program("postern"),
+        viewtest: program("postern-viewtest"),
         testguest: program("postern-testguest"),
         nic_image: program("postern-nic-image"),
     })

@@ -1,0 +1,14 @@
+//! The tests that run in machines, by area.
+
+mod machine;
+mod views;
+
+use super::machine::Test;
+
+/// All of them, in the order of running.
+pub fn all() -> Vec<&'static Test> {
+    [machine::TESTS, views::TESTS]
+        .into_iter()
+        .flatten()
+        .collect()
+}
