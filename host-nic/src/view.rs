@@ -48,7 +48,10 @@ pub enum ViewError {
     #[error("KVM created no view")]
     Create(#[source] io::Error),
     /// A part of the view cannot be mapped.
-    #[error("KVM cannot map the {what} at {gva:#x} ({size} bytes) into the NIC view")]
+    #[error(
+        "KVM cannot map the {what} at {gva:#x} ({size} bytes) into the NIC view{}",
+        locked(source)
+    )]
     Map {
         /// Which part.
         what: &'static str,
@@ -81,6 +84,15 @@ impl ViewError {
     /// Whether this machine has no views at all, rather than one that went wrong.
     pub fn is_absence(&self) -> bool {
         matches!(self, ViewError::Open(_) | ViewError::NoViews)
+    }
+}
+
+fn locked(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::OutOfMemory => {
+            "; raise the limit of locked memory (ulimit -l), or run as root"
+        }
+        _ => "",
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::{ptr, thread};
 
-use common::{BROADCAST, Guest, frame, geometry, mac, port};
+use common::{BROADCAST, Guest, Stop, frame, geometry, mac, port};
 use postern_abi::service::{ERR_BAD_REQUEST, OP_NOP, OP_TX, TX_HOLD};
 use postern_abi::window::{BUFFER_SIZE, DESCRIPTOR_SIZE, Geometry, LINE_SIZE, Ring};
 use postern_nic::caller::{Caller, memory_size, window_offset};
@@ -411,6 +411,7 @@ fn a_header_that_changes_after_the_look_goes_where_it_says() {
                 descriptors[slot].store([64, 1514, 65535, 14][turn / 7 % 4], Relaxed);
             }
         });
+        let _stop = Stop(&stop);
         for _ in 0..4000 {
             sender.call(64, false);
             sender.tx = sender.tx.wrapping_add(64);
@@ -423,7 +424,6 @@ fn a_header_that_changes_after_the_look_goes_where_it_says() {
                 }
             }
         }
-        stop.store(true, Relaxed);
     });
     assert!(counts.iter().all(|count| *count > 100), "{counts:?}");
 }

@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::thread;
 
-use common::{Guest, frame, geometry, mac};
+use common::{Guest, Stop, frame, geometry, mac};
 use postern_abi::window::Ring;
 use postern_nic::memory::Memory;
 
@@ -30,19 +30,25 @@ fn nth(from: u32, to: u32, n: u64) -> Vec<u8> {
 fn two_ports_send_to_each_other() {
     let memory = Memory::create(geometry(2, 64)).unwrap();
     let guests = [0, 1].map(|port| Guest::attach(&memory, port, 1));
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for (me, mut guest) in guests.into_iter().enumerate() {
             let (me, peer) = (me as u32, 1 - me as u32);
+            let stop = &stop;
             scope.spawn(move || {
                 let (mut sent, mut received) = (0, 0);
                 while sent < FRAMES || received < FRAMES || guest.room() < 64 {
+                    assert!(!stop.load(Relaxed), "the other side failed");
                     while guest.room() > 0 && sent < FRAMES {
                         guest.send(&nth(me, peer, sent));
                         sent += 1;
                     }
                     guest.call(32, true);
                     for bytes in guest.receive(peer, 32) {
-                        assert!(bytes == nth(peer, me, received), "frame {received}");
+                        if bytes != nth(peer, me, received) {
+                            stop.store(true, Relaxed);
+                            panic!("frame {received}");
+                        }
                         received += 1;
                     }
                 }
@@ -90,6 +96,7 @@ fn concurrent_calls_on_one_port_harm_nobody_else() {
         for calls in &bad {
             scope.spawn(|| hostile(calls));
         }
+        let _stop = Stop(&stop);
         let (mut sent, mut received) = (0, 0);
         while received < FRAMES {
             while good.room() > 0 && sent < FRAMES {
@@ -106,7 +113,6 @@ fn concurrent_calls_on_one_port_harm_nobody_else() {
             let producer = receiver.producer(lane).load(Acquire);
             receiver.consumer(lane).store(producer, Release);
         }
-        stop.store(true, Relaxed);
     });
     assert!(bad.iter().all(|calls| calls.load(Relaxed) > 100), "{bad:?}");
 }

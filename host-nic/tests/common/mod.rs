@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 #![allow(dead_code, reason = "each test uses a part")]
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use postern_abi::service::{OP_TX, TX_HOLD};
 use postern_abi::window::{Geometry, PortId, Ring};
@@ -37,6 +37,15 @@ pub fn frame(to: [u8; 6], from: [u8; 6], length: usize, seed: u64) -> Vec<u8> {
     }
     bytes.truncate(length);
     bytes
+}
+
+/// Says stop when it goes, also because a check failed: threads that wait for it end.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// One port's guest.
