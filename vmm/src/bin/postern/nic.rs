@@ -61,7 +61,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     if !args.paths.is_empty() {
         options.paths = args.paths;
     }
-    let mut server = Server::bind(&options)?;
+    let mut server = bind(&options)?;
     let stats = match args.stats {
         Some(path) => Some((output::create(&path)?, path)),
         None => None,
@@ -82,6 +82,16 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         output::write_json(file, &path, &server.counters())?;
     }
     Ok(0)
+}
+
+/// Makes a NIC; an error names the image that it is about.
+pub fn bind(options: &Options) -> Result<Server, Failure> {
+    Server::bind(options).map_err(|error| match (&error, &options.image) {
+        (ServerError::Image(_), Some(image)) => Failure::configuration(
+            anyhow::Error::from(error).context(format!("cannot use {}", image.display())),
+        ),
+        _ => error.into(),
+    })
 }
 
 impl From<ServerError> for Failure {

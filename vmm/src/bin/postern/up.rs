@@ -20,7 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
 use crate::failure::Failure;
-use crate::output;
+use crate::{nic, output};
 
 /// Flags of `postern up`.
 #[derive(ClapArgs)]
@@ -131,7 +131,7 @@ impl Nic {
         let mut options = Options::new(&socket, nic.geometry);
         options.image.clone_from(&nic.image);
         options.unlearned.clone_from(&nic.no_learning);
-        let mut server = Server::bind(&options)?;
+        let mut server = nic::bind(&options)?;
         let stats = match &nic.stats {
             Some(path) => Some((output::create(path)?, path.clone())),
             None => None,
