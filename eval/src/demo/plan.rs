@@ -22,7 +22,7 @@ const CALLS_WITH_EXITS: u64 = 10_000;
 const SLOTS: u32 = 1024;
 
 /// Port of the VM that sends, or calls.
-const SENDER: u32 = 0;
+pub const SENDER: u32 = 0;
 /// Port of the VM that receives.
 const RECEIVER: u32 = 1;
 
@@ -97,36 +97,49 @@ impl Plan<'_> {
     /// A capture that cannot be written to memory; none can be too long here.
     pub fn job(&self, run: &Run) -> Result<Job> {
         let name = self.name(run);
-        let job = match run {
-            Run::Traffic { path, input, batch } => {
-                let input = &self.inputs[*input];
-                let count = input.frames().len();
-                let received = count as u64 * (MAX_LEN as u64 + PCAP_RECORD);
-                let frames = self.vm(*path, RECEIVER, received)
-                    + &format!(" --outbox {RECEIVED} --cmdline 'role=receive frames={count}'");
-                let sent = pcap::to_bytes(input.frames())?;
-                let send = self.vm(*path, SENDER, sent.len() as u64)
-                    + &format!(" --initrd {SENT} --cmdline 'role=send batch={batch}'");
-                let script = script(&name, *path, &[(RECEIVER_VM, &frames), (SENDER_VM, &send)]);
-                Job::new(&name, &script)
-                    .bytes(SENT, sent)
-                    .fetch(RECEIVED)
-                    .fetch(&stats_file(SENDER_VM))
-                    .fetch(&stats_file(RECEIVER_VM))
-                    .fetch(NIC_COUNTERS)
-            }
-            Run::Calls { path, calls } => {
-                let vm =
-                    self.vm(*path, SENDER, 0) + &format!(" --cmdline 'role=calls calls={calls}'");
-                Job::new(&name, &script(&name, *path, &[(CALLER_VM, &vm)]))
-                    .fetch(&stats_file(CALLER_VM))
-            }
-        };
-        Ok(job
+        let mut job = Job::new(&name, &format!("echo '{ANNOUNCEMENT}{name}'\n{SCRIPT}"))
             .timeout(TIMEOUT)
             .file(POSTERN, &self.programs.postern)
             .file(GUEST, &self.programs.testguest)
-            .file(IMAGE, &self.programs.nic_image))
+            .file(IMAGE, &self.programs.nic_image)
+            .fetch(NIC_COUNTERS);
+        let mut topology = topology_of_nic();
+        match run {
+            Run::Traffic { path, input, batch } => {
+                let frames = self.inputs[*input].frames();
+                let count = frames.len();
+                let sent = pcap::to_bytes(frames)?;
+                let received = count as u64 * (MAX_LEN as u64 + PCAP_RECORD);
+                topology += &self.vm(RECEIVER_VM, RECEIVER, *path, received);
+                topology += &format!("cmdline = 'role=receive frames={count}'\n");
+                topology += &format!("outbox = '{RECEIVED}'\n");
+                topology += &self.vm(SENDER_VM, SENDER, *path, sent.len() as u64);
+                topology += &format!("cmdline = 'role=send batch={batch}'\ninitrd = '{SENT}'\n");
+                job = job.bytes(SENT, sent).fetch(RECEIVED);
+                for vm in [SENDER_VM, RECEIVER_VM] {
+                    job = job.fetch(&stats_file(vm));
+                }
+            }
+            Run::Calls { path, calls } => {
+                topology += &self.vm(CALLER_VM, SENDER, *path, 0);
+                // Without a timer in the guest all its instructions are those of the calls.
+                topology += &format!("cmdline = 'role=calls calls={calls} timer=0'\n");
+                job = job.fetch(&stats_file(CALLER_VM));
+            }
+        }
+        Ok(job.bytes(TOPOLOGY, topology.into_bytes()))
+    }
+
+    /// A VM of the topology that needs room for `data` bytes besides its own.
+    fn vm(&self, name: &str, port: u32, path: Path, data: u64) -> String {
+        format!(
+            "[[vm]]\nname = '{name}'\nkernel = '{GUEST}'\nmemory = '{}M'\nport = {port}\n\
+             path = '{}'\nstats = '{}'\ncounters = '{}'\n",
+            GUEST_MEMORY_MB + data.div_ceil(1 << 20),
+            path.name(),
+            stats_file(name),
+            self.counters
+        )
     }
 
     /// Memory that the largest run needs for its frames, in MiB: in the sender, the receiver, and twice in
@@ -137,17 +150,6 @@ impl Plan<'_> {
             4 * frames * (MAX_LEN as u64 + PCAP_RECORD)
         };
         self.inputs.iter().map(bytes).max().unwrap_or(0) >> 20
-    }
-
-    /// Starts a VM that needs room for `data` bytes besides its own; [`script`] says where its outputs go.
-    fn vm(&self, path: Path, port: u32, data: u64) -> String {
-        let megabytes = GUEST_MEMORY_MB + data.div_ceil(1 << 20);
-        format!(
-            "./{POSTERN} run --kernel {GUEST} --memory {megabytes}M --nic {SOCKET} --port {port} \
-             --path {} --counters {}",
-            path.name(),
-            self.counters
-        )
     }
 }
 
@@ -170,7 +172,7 @@ pub const RECEIVED: &str = "received.pcap";
 pub const NIC_COUNTERS: &str = "nic.json";
 
 const SENT: &str = "sent.pcap";
-const SOCKET: &str = "nic.sock";
+const TOPOLOGY: &str = "topology.toml";
 const POSTERN: &str = "postern";
 const GUEST: &str = "testguest";
 const IMAGE: &str = "nic-image";
@@ -183,40 +185,15 @@ pub fn stats_file(vm: &str) -> String {
 /// What a job prints first; the run's name follows.
 pub const ANNOUNCEMENT: &str = "postern-demo: ";
 
-/// The script of a run: a NIC, and VMs that are started one after another and must all end well.
-fn script(name: &str, path: Path, vms: &[(&str, &str)]) -> String {
-    let mut script = format!(
-        "echo '{ANNOUNCEMENT}{name}'\n\
-         ./{POSTERN} nic --socket {SOCKET} --ports 2 --slots {SLOTS} --image {IMAGE} --paths {} \
-         --no-learning {SENDER} >nic.log 2>&1 &\n\
-         nic=$!\n\
-         tries=0\n\
-         until [ -S {SOCKET} ]; do\n\
-         \x20 tries=$((tries + 1))\n\
-         \x20 if [ $tries -gt 500 ] || ! kill -0 $nic 2>/dev/null; then cat nic.log; exit 1; fi\n\
-         \x20 sleep 0.02\n\
-         done\n",
-        path.name()
-    );
-    for (vm, command) in vms {
-        script += &format!(
-            "{command} --serial {vm}.log --stats {} >{vm}.out 2>&1 &\n{vm}=$!\n",
-            stats_file(vm)
-        );
-    }
-    script += "status=0\n";
-    for (vm, _) in vms.iter().rev() {
-        script += &format!(
-            "wait ${vm} || {{ echo 'VM {vm} failed:'; tail -n 5 {vm}.log; cat {vm}.out; status=1; }}\n"
-        );
-    }
-    script += &format!(
-        "./{POSTERN} stat --socket {SOCKET} --json >{NIC_COUNTERS} || status=1\n\
-         kill $nic; wait $nic\n\
-         [ $status = 0 ] || cat nic.log\n\
-         exit $status\n"
-    );
-    script
+/// What a job does. The consoles of the VMs are only shown when one of them fails.
+const SCRIPT: &str = "./postern up topology.toml >up.log 2>&1 && exit\n\
+                      status=$?; cat up.log; exit $status\n";
+
+fn topology_of_nic() -> String {
+    format!(
+        "[nic]\nports = 2\nslots = {SLOTS}\nimage = '{IMAGE}'\nno_learning = [{SENDER}]\n\
+         stats = '{NIC_COUNTERS}'\n"
+    )
 }
 
 #[cfg(test)]
@@ -224,6 +201,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::job::Content;
 
     fn programs() -> Programs {
         let file = |name: &str| name.into();
@@ -260,8 +238,12 @@ mod tests {
             let shell = shell.unwrap();
             assert!(shell.status.success(), "{shell:?}: {}", job.script);
             if let Run::Traffic { path, .. } = run {
-                for part in ["batch=8", "frames=3000", "--memory 37M", path.name()] {
-                    assert!(job.script.contains(part), "no {part}: {}", job.script);
+                let Some(Content::Bytes(topology)) = job.files.get(TOPOLOGY) else {
+                    panic!("no topology");
+                };
+                let topology = String::from_utf8_lossy(topology);
+                for part in ["batch=8", "frames=3000", "memory = '37M'", path.name()] {
+                    assert!(topology.contains(part), "no {part}: {topology}");
                 }
             }
         }

@@ -91,7 +91,8 @@ fn traffic(
     Ok(Traffic::new(path, input, batch, &verdict, dropped, &costs))
 }
 
-/// Frames that the NIC dropped, of all ports, by cause.
+/// Frames of the sender that the NIC dropped, by cause. (The receiver's own are announcements: those
+/// that it made before the sender was there had nowhere to go.)
 fn drops(json: &[u8]) -> Result<BTreeMap<String, u64>> {
     #[derive(Deserialize)]
     struct Counters {
@@ -99,16 +100,17 @@ fn drops(json: &[u8]) -> Result<BTreeMap<String, u64>> {
     }
     #[derive(Deserialize)]
     struct Port {
+        port: u32,
         drops: BTreeMap<String, u64>,
     }
     let counters: Counters = serde_json::from_slice(json).context("reading the NIC's counters")?;
-    let mut sum = BTreeMap::new();
-    for port in counters.ports {
-        for (cause, count) in port.drops {
-            *sum.entry(cause).or_default() += count;
-        }
-    }
-    Ok(sum)
+    let sender = counters
+        .ports
+        .into_iter()
+        .find(|port| port.port == plan::SENDER);
+    Ok(sender
+        .context("the NIC has no counters of the sender's port")?
+        .drops)
 }
 
 #[cfg(test)]
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drops_of_all_ports_are_added_up() {
+    fn drops_are_those_of_the_sender() {
         let json = br#"{"ports": [
             {"port": 0, "drops": {"full": 2, "too_long": 1}},
             {"port": 1, "drops": {"full": 3, "too_long": 0}}
@@ -124,7 +126,7 @@ mod tests {
         let sum = drops(json).unwrap();
         assert_eq!(
             sum,
-            BTreeMap::from([("full".into(), 5), ("too_long".into(), 1)])
+            BTreeMap::from([("full".into(), 2), ("too_long".into(), 1)])
         );
         assert!(drops(b"{}").is_err());
     }
