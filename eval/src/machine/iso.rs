@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use super::{MachineError, Platform, tool};
+use super::contents::tool;
+use super::{MachineError, Platform};
 
 /// Kernel command line. The machine's serial port runs at its highest speed, since every byte takes
 /// its emulated time; addresses of programs are not random, so that equal runs are equal.

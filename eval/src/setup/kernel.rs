@@ -122,7 +122,6 @@ fn own(
     Ok(KernelTree {
         kernel: Kernel {
             image: tree.join("arch/x86/boot/bzImage"),
-            modules: Vec::new(),
         },
         irqbypass: tree.join("virt/lib/irqbypass.ko"),
         stock: ["kvm", "kvm-intel"].map(|name| tree.join(format!("arch/x86/kvm/{name}.ko"))),
@@ -241,7 +240,6 @@ fn distributed(cache: &Cache, progress: &Progress) -> Result<KernelTree> {
     Ok(KernelTree {
         kernel: Kernel {
             image: directory.join(format!("boot/vmlinuz-{version}")),
-            modules: Vec::new(),
         },
         build: directory.join(format!("usr/src/linux-headers-{version}")),
         irqbypass: modules.join("virt/lib/irqbypass.ko"),

@@ -93,7 +93,7 @@ pub fn run(report: &Report, tests: &[&Test]) -> Result<()> {
             let start = Instant::now();
             let job = (test.job)(place.programs());
             let done = place.run(&[job], "").map(|mut done| done.remove(0));
-            judge(report, test, done, "hardware", start);
+            judge(report, test, done, "hardware", Some(start));
         }
     }
     let labs = Labs::prepare(&emulated)?;
@@ -180,7 +180,7 @@ fn batches<'a>(tests: &[&'a Test]) -> Vec<Vec<&'a Test>> {
 
 fn run_batch(report: &Report, labs: &Labs, mut tests: Vec<&Test>) -> Result<()> {
     while let Some(&first) = tests.first() {
-        let start = Instant::now();
+        let start = (tests.len() == 1).then(Instant::now);
         let (machine, programs) = labs.machine(first.boot)?;
         let jobs: Vec<Job> = tests.iter().map(|test| (test.job)(programs)).collect();
         let outcome = match machine.run_all(&jobs) {
@@ -214,8 +214,9 @@ fn run_batch(report: &Report, labs: &Labs, mut tests: Vec<&Test>) -> Result<()> 
     Ok(())
 }
 
-fn judge(report: &Report, test: &Test, done: Result<Done>, place: &str, start: Instant) {
-    let elapsed = Some(start.elapsed());
+/// Tests that share a boot have no time of their own, which `start` would be the beginning of.
+fn judge(report: &Report, test: &Test, done: Result<Done>, place: &str, start: Option<Instant>) {
+    let elapsed = start.map(|start| start.elapsed());
     let name = format!("{place}/{}", test.name);
     match (done, test.judge) {
         (Err(error), _) => report.line(&name, &Err(error).into(), elapsed),

@@ -91,7 +91,12 @@ pub fn run(
                 ])
                 // The list of maintainers is another patch's business.
                 .args(["--ignore", "FILE_PATH_CHANGES"])
-                .arg(&patch),
+                // By name, a file that git tracks would be taken for source code.
+                .arg("-")
+                .stdin(
+                    fs::File::open(&patch)
+                        .with_context(|| format!("opening {}", patch.display()))?,
+                ),
         )?;
         let verdict = if success {
             Verdict::Passed
