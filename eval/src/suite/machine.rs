@@ -1,17 +1,16 @@
 //! Tests in the emulated machine, or on this host's KVM where it can: several share a boot.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::labs::Labs;
 use super::report::{Report, Verdict};
 use crate::job::{Done, Job};
-use crate::machine::{Machine, MachineError};
+use crate::machine::MachineError;
 use crate::place::{self, Place};
-use crate::setup::{Flavour, Lab, Programs};
+use crate::setup::{Flavour, Programs};
 
 /// Parameters of the patched kvm-intel in tests. The emulated processor is of a model that leaks
 /// between views; the emulation does not.
@@ -80,7 +79,7 @@ const SHARED: usize = 8;
 /// # Errors
 ///
 /// A machine that cannot be made. One that dies is a failed test.
-pub fn run(report: &Report, tests: &[&Test]) -> Result<()> {
+pub fn run(report: &Report, labs: &mut Labs, tests: &[&Test]) -> Result<()> {
     if tests.is_empty() {
         return Ok(());
     }
@@ -96,17 +95,20 @@ pub fn run(report: &Report, tests: &[&Test]) -> Result<()> {
             judge(report, test, done, "hardware", Some(start));
         }
     }
-    let labs = Labs::prepare(&emulated)?;
+    for test in &emulated {
+        labs.prepare(test.boot)?;
+    }
     let queue = Mutex::new(batches(&emulated));
     let failure = Mutex::new(None);
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(MACHINES);
+    let labs = &*labs;
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some(batch) = take(&queue) {
-                    if let Err(error) = run_batch(report, &labs, batch) {
+                    if let Err(error) = run_batch(report, labs, batch) {
                         // The others stop after what they are at.
                         lock(&queue).clear();
                         lock(&failure).get_or_insert(error);
@@ -118,40 +120,6 @@ pub fn run(report: &Report, tests: &[&Test]) -> Result<()> {
     match lock(&failure).take() {
         Some(error) => Err(error),
         None => Ok(()),
-    }
-}
-
-/// Laboratories by kernel, and the weakened modules where they are needed.
-struct Labs(HashMap<Flavour, Lab>);
-
-impl Labs {
-    fn prepare(tests: &[&Test]) -> Result<Self> {
-        let mut labs = HashMap::new();
-        for test in tests {
-            let Boot { flavour, kvm } = test.boot;
-            let lab = match labs.entry(flavour) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(Lab::prepare(flavour)?),
-            };
-            if matches!(kvm, Kvm::Weakened(_)) {
-                lab.prepare_weakened()?;
-            }
-        }
-        Ok(Self(labs))
-    }
-
-    fn machine(&self, boot: Boot) -> Result<(Machine<'_>, &Programs)> {
-        let lab = self
-            .0
-            .get(&boot.flavour)
-            .context("the kernel was not made ready")?;
-        let machine = match boot.kvm {
-            Kvm::None => Machine::new(&lab.platform, &lab.tree.kernel),
-            Kvm::Stock => lab.stock_machine(),
-            Kvm::Patched(parameters) => lab.machine(parameters),
-            Kvm::Weakened(parameters) => lab.weakened_machine(parameters)?,
-        };
-        Ok((machine, &lab.programs))
     }
 }
 

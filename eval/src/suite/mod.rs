@@ -7,6 +7,7 @@
 //! | `emulated/`, `hardware/` | tests in machines: in the emulated one, or on this host's KVM where it can make views |
 
 pub mod cargo;
+pub mod labs;
 pub mod machine;
 pub mod patches;
 pub mod report;
@@ -17,6 +18,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::setup;
+use labs::Labs;
 use report::Report;
 
 /// Flags of `cargo suite`.
@@ -84,8 +86,9 @@ pub fn run(options: &Options) -> Result<bool> {
     if units {
         cargo::run_unit_tests(&report, root, &target, |name| options.wants(name))?;
     }
-    special::run(&report, &specials)?;
-    machine::run(&report, &in_machines)?;
+    let mut labs = Labs::new();
+    special::run(&report, &mut labs, &specials)?;
+    machine::run(&report, &mut labs, &in_machines)?;
     if report.count() == 0 {
         bail!(
             "no test has {} in its name; --list shows the names",

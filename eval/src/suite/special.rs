@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::labs::Labs;
 use super::machine::VIEWS;
 use super::report::{Report, Verdict};
 use crate::job::Job;
@@ -54,15 +55,15 @@ pub const ALL: &[Special] = &[
 /// # Errors
 ///
 /// The machine cannot be made.
-pub fn run(report: &Report, tests: &[&Special]) -> Result<()> {
+pub fn run(report: &Report, labs: &mut Labs, tests: &[&Special]) -> Result<()> {
     if tests.is_empty() {
         return Ok(());
     }
-    let lab = Lab::prepare(Flavour::Small)?;
+    let lab = labs.with(Flavour::Small)?;
     for test in tests {
         crate::interrupt::check()?;
         let start = Instant::now();
-        let verdict = Verdict::from((test.run)(&lab));
+        let verdict = Verdict::from((test.run)(lab));
         report.line(
             &format!("emulated/{}", test.name),
             &verdict,
