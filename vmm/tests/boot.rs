@@ -11,7 +11,7 @@ use std::arch::global_asm;
 use std::fs;
 use std::process::Output;
 
-use common::{Elf, Segment, postern, stderr};
+use common::{Elf, Segment, postern, skip_without_vmx, stderr};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -189,14 +189,7 @@ struct Bench {
 impl Bench {
     /// Nothing, with a reason, where KVM does not run guests.
     fn new(elf: &Elf) -> Option<Bench> {
-        if let Err(error) = kvm_ioctls::Kvm::new() {
-            println!("SKIP: /dev/kvm cannot be opened: {error}");
-            return None;
-        }
-        if !fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| info.contains("vmx flags")) {
-            println!(
-                "SKIP: this CPU has no VMX; its KVM does not run guest kernel code faithfully"
-            );
+        if skip_without_vmx() {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -131,3 +131,17 @@ pub fn program() -> PathBuf {
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
+
+/// Whether a test that runs guests has to be skipped; says why.
+pub fn skip_without_vmx() -> bool {
+    if let Err(error) = kvm_ioctls::Kvm::new() {
+        println!("SKIP: /dev/kvm cannot be opened: {error}");
+        return true;
+    }
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let skip = !cpuinfo.contains("vmx flags");
+    if skip {
+        println!("SKIP: this CPU has no VMX; its KVM does not run guest kernel code faithfully");
+    }
+    skip
+}
