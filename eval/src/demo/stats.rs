@@ -102,6 +102,9 @@ pub struct Interval {
     interrupts: u64,
     /// Those of a halted guest.
     waits: u64,
+    /// VMFUNCs that KVM completed, because an interrupt was waiting: executed, yet not counted as
+    /// switches by the CPU.
+    completed: u64,
 }
 
 impl VmStats {
@@ -182,13 +185,15 @@ impl VmStats {
             let views = mark.statistics.views.iter();
             views.filter_map(|view| view.get("deferred_leaves")).sum()
         };
+        let completed = deferred(end).saturating_sub(deferred(begin));
         Ok(Interval {
             exits: moved("exits")?,
             interrupts: moved("irq_exits")?
                 + moved("irq_window_exits")?
                 + moved("irq_injections")? * EXITS_PER_INJECTION
-                + deferred(end).saturating_sub(deferred(begin)),
+                + completed,
             waits: moved("halt_exits")?,
+            completed,
         })
     }
 }
@@ -245,7 +250,8 @@ pub fn traffic_shared_counters(sender: &VmStats, receiver: &VmStats) -> Result<C
     };
     costs.total_instructions = between(TOTAL)?.saturating_sub(marks * mark.total_instructions);
     costs.guest_instructions = between(GUEST)?.saturating_sub(marks * mark.guest_instructions);
-    costs.vmfuncs = Some(between(VMFUNCS)?);
+    let completed = costs.vmfuncs.unwrap_or(0);
+    costs.vmfuncs = Some(between(VMFUNCS)? + completed);
     Ok(costs)
 }
 
@@ -256,6 +262,8 @@ pub fn traffic_shared_counters(sender: &VmStats, receiver: &VmStats) -> Result<C
 /// When a mark or a counter is missing.
 pub fn traffic_own_counters(sender: &VmStats, receiver: &VmStats) -> Result<Costs, Error> {
     let mut costs = exits_of(sender, receiver)?;
+    // Nobody counts the others.
+    costs.vmfuncs = None;
     for vm in [sender, receiver] {
         let (begin, end) = (mark::TRAFFIC_BEGIN, mark::TRAFFIC_END);
         let mark = vm.mark_cost()?;
@@ -266,7 +274,7 @@ pub fn traffic_own_counters(sender: &VmStats, receiver: &VmStats) -> Result<Cost
     Ok(costs)
 }
 
-/// The exits of both VMs between their own marks.
+/// The exits of both VMs between their own marks, and those VMFUNCs that KVM completed.
 fn exits_of(sender: &VmStats, receiver: &VmStats) -> Result<Costs, Error> {
     let mut costs = Costs::default();
     for vm in [sender, receiver] {
@@ -275,6 +283,7 @@ fn exits_of(sender: &VmStats, receiver: &VmStats) -> Result<Costs, Error> {
         costs.vm_exits += interval.others().saturating_sub(mark.exits);
         costs.interrupt_exits += interval.interrupts;
         costs.wait_exits += interval.waits;
+        costs.vmfuncs = Some(costs.vmfuncs.unwrap_or(0) + interval.completed);
     }
     Ok(costs)
 }
@@ -297,7 +306,7 @@ pub fn calls(vm: &VmStats) -> Result<Costs, Error> {
         interrupt_exits: with.interrupts,
         wait_exits: with.waits,
         vmfuncs: match vm.mark(mark::CALLS_END)?.counters.contains_key(VMFUNCS) {
-            true => Some(counted(VMFUNCS)?),
+            true => Some(counted(VMFUNCS)? + with.completed),
             false => None,
         },
         guest_instructions: counted(GUEST)?,

@@ -113,7 +113,21 @@ fn acknowledgements_and_deferred_leaves_are_interrupts() {
     end["statistics"]["views"][0]["deferred_leaves"] = json!(4);
     let interval = vm(&[at(7, 10_000, 0, 0, 0), end]).interval(7, 8).unwrap();
     assert_eq!(interval.interrupts, 3 + 2 + 1 + 4);
+    assert_eq!(interval.completed, 4);
     assert_eq!(interval.others(), 10);
+}
+
+#[test]
+fn vmfuncs_that_kvm_completed_are_counted() {
+    let mut end = at(6, 50_000, 20, 0, 0);
+    end["statistics"]["views"][0]["deferred_leaves"] = json!(4);
+    let marks = [
+        at(3, 0, 0, 0, 0),
+        at(4, 1_000, 0, 0, 0),
+        at(5, 20_000, 0, 0, 0),
+        end,
+    ];
+    assert_eq!(calls(&vm(&marks)).unwrap().vmfuncs, Some(300 - 10 + 4));
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! | VM exits | exits of both VMs between their own marks, less those for interrupts and waits, which are listed apart |
 //! | interrupt exits | exits that the host's and the guest's timers cause: the interrupt itself, its delivery, its acknowledgement |
 //! | wait exits | exits of a guest that has nothing to do (HLT) |
-//! | VMFUNCs | VMFUNCs that switched to another EPT hierarchy |
+//! | VMFUNCs | VMFUNCs that switched to another EPT hierarchy; those that KVM completed, for a waiting interrupt, among them |
 //! | per packet | divided by the packets received |
 //! | ratio | total instructions per packet of exit-kernel divided by this path's: above 1 is cheaper than exit-kernel |
 //!
