@@ -162,6 +162,11 @@ impl<'a> Switch<'a> {
             return 0;
         };
         let budget = u64::from(filled).min(count) as u32;
+        if budget == 0 {
+            // A call that was stopped may have left the published index behind.
+            tx.publish_consumer(next);
+            return 0;
+        }
         let mut taken = 0;
         while taken < budget {
             let want = (budget - taken).min(BATCH);

@@ -30,6 +30,9 @@
 //! descriptor of a slot are implied by its number. `producer - consumer` (wrapping) frames are in
 //! the ring; more than `S` is an invalid pair. Indices continue across the tenants of a port: a
 //! guest that starts takes the TX consumer as its TX producer, and the lane consumers as it finds them.
+//! After a call that was stopped before its end the published TX consumer may lag behind what the
+//! NIC took; any request puts it right, so whoever may begin after such a call first makes one for no
+//! frames ([`crate::service::OP_TX`], count 0).
 //!
 //! # Orderings
 //!
