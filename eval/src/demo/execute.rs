@@ -70,10 +70,14 @@ pub fn run(place: &Place, plan: &Plan<'_>, runs: &[Run]) -> Result<Outcome> {
     let about = about.text();
     let mut lines = about.lines().map(|line| line.trim().to_owned());
     let mut line = || lines.next().unwrap_or_else(|| "unknown".to_owned());
+    let (kernel, cpu) = (line(), line());
     Ok(Outcome {
         done,
-        kernel: line(),
-        machine: line(),
+        kernel,
+        machine: match place {
+            Place::Emulated(_) => format!("Bochs, {cpu}"),
+            Place::Hardware(_) => cpu,
+        },
     })
 }
 

@@ -30,6 +30,7 @@ use crate::traffic::{Trace, capture, pcap};
 use crate::{output, setup};
 
 pub use options::Options;
+use plan::Plan;
 
 /// Runs the demo: prints progress and tables, and writes what the options ask for.
 ///
@@ -51,45 +52,30 @@ pub fn run(options: &Options) -> Result<()> {
         _ => (capture::cached(&captures)?, CAPTURED.to_owned()),
     };
 
-    let sent = [
-        Trace::synthetic(plan::SMALL, options.frames),
-        trace.cycle_to(options.frames).named("pcap"),
-    ];
-    let plan = plan::Plan {
-        inputs: &sent,
-        counters: place.source().counters(),
-        programs: place.programs(),
+    println!("Input pcap: {} ({origin})", trace.summary());
+    let input = Pcap {
+        origin,
+        frames: trace.frames().len(),
+        sha256: trace.sha256().to_owned(),
+        summary: trace.summary().to_string(),
     };
-    let runs = plan::runs(sent.len(), &options.batches());
-    println!("Input pcap: {} ({})", trace.summary(), origin);
-    let outcome = execute::run(&place, &plan, &runs)?;
-    let results = results::collect(&plan, place.source(), &runs, outcome.done);
+    let (mut report, failures) = measure(&place, options, &trace, input)?;
+    report.meta.seconds = start.elapsed().as_secs_f64();
 
-    let meta = Meta {
-        revision: revision(),
-        abi_version: ABI_VERSION,
-        machine: outcome.machine,
-        kernel: outcome.kernel,
-        pcap: Pcap {
-            origin,
-            frames: trace.frames().len(),
-            sha256: trace.sha256().to_owned(),
-            summary: trace.summary().to_string(),
-        },
-        frames: options.frames,
-        seconds: start.elapsed().as_secs_f64(),
-    };
-    let report = Report::new(place.source(), results.traffic, results.calls, meta);
     // A reader that has gone away is no failure of the demo.
     let _ = write!(std::io::stdout(), "\n{report}");
-    if !results.failures.is_empty() {
+    if !failures.is_empty() {
+        let runs = failures.len() + report.traffic.len() + report.calls.len();
         bail!(
-            "{} of {} runs failed:\n{}",
-            results.failures.len(),
-            runs.len(),
-            results.failures.join("\n")
+            "{} of {runs} runs failed:\n{}",
+            failures.len(),
+            failures.join("\n")
         );
     }
+    println!(
+        "All frames of all {} runs arrived: once, in order, byte for byte.",
+        report.traffic.len()
+    );
     if let Some(file) = &options.json {
         report
             .write_json(file)
@@ -97,6 +83,42 @@ pub fn run(options: &Options) -> Result<()> {
         println!("Results: {}", file.display());
     }
     Ok(())
+}
+
+/// Makes all runs with the frames of `trace`: gives what they showed, and a sentence for each that
+/// failed.
+///
+/// # Errors
+/// When the place cannot run jobs at all.
+pub fn measure(
+    place: &Place,
+    options: &Options,
+    trace: &Trace,
+    input: Pcap,
+) -> Result<(Report, Vec<String>)> {
+    let sent = [
+        Trace::synthetic(plan::SMALL, options.frames),
+        trace.cycle_to(options.frames).named("pcap"),
+    ];
+    let plan = Plan {
+        inputs: &sent,
+        counters: place.source().counters(),
+        programs: place.programs(),
+    };
+    let runs = plan::runs(sent.len(), &options.batches());
+    let outcome = execute::run(place, &plan, &runs)?;
+    let results = results::collect(&plan, place.source(), &runs, outcome.done);
+    let meta = Meta {
+        revision: revision(),
+        abi_version: ABI_VERSION,
+        machine: outcome.machine,
+        kernel: outcome.kernel,
+        pcap: input,
+        frames: options.frames,
+        seconds: 0.0,
+    };
+    let report = Report::new(place.source(), results.traffic, results.calls, meta);
+    Ok((report, results.failures))
 }
 
 /// How the default input came about.

@@ -31,9 +31,8 @@ pub fn collect(plan: &Plan<'_>, source: Source, runs: &[Run], done: Vec<Result<D
             Run::Traffic { path, input, batch } => {
                 let input = &plan.inputs[input];
                 let row = traffic(source, path, input.name(), input.frames(), batch, &done)?;
-                let intact = row.is_intact();
+                ensure!(row.is_intact(), "{}", proof_of(input.frames(), &done)?);
                 results.traffic.push(row);
-                ensure!(intact, "{}", proof_of(input.frames(), &done)?);
                 Ok(())
             }
             Run::Calls { path, calls } => {

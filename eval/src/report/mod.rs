@@ -11,7 +11,7 @@
 //! | wait exits | exits of a guest that has nothing to do (HLT) |
 //! | VMFUNCs | VMFUNCs that switched to another EPT hierarchy; those that KVM completed, for a waiting interrupt, among them |
 //! | per packet | divided by the packets received |
-//! | ratio | total instructions per packet of exit-kernel divided by this path's: above 1 is cheaper than exit-kernel |
+//! | ratio | total instructions per packet (or call) of exit-kernel divided by this path's: above 1 is cheaper than exit-kernel |
 //!
 //! What the marks themselves cost is measured with empty pairs of marks and subtracted.
 
@@ -181,10 +181,13 @@ pub struct Call {
     pub interrupt_exits: u64,
     /// All other exits of the whole run.
     pub vm_exits_of_run: u64,
+    /// How many times cheaper than exit-kernel, in total instructions; null where exit-kernel did
+    /// not run.
+    pub ratio_to_exit_kernel: Option<f64>,
 }
 
 impl Call {
-    /// The row of a run of `calls` calls. `costs` are those of a loop with calls less those of the same
+    /// The row of a run of `calls` calls; the ratio is filled in by [`Report::new`]. `costs` are those of a loop with calls less those of the same
     /// loop without.
     pub fn new(path: Path, calls: u64, costs: &Costs) -> Call {
         let per_call = |total: u64| total as f64 / calls.max(1) as f64;
@@ -197,6 +200,7 @@ impl Call {
             vmfuncs: costs.vmfuncs.map(per_call),
             interrupt_exits: costs.interrupt_exits,
             vm_exits_of_run: costs.vm_exits,
+            ratio_to_exit_kernel: None,
         }
     }
 }
@@ -268,6 +272,13 @@ impl Report {
                 .map(|base| base.total_instructions_per_packet / row.total_instructions_per_packet)
                 .filter(|ratio| ratio.is_finite());
             report.traffic[n].ratio_to_exit_kernel = ratio;
+        }
+        let calls = report.calls.iter();
+        let base = calls.filter(|call| call.path == Path::ExitKernel);
+        let base = base.map(|call| call.total_instructions).next();
+        for call in &mut report.calls {
+            let ratio = base.map(|base| base / call.total_instructions);
+            call.ratio_to_exit_kernel = ratio.filter(|ratio| ratio.is_finite());
         }
         report
     }

@@ -86,6 +86,7 @@ impl Call {
             figure(Some(self.total_instructions), 2),
             figure(Some(self.vm_exits), 3),
             figure(self.vmfuncs, 2),
+            figure(self.ratio_to_exit_kernel, 2),
             self.interrupt_exits.to_string(),
             source.into(),
         ]
@@ -136,6 +137,7 @@ impl fmt::Display for Report {
             "total instr",
             "VM exits",
             "VMFUNCs",
+            "ratio",
             "irq exits, all",
             "source",
         ]);

@@ -42,7 +42,10 @@ fn report() -> Report {
             row(Path::ExitKernel, 1, 200_000),
             row(Path::Elisa, 32, 10_000),
         ],
-        vec![Call::new(Path::Elisa, 100, &costs(2_700))],
+        vec![
+            Call::new(Path::Elisa, 100, &costs(2_700)),
+            Call::new(Path::ExitKernel, 100, &costs(81_000)),
+        ],
         Meta {
             revision: "0123456".into(),
             abi_version: 1,
@@ -79,6 +82,12 @@ fn ratios_compare_with_exit_kernel_of_the_same_input_and_batch() {
         .map(|r| r.ratio_to_exit_kernel)
         .collect();
     assert_eq!(ratios, [Some(4.0), Some(1.0), None]);
+    let ratios: Vec<_> = report()
+        .calls
+        .iter()
+        .map(|c| c.ratio_to_exit_kernel)
+        .collect();
+    assert_eq!(ratios, [Some(30.0), Some(1.0)]);
 }
 
 #[test]
@@ -145,7 +154,7 @@ fn the_table_labels_every_row() {
     for line in text.lines().filter(|line| line.starts_with("elisa")) {
         assert!(line.ends_with("emulated"), "{line}");
     }
-    assert_eq!(text.matches("emulated").count(), 4);
+    assert_eq!(text.matches("emulated").count(), 5);
     assert!(text.contains("4.00"), "{text}");
 }
 
