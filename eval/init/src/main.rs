@@ -73,7 +73,8 @@ fn live() -> Result<()> {
     mount_all()?;
     let outbox = Outbox(Mutex::new(Ports::open().context("asking for I/O ports")?));
     let result = carry_out(&outbox);
-    rustix::fs::sync();
+    // What is still on its way to the console would be lost.
+    let _ = rustix::termios::tcdrain(std::io::stdout());
     outbox.shutdown();
     result
 }
