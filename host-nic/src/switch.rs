@@ -21,7 +21,7 @@
 //!
 //! # What is believed
 //!
-//! Memory safety depends on the [`Caller`](crate::caller::Caller) word and on the size of the memory
+//! Memory safety depends on the [`Caller`] word and on the size of the memory
 //! alone, not on any content of state or windows. Every loop is bounded by the number of slots, by
 //! [`BATCH`], by the number of ports or by the longest frame.
 
