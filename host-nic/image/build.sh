@@ -34,13 +34,12 @@ command -v cargo >/dev/null || die "cargo is missing; install Rust with rustup"
 [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] ||
 	die "Rust has no target $target; run: rustup target add $target"
 
-# Position independent code reaches everything from RIP, wherever the script puts it; no tables of
-# jump targets (no indirect branch). The target has no vector registers.
-export CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f' -Crelocation-model=pic -Cjump-tables=no \
-	-Cforce-unwind-tables=no)
-CARGO_ENCODED_RUSTFLAGS=${CARGO_ENCODED_RUSTFLAGS%$'\x1f'}
-cargo build --quiet --manifest-path "$here/Cargo.toml" --target "$target" --target-dir "$dir" \
-	--profile freestanding
+# The flags of the target are in .cargo/config.toml, which counts from where cargo runs.
+out=$(realpath -m "$out")
+dir=$(realpath -m "$dir")
+cd "$here"
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+cargo build --quiet --target "$target" --target-dir "$dir" --profile freestanding
 
 mkdir -p "$(dirname "$out")"
 cp "$dir/$target/freestanding/postern-nic-image" "$out.new"
