@@ -56,10 +56,9 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
         ("postern-viewtest", "postern-viewtest"),
     ];
     let mut built = cargo.build(&MUSL, &host)?;
-    // One at a time: each is linked for a place of its own.
-    for name in ["postern-testguest", "postern-nic-image"] {
-        built.extend(cargo.build(&NONE, &[(name, name)])?);
-    }
+    let guest = "postern-testguest";
+    built.extend(cargo.build(&NONE, &[(guest, guest)])?);
+    built.push(image(cache, progress, root)?);
     let directory = strip(cache, "programs", &built)?;
     let program = |name| directory.join(name);
     Ok(Programs {
@@ -69,6 +68,22 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
         testguest: program("postern-testguest"),
         nic_image: program("postern-nic-image"),
     })
+}
+
+/// The image of the NIC view has flags of its own, which its script knows.
+fn image(cache: &Cache, progress: &Progress, root: &Path) -> Result<PathBuf> {
+    let image = cache.path("target").join("postern-nic-image");
+    let log = cache.path("log/nic-image.log");
+    let script = root.join("host-nic/image/build.sh");
+    let mut command = Command::new(script);
+    command
+        .arg("--out")
+        .arg(&image)
+        .env("POSTERN_CACHE", cache.path(""));
+    progress
+        .quick_task("building the image of the NIC", &log)?
+        .run(&mut command)?;
+    Ok(image)
 }
 
 /// Debug data are most of a program, and would have to be loaded into the machine. The copies also
