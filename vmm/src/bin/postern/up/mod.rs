@@ -1,12 +1,13 @@
 //! `postern up`: a NIC and several VMs, one process each.
 
-use std::ffi::OsString;
+mod process;
+
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -195,23 +196,9 @@ impl Fleet {
         socket: Option<&Path>,
         events: &Sender<Event>,
     ) -> anyhow::Result<()> {
-        let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let (printed, output) = io::pipe().context("cannot make a pipe")?;
-        let mut command = Command::new(program);
-        command
-            .args(arguments(vm, socket))
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().context("cannot make a pipe")?)
-            .stderr(output)
-            // A signal of the terminal is for this process alone, which passes it on.
-            .process_group(0);
-        end_with_parent(&mut command);
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot start the process of VM {}", vm.name))?;
-        // Its copies of the pipe would keep the other end open.
-        drop(command);
-        let process = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+        let (mut child, printed) = process::start(vm, socket)?;
+        let watched = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+        let process = match watched {
             Ok(process) => process,
             Err(error) => {
                 // Not waited for by anybody, so the number is still its own.
@@ -220,20 +207,23 @@ impl Fleet {
                 return Err(error).with_context(|| format!("cannot watch VM {}", vm.name));
             }
         };
+        let (name, events) = (vm.name.clone(), events.clone());
+        let thread = thread::Builder::new()
+            .name(format!("vm-{name}"))
+            .spawn(move || {
+                process::print_lines(&name, printed);
+                let status = child.wait();
+                let _ = events.send(Event::Ended { index, status });
+            });
+        if let Err(error) = thread {
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+            return Err(error).with_context(|| format!("cannot watch VM {}", vm.name));
+        }
         self.running.push(Running {
             index,
             name: vm.name.clone(),
             process,
         });
-        let (name, events) = (vm.name.clone(), events.clone());
-        thread::Builder::new()
-            .name(format!("vm-{name}"))
-            .spawn(move || {
-                print_lines(&name, printed);
-                let status = child.wait();
-                let _ = events.send(Event::Ended { index, status });
-            })
-            .with_context(|| format!("cannot start a thread for VM {}", vm.name))?;
         Ok(())
     }
 
@@ -296,135 +286,5 @@ impl Fleet {
             // The only error left is that it has just ended.
             let _ = pidfd_send_signal(&vm.process, signal);
         }
-    }
-}
-
-/// The flags of `postern run` for a VM.
-fn arguments(vm: &Vm, socket: Option<&Path>) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = vec!["run".into()];
-    let mut flag = |name: &str, value: OsString| {
-        // Joined, so that no value is taken for a flag.
-        let mut argument = OsString::from(name);
-        argument.push("=");
-        argument.push(value);
-        arguments.push(argument);
-    };
-    flag("--kernel", vm.kernel.clone().into());
-    flag("--cmdline", vm.cmdline.clone().into());
-    flag("--memory", vm.memory.0.to_string().into());
-    flag("--vcpus", vm.vcpus.to_string().into());
-    flag("--counters", vm.counters.name().into());
-    let files = [
-        ("--initrd", &vm.initrd),
-        ("--serial", &vm.serial),
-        ("--outbox", &vm.outbox),
-        ("--stats", &vm.stats),
-    ];
-    for (name, file) in files {
-        if let Some(file) = file {
-            flag(name, file.clone().into());
-        }
-    }
-    if let (Some(socket), Some((port, path))) = (socket, vm.port) {
-        flag("--nic", socket.into());
-        flag("--port", port.to_string().into());
-        flag("--path", path.name().into());
-        if vm.exit_on_abort {
-            arguments.push("--exit-on-abort".into());
-        }
-    }
-    arguments
-}
-
-/// Lets the kernel end the child when this process dies, however it does.
-fn end_with_parent(command: &mut Command) {
-    let parent = std::process::id();
-    let arrange = move || {
-        // SAFETY: takes integers only.
-        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: takes nothing. If the parent is dead already, no signal will come.
-        if unsafe { libc::getppid() } as u32 != parent {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec, `arrange` makes two system calls and allocates nothing.
-    unsafe { command.pre_exec(arrange) };
-}
-
-/// Longest line that is printed in one piece, in bytes.
-const LINE_MAX: usize = 4096;
-
-/// Prints what a VM prints, each line with its name, until the VM ends.
-fn print_lines(name: &str, mut printed: impl Read) {
-    let mut buffer = Vec::with_capacity(2 * LINE_MAX);
-    let mut chunk = [0; LINE_MAX];
-    loop {
-        let count = match printed.read(&mut chunk) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => 0,
-        };
-        buffer.extend_from_slice(&chunk[..count]);
-        while let Some(end) = buffer.iter().position(|&byte| byte == b'\n') {
-            print_line(name, &buffer[..end]);
-            buffer.drain(..=end);
-        }
-        if buffer.len() >= LINE_MAX || (count == 0 && !buffer.is_empty()) {
-            print_line(name, &buffer);
-            buffer.clear();
-        }
-        if count == 0 {
-            return;
-        }
-    }
-}
-
-fn print_line(name: &str, line: &[u8]) {
-    let mut out = io::stdout().lock();
-    let text = [name.as_bytes(), b" | ", line, b"\n"].concat();
-    // Nobody reads it any more: the VMs go on all the same.
-    let _ = out.write_all(&text).and_then(|()| out.flush());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_vm_becomes_flags() {
-        let vm = Vm {
-            name: "a".to_owned(),
-            kernel: "/k".into(),
-            initrd: None,
-            cmdline: "--looks like=a flag".to_owned(),
-            memory: postern_vmm::size::Bytes(1 << 20),
-            vcpus: 3,
-            port: Some((1, postern_abi::machine::Path::Direct)),
-            exit_on_abort: true,
-            serial: Some("/s".into()),
-            outbox: None,
-            stats: None,
-            counters: postern_vmm::counters::Kind::Perf,
-        };
-        let flags = arguments(&vm, Some(Path::new("/socket")));
-        for flag in [
-            "--kernel=/k",
-            "--cmdline=--looks like=a flag",
-            "--memory=1048576",
-            "--vcpus=3",
-            "--serial=/s",
-            "--nic=/socket",
-            "--port=1",
-            "--path=direct",
-            "--exit-on-abort",
-            "--counters=perf",
-        ] {
-            assert!(flags.iter().any(|found| found == flag), "{flag}: {flags:?}");
-        }
-        let alone = arguments(&vm, None);
-        assert!(!alone.iter().any(|flag| flag == "--port=1"));
     }
 }

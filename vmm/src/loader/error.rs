@@ -1,0 +1,131 @@
+//! What can be wrong with kernels and initrds.
+
+use std::io;
+use std::path::PathBuf;
+
+use linux_loader::loader;
+
+use super::FILE_MAX;
+use crate::size::Bytes;
+
+/// A file that cannot be used, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel file is no good.
+    #[error("kernel {path}")]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ImageError,
+    },
+    /// The initrd is no good.
+    #[error("initrd {path}")]
+    Initrd {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ImageError,
+    },
+}
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The file cannot be read.
+    #[error("cannot be read")]
+    Read(#[source] io::Error),
+    /// The file is larger than any that is accepted.
+    #[error("has {size}; at most {max} are read: strip its debug information", size = Bytes(*.0), max = Bytes(FILE_MAX))]
+    FileTooLarge(u64),
+    /// Not an ELF file.
+    #[error("is not an ELF file: give an ELF64 kernel for x86-64 (a bzImage is not one)")]
+    NotElf,
+    /// An ELF file of another kind.
+    #[error("is {found}, but a guest kernel must be {wanted}")]
+    WrongKind {
+        /// What the header says.
+        found: String,
+        /// What it has to say.
+        wanted: &'static str,
+    },
+    /// A part of the file lies beyond its end.
+    #[error(
+        "is truncated or corrupt: {part} is at bytes {start:#x} to {end:#x}, \
+         but the file has {size:#x} bytes"
+    )]
+    Truncated {
+        /// The part.
+        part: String,
+        /// Its first byte in the file.
+        start: u64,
+        /// First byte after it.
+        end: u64,
+        /// The size of the file.
+        size: u64,
+    },
+    /// A header contradicts itself.
+    #[error("is corrupt: {0}")]
+    Corrupt(String),
+    /// A segment has no place in the VM's memory.
+    #[error(
+        "{segment} needs guest-physical {start:#x} to {end:#x}, which the VM's {ram} of memory do \
+         not hold: {remedy}",
+        ram = Bytes(*.ram)
+    )]
+    OutsideMemory {
+        /// Which segment.
+        segment: String,
+        /// First byte that it needs.
+        start: u64,
+        /// First byte after it.
+        end: u64,
+        /// The VM's memory in bytes.
+        ram: u64,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// Two things want the same memory.
+    #[error(
+        "{segment} ({start:#x} to {end:#x}) overlaps {other} ({other_start:#x} to {other_end:#x}): \
+         link it elsewhere"
+    )]
+    Overlap {
+        /// Which segment.
+        segment: String,
+        /// First byte that it needs.
+        start: u64,
+        /// First byte after it.
+        end: u64,
+        /// What is there.
+        other: String,
+        /// Its first byte.
+        other_start: u64,
+        /// First byte after it.
+        other_end: u64,
+    },
+    /// The entry point is in no segment.
+    #[error(
+        "its {kind} {entry:#x} is in no loaded segment: link it so that virtual and physical \
+         addresses are the same"
+    )]
+    Entry {
+        /// Which entry point.
+        kind: &'static str,
+        /// Its address.
+        entry: u64,
+    },
+    /// No room is left for the initrd.
+    #[error(
+        "has {size}, but the VM's memory has no such room above the kernel: give the VM more with \
+         --memory",
+        size = Bytes(*.0)
+    )]
+    NoRoom(u64),
+    /// linux-loader refused what the checks here accept.
+    #[error("cannot be loaded")]
+    Load(#[source] loader::Error),
+    /// Guest memory could not be written.
+    #[error("cannot be copied into guest memory")]
+    Copy(#[source] vm_memory::GuestMemoryError),
+}
