@@ -89,6 +89,9 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     }
     let vm = builder.build()?;
 
+    let stopper = vm.stopper();
+    signals::on_ending_signal(move |signal| stopper.stop(signal)).map_err(Failure::internal)?;
+
     // Only now, so that nothing is left behind by a run that cannot be.
     let outputs = Outputs {
         serial: open_serial(&args.serial)?,
@@ -98,8 +101,6 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Some(path) => Some((output::create(&path)?, path)),
         None => None,
     };
-    let stopper = vm.stopper();
-    signals::on_ending_signal(move |signal| stopper.stop(signal)).map_err(Failure::internal)?;
 
     let report = vm.run(outputs)?;
     if let Some((file, path)) = stats {
