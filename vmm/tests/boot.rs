@@ -130,6 +130,30 @@ guest!(
     "mov rax, [rax]",
 );
 
+// Jumps to where no memory is: KVM cannot fetch the instruction.
+guest!(
+    off_the_map,
+    "postern_test_off",
+    "postern_test_off_end",
+    "mov eax, 0xd0000000",
+    "jmp rax",
+);
+
+// Reads memory where none is, and ends with 5 if it reads as ones.
+guest!(
+    nobody_home,
+    "postern_test_nobody",
+    "postern_test_nobody_end",
+    "mov eax, 0xd0000000",
+    "mov qword ptr [rax], 0",
+    "mov rax, [rax]",
+    "add rax, 6",
+    "mov dx, 0xce0",
+    "out dx, eax",
+    "4: hlt",
+    "jmp 4b",
+);
+
 // Sleeps for ever.
 guest!(
     sleeper,
@@ -315,6 +339,26 @@ fn a_triple_fault_is_told_with_its_place() {
         text.contains("triple fault") && text.contains("CR2 0x123456789000"),
         "{text}"
     );
+}
+
+#[test]
+fn a_guest_that_kvm_cannot_run_on_is_told() {
+    let Some(bench) = Bench::new(&Elf::kernel(off_the_map())) else {
+        return;
+    };
+    let output = bench.run(&[]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(69), "{text}");
+    assert!(text.contains("an instruction cannot be emulated"), "{text}");
+}
+
+#[test]
+fn memory_that_is_not_there_reads_as_ones() {
+    let Some(bench) = Bench::new(&Elf::kernel(nobody_home())) else {
+        return;
+    };
+    let output = bench.run(&[]);
+    assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
 }
 
 #[test]
