@@ -29,8 +29,8 @@ pub struct Vmx {
     pub ept: bool,
     /// EPT pages that can be executed and not read.
     pub execute_only: bool,
-    /// VMFUNC with function 0.
-    pub eptp_switching: bool,
+    /// VMFUNC with function 0; nothing where it cannot be seen.
+    pub eptp_switching: Option<bool>,
 }
 
 /// Parameters of the loaded kvm_intel; absent ones are not parameters of this module.
@@ -146,11 +146,13 @@ fn vmx_by_msrs(kvm: &Kvm) -> Option<Vmx> {
     Some(Vmx {
         ept,
         execute_only: ept && read(IA32_VMX_EPT_VPID_CAP).unwrap_or(0) & 1 != 0,
-        eptp_switching: vmfunc && read(IA32_VMX_VMFUNC).unwrap_or(0) & 1 != 0,
+        eptp_switching: Some(vmfunc && read(IA32_VMX_VMFUNC).unwrap_or(0) & 1 != 0),
     })
 }
 
-/// The same from /proc/cpuinfo, which names the features of VMX since Linux 5.8.
+/// The same from /proc/cpuinfo, which names the features of VMX since Linux 5.8. It does not show
+/// that EPTP switching is missing: Linux 6.1 looks for it in the MSR's wrong half
+/// (`init_vmx_capabilities`) and never finds it.
 fn vmx_by_flags(cpuinfo: &str) -> Option<Vmx> {
     let line = cpuinfo.lines().find(|line| line.starts_with("vmx flags"))?;
     let (_, flags) = line.split_once(':')?;
@@ -158,7 +160,7 @@ fn vmx_by_flags(cpuinfo: &str) -> Option<Vmx> {
     Some(Vmx {
         ept: has("ept"),
         execute_only: has("ept_x_only"),
-        eptp_switching: has("eptp_switching"),
+        eptp_switching: has("eptp_switching").then_some(true),
     })
 }
 
@@ -193,12 +195,12 @@ mod tests {
             Some(Vmx {
                 ept: true,
                 execute_only: true,
-                eptp_switching: true
+                eptp_switching: Some(true)
             })
         );
         assert_eq!(vmx_by_flags("flags : vmx ept\n"), None);
         let old = vmx_by_flags("vmx flags : vnmi ept_ad ept\n").unwrap();
-        assert_eq!((old.ept, old.eptp_switching), (true, false));
+        assert_eq!((old.ept, old.eptp_switching), (true, None));
     }
 
     #[test]

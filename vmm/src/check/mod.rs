@@ -150,14 +150,12 @@ fn vmx(facts: &Facts) -> Rung {
     )
 }
 
-const HIDDEN_MSRS: &str = "load kvm_intel with nested=1, or use a kernel that lists vmx flags in /proc/cpuinfo (5.8 or later)";
-
-/// What to do where a feature of VMX is missing or not seen.
-fn no_vmx_feature(facts: &Facts) -> &'static str {
-    match facts.vmx {
-        Some(_) => NO_HARDWARE,
-        None if facts.cpu_vmx => HIDDEN_MSRS,
-        None => "get the rung vmx right first",
+/// What to do where a feature of VMX is not seen.
+fn unseen(facts: &Facts) -> &'static str {
+    match facts.device {
+        _ if !facts.cpu_vmx => "get the rung vmx right first",
+        Device::Open => "load kvm_intel with nested=1, with which KVM tells",
+        _ => "get the rung kvm right first",
     }
 }
 
@@ -175,22 +173,30 @@ fn ept(facts: &Facts) -> Rung {
         State::of(facts.vmx.map(|vmx| vmx.ept && vmx.execute_only)),
         found,
         "a view is an EPT hierarchy of its own, and its gate can be executed, not read",
-        no_vmx_feature(facts),
+        match facts.vmx {
+            Some(_) => NO_HARDWARE,
+            None => unseen(facts),
+        },
     )
 }
 
 fn vmfunc(facts: &Facts) -> Rung {
-    let found = match facts.vmx.map(|vmx| vmx.eptp_switching) {
-        Some(true) => "VMFUNC with EPTP switching",
-        Some(false) => "no VMFUNC with EPTP switching",
-        None => "not seen",
-    };
+    // A KVM that offers views has looked.
+    let inferred = facts.views.filter(|&views| views);
+    let there = facts.vmx.and_then(|vmx| vmx.eptp_switching).or(inferred);
     rung(
         "vmfunc",
-        State::of(facts.vmx.map(|vmx| vmx.eptp_switching)),
-        found,
+        State::of(there),
+        match there {
+            Some(true) => "VMFUNC with EPTP switching",
+            Some(false) => "no VMFUNC with EPTP switching",
+            None => "not seen",
+        },
         "VMFUNC enters a view without an exit; without it only the paths exit-user and direct work",
-        no_vmx_feature(facts),
+        match there {
+            Some(_) => NO_HARDWARE,
+            None => unseen(facts),
+        },
     )
 }
 

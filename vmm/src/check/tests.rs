@@ -13,7 +13,7 @@ fn everything() -> Facts {
         vmx: Some(Vmx {
             ept: true,
             execute_only: true,
-            eptp_switching: true,
+            eptp_switching: Some(true),
         }),
         module: Some(Module {
             ept_views: Some(true),
@@ -76,7 +76,7 @@ fn each_missing_thing_shows_in_one_rung_with_a_remedy() {
             "vmfunc",
             Facts {
                 vmx: Some(Vmx {
-                    eptp_switching: false,
+                    eptp_switching: Some(false),
                     ..vmx
                 }),
                 ..all.clone()
@@ -108,6 +108,25 @@ fn each_missing_thing_shows_in_one_rung_with_a_remedy() {
         }
         assert!(!complete(&ladder(&facts)));
     }
+}
+
+#[test]
+fn a_kvm_with_views_has_seen_vmfunc() {
+    let unseen = Facts {
+        vmx: Some(Vmx {
+            eptp_switching: None,
+            ..everything().vmx.unwrap()
+        }),
+        ..everything()
+    };
+    assert_eq!(find(&unseen, "vmfunc").state, State::Ok);
+    let without = Facts {
+        views: Some(false),
+        ..unseen
+    };
+    let rung = find(&without, "vmfunc");
+    assert_eq!(rung.state, State::Unknown);
+    assert!(rung.remedy.unwrap().contains("nested=1"));
 }
 
 #[test]
