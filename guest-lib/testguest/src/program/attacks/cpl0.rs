@@ -43,7 +43,7 @@ pub fn run(ground: &mut Ground) -> Verdict {
     let unprotected = call();
     // SAFETY: as the kernel began.
     unsafe { syscall::privileged(set_protections, 1) };
-    ground.reset_code();
+    ground.map_code();
 
     for (result, how) in [(protected, "with"), (unprotected, "without")] {
         match result {

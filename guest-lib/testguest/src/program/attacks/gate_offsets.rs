@@ -5,7 +5,7 @@ use postern_abi::PAGE_SIZE;
 use postern_abi::view::{GATE_GVA, GATE_INDEX, LANDING_GVA, LIST_GVA, SERVICE_INDEX};
 
 use super::enter::{Registers, enter};
-use super::ground::{Ground, VMFUNC};
+use super::ground::{Ground, MEMORY_PAGES, VMFUNC};
 use super::verdict::{Verdict, repelled, succeeded};
 
 /// What the guest's own memory holds.
@@ -17,6 +17,7 @@ const ENTRY: u64 = LIST_GVA + SERVICE_INDEX as u64 * 8;
 /// Runs the attack.
 pub fn run(ground: &mut Ground) -> Verdict {
     ground.memory.bytes.fill(CANARY);
+    let canaries = &[CANARY; MEMORY_PAGES * PAGE_SIZE as usize];
     let memory = ground.memory.bytes.as_ptr() as u64 + PAGE_SIZE;
     // The stack, too, or the program's own, so that the code can return.
     let fillings = [
@@ -53,9 +54,8 @@ pub fn run(ground: &mut Ground) -> Verdict {
                     return succeeded!("offset {offset:#x}: {exception}");
                 }
             }
-            ground.reset_code();
         }
-        if ground.memory.bytes.iter().any(|&byte| byte != CANARY) {
+        if *ground.memory.bytes != canaries[..] {
             return succeeded!("offset {offset:#x}: the gate wrote the guest's memory");
         }
         if ground.entry_is_armed() {

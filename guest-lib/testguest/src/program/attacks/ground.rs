@@ -1,5 +1,6 @@
 //! What attacks have in common: the gate, pages of code around it, packet buffers, memory.
 
+use core::ops::Range;
 use core::ptr;
 
 use postern_abi::PAGE_SIZE;
@@ -7,7 +8,7 @@ use postern_abi::service::OP_NOP;
 use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, LANDING_GVA, SERVICE_INDEX, STUB_GVA};
 use postern_abi::window::{Geometry, PortId, Ring};
 use postern_guest::attachment::Attachment;
-use postern_guest::gate::{self, ABORT_VECTOR, Gate};
+use postern_guest::gate::{self, ABORT_VECTOR, CodePage, Gate};
 use postern_guest::ring::Window;
 
 use super::super::arena::Pages;
@@ -17,10 +18,16 @@ use super::super::{Machine, nic};
 use super::enter::{Registers, enter};
 use crate::catch::{Exception, catch};
 use crate::layout;
-use crate::syscall::{self, MAP_EXECUTE, MAP_NOTHING};
+use crate::syscall::{self, MAP_EXECUTE};
 
 /// VMFUNC.
 pub const VMFUNC: [u8; 3] = [0x0f, 0x01, 0xd4];
+
+/// Page A as the library makes it.
+static PAGE_A: CodePage = gate::page_a();
+
+/// The guest's own page B where nothing is placed: INT3.
+static PAGE_B: CodePage = [0xcc; PAGE_SIZE as usize];
 
 /// Where attacks take place.
 pub struct Ground {
@@ -29,6 +36,8 @@ pub struct Ground {
     geometry: Geometry,
     /// Pages A, B and C, one after the other, as the attack wants them.
     code: Pages,
+    /// Which bytes of the code are not as they were.
+    placed: Range<usize>,
     /// Memory for the attack: nothing else uses it.
     pub memory: Pages,
     /// Waits for ticks.
@@ -36,10 +45,10 @@ pub struct Ground {
 }
 
 /// Pages of [`Ground::memory`].
-pub const MEMORY_PAGES: usize = 16;
+pub const MEMORY_PAGES: usize = 8;
 
 impl Ground {
-    /// Takes the gate into use, with pages A and C that can be changed.
+    /// Takes the gate into use, with pages A, B and C that can be changed.
     pub fn new(mut machine: Machine) -> Result<Ground, Failure> {
         let attachment = machine.options.nic.ok_or(Failure::NoNic)?;
         let window = nic::window(&machine)?;
@@ -47,23 +56,40 @@ impl Ground {
         let no_memory = || Failure::Full { frames: 0 };
         let code = machine.arena.take_pages(3).ok_or_else(no_memory)?;
         let memory = machine.arena.take_pages(MEMORY_PAGES);
-        let ground = Ground {
+        let mut ground = Ground {
             // SAFETY: the kernel mapped the gate area for this path; this is CPL 3.
             gate: unsafe { Gate::new() },
             attachment,
             geometry: Window::geometry(&window),
             code,
+            placed: 0..0,
             memory: memory.ok_or_else(no_memory)?,
             idle: Idle::new(&machine.options),
         };
-        let mut ground = ground;
-        ground.reset_code();
+        let pages = [PAGE_A, PAGE_B, gate::page_c()];
+        let bytes = pages.iter().flatten();
+        for (target, byte) in ground.code.bytes.iter_mut().zip(bytes) {
+            *target = *byte;
+        }
+        ground.map_code();
         Ok(ground)
     }
 
     /// Makes an empty call.
     pub fn call(&mut self) -> Result<u64, Exception> {
         catch(|| self.gate.call(OP_NOP, 0, 0))
+    }
+
+    /// Makes empty calls, up to that many, until `done` says so after one.
+    pub fn calls(&mut self, count: u32, mut done: impl FnMut() -> bool) -> Result<(), Exception> {
+        catch(|| {
+            for _ in 0..count {
+                self.gate.call(OP_NOP, 0, 0);
+                if done() {
+                    break;
+                }
+            }
+        })
     }
 
     /// Where page A lies for the host.
@@ -76,32 +102,35 @@ impl Ground {
         self.code.physical + 2 * PAGE_SIZE
     }
 
-    /// Pages A and C as the library makes them, page B not there.
-    pub fn reset_code(&mut self) {
-        let pages = [gate::page_a(), [0xcc; PAGE_SIZE as usize], gate::page_c()];
-        let bytes = pages.iter().flatten();
-        for (target, byte) in self.code.bytes.iter_mut().zip(bytes) {
-            *target = *byte;
-        }
-        let at = |page: u64| self.code.physical + page * PAGE_SIZE;
-        // SAFETY: no reference leads to the gate area.
-        unsafe {
-            syscall::map(GATE_AREA_GVA, at(0), PAGE_SIZE, MAP_EXECUTE);
-            syscall::map(GATE_GVA, at(1), PAGE_SIZE, MAP_NOTHING);
-            syscall::map(LANDING_GVA, at(2), PAGE_SIZE, MAP_EXECUTE);
+    /// Maps the guest's own pages A, B and C for the program.
+    pub fn map_code(&self) {
+        for (page, address) in (0..).zip([GATE_AREA_GVA, GATE_GVA, LANDING_GVA]) {
+            let physical = self.code.physical + page * PAGE_SIZE;
+            // SAFETY: no reference leads to the gate area.
+            unsafe { syscall::map(address, physical, PAGE_SIZE, MAP_EXECUTE) };
         }
     }
 
     /// Writes code into the guest's own pages A and B such that it ends right before `end`, in the
-    /// default view. Gives its address.
+    /// default view, in place of what was written before. Gives its address.
     pub fn place_code(&mut self, end: u64, code: &[u8]) -> u64 {
+        self.reset_code();
         let start = end - code.len() as u64;
         let offset = (start - GATE_AREA_GVA) as usize;
-        self.code.bytes[offset..offset + code.len()].copy_from_slice(code);
-        let page_b = self.code.physical + PAGE_SIZE;
-        // SAFETY: no reference leads to the gate area.
-        unsafe { syscall::map(GATE_GVA, page_b, PAGE_SIZE, MAP_EXECUTE) };
+        self.placed = offset..offset + code.len();
+        self.code.bytes[self.placed.clone()].copy_from_slice(code);
         start
+    }
+
+    /// Page A as the library makes it, page B with no code.
+    pub fn reset_code(&mut self) {
+        let original = PAGE_A.iter().chain(&PAGE_B).skip(self.placed.start);
+        for (byte, original) in self.code.bytes[self.placed.clone()]
+            .iter_mut()
+            .zip(original)
+        {
+            *byte = *original;
+        }
     }
 
     /// Whether VMFUNC from the default view enters the service's view.
