@@ -1,5 +1,6 @@
 //! A frame on its way: what was read of it once, and the copy of the rest.
 
+use core::array;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use postern_abi::window::{BUFFER_SIZE, DESCRIPTOR_RESERVED, MAX_FRAME, MIN_FRAME};
@@ -38,6 +39,25 @@ impl Buffer {
     #[inline]
     fn store(&self, index: usize, value: u64) {
         self.word(index).store(value, Relaxed);
+    }
+
+    /// Copies `N` words, all loads before all stores, since the compiler keeps the order of atomics.
+    ///
+    /// # Safety
+    /// `index + N` must not be more than [`WORDS`].
+    #[inline]
+    unsafe fn copy_words<const N: usize>(&self, to: Buffer, index: usize) {
+        // SAFETY: the words lie in both buffers, for which `new`'s callers vouch.
+        let (from, to) = unsafe {
+            (
+                &*self.0.add(index).cast::<[AtomicU64; N]>(),
+                &*to.0.add(index).cast::<[AtomicU64; N]>(),
+            )
+        };
+        let words: [u64; N] = array::from_fn(|i| from[i].load(Relaxed));
+        for (word, value) in to.iter().zip(words) {
+            word.store(value, Relaxed);
+        }
     }
 }
 
@@ -104,17 +124,26 @@ impl Frame {
         }
         to.store(1, self.second);
         let mut word = 2;
-        while word + 8 <= whole {
-            // Loads before stores: independent, and the compiler keeps the order of atomics.
-            let block: [u64; 8] = core::array::from_fn(|i| from.load(word + i));
-            for (i, value) in block.into_iter().enumerate() {
-                to.store(word + i, value);
+        // SAFETY: `length` is less than BUFFER_SIZE, so `whole` is less than WORDS, and no step
+        // goes beyond `whole`: the last three add up to what the first leaves.
+        unsafe {
+            while word + 8 <= whole {
+                from.copy_words::<8>(to, word);
+                word += 8;
             }
-            word += 8;
-        }
-        while word < whole {
-            to.store(word, from.load(word));
-            word += 1;
+            let left = whole - word;
+            if left & 4 != 0 {
+                from.copy_words::<4>(to, word);
+                word += 4;
+            }
+            if left & 2 != 0 {
+                from.copy_words::<2>(to, word);
+                word += 2;
+            }
+            if left & 1 != 0 {
+                from.copy_words::<1>(to, word);
+                word += 1;
+            }
         }
         if length & 7 != 0 {
             to.store(word, from.load(word) & tail);

@@ -8,16 +8,20 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use postern_abi::window::{Geometry, Ring};
+use postern_abi::window::{BUFFER_SIZE, Geometry, Ring};
 
 use crate::frame::Buffer;
 
 /// A ring in mapped memory.
 #[derive(Clone, Copy)]
 pub struct RingMemory {
-    window: *mut u8,
-    geometry: Geometry,
-    ring: Ring,
+    producer: *const AtomicU32,
+    consumer: *const AtomicU32,
+    /// The first of `slots` words.
+    descriptors: *const AtomicU32,
+    /// The first of `slots` buffers.
+    buffers: *mut u8,
+    slots: u32,
 }
 
 impl RingMemory {
@@ -29,68 +33,82 @@ impl RingMemory {
     /// geometry's, and the program may only access the memory atomically meanwhile.
     #[inline]
     pub const unsafe fn new(window: *mut u8, geometry: Geometry, ring: Ring) -> RingMemory {
-        RingMemory {
-            window,
-            geometry,
-            ring,
+        // SAFETY: the geometry's offsets for its own rings lie in the window and are aligned for
+        // what is there.
+        unsafe {
+            RingMemory {
+                producer: window.add(geometry.producer_offset(ring) as usize).cast(),
+                consumer: window.add(geometry.consumer_offset(ring) as usize).cast(),
+                descriptors: window
+                    .add(geometry.descriptor_offset(ring, 0) as usize)
+                    .cast(),
+                buffers: window.add(geometry.buffer_offset(ring, 0) as usize),
+                slots: geometry.slots(),
+            }
         }
     }
 
+    /// The slot that an index names; less than `slots`, which is a power of two.
     #[inline]
-    fn word(&self, offset: u64) -> &AtomicU32 {
-        // SAFETY: all callers pass an offset that the geometry computed for this ring, which lies in
-        // the window and is a multiple of 4; `new`'s caller vouches for the window.
-        unsafe { AtomicU32::from_ptr(self.window.add(offset as usize).cast()) }
+    const fn slot(&self, index: u32) -> usize {
+        (index & (self.slots - 1)) as usize
+    }
+
+    #[inline]
+    fn word(&self, word: *const AtomicU32) -> &AtomicU32 {
+        // SAFETY: all callers pass one of this ring's words, for which `new`'s caller vouches.
+        unsafe { &*word }
     }
 
     /// The published producer index. Acquire: the frames below it were written before.
     #[inline]
     pub fn producer(&self) -> u32 {
-        self.word(self.geometry.producer_offset(self.ring))
-            .load(Acquire)
+        self.word(self.producer).load(Acquire)
     }
 
     /// The published consumer index. Acquire: the frames below it were read before.
     #[inline]
     pub fn consumer(&self) -> u32 {
-        self.word(self.geometry.consumer_offset(self.ring))
-            .load(Acquire)
+        self.word(self.consumer).load(Acquire)
     }
 
     /// Publishes the producer index, and with it all frames written below it.
     #[inline]
     pub fn publish_producer(&self, index: u32) {
-        self.word(self.geometry.producer_offset(self.ring))
-            .store(index, Release);
+        self.word(self.producer).store(index, Release);
     }
 
     /// Publishes the consumer index, and with it that all frames below it were read.
     #[inline]
     pub fn publish_consumer(&self, index: u32) {
-        self.word(self.geometry.consumer_offset(self.ring))
-            .store(index, Release);
+        self.word(self.consumer).store(index, Release);
+    }
+
+    /// The word of the descriptor that an index names.
+    #[inline]
+    fn descriptor_word(&self, index: u32) -> &AtomicU32 {
+        // SAFETY: a ring's descriptors are consecutive, and the slot is one of them.
+        self.word(unsafe { self.descriptors.add(self.slot(index)) })
     }
 
     /// The descriptor that an index names. Read it once.
     #[inline]
     pub fn descriptor(&self, index: u32) -> u32 {
-        self.word(self.geometry.descriptor_offset(self.ring, index))
-            .load(Relaxed)
+        self.descriptor_word(index).load(Relaxed)
     }
 
     /// Writes the descriptor that an index names.
     #[inline]
     pub fn set_descriptor(&self, index: u32, descriptor: u32) {
-        self.word(self.geometry.descriptor_offset(self.ring, index))
-            .store(descriptor, Relaxed);
+        self.descriptor_word(index).store(descriptor, Relaxed);
     }
 
     /// The buffer that an index names.
     #[inline]
     pub fn buffer(&self, index: u32) -> Buffer {
-        let offset = self.geometry.buffer_offset(self.ring, index);
-        // SAFETY: the offset lies in the window, BUFFER_SIZE from any other buffer and from its end,
-        // and is a multiple of BUFFER_SIZE.
-        unsafe { Buffer::new(self.window.add(offset as usize).cast()) }
+        let offset = self.slot(index) * BUFFER_SIZE as usize;
+        // SAFETY: a ring's buffers are consecutive, and the slot is one of them; they are aligned to
+        // their size.
+        unsafe { Buffer::new(self.buffers.add(offset).cast()) }
     }
 }

@@ -383,7 +383,8 @@ impl<'a> Switch<'a> {
         to: PortId,
     ) {
         let lane = sender.lane(to);
-        let mut producer = lane.producer.load(Relaxed);
+        let first = lane.producer.load(Relaxed);
+        let mut producer = first;
         let mut list = room.list;
         while list != 0 {
             let position = list.trailing_zeros();
@@ -394,7 +395,7 @@ impl<'a> Switch<'a> {
             ring.set_descriptor(producer, frame.length());
             producer = producer.wrapping_add(1);
         }
-        let frames = u64::from(room.list.count_ones());
+        let frames = u64::from(producer.wrapping_sub(first));
         if self.state.tenancy(to) != room.tenancy {
             // What was filled is not published: it was meant for the former tenant.
             sender.count(Cause::Detached, frames);
