@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   $POSTERN_CACHE, $XDG_CACHE_HOME/postern or ~/.cache/postern
-//!     lock                 held while something is built
+//!     lock/FAMILY          held while a step of the family is made; its name begins with that
 //!     download/            files from the network, checked
 //!     log/STEP.log         what a step's programs printed last
 //!     STEP/KEY/            what a step made of inputs with this key; `.done` says that it is whole
@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
@@ -22,14 +23,17 @@ use super::progress::{Progress, Task};
 #[derive(Clone, Debug)]
 pub struct Cache(PathBuf);
 
-/// Nobody else builds as long as it exists.
+/// Nobody else makes anything of a family as long as it exists.
 pub struct CacheLock(#[allow(dead_code, reason = "it is unlocked when it is closed")] File);
 
 /// Says that a step's directory is whole.
 const DONE: &str = ".done";
 
-/// How many results of a step stay: that of this state of the sources and that of the last one.
+/// How many results of a step stay in any case: that of this state of the sources and of the last one.
 const KEPT: usize = 2;
+
+/// Others stay as long as somebody may still use them.
+const UNUSED: Duration = Duration::from_secs(24 * 3600);
 
 impl Cache {
     /// Finds the cache, and makes it if there is none.
@@ -63,24 +67,27 @@ impl Cache {
         self.0.join(name)
     }
 
-    /// Waits until nobody else builds.
+    /// Waits until nobody else makes anything of this family.
     ///
     /// # Errors
     ///
-    /// A sentence that names the cache.
-    pub fn lock(&self, progress: &Progress) -> Result<CacheLock> {
-        let path = self.path("lock");
+    /// A sentence that names the lock.
+    pub fn lock(&self, progress: &Progress, family: &str) -> Result<CacheLock> {
+        let path = self.path("lock").join(family);
         let fail = || format!("cannot lock {}; may it be written?", path.display());
+        fs::create_dir_all(self.path("lock")).with_context(fail)?;
         let file = File::options()
             .create(true)
             .append(true)
             .open(&path)
             .with_context(fail)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            progress.say("waiting for another run that uses the same cache");
+            progress.say(&format!(
+                "waiting for another run that makes {family} in the same cache"
+            ));
             while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
                 crate::interrupt::check()?;
-                std::thread::sleep(std::time::Duration::from_millis(200));
+                std::thread::sleep(Duration::from_millis(200));
             }
         }
         Ok(CacheLock(file))
@@ -100,7 +107,13 @@ impl Cache {
     ) -> Result<PathBuf> {
         let all = self.path(step.name);
         let directory = all.join(step.key.finish());
-        if directory.join(DONE).exists() {
+        if is_done(&directory) {
+            return Ok(directory);
+        }
+        let family = step.name.split('-').next().unwrap_or(step.name);
+        let _lock = self.lock(progress, family)?;
+        // Another run may have made it meanwhile.
+        if is_done(&directory) {
             return Ok(directory);
         }
         fs::create_dir_all(&directory)
@@ -109,10 +122,9 @@ impl Cache {
         let log = self.path("log").join(format!("{}.log", step.name));
         let task = progress.task(step.title, &log)?;
         build(&directory, &task)?;
-        // The directory's time tells which results are the last ones.
         fs::write(directory.join(DONE), "").context("marking a result as whole")?;
         task.done();
-        remove_old(&all);
+        remove_old(&all, UNUSED);
         Ok(directory)
     }
 
@@ -132,7 +144,7 @@ impl Cache {
     }
 }
 
-/// Something to be made once.
+/// Something to be made once. Steps whose names begin with the same word are made one at a time.
 pub struct Step<'a> {
     /// Name of its directory.
     pub name: &'a str,
@@ -206,22 +218,35 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn remove_old(all: &Path) {
-    let mut results: Vec<_> = fs::read_dir(all)
+/// Whether a result is whole; then it counts as used.
+fn is_done(directory: &Path) -> bool {
+    let Ok(marker) = File::options().append(true).open(directory.join(DONE)) else {
+        return false;
+    };
+    // If its time cannot be set, it may be removed earlier than it should.
+    let _ = marker.set_modified(SystemTime::now());
+    true
+}
+
+/// Removes results that were not used for a time, except for the last ones.
+fn remove_old(all: &Path, unused: Duration) {
+    let mut results: Vec<(SystemTime, PathBuf)> = fs::read_dir(all)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| {
             let marker = fs::metadata(entry.path().join(DONE)).and_then(|data| data.modified());
             // One that was never finished is the oldest.
-            (marker.unwrap_or(std::time::UNIX_EPOCH), entry.path())
+            (marker.unwrap_or(SystemTime::UNIX_EPOCH), entry.path())
         })
         .collect();
     results.sort();
     let count = results.len().saturating_sub(KEPT);
-    for (_, path) in results.drain(..count) {
-        // It only takes space.
-        let _ = fs::remove_dir_all(path);
+    for (used, path) in results.drain(..count) {
+        if used.elapsed().is_ok_and(|time| time >= unused) {
+            // It only takes space.
+            let _ = fs::remove_dir_all(path);
+        }
     }
 }
 
@@ -279,12 +304,11 @@ mod tests {
                 .step(&progress, &step(content), |_, _| Ok(()))
                 .unwrap();
         }
-        assert_eq!(
-            fs::read_dir(directory.path().join("thing"))
-                .unwrap()
-                .count(),
-            KEPT
-        );
+        let all = directory.path().join("thing");
+        assert_eq!(fs::read_dir(&all).unwrap().count(), 3);
+        remove_old(&all, Duration::ZERO);
+        assert_eq!(fs::read_dir(&all).unwrap().count(), KEPT);
+        assert!(is_done(&all.join(step(b"3").key.finish())));
     }
 
     #[test]

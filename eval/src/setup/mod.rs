@@ -57,7 +57,6 @@ impl Lab {
     /// A sentence that says what is missing and what to do.
     pub fn prepare(flavour: Flavour) -> Result<Self> {
         let (cache, progress) = (Cache::open()?, Progress::new());
-        let _lock = cache.lock(&progress)?;
         packages::install(&cache, &progress)?;
         packages::add_targets(&cache, &progress)?;
         let bochs = bochs::build(&cache, &progress, root())?;
@@ -83,7 +82,6 @@ impl Lab {
     pub fn prepare_weakened(&mut self) -> Result<()> {
         if self.weakened.is_none() {
             let (cache, progress) = (Cache::open()?, Progress::new());
-            let _lock = cache.lock(&progress)?;
             let tree = (&self.tree, self.flavour);
             let built = modules::build(&cache, &progress, root(), tree, Strength::Weakened)?;
             self.weakened = Some(built);
@@ -130,7 +128,6 @@ impl Lab {
 /// As for [`Lab::prepare`].
 pub fn bare(flavour: Flavour) -> Result<(Platform, KernelTree)> {
     let (cache, progress) = (Cache::open()?, Progress::new());
-    let _lock = cache.lock(&progress)?;
     packages::install(&cache, &progress)?;
     packages::add_targets(&cache, &progress)?;
     let bochs = bochs::build(&cache, &progress, root())?;
@@ -146,7 +143,6 @@ pub fn bare(flavour: Flavour) -> Result<(Platform, KernelTree)> {
 /// As for [`Lab::prepare`].
 pub fn programs() -> Result<Programs> {
     let (cache, progress) = (Cache::open()?, Progress::new());
-    let _lock = cache.lock(&progress)?;
     packages::install(&cache, &progress)?;
     packages::add_targets(&cache, &progress)?;
     programs::build(&cache, &progress, root())
@@ -168,7 +164,6 @@ pub fn target() -> Result<PathBuf> {
 /// As for [`Lab::prepare`].
 pub fn kernel_source() -> Result<PathBuf> {
     let (cache, progress) = (Cache::open()?, Progress::new());
-    let _lock = cache.lock(&progress)?;
     kernel::source(&cache, &progress)
 }
 

@@ -38,7 +38,12 @@ pub const TARGETS: [&str; 2] = ["x86_64-unknown-linux-musl", "x86_64-unknown-non
 ///
 /// A sentence that says what to do.
 pub fn install(cache: &Cache, progress: &Progress) -> Result<()> {
-    let missing = missing(&PACKAGES.map(|(name, _)| name))?;
+    let all = PACKAGES.map(|(name, _)| name);
+    if missing(&all)?.is_empty() {
+        return Ok(());
+    }
+    let _lock = cache.lock(progress, "packages")?;
+    let missing = missing(&all)?;
     if missing.is_empty() {
         return Ok(());
     }
