@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   $POSTERN_CACHE, $XDG_CACHE_HOME/postern or ~/.cache/postern
-//!     lock/FAMILY          held while a step of the family is made; its name begins with that
+//!     locks/FAMILY         held while a step of the family is made; its name begins with that
 //!     download/            files from the network, checked
 //!     log/STEP.log         what a step's programs printed last
 //!     STEP/KEY/            what a step made of inputs with this key; `.done` says that it is whole
@@ -73,9 +73,9 @@ impl Cache {
     ///
     /// A sentence that names the lock.
     pub fn lock(&self, progress: &Progress, family: &str) -> Result<CacheLock> {
-        let path = self.path("lock").join(family);
+        let path = self.path("locks").join(family);
         let fail = || format!("cannot lock {}; may it be written?", path.display());
-        fs::create_dir_all(self.path("lock")).with_context(fail)?;
+        fs::create_dir_all(self.path("locks")).with_context(fail)?;
         let file = File::options()
             .create(true)
             .append(true)
