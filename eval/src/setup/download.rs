@@ -41,10 +41,7 @@ pub fn pinned(cache: &Cache, task: &Task, path: &str, sha256: &str) -> Result<Pa
             // As this user, who alone may write there.
             .args(["-o", "APT::Sandbox::User=", "download-file", &url])
             .arg(&part),
-    )
-    .with_context(|| {
-        format!("cannot fetch {url}; with a network it works, POSTERN_MIRROR names another mirror")
-    })?;
+    )?;
     let found = hash(&part)?;
     ensure!(
         found == sha256,
@@ -89,6 +86,8 @@ impl<'a> Release<'a> {
             "APT::Architecture=amd64".to_owned(),
             "APT::Sandbox::User=".to_owned(),
             "Acquire::Languages=none".to_owned(),
+            // A list that cannot be fetched is an error, not a warning.
+            "APT::Update::Error-Mode=any".to_owned(),
             "Debug::NoLocking=true".to_owned(),
         ];
         let options = options
@@ -101,12 +100,7 @@ impl<'a> Release<'a> {
             options,
         };
         task.note(&format!("reading the package lists of Debian {codename}"));
-        task.run(release.apt("apt-get").args(["-q", "update"])).with_context(|| {
-            format!(
-                "cannot read the package lists of Debian {codename} from {mirror}; with a network it \
-                 works, POSTERN_MIRROR names another mirror"
-            )
-        })?;
+        task.run(release.apt("apt-get").args(["-q", "update"]))?;
         Ok(release)
     }
 

@@ -1,9 +1,10 @@
 //! Debian packages and Rust targets.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::cache::Cache;
 use super::progress::Progress;
@@ -54,11 +55,22 @@ pub fn install(cache: &Cache, progress: &Progress) -> Result<()> {
             "Debian packages are missing, and installing them needs root; as root, run `{by_hand}`"
         );
     }
+    if !root && std::io::stdin().is_terminal() {
+        // It asks for the password before the progress is shown.
+        let asked = Command::new("sudo")
+            .arg("-v")
+            .status()
+            .context("running sudo")?;
+        ensure!(
+            asked.success(),
+            "installing Debian packages needs root; as root, run `{by_hand}`"
+        );
+    }
     let title = format!("Debian packages {}", missing.join(" "));
     let task = progress.task(&title, &cache.path("log/packages.log"))?;
     let apt = |arguments: &[&str]| {
         let mut command = Command::new(if root { "env" } else { "sudo" });
-        // Without a terminal sudo must not wait for a password that nobody types.
+        // It was asked before; here it must not wait.
         command.args((!root).then_some("-n"));
         command
             .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"])

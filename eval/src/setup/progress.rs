@@ -196,15 +196,12 @@ impl Task {
             return Ok(());
         }
         self.clear();
-        let advice = advice(&last);
-        bail!(
-            "{} failed: {name} ended with {status}{advice}; its log is {}, and ends:\n{}",
-            self.title,
-            self.log.display(),
-            last.iter()
-                .map(|line| format!("    {line}\n"))
-                .collect::<String>()
-        )
+        let (title, log) = (&self.title, self.log.display());
+        if let Some(reason) = reason(&last) {
+            bail!("{title} failed because {reason}; the log is {log}");
+        }
+        let last: String = last.iter().map(|line| format!("    {line}\n")).collect();
+        bail!("{title} failed: {name} ended with {status}; its log is {log}, and ends:\n{last}")
     }
 
     /// Says that it is done.
@@ -232,22 +229,34 @@ impl Drop for Task {
     }
 }
 
-/// What helps against a failure whose reason can be told from its output.
-fn advice(lines: &[String]) -> &'static str {
+/// Why a program failed and what helps, where that can be told from its last words.
+fn reason(lines: &[String]) -> Option<&'static str> {
+    const REASONS: [(&str, &str); 6] = [
+        (
+            "No space left on device",
+            "the disk is full: make room, or set POSTERN_CACHE to a directory on another disk",
+        ),
+        ("Temporary failure resolving", NO_NETWORK),
+        ("Could not resolve", NO_NETWORK),
+        ("Could not connect", NO_NETWORK),
+        (
+            "404  Not Found",
+            "the mirror has no such file: set POSTERN_MIRROR to another mirror",
+        ),
+        (
+            "Hash Sum mismatch",
+            "a file from the network is not what it should be: set POSTERN_MIRROR to another mirror",
+        ),
+    ];
     let says = |text: &str| lines.iter().any(|line| line.contains(text));
-    if says("No space left on device") {
-        " because the disk is full (make room, or set POSTERN_CACHE to a directory on another disk)"
-    } else if says("Could not resolve")
-        || says("Temporary failure resolving")
-        || says("Could not connect")
-    {
-        " because there is no network (it is needed once)"
-    } else if says("Hash Sum mismatch") {
-        " because a file on the server is not the one that was expected"
-    } else {
-        ""
-    }
+    REASONS
+        .iter()
+        .find(|(text, _)| says(text))
+        .map(|(_, reason)| *reason)
 }
+
+const NO_NETWORK: &str = "there is no way to the network, which is needed once: try again with one, or \
+                          set POSTERN_MIRROR to a mirror of Debian within reach";
 
 fn seconds(time: Duration) -> String {
     match time.as_secs() {
@@ -287,6 +296,9 @@ mod tests {
             .0
             .unwrap_err()
             .to_string();
-        assert!(error.contains("the disk is full"), "{error}");
+        assert!(
+            error.starts_with("a thing failed because the disk is full"),
+            "{error}"
+        );
     }
 }
