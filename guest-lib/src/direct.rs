@@ -5,11 +5,11 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use postern_abi::window::{HeaderError, PortId};
-use postern_nic::caller::{memory_size, window_offset};
+use postern_nic::caller::{Caller, memory_size, window_offset};
 use postern_nic::state::{STATE_SIZE, State, StateError};
 use postern_nic::switch;
 
-use crate::ring::Window;
+use crate::ring::{Window, touch};
 use crate::service::Service;
 
 /// Calls by calling.
@@ -91,6 +91,14 @@ impl Direct {
             caller: caller.encode(),
         };
         Ok((direct, window.map_err(DirectError::Window)?))
+    }
+
+    /// Has the host give memory for the whole NIC now, not while frames move.
+    pub fn populate(&self) {
+        if let Some(caller) = Caller::decode(self.caller) {
+            // SAFETY: `new` checked that the whole NIC of this geometry is mapped.
+            unsafe { touch(self.base, memory_size(caller.geometry)) };
+        }
     }
 }
 

@@ -64,15 +64,10 @@ impl Window {
         self.mac
     }
 
-    /// Has the host give memory for the whole window now, not while frames move: touches each page
-    /// as if to write it, and changes nothing.
+    /// Has the host give memory for the whole window now, not while frames move.
     pub fn populate(&self) {
-        for offset in (0..self.geometry.window_size()).step_by(PAGE_SIZE as usize) {
-            let word = self.word(offset).as_ptr();
-            // SAFETY: `word` gave a valid address, and the instruction changes nothing. (The
-            // compiler would make a load of an atomic operation that changes nothing.)
-            unsafe { asm!("lock or dword ptr [{0}], 0", in(reg) word, options(nostack)) };
-        }
+        // SAFETY: `new` checked that the whole window of this geometry is mapped.
+        unsafe { touch(self.base, self.geometry.window_size()) };
     }
 
     /// The word at an offset that the geometry gave.
@@ -87,6 +82,22 @@ impl Window {
         let offset = self.geometry.buffer_offset(ring, index);
         // SAFETY: as in `word`.
         unsafe { self.base.as_ptr().add(offset as usize) }
+    }
+}
+
+/// Touches each page as if to write it, and changes nothing.
+///
+/// # Safety
+///
+/// `size` bytes are mapped from `base`, which is page aligned, for reading and writing.
+pub(crate) unsafe fn touch(base: NonNull<u8>, size: u64) {
+    for offset in (0..size).step_by(PAGE_SIZE as usize) {
+        // SAFETY: the offset is below the size, and the instruction changes nothing. (The compiler
+        // would make a load of an atomic operation that changes nothing.)
+        unsafe {
+            let word = base.add(offset as usize).as_ptr();
+            asm!("lock or dword ptr [{0}], 0", in(reg) word, options(nostack));
+        }
     }
 }
 

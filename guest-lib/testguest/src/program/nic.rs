@@ -49,7 +49,7 @@ pub fn with_port(mut machine: Machine, work: impl Work) -> Result<(), Failure> {
         // SAFETY: the kernel mapped that much there, for nobody else.
         let opened = unsafe { Direct::new(BASE, machine.window_size, attachment.port) };
         let (direct, window) = opened.map_err(Failure::Direct)?;
-        window.populate();
+        direct.populate();
         return work.run(&mut machine, Nic::new(direct, window));
     }
     let window = window(&machine)?;
