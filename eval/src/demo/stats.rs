@@ -98,7 +98,10 @@ pub struct VmStats {
 pub struct Interval {
     /// VM exits, all of them.
     exits: u64,
-    /// Those that interrupts caused.
+    /// Those that are surely requests: VMCALLs and port accesses.
+    requests: u64,
+    /// Those that interrupts caused, or a few more: an injection that KVM takes back and repeats,
+    /// because the host wants to run something else, counts twice.
     interrupts: u64,
     /// Those of a halted guest.
     waits: u64,
@@ -181,13 +184,17 @@ impl VmStats {
                 .ok_or_else(|| self.missing(name))
         };
         let moved = |name| Ok::<_, Error>(sum(end, name)?.saturating_sub(sum(begin, name)?));
-        let deferred = |mark: &RawMark| -> u64 {
-            let views = mark.statistics.views.iter();
-            views.filter_map(|view| view.get("deferred_leaves")).sum()
+        let module = |name: &str| {
+            let sum = |mark: &RawMark| -> u64 {
+                let views = mark.statistics.views.iter();
+                views.filter_map(|view| view.get(name)).sum()
+            };
+            sum(end).saturating_sub(sum(begin))
         };
-        let completed = deferred(end).saturating_sub(deferred(begin));
+        let completed = module("deferred_leaves");
         Ok(Interval {
             exits: moved("exits")?,
+            requests: moved("io_exits")? + moved("hypercalls")? + module("hypercalls"),
             interrupts: moved("irq_exits")?
                 + moved("irq_window_exits")?
                 + moved("irq_injections")? * EXITS_PER_INJECTION
@@ -204,24 +211,32 @@ const EXITS_PER_INJECTION: u64 = 1;
 impl Interval {
     /// Exits for neither interrupts nor waits.
     fn others(&self) -> u64 {
-        self.exits.saturating_sub(self.interrupts + self.waits)
+        let others = self.exits.saturating_sub(self.interrupts + self.waits);
+        others.max(self.requests)
+    }
+
+    /// Exits for interrupts.
+    fn for_interrupts(&self) -> u64 {
+        self.exits.saturating_sub(self.others() + self.waits)
     }
 }
 
-/// What one mark costs, from a pair with nothing in between.
+/// Exits of a mark.
+const EXITS_OF_MARK: u64 = 1;
+
+/// Instructions of a mark.
 struct MarkCost {
-    exits: u64,
-    guest_instructions: u64,
-    total_instructions: u64,
+    guest: u64,
+    total: u64,
 }
 
 impl VmStats {
+    /// What a mark costs, from the pair with nothing in between.
     fn mark_cost(&self) -> Result<MarkCost, Error> {
         let (begin, end) = (mark::NOTHING_BEGIN, mark::NOTHING_END);
         Ok(MarkCost {
-            exits: self.interval(begin, end)?.others(),
-            guest_instructions: self.counted(begin, end, GUEST)?,
-            total_instructions: self.counted(begin, end, TOTAL)?,
+            guest: self.counted(begin, end, GUEST)?,
+            total: self.counted(begin, end, TOTAL)?,
         })
     }
 }
@@ -243,13 +258,18 @@ pub fn traffic_shared_counters(sender: &VmStats, receiver: &VmStats) -> Result<C
     // From one mark to the next lies the cost of one mark; so many lie between the first and the last.
     let moments = [sender.counter(end, TOTAL)?, receiver.counter(begin, TOTAL)?];
     let marks = 1 + moments.iter().filter(|at| (from..to).contains(at)).count() as u64;
-    let mark = sender.mark_cost()?;
+    // An interrupt between two marks makes them dearer than they are.
+    let (one, other) = (sender.mark_cost()?, receiver.mark_cost()?);
+    let mark = MarkCost {
+        guest: one.guest.min(other.guest),
+        total: one.total.min(other.total),
+    };
     let between = |name| {
         let (from, to) = (sender.counter(begin, name)?, receiver.counter(end, name)?);
         Ok::<_, Error>(to.saturating_sub(from))
     };
-    costs.total_instructions = between(TOTAL)?.saturating_sub(marks * mark.total_instructions);
-    costs.guest_instructions = between(GUEST)?.saturating_sub(marks * mark.guest_instructions);
+    costs.total_instructions = between(TOTAL)?.saturating_sub(marks * mark.total);
+    costs.guest_instructions = between(GUEST)?.saturating_sub(marks * mark.guest);
     let completed = costs.vmfuncs.unwrap_or(0);
     costs.vmfuncs = Some(between(VMFUNCS)? + completed);
     Ok(costs)
@@ -268,8 +288,8 @@ pub fn traffic_own_counters(sender: &VmStats, receiver: &VmStats) -> Result<Cost
         let (begin, end) = (mark::TRAFFIC_BEGIN, mark::TRAFFIC_END);
         let mark = vm.mark_cost()?;
         let counted = |name| vm.counted(begin, end, name);
-        costs.total_instructions += counted(TOTAL)?.saturating_sub(mark.total_instructions);
-        costs.guest_instructions += counted(GUEST)?.saturating_sub(mark.guest_instructions);
+        costs.total_instructions += counted(TOTAL)?.saturating_sub(mark.total);
+        costs.guest_instructions += counted(GUEST)?.saturating_sub(mark.guest);
     }
     Ok(costs)
 }
@@ -279,9 +299,8 @@ fn exits_of(sender: &VmStats, receiver: &VmStats) -> Result<Costs, Error> {
     let mut costs = Costs::default();
     for vm in [sender, receiver] {
         let interval = vm.interval(mark::TRAFFIC_BEGIN, mark::TRAFFIC_END)?;
-        let mark = vm.mark_cost()?;
-        costs.vm_exits += interval.others().saturating_sub(mark.exits);
-        costs.interrupt_exits += interval.interrupts;
+        costs.vm_exits += interval.others().saturating_sub(EXITS_OF_MARK);
+        costs.interrupt_exits += interval.for_interrupts();
         costs.wait_exits += interval.waits;
         costs.vmfuncs = Some(costs.vmfuncs.unwrap_or(0) + interval.completed);
     }
@@ -303,7 +322,7 @@ pub fn calls(vm: &VmStats) -> Result<Costs, Error> {
     let without = vm.interval(mark::LOOP_BEGIN, mark::LOOP_END)?;
     Ok(Costs {
         vm_exits: with.others().saturating_sub(without.others()),
-        interrupt_exits: with.interrupts,
+        interrupt_exits: with.for_interrupts(),
         wait_exits: with.waits,
         vmfuncs: match vm.mark(mark::CALLS_END)?.counters.contains_key(VMFUNCS) {
             true => Some(counted(VMFUNCS)? + with.completed),

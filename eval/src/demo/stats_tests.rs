@@ -18,7 +18,7 @@ fn at(label: u32, total: u64, exits: u64, interrupts: u64, halts: u64) -> Value 
             "vm": {},
             "vcpus": [{
                 "exits": exits, "irq_exits": interrupts, "irq_window_exits": 0,
-                "irq_injections": 0, "halt_exits": halts, "halt_poll_hist": [1, 2],
+                "irq_injections": 0, "halt_exits": halts, "io_exits": 0, "hypercalls": 0, "halt_poll_hist": [1, 2],
             }],
             "views": [{"vcpu": 0, "deferred_leaves": 0}],
         },
@@ -115,6 +115,17 @@ fn acknowledgements_and_deferred_leaves_are_interrupts() {
     assert_eq!(interval.interrupts, 3 + 2 + 1 + 4);
     assert_eq!(interval.completed, 4);
     assert_eq!(interval.others(), 10);
+}
+
+#[test]
+fn injections_that_were_repeated_hide_no_request() {
+    let mut end = at(8, 20_000, 105, 2, 1);
+    end["statistics"]["vcpus"][0]["irq_injections"] = json!(4);
+    end["statistics"]["views"][0]["hypercalls"] = json!(99);
+    end["statistics"]["vcpus"][0]["io_exits"] = json!(1);
+    let interval = vm(&[at(7, 10_000, 0, 0, 0), end]).interval(7, 8).unwrap();
+    assert_eq!(interval.others(), 100);
+    assert_eq!(interval.for_interrupts(), 105 - 1 - 100);
 }
 
 #[test]
