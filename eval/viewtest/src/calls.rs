@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("VMFUNC to the service without the gate is #UD", straight),
     ("a call without SMEP and SMAP is #UD", no_smap),
     ("a fault in a view aborts the call", fault),
+    ("VMFUNC in compatibility mode is #UD", compatibility),
     ("registers of a call under way are not shown", getters),
     ("a call goes on after a signal", resume),
     ("setting state aborts a call", setters),
@@ -169,6 +170,23 @@ fn fault() -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn compatibility() -> Result<()> {
+    // xor eax, eax; mov ecx, 1; vmfunc; out
+    let mut code = vec![0x31, 0xc0, 0xb9, 1, 0, 0, 0, 0x0f, 0x01, 0xd4];
+    code.extend_from_slice(&OUT);
+    let view = View::sealed(VIEW_MODE_FAST, ADD)?;
+    let options = Options {
+        compatibility: true,
+        ..Options::default()
+    };
+    let mut vm = Vm::new(&code, options)?;
+    sys::attach(&vm.vcpu, &view.attach_argument(ATTACH_EXIT_ON_ABORT))?;
+    // The gate is above 4 GiB, where this code cannot go: the call is aborted, and so that the
+    // guest can go on.
+    expect_stop(&mut vm, &Stop::Aborted)?;
+    expect_stop(&mut vm, &Stop::Shutdown)
 }
 
 /// As the abort leaves them; the caller has pushed one return address.

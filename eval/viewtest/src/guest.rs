@@ -136,6 +136,8 @@ pub struct Options {
     pub pcid: bool,
     /// CR4 bits besides PAE, OSFXSR and OSXMMEXCPT.
     pub cr4: u64,
+    /// Start in compatibility mode.
+    pub compatibility: bool,
 }
 
 /// SMEP and SMAP, as views need them.
@@ -147,6 +149,7 @@ impl Default for Options {
             irqchip: true,
             pcid: false,
             cr4: SMEP_SMAP,
+            compatibility: false,
         }
     }
 }
@@ -269,6 +272,9 @@ impl Vm {
         sregs.cr4 = 0x620 | options.cr4;
         sregs.efer = 0x501;
         sregs.cs = segment(true);
+        if options.compatibility {
+            (sregs.cs.l, sregs.cs.db) = (0, 1);
+        }
         for data in [
             &mut sregs.ds,
             &mut sregs.es,
