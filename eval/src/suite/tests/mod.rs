@@ -1,5 +1,6 @@
 //! The tests that run in machines, by area.
 
+mod attacks;
 mod machine;
 mod views;
 
@@ -7,7 +8,7 @@ use super::machine::Test;
 
 /// All of them, in the order of running.
 pub fn all() -> Vec<&'static Test> {
-    [machine::TESTS, views::TESTS]
+    [machine::TESTS, views::TESTS, attacks::TESTS]
         .into_iter()
         .flatten()
         .collect()

@@ -1,0 +1,142 @@
+//! Attacks of a hostile guest on views, each with the defences in place and each with the one that
+//! it meets left out: a test that cannot fail proves nothing.
+//!
+//! While the attacker works, another VM waits for frames; afterwards a third one exchanges frames with
+//! it through the same NIC, and the host's kernel must not have complained.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::job::{Done, Job};
+use crate::setup::{Flavour, Programs};
+use crate::suite::machine::{Boot, Judge, Kvm, Test};
+
+/// A build that leaves out the defences of these bits, see `kernel-patches/attacks`.
+macro_rules! without {
+    ($bits:literal) => {
+        Boot {
+            flavour: Flavour::Small,
+            kvm: Kvm::Weakened(concat!(
+                "ept_views=1 ept_views_insist=1 ept_view_omit=",
+                $bits
+            )),
+        }
+    };
+}
+
+/// The defences as bits of the parameter.
+mod omit {
+    use super::{Boot, Flavour, Kvm};
+
+    /// The service's entry is invalid until the gate arms it.
+    pub const ARM: Boot = without!("1");
+    /// Any CR3 leads to page tables of the kernel's making.
+    pub const ELSEWHERE: Boot = without!("2");
+    /// An abort resets the EPTP list.
+    pub const DISARM: Boot = without!("4");
+    /// No event is injected into a view, and views need SMEP and SMAP.
+    pub const EVENTS: Boot = without!("24");
+    /// Views need SMEP and SMAP.
+    pub const MODE: Boot = without!("16");
+}
+
+macro_rules! repelled {
+    ($attack:literal, $path:literal) => {
+        Test {
+            name: concat!("attacks/", $attack, " on ", $path, " is repelled"),
+            boot: Boot::VIEWS,
+            job: |programs| attack(programs, $attack, $path),
+            judge: Judge::Whole(is_repelled),
+        }
+    };
+}
+
+macro_rules! succeeds {
+    ($attack:literal, $without:literal, $boot:expr) => {
+        Test {
+            name: concat!("attacks/", $attack, " succeeds ", $without),
+            boot: $boot,
+            job: |programs| attack(programs, $attack, "elisa"),
+            judge: Judge::Whole(succeeds),
+        }
+    };
+}
+
+pub(super) const TESTS: &[Test] = &[
+    repelled!("vmfunc-direct", "elisa"),
+    repelled!("vmfunc-direct", "elisa-strict"),
+    repelled!("gate-offsets", "elisa"),
+    repelled!("gate-offsets", "elisa-strict"),
+    repelled!("cr3-packet", "elisa"),
+    repelled!("cr3-packet", "elisa-strict"),
+    repelled!("breakpoint", "elisa"),
+    repelled!("breakpoint", "elisa-strict"),
+    repelled!("idt", "elisa"),
+    repelled!("idt", "elisa-strict"),
+    repelled!("read-nic", "elisa"),
+    repelled!("read-nic", "elisa-strict"),
+    repelled!("cpl0", "elisa"),
+    repelled!("cpl0", "elisa-strict"),
+    succeeds!(
+        "vmfunc-direct",
+        "where the entry is always valid",
+        omit::ARM
+    ),
+    succeeds!("cr3-packet", "where CR3 is followed", omit::ELSEWHERE),
+    succeeds!(
+        "breakpoint",
+        "where an abort leaves the list alone",
+        omit::DISARM
+    ),
+    succeeds!("idt", "where events enter views", omit::EVENTS),
+    succeeds!("cpl0", "where SMEP and SMAP are not needed", omit::MODE),
+];
+
+/// Time for one attack with all that surrounds it.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+fn attack(programs: &Programs, attack: &str, path: &str) -> Job {
+    let script = format!(
+        "
+./postern nic --socket nic.sock --ports 3 --image nic-image > nic.log 2>&1 & nic=$!
+while [ ! -S nic.sock ]; do kill -0 $nic || {{ cat nic.log; exit 90; }}; sleep 0.01; done
+run() {{
+    port=$1; shift
+    ./postern run --kernel guest --memory 16M --nic nic.sock --port $port --path {path} --serial - \
+        --cmdline \"$*\"
+}}
+run 0 role=echo timer=100 patience=100000 & echo=$!
+run 2 role=attack attack={attack} timer=1000; attacker=$?
+run 1 role=ping frames=64 timer=100; ping=$?
+kill -0 $echo || {{ echo 'the waiting VM is gone'; exit 91; }}
+kill $echo $nic; wait $echo; wait $nic
+echo \"attacker ended with $attacker, ping with $ping\"
+"
+    );
+    Job::new(&format!("attack {attack}"), &script)
+        .file("postern", &programs.postern)
+        .file("guest", &programs.testguest)
+        .file("nic-image", &programs.nic_image)
+        .timeout(TIMEOUT)
+}
+
+fn is_repelled(done: Done) -> Result<()> {
+    let done = done.success()?;
+    let text = done.text();
+    ensure!(
+        text.contains(": repelled: ") && text.contains("attacker ended with 0, ping with 0"),
+        "{text}"
+    );
+    Ok(())
+}
+
+/// Without its defence the attack is seen to work; what becomes of the host then is no question.
+fn succeeds(done: Done) -> Result<()> {
+    let text = done.text();
+    ensure!(
+        text.contains(": succeeded: "),
+        "the attack did not succeed, so its test could not fail: {text}"
+    );
+    Ok(())
+}
