@@ -184,17 +184,14 @@ impl VmStats {
                 .ok_or_else(|| self.missing(name))
         };
         let moved = |name| Ok::<_, Error>(sum(end, name)?.saturating_sub(sum(begin, name)?));
-        let module = |name: &str| {
-            let sum = |mark: &RawMark| -> u64 {
-                let views = mark.statistics.views.iter();
-                views.filter_map(|view| view.get(name)).sum()
-            };
-            sum(end).saturating_sub(sum(begin))
+        let deferred = |mark: &RawMark| -> u64 {
+            let views = mark.statistics.views.iter();
+            views.filter_map(|view| view.get("deferred_leaves")).sum()
         };
-        let completed = module("deferred_leaves");
+        let completed = deferred(end).saturating_sub(deferred(begin));
         Ok(Interval {
             exits: moved("exits")?,
-            requests: moved("io_exits")? + moved("hypercalls")? + module("hypercalls"),
+            requests: moved("io_exits")? + moved("hypercalls")?,
             interrupts: moved("irq_exits")?
                 + moved("irq_window_exits")?
                 + moved("irq_injections")? * EXITS_PER_INJECTION

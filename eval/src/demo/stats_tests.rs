@@ -121,7 +121,7 @@ fn acknowledgements_and_deferred_leaves_are_interrupts() {
 fn injections_that_were_repeated_hide_no_request() {
     let mut end = at(8, 20_000, 105, 2, 1);
     end["statistics"]["vcpus"][0]["irq_injections"] = json!(4);
-    end["statistics"]["views"][0]["hypercalls"] = json!(99);
+    end["statistics"]["vcpus"][0]["hypercalls"] = json!(99);
     end["statistics"]["vcpus"][0]["io_exits"] = json!(1);
     let interval = vm(&[at(7, 10_000, 0, 0, 0), end]).interval(7, 8).unwrap();
     assert_eq!(interval.others(), 100);
