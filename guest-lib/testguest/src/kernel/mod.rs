@@ -22,7 +22,7 @@ mod space;
 mod start;
 mod trap;
 
-pub use apic::TIMER;
+pub use apic::{TIMER, end_of_interrupt};
 pub use cpu::{KERNEL_CODE, KERNEL_DATA, TASK_STATE};
 
 use core::fmt;

@@ -307,6 +307,11 @@ extern "sysv64" fn handle(frame: &mut Frame) {
 fn raise(frame: &mut Frame, exception: Exception) {
     let level = frame.level();
     let Some(recovery) = with_state(|state| state.recovery[level].take()) else {
+        if exception.is_abort() && level == 0 {
+            // The kernel has made no call: CPL 0 came about in a view.
+            println!("error: the CPU delivered an event in a view: a call was aborted at CPL 0");
+            exit(status::FAILED);
+        }
         let cpl = frame.cs & 3;
         println!("error: unexpected at CPL {cpl}: {exception}");
         exit(status::CRASHED);

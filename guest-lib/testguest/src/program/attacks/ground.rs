@@ -56,7 +56,7 @@ impl Ground {
         let no_memory = || Failure::Full { frames: 0 };
         let code = machine.arena.take_pages(3).ok_or_else(no_memory)?;
         let memory = machine.arena.take_pages(MEMORY_PAGES);
-        let mut ground = Ground {
+        let ground = Ground {
             // SAFETY: the kernel mapped the gate area for this path; this is CPL 3.
             gate: unsafe { Gate::new() },
             attachment,
