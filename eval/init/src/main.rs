@@ -2,6 +2,7 @@
 //! it, and switches the machine off.
 
 mod counters;
+mod entropy;
 mod kernel_log;
 mod ports;
 mod run;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
 
 fn live() -> Result<()> {
     mount_all()?;
+    entropy::seed().context("seeding the kernel's random numbers")?;
     let outbox = Outbox(Mutex::new(Ports::open().context("asking for I/O ports")?));
     let result = carry_out(&outbox);
     // What is still on its way to the console would be lost.

@@ -128,6 +128,7 @@ fn bochsrc(platform: &Platform, memory_mb: u32, serial: Serial<'_>) -> String {
     };
     // broadwell_ult: the smallest model of Bochs 3.0 with VMFUNC, SMEP and SMAP that runs KVM well.
     // One CPU: two would share one host thread, and the counters are those of a single one.
+    // Its random numbers would be those of the host's clock; the first process seeds the kernel's.
     format!(
         "config_interface: textconfig\n\
          display_library: nogui\n\
@@ -135,7 +136,7 @@ fn bochsrc(platform: &Platform, memory_mb: u32, serial: Serial<'_>) -> String {
          memory: guest={memory_mb}, host={memory_mb}\n\
          romimage: file={bios}\n\
          vgaromimage: file={vga_bios}\n\
-         cpu: model=broadwell_ult, count=1, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
+         cpu: model=broadwell_ult, count=1, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=1, exclude_features=\"rdrand rdseed\"\n\
          clock: sync={clock}, time0=946681200\n\
          pci: enabled=1, chipset=i440fx\n\
          vga: extension=vbe, update_freq=1\n\
