@@ -10,6 +10,8 @@
 //!
 //! Whatever faults, or takes an exit, ends in the abort of the call and needs no further look.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 mod series;
 
 use iced_x86::{

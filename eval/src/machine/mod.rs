@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The machine is Bochs with VMX, EPT and VMFUNC; its clock counts instructions. It boots a disc
-//! ([`iso`]) with a kernel and an initial file system ([`initramfs`]) whose first process is
+//! with a kernel and an initial file system ([`initramfs`]) whose first process is
 //! `postern-init`. Equal machines execute equal instructions.
 
 mod bochs;

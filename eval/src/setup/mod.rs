@@ -9,6 +9,7 @@ pub mod packages;
 pub mod programs;
 pub mod progress;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -146,6 +147,15 @@ pub fn programs() -> Result<Programs> {
     packages::install(&cache, &progress)?;
     packages::add_targets(&cache, &progress)?;
     programs::build(&cache, &progress, root())
+}
+
+/// The VM monitor's test programs by name, for the emulated machine.
+///
+/// # Errors
+///
+/// As for [`Lab::prepare`].
+pub fn vmm_tests() -> Result<BTreeMap<String, PathBuf>> {
+    programs::vmm_tests(&Cache::open()?, Progress::new(), root())
 }
 
 /// Where cargo builds, so that it outlives a checkout.

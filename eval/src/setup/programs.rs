@@ -1,9 +1,11 @@
 //! Postern's own programs, for the places where they run.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::cache::{Cache, Key, Step};
 use super::progress::Progress;
@@ -70,6 +72,64 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
     })
 }
 
+/// Builds the test programs of the VM monitor, by name.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn vmm_tests(
+    cache: &Cache,
+    progress: Progress,
+    root: &Path,
+) -> Result<BTreeMap<String, PathBuf>> {
+    let list = cache.path("target/vmm-tests.json");
+    let cargo = Cargo {
+        cache,
+        progress: &progress,
+        root,
+    };
+    let mut command = cargo.command("test", &MUSL);
+    command.args([
+        "--package",
+        "postern-vmm",
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+    ]);
+    // Its messages for programs are no log.
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "out=$1; shift; exec \"$@\" > \"$out\"", "sh"])
+        .arg(&list);
+    shell
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(root);
+    let log = cache.path("log/vmm-tests.log");
+    progress
+        .quick_task("building the VM monitor's tests", &log)?
+        .run(&mut shell)?;
+    let messages = fs::read_to_string(&list).context("reading what cargo has built")?;
+    let built: BTreeMap<String, PathBuf> = messages.lines().filter_map(test_program).collect();
+    let paths: Vec<PathBuf> = built.values().cloned().collect();
+    let directory = strip(cache, "vmm_tests", &paths)?;
+    let stripped = |path: PathBuf| directory.join(path.file_name().unwrap_or_default());
+    Ok(built
+        .into_iter()
+        .map(|(name, path)| (name, stripped(path)))
+        .collect())
+}
+
+/// Name and path of a test program, if that is what a message of cargo is about.
+fn test_program(message: &str) -> Option<(String, PathBuf)> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    let test = message["profile"]["test"].as_bool()?;
+    let (name, path) = (
+        message["target"]["name"].as_str()?,
+        message["executable"].as_str()?,
+    );
+    test.then(|| (name.to_owned(), path.into()))
+}
+
 /// The image of the NIC view has flags of its own, which its script knows.
 fn image(cache: &Cache, progress: &Progress, root: &Path) -> Result<PathBuf> {
     let image = cache.path("target").join("postern-nic-image");
@@ -134,11 +194,29 @@ const NONE: Target = Target {
 impl Cargo<'_> {
     /// Builds programs, each named by package and program, and returns their paths.
     fn build(&self, target: &Target, programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
+        let mut command = self.command("build", target);
+        for (package, program) in programs {
+            command.args(["--package", package, "--bin", program]);
+        }
+        let names: Vec<&str> = programs.iter().map(|(_, program)| *program).collect();
+        let title = format!("building {}", names.join(", "));
+        let log = self.cache.path(&format!("log/{}.log", names.join("-")));
+        self.progress.quick_task(&title, &log)?.run(&mut command)?;
+        let built = self
+            .cache
+            .path("target")
+            .join(target.triple)
+            .join(target.profile);
+        Ok(names.iter().map(|name| built.join(name)).collect())
+    }
+
+    /// A command of cargo for a target, to which packages are to be added.
+    fn command(&self, subcommand: &str, target: &Target) -> Command {
         let directory = self.cache.path("target");
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
         command.current_dir(self.root);
         command.args([
-            "build",
+            subcommand,
             "--locked",
             "--target",
             target.triple,
@@ -146,9 +224,6 @@ impl Cargo<'_> {
             target.profile,
         ]);
         command.arg("--target-dir").arg(&directory);
-        for (package, program) in programs {
-            command.args(["--package", package, "--bin", program]);
-        }
         // These say something about the build of this very program.
         for (name, _) in std::env::vars_os() {
             let bytes = name.as_encoded_bytes();
@@ -156,11 +231,6 @@ impl Cargo<'_> {
                 command.env_remove(name);
             }
         }
-        let names: Vec<&str> = programs.iter().map(|(_, program)| *program).collect();
-        let title = format!("building {}", names.join(", "));
-        let log = self.cache.path(&format!("log/{}.log", names.join("-")));
-        self.progress.quick_task(&title, &log)?.run(&mut command)?;
-        let built = directory.join(target.triple).join(target.profile);
-        Ok(names.iter().map(|name| built.join(name)).collect())
+        command
     }
 }

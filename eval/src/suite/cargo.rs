@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use super::libtest;
 use super::report::{Report, Verdict};
 use crate::interrupt;
 
@@ -87,7 +88,8 @@ pub fn run_checks(
     Ok(())
 }
 
-/// Runs the unit tests of the crates for the host, each of which becomes a line.
+/// Runs the unit tests of the crates for the host, each of which becomes a line. Where tests of the
+/// programs `elsewhere` cannot be run here, nothing is said: they run in a machine and are told there.
 ///
 /// # Errors
 ///
@@ -96,20 +98,26 @@ pub fn run_unit_tests(
     report: &Report,
     root: &Path,
     target: &Path,
+    elsewhere: &[&str],
     wanted: impl Fn(&str) -> bool,
 ) -> Result<()> {
     let start = Instant::now();
     let mut command = cargo(root, target);
     command.args(["test", "--locked", "--no-fail-fast", "--", "--show-output"]);
     let (success, output) = capture(&mut command)?;
-    let tests = parse(&output);
+    let tests = libtest::parse(&output);
     let failed = tests
         .iter()
         .any(|test| matches!(test.verdict, Verdict::Failed(_)));
-    for test in tests.iter().filter(|test| wanted(&test.name)) {
-        report.line(&test.name, &test.verdict, None);
+    for test in &tests {
+        let name = format!("unit/{}", test.name);
+        let program = test.name.split("::").next().unwrap_or_default();
+        let skipped = matches!(test.verdict, Verdict::Skipped(_));
+        if wanted(&name) && !(skipped && elsewhere.contains(&program)) {
+            report.line(&name, &test.verdict, None);
+        }
     }
-    // A test that does not compile, or takes its whole program down, has no line of its own.
+    // Tests that do not compile have no lines of their own.
     if !success && !failed {
         report.line(
             "unit",
@@ -174,148 +182,9 @@ fn summary(output: &str) -> String {
         .collect()
 }
 
-/// A unit test and how it ended.
-#[derive(Debug, PartialEq, Eq)]
-struct UnitTest {
-    name: String,
-    verdict: Verdict,
-}
-
-/// Reads what `cargo test -- --show-output` prints. A test that has printed a line beginning with
-/// `SKIP` counts as skipped.
-fn parse(output: &str) -> Vec<UnitTest> {
-    let mut tests: Vec<UnitTest> = Vec::new();
-    let mut program = "unknown".to_owned();
-    let mut first_of_program = 0;
-    // The test whose output is being read, as an index.
-    let mut printing: Option<usize> = None;
-    for line in output.lines() {
-        if let Some(name) = program_of(line) {
-            (program, first_of_program, printing) = (name, tests.len(), None);
-        } else if let Some((name, result)) = line.strip_prefix("test ").and_then(split_result) {
-            let verdict = match result {
-                "ok" => Verdict::Passed,
-                "FAILED" => Verdict::Failed("it printed nothing".to_owned()),
-                ignored => {
-                    let reason = ignored.strip_prefix("ignored").unwrap_or(ignored);
-                    Verdict::Skipped(reason.trim_start_matches(", ").to_owned())
-                }
-            };
-            tests.push(UnitTest {
-                name: format!("unit/{program}::{name}"),
-                verdict,
-            });
-        } else if let Some(name) = line
-            .strip_prefix("---- ")
-            .and_then(|rest| rest.strip_suffix(" stdout ----"))
-        {
-            let name = format!("unit/{program}::{name}");
-            let position = tests[first_of_program..]
-                .iter()
-                .position(|test| test.name == name);
-            printing = position.map(|at| first_of_program + at);
-            if let Some(Verdict::Failed(reason)) = printing.map(|at| &mut tests[at].verdict) {
-                reason.clear();
-            }
-        } else if line == "failures:" || line == "successes:" || line.starts_with("test result:") {
-            printing = None;
-        } else if let Some(at) = printing {
-            match &mut tests[at].verdict {
-                Verdict::Failed(reason) => *reason += &format!("{line}\n"),
-                verdict @ Verdict::Passed => {
-                    if let Some(reason) = line.strip_prefix("SKIP") {
-                        *verdict =
-                            Verdict::Skipped(reason.trim_start_matches(':').trim().to_owned());
-                    }
-                }
-                Verdict::Skipped(_) => {}
-            }
-        }
-    }
-    tests
-}
-
-/// `name ... ok`, which a name with blanks may precede.
-fn split_result(rest: &str) -> Option<(&str, &str)> {
-    let (name, result) = rest.rsplit_once(" ... ")?;
-    let known = ["ok", "FAILED"].contains(&result) || result.starts_with("ignored");
-    known.then_some((name.trim_end_matches(" - should panic"), result))
-}
-
-/// The crate, or the file of integration tests, whose tests follow.
-fn program_of(line: &str) -> Option<String> {
-    let line = line.trim();
-    if let Some(name) = line.strip_prefix("Doc-tests ") {
-        return Some(name.to_owned());
-    }
-    // Running tests/x.rs (target/debug/deps/x-0123456789abcdef)
-    let (_, path) = line.strip_prefix("Running ")?.rsplit_once('(')?;
-    let file = path.trim_end_matches(')').rsplit('/').next()?;
-    file.rsplit_once('-').map(|(name, _)| name.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const OUTPUT: &str = "   Compiling x v0.1.0
-     Running unittests src/lib.rs (target/debug/deps/x_lib-0a1b)
-
-running 4 tests
-test a::good ... ok
-test a::bad ... FAILED
-test b::away ... ignored, needs a device
-test b::cannot ... ok
-
-successes:
-
----- b::cannot stdout ----
-SKIP: no network
-
-successes:
-    a::good
-
-failures:
-
----- a::bad stdout ----
-thread 'a::bad' panicked at src/lib.rs:1:
-oops
-
-failures:
-    a::bad
-
-test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out
-   Doc-tests x_lib
-
-running 1 test
-test src/lib.rs - thing (line 3) ... ok
-";
-
-    #[test]
-    fn output_of_cargo_test_is_read() {
-        let tests = parse(OUTPUT);
-        let expected = [
-            ("unit/x_lib::a::good", Verdict::Passed),
-            (
-                "unit/x_lib::a::bad",
-                Verdict::Failed("thread 'a::bad' panicked at src/lib.rs:1:\noops\n\n".into()),
-            ),
-            (
-                "unit/x_lib::b::away",
-                Verdict::Skipped("needs a device".into()),
-            ),
-            (
-                "unit/x_lib::b::cannot",
-                Verdict::Skipped("no network".into()),
-            ),
-            ("unit/x_lib::src/lib.rs - thing (line 3)", Verdict::Passed),
-        ];
-        let expected = expected.map(|(name, verdict)| UnitTest {
-            name: name.to_owned(),
-            verdict,
-        });
-        assert_eq!(tests, expected);
-    }
 
     #[test]
     fn a_summary_begins_with_the_first_error() {

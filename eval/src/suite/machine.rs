@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 
 use super::labs::Labs;
+use super::libtest;
 use super::report::{Report, Verdict};
 use crate::job::{Done, Job};
 use crate::machine::MachineError;
@@ -64,6 +65,9 @@ pub struct Test {
 pub enum Judge {
     /// One verdict.
     Whole(fn(Done) -> Result<()>),
+    /// The job is a test program of the VM monitor, which the job finds as `test`: each of its tests is
+    /// one.
+    VmmTests(&'static str),
     /// The job is a test program: each line `ok NAME`, `FAILED NAME: REASON` or `SKIP NAME: REASON` is
     /// a test.
     Lines,
@@ -86,17 +90,9 @@ pub fn run(report: &Report, labs: &mut Labs, tests: &[&Test]) -> Result<()> {
     let (on_host, emulated): (Vec<&Test>, Vec<&Test>) = tests
         .iter()
         .partition(|test| test.boot == Boot::VIEWS && place::host_has_views());
-    if !on_host.is_empty() {
-        let place = Place::prepare()?;
-        for test in on_host {
-            let start = Instant::now();
-            let job = (test.job)(place.programs());
-            let done = place.run(&[job], "").map(|mut done| done.remove(0));
-            judge(report, test, done, "hardware", Some(start));
-        }
-    }
+    run_on_host(report, &on_host)?;
     for test in &emulated {
-        labs.prepare(test.boot)?;
+        labs.prepare(test)?;
     }
     let queue = Mutex::new(batches(&emulated));
     let failure = Mutex::new(None);
@@ -121,6 +117,25 @@ pub fn run(report: &Report, labs: &mut Labs, tests: &[&Test]) -> Result<()> {
         Some(error) => Err(error),
         None => Ok(()),
     }
+}
+
+fn run_on_host(report: &Report, tests: &[&Test]) -> Result<()> {
+    // Those of the VM monitor run there as unit tests.
+    let mut tests = tests
+        .iter()
+        .filter(|test| !matches!(test.judge, Judge::VmmTests(_)))
+        .peekable();
+    if tests.peek().is_none() {
+        return Ok(());
+    }
+    let place = Place::prepare()?;
+    for test in tests {
+        let start = Instant::now();
+        let job = (test.job)(place.programs());
+        let done = place.run(&[job], "").map(|mut done| done.remove(0));
+        judge(report, test, done, "hardware", Some(start));
+    }
+    Ok(())
 }
 
 /// Tests in groups that share a boot.
@@ -149,8 +164,11 @@ fn batches<'a>(tests: &[&'a Test]) -> Vec<Vec<&'a Test>> {
 fn run_batch(report: &Report, labs: &Labs, mut tests: Vec<&Test>) -> Result<()> {
     while let Some(&first) = tests.first() {
         let start = (tests.len() == 1).then(Instant::now);
-        let (machine, programs) = labs.machine(first.boot)?;
-        let jobs: Vec<Job> = tests.iter().map(|test| (test.job)(programs)).collect();
+        let machine = labs.machine(first.boot)?;
+        let jobs = tests
+            .iter()
+            .map(|test| labs.job(test))
+            .collect::<Result<Vec<Job>>>()?;
         let outcome = match machine.run_all(&jobs) {
             Ok(outcome) => outcome,
             Err(MachineError::Interrupted) => return Err(MachineError::Interrupted.into()),
@@ -192,6 +210,15 @@ fn judge(report: &Report, test: &Test, done: Result<Done>, place: &str, start: O
         (Ok(done), Judge::Lines) => {
             for (part, verdict) in parse(&done) {
                 report.line(&format!("{name}: {part}"), &verdict, None);
+            }
+        }
+        (Ok(done), Judge::VmmTests(program)) => {
+            for test in libtest::parse_program(program, &done.text()) {
+                report.line(&format!("{name}: {}", test.name), &test.verdict, None);
+            }
+            if let Some(line) = done.complaints().first() {
+                let reason = format!("the kernel complains: {line}");
+                report.line(&name, &Verdict::Failed(reason), None);
             }
         }
     }

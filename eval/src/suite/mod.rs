@@ -8,6 +8,7 @@
 
 pub mod cargo;
 pub mod labs;
+pub mod libtest;
 pub mod machine;
 pub mod patches;
 pub mod report;
@@ -19,7 +20,11 @@ use clap::Args;
 
 use crate::setup;
 use labs::Labs;
+use machine::Judge;
 use report::Report;
+
+/// The VM monitor's unit tests, of which only a few run in a machine.
+const VMM: &str = "postern_vmm";
 
 /// Flags of `cargo suite`.
 #[derive(Args, Clone, Debug, Default)]
@@ -84,7 +89,17 @@ pub fn run(options: &Options) -> Result<bool> {
         options.wants(name)
     })?;
     if units {
-        cargo::run_unit_tests(&report, root, &target, |name| options.wants(name))?;
+        let elsewhere: Vec<&str> = in_machines
+            .iter()
+            .filter_map(|test| match test.judge {
+                Judge::VmmTests(program) => Some(program),
+                Judge::Whole(_) | Judge::Lines => None,
+            })
+            .filter(|program| *program != VMM)
+            .collect();
+        cargo::run_unit_tests(&report, root, &target, &elsewhere, |name| {
+            options.wants(name)
+        })?;
     }
     let mut labs = Labs::new();
     special::run(&report, &mut labs, &specials)?;

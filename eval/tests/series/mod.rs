@@ -10,6 +10,7 @@ fn patches() -> Vec<PathBuf> {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|ext| ext == "patch"))
+        .filter(|path| !path.ends_with("0000-cover-letter.patch"))
         .collect();
     patches.sort();
     assert!(!patches.is_empty(), "no patch in {}", folder.display());

@@ -3,12 +3,13 @@
 mod attacks;
 mod machine;
 mod views;
+mod vmm;
 
 use super::machine::Test;
 
 /// All of them, in the order of running.
 pub fn all() -> Vec<&'static Test> {
-    [machine::TESTS, views::TESTS, attacks::TESTS]
+    [machine::TESTS, views::TESTS, vmm::TESTS, attacks::TESTS]
         .into_iter()
         .flatten()
         .collect()
