@@ -145,6 +145,7 @@ fn bochsrc(platform: &Platform, memory_mb: u32, serial: Serial<'_>) -> String {
          boot: cdrom\n\
          com1: enabled=1, {com1}\n\
          log: {LOG}\n\
+         info: action=ignore\n\
          error: action=ignore\n\
          panic: action=fatal\n",
         bios = platform.bios.display(),
