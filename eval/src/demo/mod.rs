@@ -12,8 +12,8 @@
 
 mod execute;
 mod options;
-mod plan;
-mod results;
+pub(crate) mod plan;
+pub(crate) mod results;
 mod stats;
 
 use std::io::Write;
@@ -53,12 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
     };
 
     println!("Input pcap: {} ({origin})", trace.summary());
-    let input = Pcap {
-        origin,
-        frames: trace.frames().len(),
-        sha256: trace.sha256().to_owned(),
-        summary: trace.summary().to_string(),
-    };
+    let input = Pcap::of(&trace, &origin);
     let (mut report, failures) = measure(&place, options, &trace, input)?;
     report.meta.seconds = start.elapsed().as_secs_f64();
 
@@ -103,6 +98,7 @@ pub fn measure(
     let plan = Plan {
         inputs: &sent,
         counters: place.source().counters(),
+        slots: plan::SLOTS,
         programs: place.programs(),
     };
     let runs = plan::runs(sent.len(), &options.batches());

@@ -23,8 +23,8 @@ const CALLS_WITH_EXITS: u64 = 10_000;
 /// guest that has nothing to do waits for its next tick, and gives up after 3000 of them.
 const TIMER: &str = "timer=100 patience=3000";
 
-/// Slots of each ring.
-const SLOTS: u32 = 1024;
+/// Slots of each ring in the demo.
+pub const SLOTS: u32 = 1024;
 
 /// Port of the VM that sends, or calls.
 pub const SENDER: u32 = 0;
@@ -79,6 +79,8 @@ pub struct Plan<'a> {
     pub inputs: &'a [Trace],
     /// Which counters the VMMs read at marks.
     pub counters: &'static str,
+    /// Slots of each ring.
+    pub slots: u32,
     /// What runs.
     pub programs: &'a Programs,
 }
@@ -108,7 +110,7 @@ impl Plan<'_> {
             .file(GUEST, &self.programs.testguest)
             .file(IMAGE, &self.programs.nic_image)
             .fetch(NIC_COUNTERS);
-        let mut topology = topology_of_nic();
+        let mut topology = self.nic();
         match run {
             Run::Traffic { path, input, batch } => {
                 let frames = self.inputs[*input].frames();
@@ -134,6 +136,15 @@ impl Plan<'_> {
             }
         }
         Ok(job.bytes(TOPOLOGY, topology.into_bytes()))
+    }
+
+    /// The NIC of the topology.
+    fn nic(&self) -> String {
+        format!(
+            "[nic]\nports = 2\nslots = {}\nimage = '{IMAGE}'\nno_learning = [{SENDER}]\n\
+             stats = '{NIC_COUNTERS}'\n",
+            self.slots
+        )
     }
 
     /// A VM of the topology that needs room for `data` bytes besides its own.
@@ -195,13 +206,6 @@ pub const ANNOUNCEMENT: &str = "postern-demo: ";
 const SCRIPT: &str = "./postern up topology.toml >up.log 2>&1 && exit\n\
                       status=$?; cat up.log; exit $status\n";
 
-fn topology_of_nic() -> String {
-    format!(
-        "[nic]\nports = 2\nslots = {SLOTS}\nimage = '{IMAGE}'\nno_learning = [{SENDER}]\n\
-         stats = '{NIC_COUNTERS}'\n"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -236,6 +240,7 @@ mod tests {
         let plan = Plan {
             inputs: &inputs,
             counters: "none",
+            slots: SLOTS,
             programs: &programs,
         };
         for run in runs(1, &[8]) {

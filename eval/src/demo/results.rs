@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use postern_abi::machine::Path;
 use serde::Deserialize;
 
@@ -27,19 +27,15 @@ pub struct Results {
 pub fn collect(plan: &Plan<'_>, source: Source, runs: &[Run], done: Vec<Result<Done>>) -> Results {
     let mut results = Results::default();
     for (run, done) in runs.iter().zip(done) {
-        let row = done.and_then(Done::success).and_then(|done| match *run {
+        let row = done.and_then(|done| match *run {
             Run::Traffic { path, input, batch } => {
                 let input = &plan.inputs[input];
-                let row = traffic(source, path, input.name(), input.frames(), batch, &done)?;
-                ensure!(row.is_intact(), "{}", proof_of(input.frames(), &done)?);
+                let row = traffic(source, path, input.name(), input.frames(), batch, done)?;
                 results.traffic.push(row);
                 Ok(())
             }
             Run::Calls { path, calls } => {
-                let vm = vm_stats(plan::CALLER_VM, &done)?;
-                results
-                    .calls
-                    .push(Call::new(path, calls, &stats::calls(&vm)?));
+                results.calls.push(call(path, calls, done)?);
                 Ok(())
             }
         });
@@ -50,6 +46,15 @@ pub fn collect(plan: &Plan<'_>, source: Source, runs: &[Run], done: Vec<Result<D
         }
     }
     results
+}
+
+/// The row of a run with empty calls.
+///
+/// # Errors
+/// A run that failed.
+pub fn call(path: Path, calls: u64, done: Done) -> Result<Call> {
+    let vm = vm_stats(plan::CALLER_VM, &done.success()?)?;
+    Ok(Call::new(path, calls, &stats::calls(&vm)?))
 }
 
 fn vm_stats(vm: &str, done: &Done) -> Result<VmStats> {
@@ -63,25 +68,23 @@ fn received(done: &Done) -> Result<Vec<Frame>> {
     }
 }
 
-fn proof_of(sent: &[Frame], done: &Done) -> Result<proof::Verdict> {
-    Ok(proof::compare(sent, &received(done)?))
-}
-
 /// The row of a run with traffic.
-fn traffic(
+///
+/// # Errors
+/// A run that failed, or in which not every frame arrived once, in order, byte for byte.
+pub fn traffic(
     source: Source,
     path: Path,
     input: &str,
     sent: &[Frame],
     batch: u32,
-    done: &Done,
+    done: Done,
 ) -> Result<Traffic> {
-    let verdict = proof_of(sent, done)?;
-    if verdict.received == 0 {
-        bail!("no frame arrived");
-    }
-    let sender = vm_stats(plan::SENDER_VM, done)?;
-    let receiver = vm_stats(plan::RECEIVER_VM, done)?;
+    let done = done.success()?;
+    let verdict = proof::compare(sent, &received(&done)?);
+    ensure!(verdict.is_intact(), "{verdict}");
+    let sender = vm_stats(plan::SENDER_VM, &done)?;
+    let receiver = vm_stats(plan::RECEIVER_VM, &done)?;
     let costs = match source {
         Source::Emulated => stats::traffic_shared_counters(&sender, &receiver)?,
         Source::Hardware => stats::traffic_own_counters(&sender, &receiver)?,

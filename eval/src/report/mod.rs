@@ -25,6 +25,7 @@ use postern_abi::machine::Path;
 use serde::{Serialize, Serializer};
 
 use crate::output;
+use crate::traffic::Trace;
 use crate::traffic::proof::Verdict;
 
 /// Where numbers come from.
@@ -239,6 +240,18 @@ pub struct Pcap {
     pub sha256: String,
     /// What kinds of frames there are.
     pub summary: String,
+}
+
+impl Pcap {
+    /// Describes a trace that comes from `origin`.
+    pub fn of(trace: &Trace, origin: &str) -> Pcap {
+        Pcap {
+            origin: origin.to_owned(),
+            frames: trace.frames().len(),
+            sha256: trace.sha256().to_owned(),
+            summary: trace.summary().to_string(),
+        }
+    }
 }
 
 /// Everything that one run of the demo found.

@@ -7,9 +7,13 @@ use anyhow::{Context, Result, bail, ensure};
 use super::labs::Labs;
 use super::machine::VIEWS;
 use super::report::{Report, Verdict};
+use crate::demo;
 use crate::job::Job;
 use crate::machine::{Machine, MachineError};
+use crate::place::Place;
+use crate::report::Pcap;
 use crate::setup::{Flavour, Lab};
+use crate::traffic::Trace;
 
 /// A test that makes its own machines.
 pub struct Special {
@@ -47,6 +51,10 @@ pub const ALL: &[Special] = &[
     Special {
         name: "machine/nothing of a machine stays behind",
         run: nothing_left,
+    },
+    Special {
+        name: "demo/the same run twice shows the same counts",
+        run: demo_twice,
     },
 ];
 
@@ -191,5 +199,27 @@ fn nothing_left(lab: &Lab) -> Result<()> {
         })
         .collect();
     ensure!(left.is_empty(), "these are left: {left:?}");
+    Ok(())
+}
+
+/// Every figure of every path, from two demos with few frames.
+fn demo_twice(lab: &Lab) -> Result<()> {
+    let place = Place::Emulated(Box::new(lab.clone()));
+    let options = demo::Options {
+        json: None,
+        pcap: None,
+        batch: vec![8],
+        frames: 200,
+    };
+    let trace = Trace::synthetic(200, 150);
+    let input = Pcap::of(&trace, "made up");
+    let demo = || -> Result<serde_json::Value> {
+        let (report, failures) = demo::measure(&place, &options, &trace, input.clone())?;
+        ensure!(failures.is_empty(), "runs failed: {}", failures.join("\n"));
+        ensure!(!report.traffic.is_empty() && !report.calls.is_empty());
+        serde_json::to_value(&report).context("making JSON of a report")
+    };
+    let (first, second) = (demo()?, demo()?);
+    ensure!(first == second, "first {first:#}, then {second:#}");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod machine;
+mod paths;
 mod views;
 mod vmm;
 
@@ -9,8 +10,14 @@ use super::machine::Test;
 
 /// All of them, in the order of running.
 pub fn all() -> Vec<&'static Test> {
-    [machine::TESTS, views::TESTS, vmm::TESTS, attacks::TESTS]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        machine::TESTS,
+        views::TESTS,
+        paths::TESTS,
+        vmm::TESTS,
+        attacks::TESTS,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
