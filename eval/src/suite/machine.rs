@@ -1,7 +1,7 @@
 //! Tests in the emulated machine, or on this host's KVM where it can: several share a boot.
 
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -75,6 +75,8 @@ pub enum Judge {
 
 /// Machines run at the same time, if there are processors for them.
 const MACHINES: usize = 2;
+/// Real time that a machine has for all its tests, which watch their own by its clock.
+const PATIENCE: Duration = Duration::from_secs(1200);
 /// So many tests share a boot at most, so that there is work for all machines.
 const SHARED: usize = 8;
 
@@ -164,7 +166,7 @@ fn batches<'a>(tests: &[&'a Test]) -> Vec<Vec<&'a Test>> {
 fn run_batch(report: &Report, labs: &Labs, mut tests: Vec<&Test>) -> Result<()> {
     while let Some(&first) = tests.first() {
         let start = (tests.len() == 1).then(Instant::now);
-        let machine = labs.machine(first.boot)?;
+        let machine = labs.machine(first.boot)?.timeout(PATIENCE);
         let jobs = tests
             .iter()
             .map(|test| labs.job(test))
