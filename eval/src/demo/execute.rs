@@ -36,11 +36,16 @@ pub struct Outcome {
     pub kernel: String,
 }
 
-/// Runs everything, with a line for each run as it begins.
+/// Runs everything; `say` gets a line for each run as it begins.
 ///
 /// # Errors
 /// When the place cannot run jobs at all.
-pub fn run(place: &Place, plan: &Plan<'_>, runs: &[Run]) -> Result<Outcome> {
+pub fn run(
+    place: &Place,
+    plan: &Plan<'_>,
+    runs: &[Run],
+    say: &(dyn Fn(&str) + Sync),
+) -> Result<Outcome> {
     let mut jobs = vec![about(place); MACHINES];
     for run in runs {
         jobs.push(plan.job(run)?);
@@ -49,7 +54,7 @@ pub fn run(place: &Place, plan: &Plan<'_>, runs: &[Run]) -> Result<Outcome> {
     let progress = |line: &str| {
         if let Some(name) = line.strip_prefix(ANNOUNCEMENT) {
             let number = 1 + begun.fetch_add(1, Ordering::Relaxed);
-            println!("[{number:>2}/{}] {name}", runs.len());
+            say(&format!("[{number:>2}/{}] {name}", runs.len()));
         }
     };
     let mut done = match place {

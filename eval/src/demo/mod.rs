@@ -54,7 +54,8 @@ pub fn run(options: &Options) -> Result<()> {
 
     println!("Input pcap: {} ({origin})", trace.summary());
     let input = Pcap::of(&trace, &origin);
-    let (mut report, failures) = measure(&place, options, &trace, input)?;
+    let (mut report, failures) =
+        measure(&place, options, &trace, input, &|line| println!("{line}"))?;
     report.meta.seconds = start.elapsed().as_secs_f64();
 
     // A reader that has gone away is no failure of the demo.
@@ -81,7 +82,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Makes all runs with the frames of `trace`: gives what they showed, and a sentence for each that
-/// failed.
+/// failed. `progress` gets a line for each as it begins.
 ///
 /// # Errors
 /// When the place cannot run jobs at all.
@@ -90,6 +91,7 @@ pub fn measure(
     options: &Options,
     trace: &Trace,
     input: Pcap,
+    progress: &(dyn Fn(&str) + Sync),
 ) -> Result<(Report, Vec<String>)> {
     let sent = [
         Trace::synthetic(plan::SMALL, options.frames),
@@ -102,7 +104,7 @@ pub fn measure(
         programs: place.programs(),
     };
     let runs = plan::runs(sent.len(), &options.batches());
-    let outcome = execute::run(place, &plan, &runs)?;
+    let outcome = execute::run(place, &plan, &runs, progress)?;
     let results = results::collect(&plan, place.source(), &runs, outcome.done);
     let meta = Meta {
         revision: revision(),

@@ -214,7 +214,7 @@ fn demo_twice(lab: &Lab) -> Result<()> {
     let trace = Trace::synthetic(200, 150);
     let input = Pcap::of(&trace, "made up");
     let demo = || -> Result<serde_json::Value> {
-        let (report, failures) = demo::measure(&place, &options, &trace, input.clone())?;
+        let (report, failures) = demo::measure(&place, &options, &trace, input.clone(), &|_| ())?;
         ensure!(failures.is_empty(), "runs failed: {}", failures.join("\n"));
         ensure!(!report.traffic.is_empty() && !report.calls.is_empty());
         serde_json::to_value(&report).context("making JSON of a report")
