@@ -52,14 +52,12 @@ pub fn run(options: &Options) -> Result<()> {
         _ => (capture::cached(&captures)?, CAPTURED.to_owned()),
     };
 
-    println!("Input pcap: {} ({origin})", trace.summary());
+    say(&format!("Input pcap: {} ({origin})", trace.summary()));
     let input = Pcap::of(&trace, &origin);
-    let (mut report, failures) =
-        measure(&place, options, &trace, input, &|line| println!("{line}"))?;
+    let (mut report, failures) = measure(&place, options, &trace, input, &say)?;
     report.meta.seconds = start.elapsed().as_secs_f64();
 
-    // A reader that has gone away is no failure of the demo.
-    let _ = write!(std::io::stdout(), "\n{report}");
+    say(&format!("\n{report}"));
     if !failures.is_empty() {
         let runs = failures.len() + report.traffic.len() + report.calls.len();
         bail!(
@@ -68,17 +66,22 @@ pub fn run(options: &Options) -> Result<()> {
             failures.join("\n")
         );
     }
-    println!(
+    say(&format!(
         "All frames of all {} runs arrived: once, in order, byte for byte.",
         report.traffic.len()
-    );
+    ));
     if let Some(file) = &options.json {
         report
             .write_json(file)
             .with_context(|| format!("cannot write {}", file.display()))?;
-        println!("Results: {}", file.display());
+        say(&format!("Results: {}", file.display()));
     }
     Ok(())
+}
+
+/// Prints a line. A reader that has gone away is no failure of the demo.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Makes all runs with the frames of `trace`: gives what they showed, and a sentence for each that
