@@ -63,6 +63,14 @@ macro_rules! succeeds {
     };
 }
 
+/// Test of an attack on a path that has no defence against it.
+const READ_NIC_DIRECT: Test = Test {
+    name: "attacks/read-nic succeeds on direct, which has no isolation",
+    boot: Boot::VIEWS,
+    job: |programs| attack(programs, "read-nic", "direct"),
+    judge: Judge::Whole(succeeds),
+};
+
 pub(super) const TESTS: &[Test] = &[
     repelled!("vmfunc-direct", "elisa"),
     repelled!("vmfunc-direct", "elisa-strict"),
@@ -78,6 +86,19 @@ pub(super) const TESTS: &[Test] = &[
     repelled!("read-nic", "elisa-strict"),
     repelled!("cpl0", "elisa"),
     repelled!("cpl0", "elisa-strict"),
+    Test {
+        name: "attacks/kill -9 in the middle of calls on elisa harms nobody else",
+        boot: Boot::VIEWS,
+        job: |programs| killed_senders(programs, "elisa"),
+        judge: Judge::Whole(others_go_on),
+    },
+    Test {
+        name: "attacks/kill -9 in the middle of calls on elisa-strict harms nobody else",
+        boot: Boot::VIEWS,
+        job: |programs| killed_senders(programs, "elisa-strict"),
+        judge: Judge::Whole(others_go_on),
+    },
+    READ_NIC_DIRECT,
     succeeds!(
         "vmfunc-direct",
         "where the entry is always valid",
@@ -96,36 +117,75 @@ pub(super) const TESTS: &[Test] = &[
 /// Time for one attack with all that surrounds it.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
-fn attack(programs: &Programs, attack: &str, path: &str) -> Job {
+/// A NIC of three ports, a VM that sends back what it gets on the first, and a script in which `$vm`
+/// runs a VM.
+fn with_echo(programs: &Programs, name: &str, path: &str, script: &str) -> Job {
     let script = format!(
         "
 ./postern nic --socket nic.sock --ports 3 --image nic-image > nic.log 2>&1 & nic=$!
 while [ ! -S nic.sock ]; do kill -0 $nic || {{ cat nic.log; exit 90; }}; sleep 0.01; done
-run() {{
-    port=$1; shift
-    ./postern run --kernel guest --memory 16M --nic nic.sock --port $port --path {path} --serial - \
-        --cmdline \"$*\"
-}}
-run 0 role=echo timer=100 patience=100000 & echo=$!
-run 2 role=attack attack={attack} timer=1000; attacker=$?
-run 1 role=ping frames=64 timer=100; ping=$?
+vm='./postern run --kernel guest --memory 16M --nic nic.sock --path {path} --serial -'
+$vm --port 0 --cmdline 'role=echo timer=100 patience=100000' & echo=$!
+{script}
 kill -0 $echo || {{ echo 'the waiting VM is gone'; exit 91; }}
 kill $echo $nic; wait $echo; wait $nic
-echo \"attacker ended with $attacker, ping with $ping\"
+echo done
 "
     );
-    Job::new(&format!("attack {attack}"), &script)
+    Job::new(name, &script)
         .file("postern", &programs.postern)
         .file("guest", &programs.testguest)
         .file("nic-image", &programs.nic_image)
         .timeout(TIMEOUT)
 }
 
+fn attack(programs: &Programs, attack: &str, path: &str) -> Job {
+    let script = format!(
+        "
+$vm --port 2 --cmdline 'role=attack attack={attack} timer=1000'; echo \"attacker ended with $?\"
+$vm --port 1 --cmdline 'role=ping frames=64 timer=100'; echo \"ping ended with $?\"
+"
+    );
+    with_echo(programs, &format!("attack {attack}"), path, &script)
+}
+
+/// While two VMs exchange frames, VMs that send as fast as they can, nearly all of their time inside a
+/// call, are killed, each at another moment; the next one gets the port of the last.
+fn killed_senders(programs: &Programs, path: &str) -> Job {
+    let script = "
+$vm --port 1 --cmdline 'role=ping frames=10000 timer=100' & ping=$!
+sleep 0.5
+for moment in 0.11 0.13 0.17 0.19 0.23 0.29 0.31 0.37; do
+    $vm --port 2 --cmdline 'role=send input=64 frames=endless batch=256 hello=off timer=1000' & sender=$!
+    sleep $moment
+    kill -9 $sender || echo 'the sender ended by itself'
+    wait $sender; echo \"sender ended with $?\"
+done
+kill -0 $ping || echo 'ping was done before the senders'
+wait $ping; echo \"ping ended with $?\"
+";
+    with_echo(programs, "kill -9", path, script)
+}
+
+fn others_go_on(done: Done) -> Result<()> {
+    let text = done.success()?.text();
+    let killed = text.matches("sender ended with 137").count();
+    ensure!(
+        killed == 8
+            && text.contains("ping ended with 0")
+            && !text.contains("ping was done before"),
+        "{killed} senders of 8 were killed: {text}"
+    );
+    Ok(())
+}
+
 fn is_repelled(done: Done) -> Result<()> {
     let done = done.success()?;
     let text = done.text();
     ensure!(
-        text.contains(": repelled: ") && text.contains("attacker ended with 0, ping with 0"),
+        text.contains(": repelled: ")
+            && text.contains("attacker ended with 0")
+            && text.contains("ping ended with 0"),
         "{text}"
     );
     Ok(())

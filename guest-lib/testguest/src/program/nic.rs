@@ -30,9 +30,14 @@ pub trait Work {
     fn run<S: Service>(self, machine: &mut Machine, nic: Nic<S>) -> Result<(), Failure>;
 }
 
-/// The window of the VM's port, on all paths but the direct one.
+/// The window of the VM's port.
 pub fn window(machine: &Machine) -> Result<Window, Failure> {
     let attachment = machine.options.nic.ok_or(Failure::NoNic)?;
+    if attachment.path == Path::Direct {
+        // SAFETY: the kernel mapped that much there, for nobody else.
+        let opened = unsafe { Direct::new(BASE, machine.window_size, attachment.port) };
+        return opened.map(|(_, window)| window).map_err(Failure::Direct);
+    }
     // SAFETY: the kernel mapped that much there, for nobody else.
     let window = unsafe { Window::new(BASE, machine.window_size) };
     let window = window.map_err(Failure::Window)?;

@@ -4,6 +4,7 @@ use core::ops::Range;
 use core::ptr;
 
 use postern_abi::PAGE_SIZE;
+use postern_abi::machine::Path;
 use postern_abi::service::OP_NOP;
 use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, LANDING_GVA, SERVICE_INDEX, STUB_GVA};
 use postern_abi::window::{Geometry, PortId, Ring};
@@ -73,6 +74,16 @@ impl Ground {
         }
         ground.map_code();
         Ok(ground)
+    }
+
+    /// What of the NIC's memory is the guest's own, by guest-physical addresses: nothing where all
+    /// of it is mapped without being the guest's.
+    pub fn own_memory(&self) -> Range<u64> {
+        let Attachment { gpa, size, .. } = self.attachment;
+        match self.attachment.path {
+            Path::Direct => gpa..gpa,
+            _ => gpa..gpa + size,
+        }
     }
 
     /// Makes an empty call.

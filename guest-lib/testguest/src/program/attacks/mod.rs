@@ -11,7 +11,7 @@
 //! | `cr3-packet` | CR3 at page tables in packet buffers |
 //! | `breakpoint` | to stop a call at every instruction: breakpoints, watchpoint, single step |
 //! | `idt` | interrupts in a view, with descriptor tables in packet buffers |
-//! | `read-nic` | to read the memory of views from the default view |
+//! | `read-nic` | to read the memory of views, and of the NIC, from the default view |
 //! | `cpl0` | to call the gate from CPL 0, with and without SMEP and SMAP |
 
 mod breakpoint;
@@ -53,7 +53,13 @@ pub fn play(machine: Machine) -> Result<(), Failure> {
     let attack = ATTACKS.iter().find(|(known, _)| *known == name);
     let &(name, run) = attack.ok_or(Failure::NoAttack(name))?;
     let path = machine.options.nic.ok_or(Failure::NoNic)?.path;
-    if !matches!(path, Path::Elisa | Path::ElisaStrict) {
+    // Where there is no isolation, there is nothing to enter, but all to read.
+    let fits = match path {
+        Path::Elisa | Path::ElisaStrict => true,
+        Path::Direct => name == "read-nic",
+        Path::ExitKernel | Path::ExitUser => false,
+    };
+    if !fits {
         return Err(Failure::Needs("the path elisa or elisa-strict"));
     }
     let mut ground = Ground::new(machine)?;

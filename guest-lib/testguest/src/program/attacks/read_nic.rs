@@ -3,6 +3,7 @@
 use core::ptr;
 
 use postern_abi::PAGE_SIZE;
+use postern_abi::machine::NIC_GPA;
 use postern_abi::view::{DATA_GVA, IMAGE_GVA, LIST_GVA, RESERVED_GPA, RESERVED_GPA_SIZE};
 
 use super::ground::Ground;
@@ -16,8 +17,11 @@ const NOTHING: u64 = u64::MAX;
 /// Pages that are read at each place.
 const PAGES: u64 = 32;
 
+/// How far from [`NIC_GPA`] other ports' windows are looked for, in bytes.
+const REACH: u64 = 16 << 20;
+
 /// Runs the attack.
-pub fn run(_: &mut Ground) -> Verdict {
+pub fn run(ground: &mut Ground) -> Verdict {
     // Where the parts of views begin, and the ends of the range.
     let places = [
         RESERVED_GPA,
@@ -25,28 +29,57 @@ pub fn run(_: &mut Ground) -> Verdict {
         RESERVED_GPA + RESERVED_GPA_SIZE / 2,
         RESERVED_GPA + RESERVED_GPA_SIZE - PAGES * PAGE_SIZE,
     ];
-    let (mut nothing, mut faults) = (0, 0);
+    let mut reader = Reader::default();
     for address in [DATA_GVA, IMAGE_GVA, LIST_GVA] {
         for physical in places {
             for page in 0..PAGES {
-                let physical = physical + page * PAGE_SIZE;
-                // SAFETY: nothing is mapped there, and nothing refers to it.
-                unsafe { syscall::map(address, physical, PAGE_SIZE, MAP_READ) };
-                for offset in (0..PAGE_SIZE).step_by(512) {
-                    let word = (address + offset) as *const u64;
-                    // SAFETY: the page is mapped, unless the host objects.
-                    match catch(|| unsafe { ptr::read_volatile(word) }) {
-                        Ok(NOTHING) => nothing += 1,
-                        Ok(value) => {
-                            return succeeded!("{:#x} holds {value:#x}", physical + offset);
-                        }
-                        Err(_) => faults += 1,
-                    }
-                }
-                // SAFETY: as above.
-                unsafe { syscall::map(address, 0, PAGE_SIZE, MAP_NOTHING) };
+                reader.read_page(address, physical + page * PAGE_SIZE, 512);
             }
         }
     }
-    repelled!("{nothing} reads found nothing, {faults} raised exceptions")
+    // What the other ports have in the NIC's memory, around the guest's own window.
+    let own = ground.own_memory();
+    for physical in (NIC_GPA..NIC_GPA + REACH).step_by(PAGE_SIZE as usize) {
+        if !own.contains(&physical) {
+            reader.read_page(DATA_GVA, physical, PAGE_SIZE as usize);
+        }
+    }
+    match reader.found {
+        Some((physical, value)) => succeeded!("{physical:#x} holds {value:#x}"),
+        None => repelled!(
+            "{} reads found nothing, {} raised exceptions",
+            reader.nothing,
+            reader.faults
+        ),
+    }
+}
+
+/// Reads, and keeps account.
+#[derive(Default)]
+struct Reader {
+    nothing: u64,
+    faults: u64,
+    /// The first address with something, and what.
+    found: Option<(u64, u64)>,
+}
+
+impl Reader {
+    /// Maps a page at `address` and reads a word every `step` bytes.
+    fn read_page(&mut self, address: u64, physical: u64, step: usize) {
+        // SAFETY: nothing is mapped there, and nothing refers to it.
+        unsafe { syscall::map(address, physical, PAGE_SIZE, MAP_READ) };
+        for offset in (0..PAGE_SIZE).step_by(step) {
+            let word = (address + offset) as *const u64;
+            // SAFETY: the page is mapped, unless the host objects.
+            match catch(|| unsafe { ptr::read_volatile(word) }) {
+                Ok(NOTHING) => self.nothing += 1,
+                Ok(value) => {
+                    self.found.get_or_insert((physical + offset, value));
+                }
+                Err(_) => self.faults += 1,
+            }
+        }
+        // SAFETY: as above.
+        unsafe { syscall::map(address, 0, PAGE_SIZE, MAP_NOTHING) };
+    }
 }
