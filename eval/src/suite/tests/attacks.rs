@@ -171,9 +171,7 @@ fn others_go_on(done: Done) -> Result<()> {
     let text = done.success()?.text();
     let killed = text.matches("sender ended with 137").count();
     ensure!(
-        killed == 8
-            && text.contains("ping ended with 0")
-            && !text.contains("ping was done before"),
+        killed == 8 && text.contains("ping ended with 0") && !text.contains("ping was done before"),
         "{killed} senders of 8 were killed: {text}"
     );
     Ok(())
