@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
 
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// Mapped pages, unmapped in the end. What they hold is nobody's business here.
 #[derive(Debug)]
@@ -58,6 +58,19 @@ impl Mapping {
             )
         }?;
         Ok(())
+    }
+
+    /// Has all pages mapped now, not when they are first used. Where the kernel cannot (before Linux
+    /// 5.14), or lacks memory, the first use still does it.
+    pub(crate) fn populate(&self) {
+        // SAFETY: the range belongs to `self`, and populating it changes no content.
+        let _ = unsafe {
+            madvise(
+                self.base.as_ptr().cast(),
+                self.size,
+                Advice::LinuxPopulateWrite,
+            )
+        };
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {

@@ -122,8 +122,10 @@ impl Memory {
         for window in &windows {
             check_memfd(window, "window", geometry.window_size())?;
         }
+        let mapping = map_all(geometry, &state, &windows)?;
+        mapping.populate();
         Ok(Memory {
-            mapping: map_all(geometry, &state, &windows)?,
+            mapping,
             geometry,
             state,
             windows,
