@@ -23,8 +23,9 @@ const CALLS_WITH_EXITS: u64 = 10_000;
 /// guest that has nothing to do waits for its next tick, and gives up after 3000 of them.
 const TIMER: &str = "timer=100 patience=3000";
 
-/// Slots of each ring in the demo.
-pub const SLOTS: u32 = 1024;
+/// Slots of each ring in the demo: room for all frames unless the user asks for more, so that what is
+/// seen is what requests and frames cost, not how two VMs on one CPU wait for each other.
+pub const SLOTS: u32 = 2048;
 
 /// Port of the VM that sends, or calls.
 pub const SENDER: u32 = 0;
