@@ -1,10 +1,14 @@
 //! Ctrl-C: everything that waits asks here whether to stop, so that what it made is removed.
 
-use std::sync::Arc;
-use std::sync::LazyLock;
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, LazyLock};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::TERM_SIGNALS;
 use signal_hook::flag;
 
@@ -37,4 +41,26 @@ pub fn requested() -> bool {
 pub fn check() -> Result<()> {
     anyhow::ensure!(!requested(), "interrupted");
     Ok(())
+}
+
+/// Does some work, which waits for a program. If the user wants to stop meanwhile, the program is told
+/// to end: not all signals reach it by themselves.
+pub fn watch<T>(program: &mut Child, work: impl FnOnce(&mut Child) -> T) -> T {
+    const PERIOD: Duration = Duration::from_millis(100);
+    let pid = Pid::from_child(program);
+    let (done, over) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while over.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+                if requested() {
+                    // It may have ended already.
+                    let _ = kill_process(pid, Signal::TERM);
+                    return;
+                }
+            }
+        });
+        let result = work(program);
+        drop(done);
+        result
+    })
 }

@@ -1,10 +1,11 @@
 #!/bin/bash
 # Builds the switch as the image that runs in the NIC view.
 #
-#   build.sh --out FILE [--target-dir DIR]
+#   build.sh --out FILE [--target-dir DIR] [--features LIST]
 #
 #   --out FILE        the image, an ELF for postern nic --image
 #   --target-dir DIR  where cargo works (default: the cache, $POSTERN_CACHE or ~/.cache/postern)
+#   --features LIST   of cargo; tests only
 #
 # Needs cargo with the target x86_64-unknown-none.
 set -euo pipefail
@@ -15,14 +16,15 @@ here=$(cd "$(dirname "$0")" && pwd)
 cache=${POSTERN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postern}
 target=x86_64-unknown-none
 
-out= dir=$cache/target-image
+out= dir=$cache/target-image/$(echo "$here" | sha256sum | cut -c1-8) features=
 while [ $# -gt 0 ]; do
 	case $1 in
-	--out | --target-dir)
+	--out | --target-dir | --features)
 		[ $# -ge 2 ] || die "$1 needs a value"
 		case $1 in
 		--out) out=$2 ;;
 		--target-dir) dir=$2 ;;
+		--features) features=$2 ;;
 		esac
 		shift 2 ;;
 	-h | --help) sed -n '/^# /s/^# //p' "$0"; exit 0 ;;
@@ -39,7 +41,8 @@ out=$(realpath -m "$out")
 dir=$(realpath -m "$dir")
 cd "$here"
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
-cargo build --quiet --target "$target" --target-dir "$dir" --profile freestanding
+cargo build --quiet --target "$target" --target-dir "$dir" --profile freestanding \
+	--features "$features"
 
 mkdir -p "$(dirname "$out")"
 cp "$dir/$target/freestanding/postern-nic-image" "$out.new"

@@ -16,7 +16,7 @@ cache=${POSTERN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postern}
 target=x86_64-unknown-none
 exports=(postern_nic_call postern_nic_size)
 
-out= dir=$cache/target-kernel-object
+out= dir=$cache/target-kernel-object/$(echo "$here" | sha256sum | cut -c1-8)
 while [ $# -gt 0 ]; do
 	case $1 in
 	--out | --target-dir)

@@ -82,6 +82,28 @@ impl Cause {
     }
 }
 
+/// TEST ONLY: what the switch does without. It is there to show that tests of stopped senders find it.
+#[cfg(feature = "attack-lock")]
+pub(crate) struct Held<'a>(&'a AtomicU32);
+
+#[cfg(feature = "attack-lock")]
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, core::sync::atomic::Ordering::Release);
+    }
+}
+
+#[cfg(feature = "attack-lock")]
+impl State {
+    /// Waits for the lock as long as it takes.
+    pub(crate) fn lock(&self) -> Held<'_> {
+        while self.reserved.swap(1, core::sync::atomic::Ordering::Acquire) != 0 {
+            core::hint::spin_loop();
+        }
+        Held(&self.reserved)
+    }
+}
+
 /// All of the switch state. Valid for any content, so it can be referred to wherever memory of the
 /// right size and alignment is mapped.
 #[repr(C, align(64))]

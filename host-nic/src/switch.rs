@@ -153,6 +153,8 @@ impl<'a> Switch<'a> {
 
     /// Takes up to `count` frames from the TX ring; returns how many.
     fn transmit(&self, port: PortId, tx: RingMemory, count: u64, hold: bool) -> u32 {
+        #[cfg(feature = "attack-lock")]
+        let _held = self.state.lock();
         let sender = self.state.sender(port);
         let mut next = sender.tx_next.load(Relaxed);
         let Some(filled) = self.geometry.filled(tx.producer(), next) else {

@@ -222,6 +222,7 @@ mod tests {
             viewtest: file("viewtest"),
             testguest: file("testguest"),
             nic_image: file("nic-image"),
+            locking_image: file("locking-image"),
         }
     }
 

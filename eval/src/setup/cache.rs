@@ -67,6 +67,14 @@ impl Cache {
         self.0.join(name)
     }
 
+    /// Where cargo builds what is in this checkout. Each has a place of its own: cargo takes the
+    /// packages of two checkouts for the same, and the newest file for the right one.
+    pub fn target(&self, root: &Path) -> PathBuf {
+        let root = root.as_os_str().as_encoded_bytes();
+        let name = hex(&Sha256::digest(root)[..4]);
+        self.0.join("target").join(name)
+    }
+
     /// Waits until nobody else makes anything of this family.
     ///
     /// # Errors

@@ -164,7 +164,7 @@ pub fn vmm_tests() -> Result<BTreeMap<String, PathBuf>> {
 ///
 /// As for [`Cache::open`].
 pub fn target() -> Result<PathBuf> {
-    Ok(Cache::open()?.path("target"))
+    Ok(Cache::open()?.target(root()))
 }
 
 /// Debian's source of the kernel.

@@ -23,6 +23,8 @@ pub struct Programs {
     pub testguest: PathBuf,
     /// The switch, for the NIC view.
     pub nic_image: PathBuf,
+    /// The same with a lock that a stopped sender keeps, for tests.
+    pub locking_image: PathBuf,
 }
 
 /// Builds the first process of the emulated machine alone.
@@ -60,7 +62,14 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
     let mut built = cargo.build(&MUSL, &host)?;
     let guest = "postern-testguest";
     built.extend(cargo.build(&NONE, &[(guest, guest)])?);
-    built.push(image(cache, progress, root)?);
+    built.push(image(cache, progress, root, "postern-nic-image", "")?);
+    built.push(image(
+        cache,
+        progress,
+        root,
+        "postern-nic-image-lock",
+        "attack-lock",
+    )?);
     let directory = strip(cache, "programs", &built)?;
     let program = |name| directory.join(name);
     Ok(Programs {
@@ -69,6 +78,7 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
         viewtest: program("postern-viewtest"),
         testguest: program("postern-testguest"),
         nic_image: program("postern-nic-image"),
+        locking_image: program("postern-nic-image-lock"),
     })
 }
 
@@ -82,7 +92,7 @@ pub fn vmm_tests(
     progress: Progress,
     root: &Path,
 ) -> Result<BTreeMap<String, PathBuf>> {
-    let list = cache.path("target/vmm-tests.json");
+    let list = cache.target(root).join("vmm-tests.json");
     let cargo = Cargo {
         cache,
         progress: &progress,
@@ -131,14 +141,21 @@ fn test_program(message: &str) -> Option<(String, PathBuf)> {
 }
 
 /// The image of the NIC view has flags of its own, which its script knows.
-fn image(cache: &Cache, progress: &Progress, root: &Path) -> Result<PathBuf> {
-    let image = cache.path("target").join("postern-nic-image");
+fn image(
+    cache: &Cache,
+    progress: &Progress,
+    root: &Path,
+    name: &str,
+    features: &str,
+) -> Result<PathBuf> {
+    let image = cache.target(root).join("images").join(name);
     let log = cache.path("log/nic-image.log");
     let script = root.join("host-nic/image/build.sh");
     let mut command = Command::new(script);
     command
         .arg("--out")
         .arg(&image)
+        .args(["--features", features])
         .env("POSTERN_CACHE", cache.path(""));
     progress
         .quick_task("building the image of the NIC", &log)?
@@ -204,7 +221,7 @@ impl Cargo<'_> {
         self.progress.quick_task(&title, &log)?.run(&mut command)?;
         let built = self
             .cache
-            .path("target")
+            .target(self.root)
             .join(target.triple)
             .join(target.profile);
         Ok(names.iter().map(|name| built.join(name)).collect())
@@ -212,7 +229,7 @@ impl Cargo<'_> {
 
     /// A command of cargo for a target, to which packages are to be added.
     fn command(&self, subcommand: &str, target: &Target) -> Command {
-        let directory = self.cache.path("target");
+        let directory = self.cache.target(self.root);
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
         command.current_dir(self.root);
         command.args([

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::interrupt;
+
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -161,7 +163,7 @@ impl Task {
     ///
     /// A sentence that names the program and the log, with the last lines of that.
     pub fn run(&self, command: &mut Command) -> Result<()> {
-        crate::interrupt::check()?;
+        interrupt::check()?;
         let name = Path::new(command.get_program())
             .file_name()
             .unwrap_or_default();
@@ -177,21 +179,12 @@ impl Task {
         // The command keeps the pipe's writing end open, and with it the loop below running.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = child?;
-        let mut last = Vec::new();
-        for line in BufReader::new(reader).split(b'\n') {
-            let line = line.context("reading a program's output")?;
-            let line = String::from_utf8_lossy(&line).into_owned();
-            writeln!(&self.file, "{line}").context("writing the log")?;
-            self.note(&line);
-            last.push(line);
-            if last.len() > 12 {
-                last.remove(0);
-            }
-        }
-        let status = child
-            .wait()
-            .with_context(|| format!("waiting for {name}"))?;
-        crate::interrupt::check()?;
+        let (status, last) = interrupt::watch(&mut child, |child| -> Result<_> {
+            let last = self.copy_output(reader)?;
+            let status = child.wait();
+            Ok((status.with_context(|| format!("waiting for {name}"))?, last))
+        })?;
+        interrupt::check()?;
         if status.success() {
             return Ok(());
         }
@@ -202,6 +195,23 @@ impl Task {
         }
         let last: String = last.iter().map(|line| format!("    {line}\n")).collect();
         bail!("{title} failed: {name} ended with {status}; its log is {log}, and ends:\n{last}")
+    }
+
+    /// Copies what a program prints to the log, shows it, and returns its last lines.
+    fn copy_output(&self, reader: io::PipeReader) -> Result<Vec<String>> {
+        const LINES: usize = 12;
+        let mut last = Vec::new();
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line.context("reading a program's output")?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            writeln!(&self.file, "{line}").context("writing the log")?;
+            self.note(&line);
+            if last.len() == LINES {
+                last.remove(0);
+            }
+            last.push(line);
+        }
+        Ok(last)
     }
 
     /// Says that it is done.

@@ -159,10 +159,14 @@ pub(super) fn capture(command: &mut Command) -> Result<(bool, String)> {
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null());
     let mut child = child?;
-    let output = std::io::read_to_string(reader).with_context(|| format!("reading from {name}"))?;
-    let status = child
-        .wait()
-        .with_context(|| format!("waiting for {name}"))?;
+    let (output, status) = interrupt::watch(&mut child, |child| -> Result<_> {
+        let output = std::io::read_to_string(reader);
+        let status = child.wait();
+        Ok((
+            output.with_context(|| format!("reading from {name}"))?,
+            status.with_context(|| format!("waiting for {name}"))?,
+        ))
+    })?;
     interrupt::check()?;
     Ok((status.success(), output))
 }

@@ -4,6 +4,7 @@
 //! While the attacker works, another VM waits for frames; afterwards a third one exchanges frames with
 //! it through the same NIC, and the host's kernel must not have complained.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -89,14 +90,20 @@ pub(super) const TESTS: &[Test] = &[
     Test {
         name: "attacks/kill -9 in the middle of calls on elisa harms nobody else",
         boot: Boot::VIEWS,
-        job: |programs| killed_senders(programs, "elisa"),
+        job: |programs| killed_senders(programs, &programs.nic_image, "elisa"),
         judge: Judge::Whole(others_go_on),
     },
     Test {
         name: "attacks/kill -9 in the middle of calls on elisa-strict harms nobody else",
         boot: Boot::VIEWS,
-        job: |programs| killed_senders(programs, "elisa-strict"),
+        job: |programs| killed_senders(programs, &programs.nic_image, "elisa-strict"),
         judge: Judge::Whole(others_go_on),
+    },
+    Test {
+        name: "attacks/kill -9 in the middle of calls succeeds where senders take a lock",
+        boot: Boot::VIEWS,
+        job: |programs| killed_senders(programs, &programs.locking_image, "elisa"),
+        judge: Judge::Whole(others_are_stuck),
     },
     READ_NIC_DIRECT,
     succeeds!(
@@ -119,7 +126,7 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A NIC of three ports, a VM that sends back what it gets on the first, and a script in which `$vm`
 /// runs a VM.
-fn with_echo(programs: &Programs, name: &str, path: &str, script: &str) -> Job {
+fn with_echo(programs: &Programs, image: &Path, name: &str, path: &str, script: &str) -> Job {
     let script = format!(
         "
 ./postern nic --socket nic.sock --ports 3 --image nic-image > nic.log 2>&1 & nic=$!
@@ -135,7 +142,7 @@ echo done
     Job::new(name, &script)
         .file("postern", &programs.postern)
         .file("guest", &programs.testguest)
-        .file("nic-image", &programs.nic_image)
+        .file("nic-image", image)
         .timeout(TIMEOUT)
 }
 
@@ -146,14 +153,20 @@ $vm --port 2 --cmdline 'role=attack attack={attack} timer=1000'; echo \"attacker
 $vm --port 1 --cmdline 'role=ping frames=64 timer=100'; echo \"ping ended with $?\"
 "
     );
-    with_echo(programs, &format!("attack {attack}"), path, &script)
+    with_echo(
+        programs,
+        &programs.nic_image,
+        &format!("attack {attack}"),
+        path,
+        &script,
+    )
 }
 
 /// While two VMs exchange frames, VMs that send as fast as they can, nearly all of their time inside a
 /// call, are killed, each at another moment; the next one gets the port of the last.
-fn killed_senders(programs: &Programs, path: &str) -> Job {
+fn killed_senders(programs: &Programs, image: &Path, path: &str) -> Job {
     let script = "
-$vm --port 1 --cmdline 'role=ping frames=10000 timer=100' & ping=$!
+timeout 60 $vm --port 1 --cmdline 'role=ping frames=10000 timer=100' & ping=$!
 sleep 0.5
 for moment in 0.11 0.13 0.17 0.19 0.23 0.29 0.31 0.37; do
     $vm --port 2 --cmdline 'role=send input=64 frames=endless batch=256 hello=off timer=1000' & sender=$!
@@ -164,7 +177,7 @@ done
 kill -0 $ping || echo 'ping was done before the senders'
 wait $ping; echo \"ping ended with $?\"
 ";
-    with_echo(programs, "kill -9", path, script)
+    with_echo(programs, image, "kill -9", path, script)
 }
 
 fn others_go_on(done: Done) -> Result<()> {
@@ -173,6 +186,16 @@ fn others_go_on(done: Done) -> Result<()> {
     ensure!(
         killed == 8 && text.contains("ping ended with 0") && !text.contains("ping was done before"),
         "{killed} senders of 8 were killed: {text}"
+    );
+    Ok(())
+}
+
+/// A sender that was killed with the lock in its hands has stopped the others.
+fn others_are_stuck(done: Done) -> Result<()> {
+    let text = done.text();
+    ensure!(
+        text.contains("ping ended with ") && !text.contains("ping ended with 0"),
+        "the others went on, so the test of killed senders could not fail: {text}"
     );
     Ok(())
 }
