@@ -111,7 +111,7 @@ fn own(
         name,
         title,
         key,
-        megabytes: 3000,
+        megabytes: 2500,
     };
     let directory = cache.step(progress, &step, |directory, task| {
         let tree = unpack(task, directory, &source)?;
@@ -208,7 +208,7 @@ fn distributed(cache: &Cache, progress: &Progress) -> Result<KernelTree> {
     let step = Step {
         name: "linux-debian",
         title: "Debian's kernel",
-        key: Key::new().bytes(SERIES.as_bytes()),
+        key: Key::new().bytes(SERIES.as_bytes()).bytes(b"any gcc"),
         megabytes: 600,
     };
     let directory = cache.step(progress, &step, |directory, task| {
@@ -233,7 +233,15 @@ fn distributed(cache: &Cache, progress: &Progress) -> Result<KernelTree> {
             "include {}\n",
             source.join(&common).join("Makefile").display()
         );
-        fs::write(&makefile, include).context("adapting the kernel's headers")
+        fs::write(&makefile, include).context("adapting the kernel's headers")?;
+        // They ask for the compiler of their own release, by its version.
+        let variables = source.join(&headers).join(".kernelvariables");
+        let text = fs::read_to_string(&variables).context("reading the kernel's headers")?;
+        let text: String = text
+            .lines()
+            .map(|line| without_version(line) + "\n")
+            .collect();
+        fs::write(&variables, text).context("adapting the kernel's headers")
     })?;
     let version = fs::read_to_string(directory.join("version")).context("reading a version")?;
     let modules = directory.join("lib/modules").join(&version).join("kernel");
@@ -245,4 +253,30 @@ fn distributed(cache: &Cache, progress: &Progress) -> Result<KernelTree> {
         irqbypass: modules.join("virt/lib/irqbypass.ko"),
         stock: ["kvm", "kvm-intel"].map(|name| modules.join(format!("arch/x86/kvm/{name}.ko"))),
     })
+}
+
+/// The line with which Debian's headers choose a compiler, with the default compiler in its place.
+fn without_version(line: &str) -> String {
+    match (line.starts_with("CC ="), line.rfind("gcc-")) {
+        (true, Some(at)) => line[..at].to_owned() + "gcc",
+        _ => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compilers_version_is_taken_away() {
+        let line = "CC = $(if $(X),$(CCACHE)) $(CROSS_COMPILE)gcc-12";
+        assert_eq!(
+            without_version(line),
+            "CC = $(if $(X),$(CCACHE)) $(CROSS_COMPILE)gcc"
+        );
+        assert_eq!(
+            without_version("override ARCH = x86"),
+            "override ARCH = x86"
+        );
+    }
 }
