@@ -52,20 +52,25 @@ fn main() -> ExitCode {
             std::thread::park();
         }
     }
-    match std::env::args().nth(1).as_deref() {
-        Some("counters") => match counters::print() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("postern-init: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["counters"] => counters::print(),
+        ["counters", "check"] => counters::check(),
         _ => {
             eprintln!(
                 "postern-init: this is the first process of the emulated machine; elsewhere in it, \
-                 `postern-init counters` prints the machine's counters"
+                 `postern-init counters` prints the machine's counters, and `postern-init counters \
+                 check` counts what is known"
             );
-            ExitCode::from(2)
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("postern-init: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -92,6 +92,15 @@ pub(super) const TESTS: &[Test] = &[
         judge: Judge::Whole(|done| fails_with(done, "the kernel complains: <4>")),
     },
     Test {
+        name: "machine/counters",
+        boot: BARE,
+        job: |programs| {
+            Job::new("counters", "./postern-init counters check")
+                .file("postern-init", &programs.init)
+        },
+        judge: Judge::Lines,
+    },
+    Test {
         name: "machine/the processor has what views need",
         boot: STOCK,
         job: |_| {
