@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
-use crate::job::Job;
+use crate::job::{Done, Job};
 use crate::setup::{Flavour, Programs};
 use crate::suite::machine::{Boot, Judge, Kvm, Test, VIEWS};
 
@@ -34,7 +35,58 @@ pub(super) const TESTS: &[Test] = &[
             Ok(())
         }),
     },
+    Test {
+        name: "views/a million calls on elisa under a timer of 5 kHz",
+        boot: Boot::VIEWS,
+        job: |programs| calls_under_timer(programs, "elisa"),
+        judge: Judge::Whole(interrupts_waited),
+    },
+    Test {
+        name: "views/a million calls on elisa-strict under a timer of 5 kHz",
+        boot: Boot::VIEWS,
+        job: |programs| calls_under_timer(programs, "elisa-strict"),
+        judge: Judge::Whole(interrupts_waited),
+    },
 ];
+
+fn calls_under_timer(programs: &Programs, path: &str) -> Job {
+    let script = format!(
+        "
+./postern nic --socket nic.sock --ports 2 --image nic-image > nic.log 2>&1 & nic=$!
+while [ ! -S nic.sock ]; do kill -0 $nic || {{ cat nic.log; exit 90; }}; sleep 0.01; done
+./postern run --kernel guest --memory 16M --nic nic.sock --port 0 --path {path} --serial - \
+    --stats stats.json --cmdline 'role=calls calls=1000000 timer=5000'; status=$?
+kill $nic; wait $nic; exit $status
+"
+    );
+    Job::new("calls", &script)
+        .file("postern", &programs.postern)
+        .file("guest", &programs.testguest)
+        .file("nic-image", &programs.nic_image)
+        .fetch("stats.json")
+        .timeout(Duration::from_secs(600))
+}
+
+/// Interrupts came while a view was active, each waited for the call's return, and no call was lost.
+fn interrupts_waited(done: Done) -> Result<()> {
+    let done = done.success()?;
+    let stats: Value = serde_json::from_slice(done.file("stats.json")?)?;
+    let counter = |name: &str| {
+        stats["final"]["statistics"]["views"][0][name]
+            .as_u64()
+            .with_context(|| format!("no counter {name} in {stats}"))
+    };
+    ensure!(
+        counter("aborts")? == 0,
+        "{} calls were aborted",
+        counter("aborts")?
+    );
+    ensure!(
+        counter("deferred_leaves")? > 0,
+        "no interrupt came during a call, so the test shows nothing"
+    );
+    Ok(())
+}
 
 fn job(programs: &Programs, script: &str) -> Job {
     Job::new("views", script)
