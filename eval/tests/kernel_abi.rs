@@ -9,6 +9,11 @@ use std::mem::{offset_of, size_of};
 
 use postern_abi::{kvm, service, view};
 
+/// Size in bytes of what the function points to.
+fn size_of_field<S, F>(_: impl Fn(&S) -> *const F) -> usize {
+    size_of::<F>()
+}
+
 /// An expression in C and its value in Rust.
 fn pairs() -> Vec<(String, u64)> {
     let mut pairs: Vec<(String, u64)> = Vec::new();
@@ -21,6 +26,10 @@ fn pairs() -> Vec<(String, u64)> {
             $(pairs.push((
                 format!("offsetof(struct {}, {})", stringify!($c), stringify!($field)),
                 offset_of!($rust, $field) as u64,
+            ));
+            pairs.push((
+                format!("sizeof(((struct {} *)0)->{})", stringify!($c), stringify!($field)),
+                size_of_field(|s: &$rust| &raw const s.$field) as u64,
             ));)*
         };
     }
@@ -58,13 +67,23 @@ fn pairs() -> Vec<(String, u64)> {
     ] {
         pairs.push((format!("_IOC_NR({name})"), number.into()));
     }
+    for (name, size) in [
+        ("KVM_CREATE_EPT_VIEW", size_of::<kvm::CreateEptView>()),
+        ("KVM_EPT_VIEW_MAP", size_of::<kvm::EptViewMap>()),
+        ("KVM_EPT_VIEW_SEAL", size_of::<kvm::EptViewSeal>()),
+        ("KVM_ATTACH_EPT_VIEW", size_of::<kvm::AttachEptView>()),
+        ("KVM_DETACH_EPT_VIEW", size_of::<kvm::DetachEptView>()),
+        ("KVM_GET_EPT_VIEW_STATS", size_of::<kvm::EptViewStats>()),
+    ] {
+        pairs.push((format!("_IOC_SIZE({name})"), size as u64));
+    }
     structure!(
         kvm_ept_view_call,
         view::CallPage,
         saved_rsp,
-        caller,
         vcpu,
-        reserved
+        reserved,
+        caller
     );
     structure!(kvm_create_ept_view, kvm::CreateEptView, flags, reserved);
     structure!(

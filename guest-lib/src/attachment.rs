@@ -122,7 +122,7 @@ mod tests {
             ("elisa,1,0x0,0x1,", More("")),
             ("Elisa,1,0x0,0x1", Path("Elisa")),
             ("elisa,+1,0x0,0x1", Port("+1")),
-            ("elisa,16,0x0,0x1", Port("16")),
+            ("elisa,256,0x0,0x1", Port("256")),
             ("elisa,,0x0,0x1", Port("")),
             ("elisa,1,0,0x1", Number("0")),
             ("elisa,1,0x,0x1", Number("0x")),

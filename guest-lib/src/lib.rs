@@ -6,7 +6,6 @@
 //! | [`attachment`] | what the VMM says about the VM's NIC port |
 //! | [`gate`] | the guest's pages of the gate area, and a call through them |
 //! | [`service`] | a request to the host, whichever path carries it |
-//! | `direct` (feature) | the same request served in the guest itself |
 //! | [`ring`] | the guest's ends of the rings in its window |
 //! | [`nic`] | a port: bursts of frames out and in |
 //!
@@ -15,12 +14,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod attachment;
-#[cfg(any(feature = "direct", test))]
-pub mod direct;
 pub mod gate;
 pub mod nic;
 pub mod ring;
 pub mod service;
-
-#[cfg(test)]
-mod exchange_tests;

@@ -1,17 +1,18 @@
-//! The guest's ends of the rings in its window: producer of the TX ring, consumer of the lanes.
+//! The guest's ends of the rings in its window: producer of TX rings, consumer of lanes.
 //!
-//! The layout, the meaning of indices and the orderings are those of [`postern_abi::window`]. The
-//! host's side of an index is checked against the guest's own; the guest's own is never read back
+//! The layout, the meaning of positions and the orderings are those of [`postern_abi::window`]. The
+//! host's side of a position is checked against the guest's own; the guest's own is never read back
 //! from the window.
 
 use core::arch::asm;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::window::{
-    DESCRIPTOR_RESERVED, Geometry, HeaderError, MAX_FRAME, MIN_FRAME, PortId, Ring, WindowHeader,
+    Geometry, HeaderError, KIND_PAD, MAX_CONTEXTS, MIN_FRAME, PAD_WORD, PortId, Published,
+    RECORD_ALIGN, RecordHeader, WindowHeader, record_size,
 };
 
 /// A window that is mapped in this address space.
@@ -20,6 +21,7 @@ pub struct Window {
     base: NonNull<u8>,
     geometry: Geometry,
     port: PortId,
+    tenancy: u32,
     mac: [u8; 6],
 }
 
@@ -45,11 +47,12 @@ impl Window {
             base,
             geometry,
             port,
+            tenancy: header.tenancy,
             mac: header.mac,
         })
     }
 
-    /// Ports and slots of the NIC.
+    /// Ports, queues and sizes of the NIC.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
@@ -70,18 +73,22 @@ impl Window {
         unsafe { touch(self.base, self.geometry.window_size()) };
     }
 
-    /// The word at an offset that the geometry gave.
-    fn word(&self, offset: u64) -> &AtomicU32 {
-        // SAFETY: `new` checked that the whole window of this geometry is mapped; the geometry's
-        // offsets of words lie in it and are aligned.
-        unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(offset as usize).cast()) }
+    /// The byte at an offset that the geometry gave, or inside of what begins there.
+    fn at(&self, offset: u64) -> *mut u8 {
+        // SAFETY: `new` checked that the whole window of this geometry is mapped.
+        unsafe { self.base.as_ptr().add(offset as usize) }
     }
 
-    /// The buffer that an index names, `BUFFER_SIZE` bytes.
-    fn buffer(&self, ring: Ring, index: u32) -> *mut u8 {
-        let offset = self.geometry.buffer_offset(ring, index);
+    /// The word at an offset that the geometry gave.
+    fn word(&self, offset: u64) -> &AtomicU32 {
+        // SAFETY: the geometry's offsets of words lie in the window and are aligned.
+        unsafe { AtomicU32::from_ptr(self.at(offset).cast()) }
+    }
+
+    /// The word of 8 bytes at an offset that the geometry gave.
+    fn long(&self, offset: u64) -> &AtomicU64 {
         // SAFETY: as in `word`.
-        unsafe { self.base.as_ptr().add(offset as usize) }
+        unsafe { AtomicU64::from_ptr(self.at(offset).cast()) }
     }
 }
 
@@ -90,7 +97,7 @@ impl Window {
 /// # Safety
 ///
 /// `size` bytes are mapped from `base`, which is page aligned, for reading and writing.
-pub(crate) unsafe fn touch(base: NonNull<u8>, size: u64) {
+pub unsafe fn touch(base: NonNull<u8>, size: u64) {
     for offset in (0..size).step_by(PAGE_SIZE as usize) {
         // SAFETY: the offset is below the size, and the instruction changes nothing. (The compiler
         // would make a load of an atomic operation that changes nothing.)
@@ -101,103 +108,235 @@ pub(crate) unsafe fn touch(base: NonNull<u8>, size: u64) {
     }
 }
 
-/// A frame that no ring takes: shorter than [`MIN_FRAME`] or longer than [`MAX_FRAME`].
+/// Why a frame was not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadLength(pub usize);
+pub enum SendError {
+    /// No ring takes a frame of so many bytes: it has less than [`MIN_FRAME`] or more than
+    /// [`Geometry::max_frame`], or [`Geometry::max_segment`] for a large segment.
+    BadLength(usize),
+    /// The ring has no room now.
+    Full,
+}
 
-/// The sending end of a window's TX ring.
+/// The sending end of a TX queue's ring.
 #[derive(Debug)]
 pub struct Sender {
     window: Window,
-    /// Index of the next frame; what the window says may lag behind until [`Sender::publish`].
+    queue: u32,
+    ring: *mut u8,
+    /// Position of the next record; what the window says may lag behind until [`Sender::commit`].
     producer: u32,
+    /// Position up to which the NIC has taken records, as last read.
+    consumer: u32,
 }
+
+// SAFETY: as for `Window`.
+unsafe impl Send for Sender {}
 
 impl Sender {
     /// Goes on where the previous tenant of the port stopped.
-    pub fn new(window: Window) -> Sender {
-        let consumer = window.geometry.consumer_offset(Ring::TX);
-        let producer = window.word(consumer).load(Ordering::Acquire);
-        let sender = Sender { window, producer };
-        sender.publish();
-        sender
-    }
-
-    /// Frames in the ring that the NIC has not taken.
-    pub fn pending(&self) -> u32 {
-        let geometry = self.window.geometry;
-        let consumer = self.window.word(geometry.consumer_offset(Ring::TX));
-        // Acquire: the slots that this frees are written next.
-        let consumer = consumer.load(Ordering::Acquire);
-        // An index that cannot be leaves no room, so nothing is overwritten.
-        geometry
-            .filled(self.producer, consumer)
-            .unwrap_or(geometry.slots())
-    }
-
-    /// Frames that the ring has room for.
-    pub fn room(&self) -> u32 {
-        self.window.geometry.slots() - self.pending()
-    }
-
-    /// Writes a frame into the slot `ahead` places after the last one that was committed.
-    ///
-    /// # Errors
-    ///
-    /// The frame's length, if no ring takes it.
     ///
     /// # Panics
     ///
-    /// There is no such slot in the ring. Less than [`Sender::room`] is never too far.
-    #[inline]
-    pub fn write(&mut self, ahead: u32, frame: &[u8]) -> Result<(), BadLength> {
+    /// The NIC has no such queue.
+    pub fn new(window: Window, queue: u32) -> Sender {
+        let geometry = window.geometry;
+        assert!(queue < geometry.queues(), "there is no queue {queue}");
+        let consumer = geometry.tx_consumer_offset(queue);
+        let producer = window.word(consumer).load(Ordering::Acquire) & !(RECORD_ALIGN - 1);
+        let mut sender = Sender {
+            window,
+            queue,
+            ring: window.at(geometry.tx_ring_offset(queue)),
+            producer,
+            consumer: producer,
+        };
+        sender.commit();
+        sender
+    }
+
+    /// Number of the queue.
+    pub fn queue(&self) -> u32 {
+        self.queue
+    }
+
+    /// Bytes of the ring that the NIC has not taken.
+    fn filled(&mut self) -> u32 {
         let geometry = self.window.geometry;
-        assert!(ahead < geometry.slots(), "slot {ahead} ahead of the ring");
-        let len = u32::try_from(frame.len())
-            .ok()
-            .filter(|len| (MIN_FRAME..=MAX_FRAME).contains(len))
-            .ok_or(BadLength(frame.len()))?;
-        let index = self.producer.wrapping_add(ahead);
-        // SAFETY: the buffer holds MAX_FRAME bytes of the window, which no reference covers. If the
-        // slot is not the guest's, the NIC sends a mixture of two frames; nothing else.
-        unsafe {
-            let buffer = self.window.buffer(Ring::TX, index);
-            ptr::copy_nonoverlapping(frame.as_ptr(), buffer, frame.len());
+        let consumer = self.window.word(geometry.tx_consumer_offset(self.queue));
+        // Acquire: the bytes that this frees are written next.
+        let consumer = consumer.load(Ordering::Acquire);
+        match Geometry::filled(geometry.ring(), self.producer, consumer) {
+            Some(filled) => {
+                self.consumer = consumer;
+                filled
+            }
+            // A position that cannot be leaves no room, so nothing is overwritten.
+            None => geometry.ring(),
         }
-        let descriptor = geometry.descriptor_offset(Ring::TX, index);
-        self.window.word(descriptor).store(len, Ordering::Relaxed);
+    }
+
+    /// Whether the NIC has taken all that was committed.
+    pub fn is_empty(&mut self) -> bool {
+        self.filled() == 0
+    }
+
+    /// Position up to which the NIC has taken records.
+    pub fn taken(&mut self) -> u32 {
+        self.filled();
+        self.consumer
+    }
+
+    /// Frames in the ring that the NIC has not taken.
+    pub fn pending(&mut self) -> u32 {
+        let size = self.window.geometry.ring();
+        let mut left = self.filled();
+        let mut position = self.producer.wrapping_sub(left);
+        let mut frames = 0;
+        while left != 0 {
+            let offset = position & (size - 1) & !(RECORD_ALIGN - 1);
+            // SAFETY: the offset is below the ring's size, and aligned.
+            let header = unsafe { self.header(offset) };
+            let record = if header.kind == KIND_PAD {
+                size - offset
+            } else {
+                frames += 1;
+                // What another program did to the ring is not to lead out of it.
+                record_size(header.length).min(left.into()) as u32
+            };
+            position = position.wrapping_add(record);
+            left = left.saturating_sub(record);
+        }
+        frames
+    }
+
+    /// # Safety
+    /// The offset is a multiple of 16 below the ring's size.
+    unsafe fn header(&self, offset: u32) -> RecordHeader {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let at = self.ring.add(offset as usize);
+            let first = AtomicU64::from_ptr(at.cast()).load(Ordering::Relaxed);
+            let second = AtomicU64::from_ptr(at.add(8).cast()).load(Ordering::Relaxed);
+            RecordHeader::from_words(first, second)
+        }
+    }
+
+    /// # Safety
+    /// The offset is a multiple of 16 below the ring's size.
+    unsafe fn set_header(&self, offset: u32, (first, second): (u64, u64)) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let at = self.ring.add(offset as usize);
+            AtomicU64::from_ptr(at.cast()).store(first, Ordering::Relaxed);
+            AtomicU64::from_ptr(at.add(8).cast()).store(second, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes an ordinary frame; [`Sender::commit`] gives it to the NIC.
+    ///
+    /// # Errors
+    ///
+    /// The frame's length, or that there is no room now; then nothing was written.
+    #[inline]
+    pub fn write(&mut self, frame: &[u8]) -> Result<(), SendError> {
+        self.write_with(RecordHeader::default(), frame)
+    }
+
+    /// Writes a frame whose header says more than its length, which is filled in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::write`].
+    #[inline]
+    pub fn write_with(&mut self, header: RecordHeader, frame: &[u8]) -> Result<(), SendError> {
+        let geometry = self.window.geometry;
+        let longest = match header.gso_type {
+            0 => geometry.max_frame(),
+            _ => geometry.max_segment(),
+        };
+        let length = u32::try_from(frame.len())
+            .ok()
+            .filter(|length| (MIN_FRAME..=longest).contains(length))
+            .ok_or(SendError::BadLength(frame.len()))?;
+        let offset = self.reserve(record_size(length) as u32)?;
+        let header = RecordHeader { length, ..header };
+        // SAFETY: so many bytes of the window's ring follow from there, which no reference covers. If they
+        // are not the guest's, the NIC sends a mixture of two frames; nothing else.
+        unsafe {
+            self.set_header(offset, header.words());
+            let to = self.ring.add(offset as usize + size_of::<RecordHeader>());
+            ptr::copy_nonoverlapping(frame.as_ptr(), to, frame.len());
+        }
+        self.producer = self.producer.wrapping_add(record_size(length) as u32);
         Ok(())
     }
 
-    /// Gives the next `count` slots to the NIC, which sees them after its next request.
-    pub fn commit(&mut self, count: u32) {
-        self.producer = self.producer.wrapping_add(count);
-        self.publish();
+    /// The offset of a record of that many bytes, behind padding where needed.
+    #[inline]
+    fn reserve(&mut self, record: u32) -> Result<u32, SendError> {
+        let size = self.window.geometry.ring();
+        let mut free = size - self.producer.wrapping_sub(self.consumer).min(size);
+        let offset = self.producer & (size - 1);
+        let to_end = size - offset;
+        let needed = if record <= to_end {
+            record
+        } else {
+            to_end + record
+        };
+        if needed > free {
+            free = size - self.filled();
+        }
+        if needed <= free && record <= to_end {
+            return Ok(offset);
+        }
+        if record <= to_end || to_end > free {
+            return Err(SendError::Full);
+        }
+        // SAFETY: an aligned offset below the size, for positions are multiples of 16.
+        unsafe { self.set_header(offset, (0, PAD_WORD)) };
+        self.producer = self.producer.wrapping_add(to_end);
+        if record > free - to_end {
+            return Err(SendError::Full);
+        }
+        Ok(0)
     }
 
-    fn publish(&self) {
-        let producer = self.window.geometry.producer_offset(Ring::TX);
+    /// Gives what was written to the NIC, which sees it at its next request.
+    pub fn commit(&mut self) {
+        let producer = self.window.geometry.tx_producer_offset(self.queue);
         let producer = self.window.word(producer);
         producer.store(self.producer, Ordering::Release);
     }
 }
 
-/// A frame in a buffer of the window.
+/// A frame in a lane.
 ///
-/// The NIC does not change it, yet a second vCPU of its sender can (see [`postern_abi::window`]):
-/// its bytes are only copied, never referred to.
+/// On the `direct` path another guest can change it: its bytes are only copied, never referred to.
 #[derive(Debug)]
 pub struct Frame<'a> {
-    buffer: *const u8,
-    len: usize,
+    bytes: *const u8,
+    header: RecordHeader,
+    context: u32,
     _window: PhantomData<&'a Window>,
 }
 
 impl Frame<'_> {
-    /// Bytes of the frame, [`MIN_FRAME`] to [`MAX_FRAME`].
+    /// Bytes of the frame, [`MIN_FRAME`] or more.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.len
+        self.header.length as usize
+    }
+
+    /// What the NIC says about it: all but the length is zero unless features were agreed on.
+    pub fn header(&self) -> RecordHeader {
+        self.header
+    }
+
+    /// Number in the whole NIC of the context that sent it: its port's number times the queues of a port, plus
+    /// that of the sending vCPU.
+    pub fn context(&self) -> u32 {
+        self.context
     }
 
     /// Copies the whole frame.
@@ -207,79 +346,146 @@ impl Frame<'_> {
     /// `target` is not exactly as long as the frame.
     #[inline]
     pub fn copy_to(&self, target: &mut [u8]) {
-        assert_eq!(target.len(), self.len, "length of a frame's copy");
-        // SAFETY: the buffer holds `len` bytes of the window until the lane's consumer passes it,
-        // which a borrow of the lane rules out; `target` is not in the window.
-        unsafe { ptr::copy_nonoverlapping(self.buffer, target.as_mut_ptr(), self.len) }
+        assert_eq!(target.len(), self.len(), "length of a frame's copy");
+        // SAFETY: the record holds so many bytes of the window until the lane's consumer passes it,
+        // which a borrow of the queue rules out; `target` is not in the window.
+        unsafe { ptr::copy_nonoverlapping(self.bytes, target.as_mut_ptr(), self.len()) }
     }
 }
 
-/// The receiving end of one lane.
-#[derive(Debug)]
-pub struct Lane {
-    window: Window,
-    ring: Ring,
-    consumer: u32,
-}
-
-/// How many frames a [`Lane::receive`] took.
+/// How many frames a [`Receiver::receive`] took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
     /// Frames that the caller got.
     pub frames: usize,
-    /// Slots that were skipped because they held no frame.
+    /// Lanes that were emptied because they did not hold what they should.
     pub malformed: usize,
 }
 
-impl Lane {
-    /// The lane of a sending port, from where the previous tenant of this port stopped.
-    pub fn new(window: Window, sender: PortId) -> Lane {
-        let ring = Ring::lane(sender);
-        let consumer = window.geometry.consumer_offset(ring);
-        Lane {
+/// The receiving end of an RX queue: a lane from each context.
+#[derive(Debug)]
+pub struct Receiver {
+    window: Window,
+    queue: u32,
+    /// The context whose turn is next.
+    next: u32,
+    consumed: [u32; MAX_CONTEXTS as usize],
+}
+
+impl Receiver {
+    /// The lanes, from where the previous tenant of this port stopped.
+    ///
+    /// # Panics
+    ///
+    /// The NIC has no such queue.
+    pub fn new(window: Window, queue: u32) -> Receiver {
+        let geometry = window.geometry;
+        assert!(queue < geometry.queues(), "there is no queue {queue}");
+        let mut consumed = [0; MAX_CONTEXTS as usize];
+        for (context, position) in (0..geometry.contexts()).zip(&mut consumed) {
+            let word = window.word(geometry.consumed_offset(queue, context));
+            *position = word.load(Ordering::Relaxed) & !(RECORD_ALIGN - 1);
+        }
+        Receiver {
             window,
-            ring,
-            consumer: window.word(consumer).load(Ordering::Relaxed),
+            queue,
+            next: 0,
+            consumed,
         }
     }
 
-    /// Frames that wait in the lane.
+    /// Bytes that wait in a lane.
     #[inline]
-    pub fn available(&self) -> u32 {
+    fn waiting(&self, context: u32) -> u32 {
         let geometry = self.window.geometry;
-        let producer = self.window.word(geometry.producer_offset(self.ring));
-        // Acquire: the frames below the index are read next.
-        let producer = producer.load(Ordering::Acquire);
-        geometry.filled(producer, self.consumer).unwrap_or(0)
+        let word = geometry.published_offset(self.queue, context);
+        // Acquire: the records below the position are read next.
+        let word = self.window.long(word).load(Ordering::Acquire);
+        let published = Published::from_word(word);
+        if published.tenancy != self.window.tenancy {
+            return 0;
+        }
+        let consumed = self.consumed[context as usize];
+        let waiting = Geometry::filled(geometry.lane(), published.position, consumed);
+        waiting.unwrap_or(0) & !(RECORD_ALIGN - 1)
     }
 
-    /// Takes at most `max` slots and gives the frames to `sink`, in the order they were sent.
+    /// Whether anything waits.
+    #[inline]
+    pub fn ready(&self) -> bool {
+        (0..self.window.geometry.contexts()).any(|context| self.waiting(context) != 0)
+    }
+
+    /// Takes at most `max` frames and gives them to `sink`: those of one sender in the order they were sent,
+    /// while senders take turns.
     #[inline]
     pub fn receive(&mut self, max: usize, mut sink: impl FnMut(Frame<'_>)) -> Received {
-        let count = (self.available() as usize).min(max);
+        let contexts = self.window.geometry.contexts();
         let mut received = Received::default();
-        if count == 0 {
-            return received;
-        }
-        let geometry = self.window.geometry;
-        for ahead in 0..count as u32 {
-            let index = self.consumer.wrapping_add(ahead);
-            let descriptor = geometry.descriptor_offset(self.ring, index);
-            let len = self.window.word(descriptor).load(Ordering::Relaxed);
-            if len & DESCRIPTOR_RESERVED != 0 || !(MIN_FRAME..=MAX_FRAME).contains(&len) {
-                received.malformed += 1;
-                continue;
+        for _ in 0..contexts {
+            if received.frames == max {
+                break;
             }
-            received.frames += 1;
-            sink(Frame {
-                buffer: self.window.buffer(self.ring, index),
-                len: len as usize,
-                _window: PhantomData,
-            });
+            let context = self.next;
+            self.next = if context + 1 < contexts {
+                context + 1
+            } else {
+                0
+            };
+            let waiting = self.waiting(context);
+            if waiting != 0 {
+                self.drain(context, waiting, max, &mut received, &mut sink);
+            }
         }
-        self.consumer = self.consumer.wrapping_add(count as u32);
-        let consumer = self.window.word(geometry.consumer_offset(self.ring));
-        consumer.store(self.consumer, Ordering::Release);
         received
+    }
+
+    fn drain(
+        &mut self,
+        context: u32,
+        waiting: u32,
+        max: usize,
+        received: &mut Received,
+        sink: &mut impl FnMut(Frame<'_>),
+    ) {
+        let geometry = self.window.geometry;
+        let size = geometry.lane();
+        let lane = self.window.at(geometry.lane_offset(self.queue, context));
+        let mut position = self.consumed[context as usize];
+        let mut left = waiting;
+        while left != 0 && received.frames < max {
+            let offset = position & (size - 1);
+            let stretch = (size - offset).min(left);
+            // SAFETY: an aligned offset below the lane's size, with 16 bytes or more behind it.
+            let (at, header) = unsafe {
+                let at = lane.add(offset as usize);
+                let first = AtomicU64::from_ptr(at.cast()).load(Ordering::Relaxed);
+                let second = AtomicU64::from_ptr(at.add(8).cast()).load(Ordering::Relaxed);
+                (at, RecordHeader::from_words(first, second))
+            };
+            let record = if header.kind == KIND_PAD {
+                stretch
+            } else if header.length < MIN_FRAME || record_size(header.length) > stretch.into() {
+                // Nothing behind it can be told apart.
+                received.malformed += 1;
+                left
+            } else {
+                received.frames += 1;
+                sink(Frame {
+                    // SAFETY: the record lies in the lane.
+                    bytes: unsafe { at.add(size_of::<RecordHeader>()) },
+                    header,
+                    context,
+                    _window: PhantomData,
+                });
+                record_size(header.length) as u32
+            };
+            position = position.wrapping_add(record);
+            left -= record;
+        }
+        self.consumed[context as usize] = position;
+        let consumed = geometry.consumed_offset(self.queue, context);
+        let consumed = self.window.word(consumed);
+        consumed.store(position, Ordering::Release);
     }
 }

@@ -5,7 +5,7 @@
 //! | [`Gate`] | elisa, elisa-strict | VMFUNC: no VM exit |
 //! | [`Hypercall`] | exit-kernel | VMCALL |
 //! | [`PortRequest`] | exit-user | OUT |
-//! | `Direct` (in the feature `direct`) | direct | none: a function call |
+//! | `postern_nic::direct::Direct` | direct | none: a function call |
 
 use core::arch::asm;
 

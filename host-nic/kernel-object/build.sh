@@ -6,7 +6,7 @@
 #   --out FILE        the object: exports postern_nic_call and postern_nic_size, needs nothing
 #   --target-dir DIR  where cargo works (default: the cache, $POSTERN_CACHE or ~/.cache/postern)
 #
-# Needs cargo with the target x86_64-unknown-none, and ld, nm and objcopy of binutils.
+# Needs cargo with the target x86_64-unknown-none, and ld, objcopy and readelf of binutils.
 set -euo pipefail
 
 die() { echo "kernel-object/build.sh: $1" >&2; exit 1; }
@@ -31,7 +31,7 @@ while [ $# -gt 0 ]; do
 	esac
 done
 [ -n "$out" ] || die "no --out FILE; see --help"
-for tool in cargo ld nm objcopy; do
+for tool in cargo ld objcopy readelf; do
 	command -v "$tool" >/dev/null || die "$tool is missing; install rustup's cargo and the package binutils"
 done
 [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] ||
@@ -55,7 +55,8 @@ objcopy --strip-debug "${exports[@]/#/--keep-global-symbol=}" \
 	--remove-section='.eh_frame' --remove-section='.rela.eh_frame' --remove-section='.comment' \
 	--remove-section='.note.gnu.property' "$work/linked.o" "$work/object.o"
 
-missing=$(nm --undefined-only "$work/object.o")
+# Not nm, which asks LLVM's plugin first, where that is installed, and that gives up on this object.
+missing=$(readelf --wide --symbols "$work/object.o" | awk '$7 == "UND" && $8 != "" { print $8 }')
 [ -z "$missing" ] || die "the object needs symbols that the kernel may not have:"$'\n'"$missing"
 mkdir -p "$(dirname "$out")"
 mv "$work/object.o" "$out"

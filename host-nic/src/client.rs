@@ -1,6 +1,7 @@
 //! A VMM's side of the socket: asking for a port.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{self, PathBuf};
 use std::time::Duration;
@@ -14,13 +15,20 @@ use rustix::net::{
 };
 
 use crate::caller::Caller;
+use crate::control::Control;
 use crate::counters::Counters;
-use crate::protocol::{Grant, ProtocolError, REPLY_MAX, Reply, Request, Status};
+use crate::protocol::{
+    Grant, ProtocolError, REPLY_MAX, REQUEST_MAX, REQUEST_SIZE, Reply, Request, Status,
+};
 use crate::socket;
+use serde::de::DeserializeOwned;
 
 /// How long a NIC may take for an answer: it may have to pin all of its memory, and to wait for the
 /// end of a former tenant's process.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Most bytes of an answer in a file, several times what the largest NIC has.
+const FILE_MAX: u64 = 16 << 20;
 
 /// Why there is no port.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +61,7 @@ pub enum ClientError {
         source: ProtocolError,
     },
     /// It said yes and gave something else.
-    #[error("the NIC at {} granted the port and sent {found} descriptors instead of {expected}", socket.display())]
+    #[error("the NIC at {} said yes and sent {found} descriptors instead of {expected}", socket.display())]
     Descriptors {
         /// The socket.
         socket: PathBuf,
@@ -61,6 +69,14 @@ pub enum ClientError {
         expected: usize,
         /// How many came.
         found: usize,
+    },
+    /// The request is longer than requests are.
+    #[error("the request has {size} bytes and may have {most}: shorten the policy")]
+    TooLong {
+        /// Its size in bytes.
+        size: usize,
+        /// The most that there may be.
+        most: usize,
     },
     /// It says no.
     #[error("the NIC at {} refused: {text}", socket.display())]
@@ -79,7 +95,7 @@ pub enum ClientError {
 pub struct Attachment {
     /// How requests reach the NIC.
     pub path: Path,
-    /// Port, tenancy and geometry: the word for [`crate::switch::serve`] is its encoding.
+    /// Port, tenancy and geometry, for [`crate::switch::serve`].
     pub caller: Caller,
     /// MAC address that the NIC suggests to the guest.
     pub mac: [u8; 6],
@@ -101,7 +117,7 @@ pub enum Resources {
     },
     /// `exit-user`, `direct`: for [`crate::memory::Memory::open`].
     Memory {
-        /// The switch state, a memfd of [`crate::state::STATE_SIZE`] bytes.
+        /// The switch state, a memfd of [`crate::state::size`] bytes.
         state: OwnedFd,
         /// The windows of all ports, memfds of [`Geometry::window_size`] bytes.
         windows: Vec<OwnedFd>,
@@ -109,9 +125,9 @@ pub enum Resources {
 }
 
 impl Attachment {
-    /// Ports and slots of the NIC.
+    /// Ports, queues and sizes of the NIC.
     pub fn geometry(&self) -> Geometry {
-        self.caller.geometry
+        self.caller.geometry()
     }
 }
 
@@ -121,7 +137,7 @@ impl Attachment {
 /// Why there is none; [`ClientError::Refused`] carries the NIC's own reason.
 pub fn attach(socket: &path::Path, port: u32, path: Path) -> Result<Attachment, ClientError> {
     let request = Request::Attach { port, path };
-    let (connection, reply, descriptors) = ask(socket, request)?;
+    let (connection, reply, descriptors) = ask(socket, &request)?;
     let Some(Grant { caller, mac }) = reply.grant else {
         return Err(ClientError::Protocol {
             socket: socket.to_owned(),
@@ -133,7 +149,7 @@ pub fn attach(socket: &path::Path, port: u32, path: Path) -> Result<Attachment, 
     };
     let expected = match path {
         Path::Elisa | Path::ElisaStrict | Path::ExitKernel => 2,
-        Path::ExitUser | Path::Direct => 1 + caller.geometry.ports() as usize,
+        Path::ExitUser | Path::Direct => 1 + caller.geometry().ports() as usize,
     };
     let found = descriptors.len();
     let mut descriptors = descriptors.into_iter();
@@ -168,8 +184,45 @@ pub fn attach(socket: &path::Path, port: u32, path: Path) -> Result<Attachment, 
 /// # Errors
 /// When it does not answer with counters.
 pub fn counters(socket: &path::Path) -> Result<Counters, ClientError> {
-    let (_, reply, _) = ask(socket, Request::Counters)?;
-    serde_json::from_str(&reply.text).map_err(|error| ClientError::Lost {
+    file(socket, &Request::Counters)
+}
+
+/// Asks the owner of the NIC at a socket for something; the kinds of answers are with [`Control`], those without
+/// one are `()`.
+///
+/// # Errors
+/// When it does not do that, or gives another kind of answer.
+pub fn control<T: DeserializeOwned>(
+    socket: &path::Path,
+    control: &Control,
+) -> Result<T, ClientError> {
+    let text = serde_json::to_vec(control).map_err(|error| ClientError::Lost {
+        socket: socket.to_owned(),
+        source: error.into(),
+    })?;
+    let size = REQUEST_SIZE + text.len();
+    if size > REQUEST_MAX {
+        return Err(ClientError::TooLong {
+            size,
+            most: REQUEST_MAX,
+        });
+    }
+    file(socket, &Request::Control(text))
+}
+
+/// An answer that comes in a file.
+fn file<T: DeserializeOwned>(socket: &path::Path, request: &Request) -> Result<T, ClientError> {
+    let (_, _, descriptors) = ask(socket, request)?;
+    let found = descriptors.len();
+    let Some(file) = descriptors.into_iter().next() else {
+        return Err(ClientError::Descriptors {
+            socket: socket.to_owned(),
+            expected: 1,
+            found,
+        });
+    };
+    let text = BufReader::new(File::from(file).take(FILE_MAX));
+    serde_json::from_reader(text).map_err(|error| ClientError::Lost {
         socket: socket.to_owned(),
         source: error.into(),
     })
@@ -177,7 +230,7 @@ pub fn counters(socket: &path::Path) -> Result<Counters, ClientError> {
 
 fn ask(
     socket: &path::Path,
-    request: Request,
+    request: &Request,
 ) -> Result<(OwnedFd, Reply, Vec<OwnedFd>), ClientError> {
     let connection = dial(socket).map_err(|errno| ClientError::Connect {
         socket: socket.to_owned(),
@@ -189,7 +242,7 @@ fn ask(
     };
     socket::send(&connection, &request.encode(), &[], SendFlags::empty()).map_err(lost)?;
     let mut buffer = vec![0; REPLY_MAX];
-    let (size, descriptors) = socket::receive(&connection, &mut buffer).map_err(lost)?;
+    let (size, mut descriptors) = socket::receive(&connection, &mut buffer).map_err(lost)?;
     if size == 0 {
         return Err(lost(Errno::CONNRESET));
     }
@@ -203,6 +256,13 @@ fn ask(
             status: reply.status,
             text: reply.text,
         });
+    }
+    while !descriptors.is_empty() && descriptors.len() < reply.descriptors as usize {
+        let (_, more) = socket::receive(&connection, &mut buffer).map_err(lost)?;
+        if more.is_empty() {
+            break;
+        }
+        descriptors.extend(more);
     }
     Ok((connection, reply, descriptors))
 }

@@ -37,8 +37,14 @@ impl Mapping {
         Ok(Mapping { base, size })
     }
 
-    /// Puts the beginning of a file, shared, in place of a part of the range.
-    pub(crate) fn map(&self, offset: usize, size: usize, fd: impl AsFd) -> Result<(), Errno> {
+    /// Puts a part of a file, shared, in place of a part of the range.
+    pub(crate) fn map(
+        &self,
+        offset: usize,
+        size: usize,
+        fd: impl AsFd,
+        file_offset: u64,
+    ) -> Result<(), Errno> {
         let end = offset.checked_add(size);
         assert!(
             end.is_some_and(|end| end <= self.size),
@@ -54,7 +60,7 @@ impl Mapping {
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED | MapFlags::FIXED,
                 fd,
-                0,
+                file_offset,
             )
         }?;
         Ok(())

@@ -11,15 +11,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use postern_abi::ABI_VERSION;
 use postern_abi::window::{Geometry, PortId};
+use postern_abi::{ABI_VERSION, PAGE_SIZE};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::caller::{memory_size, window_offset};
+use crate::caller::{Caller, memory_size, window_offset};
 use crate::mapping::Mapping;
-use crate::state::{STATE_MAGIC, STATE_SIZE, State, StateError};
-use crate::switch::Switch;
+use crate::state::{self, STATE_MAGIC, State, StateError};
+use crate::switch::{self, Switch};
 
 /// Why there is no NIC memory.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ impl Memory {
     /// # Errors
     /// When the system has not enough memory or descriptors.
     pub fn create(geometry: Geometry) -> Result<Memory, MemoryError> {
-        let state = sealed_memfd("postern-nic-state", STATE_SIZE)?;
+        let state = sealed_memfd("postern-nic-state", state_file(geometry))?;
         let windows = geometry
             .all_ports()
             .map(|_| sealed_memfd("postern-nic-window", geometry.window_size()))
@@ -108,11 +108,14 @@ impl Memory {
     /// # Errors
     /// When the descriptors are not those of a NIC of this version, or cannot be mapped.
     pub fn open(state: OwnedFd, windows: Vec<OwnedFd>) -> Result<Memory, MemoryError> {
-        check_memfd(&state, "state", STATE_SIZE)?;
-        let head = reserve(STATE_SIZE)?;
-        map(&head, 0, STATE_SIZE, &state)?;
+        let least = size_of::<State>() as u64;
+        let found = fstat(&state).map_or(0, |stat| stat.st_size as u64);
+        check_memfd(&state, "state", found.max(least))?;
+        let head = reserve(least.next_multiple_of(PAGE_SIZE))?;
+        map(&head, 0, least.next_multiple_of(PAGE_SIZE), &state, 0)?;
         // SAFETY: the mapping is shared memory of that size, which this module only accesses as `State`.
         let geometry = unsafe { State::at(head.base().as_ptr()) }.check()?;
+        check_memfd(&state, "state", state_file(geometry))?;
         if windows.len() != geometry.ports() as usize {
             return Err(MemoryError::Windows {
                 ports: geometry.ports(),
@@ -146,9 +149,9 @@ impl Memory {
         let state = switch.state();
         state.key[0].store(key as u64, Relaxed);
         state.key[1].store((key >> 64) as u64, Relaxed);
+        state.epoch.store(1, Relaxed);
         state.abi_version.store(ABI_VERSION, Relaxed);
-        state.ports.store(self.geometry.ports(), Relaxed);
-        state.slots.store(self.geometry.slots(), Relaxed);
+        state.set_geometry(self.geometry);
         state.magic.store(STATE_MAGIC, Release);
         Ok(())
     }
@@ -160,7 +163,20 @@ impl Memory {
         unsafe { Switch::from_base(self.mapping.base().as_ptr(), self.geometry) }
     }
 
-    /// Ports and slots.
+    /// Serves one request of a vCPU of a caller, see [`switch::serve`]. No two calls of one port may have the
+    /// same `vcpu` at the same time, else its lanes say anything.
+    ///
+    /// # Panics
+    /// The caller is not one of this NIC.
+    #[inline]
+    pub fn serve(&self, caller: &Caller, vcpu: u32, op: u64, a: u64, b: u64) -> u64 {
+        assert_eq!(caller.geometry(), self.geometry, "a caller of this NIC");
+        // SAFETY: the mapping has the size that callers of this geometry need, is page aligned, and
+        // nothing in this crate accesses it but the core, atomically; a `Caller` is valid by construction.
+        unsafe { switch::serve(self.mapping.base().as_ptr(), caller, vcpu, op, a, b) }
+    }
+
+    /// Ports, queues and sizes.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
@@ -218,11 +234,14 @@ fn map_all(
     windows: &[OwnedFd],
 ) -> Result<Mapping, MemoryError> {
     let mapping = reserve(memory_size(geometry))?;
-    map(&mapping, 0, STATE_SIZE, state)?;
+    let state_size = state::size(geometry);
+    map(&mapping, 0, state_size, state, 0)?;
     for (port, window) in geometry.all_ports().zip(windows) {
         let offset = window_offset(geometry, port);
-        map(&mapping, offset, geometry.window_size(), window)?;
+        map(&mapping, offset, geometry.window_size(), window, 0)?;
     }
+    let slack = memory_size(geometry) - state::SLACK;
+    map(&mapping, slack, state::SLACK, state, state_size)?;
     Ok(mapping)
 }
 
@@ -230,9 +249,20 @@ fn reserve(size: u64) -> Result<Mapping, MemoryError> {
     Mapping::reserve(size as usize).map_err(failed("reserve addresses for", size))
 }
 
-fn map(mapping: &Mapping, offset: u64, size: u64, fd: &OwnedFd) -> Result<(), MemoryError> {
+/// Size of the state's memfd: the state, then the slack, which is mapped behind the windows.
+fn state_file(geometry: Geometry) -> u64 {
+    state::size(geometry) + state::SLACK
+}
+
+fn map(
+    mapping: &Mapping,
+    offset: u64,
+    size: u64,
+    fd: &OwnedFd,
+    file_offset: u64,
+) -> Result<(), MemoryError> {
     mapping
-        .map(offset as usize, size as usize, fd)
+        .map(offset as usize, size as usize, fd, file_offset)
         .map_err(failed("map", size))
 }
 
@@ -241,7 +271,7 @@ mod tests {
     use super::*;
 
     fn geometry() -> Geometry {
-        Geometry::new(3, 16).unwrap()
+        Geometry::new(3, 1, 1 << 14, 1 << 14).unwrap()
     }
 
     fn fds(memory: &Memory) -> (OwnedFd, Vec<OwnedFd>) {
@@ -262,7 +292,7 @@ mod tests {
             .switch()
             .admit(PortId::new(2).unwrap(), 77, [2, 0, 0, 0, 0, 2]);
         let caller = other.switch().state().caller(2).unwrap();
-        assert_eq!(caller.tenancy, 77);
+        assert_eq!(caller.tenancy(), 77);
         assert!(other.switch().state().caller(1).is_err(), "not attached");
         assert!(other.switch().state().caller(3).is_err(), "no such port");
     }
@@ -292,13 +322,13 @@ mod tests {
         assert!(matches!(error, MemoryError::Unsealed { .. }), "{error}");
 
         let (_, windows) = fds(&memory);
-        let blank = sealed_memfd("blank", STATE_SIZE).unwrap();
+        let blank = sealed_memfd("blank", state_file(geometry())).unwrap();
         let error = Memory::open(blank, windows).unwrap_err();
         assert!(matches!(error, MemoryError::State(_)), "{error}");
 
         let (_, windows) = fds(&memory);
         let unsealed = rustix::fs::memfd_create("unsealed", MemfdFlags::ALLOW_SEALING).unwrap();
-        ftruncate(&unsealed, STATE_SIZE).unwrap();
+        ftruncate(&unsealed, state_file(geometry())).unwrap();
         let error = Memory::open(unsealed, windows).unwrap_err();
         assert!(matches!(error, MemoryError::Unsealed { .. }), "{error}");
     }

@@ -1,35 +1,41 @@
 //! What the owner of a NIC and a VMM say to each other, over a Unix socket of type SOCK_SEQPACKET.
 //!
 //! One record each way, little endian, then silence: the connection stands for the port, which is
-//! released when it closes. Descriptors come with the reply ([`Path`] decides which).
+//! released when it closes. Descriptors come with the reply ([`Path`] decides which); where they are more
+//! than Linux takes with one record, the reply is repeated with the rest of them.
 //!
 //! ```text
 //!   request  0  magic        reply  0  magic
 //!            8  ABI version         8  ABI version
 //!           12  kind               12  status
-//!           16  port               16  ports, 20 slots, 24 port, 28 descriptors
-//!           20  path               32  caller
-//!           24  zero (8)           40  MAC address (6), zero (18)
-//!                                  64  text: why not, or counters as JSON
+//!           16  port               16  descriptors
+//!           20  path               20  MAC address (6), zero (38)
+//!           24  zero (8)           64  the caller's words (64), zero where there is none
+//!                                 128  text: why not
 //! ```
+//!
+//! Counters, and answers to [`crate::control::Control`], which may be longer than a record, come in a file: JSON. What is
+//! asked of the control is JSON, too, and follows its request's 32 bytes.
 
 use postern_abi::ABI_VERSION;
 use postern_abi::machine::Path;
 
-use crate::caller::Caller;
+use crate::caller::{Caller, Words};
 
 const REQUEST_MAGIC: u64 = u64::from_le_bytes(*b"PSTNNICQ");
 const REPLY_MAGIC: u64 = u64::from_le_bytes(*b"PSTNNICA");
 
-/// Bytes of a request.
+/// Bytes of a request in front of its text.
 pub const REQUEST_SIZE: usize = 32;
+/// Most bytes of a request.
+pub const REQUEST_MAX: usize = 64 << 10;
 /// Bytes of a reply in front of its text.
-pub const REPLY_SIZE: usize = 64;
+pub const REPLY_SIZE: usize = 128;
 /// Most bytes of a reply.
 pub const REPLY_MAX: usize = 64 << 10;
 
 /// What a VMM, or somebody curious, asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A port, until the connection closes.
     Attach {
@@ -40,6 +46,8 @@ pub enum Request {
     },
     /// The counters of all ports.
     Counters,
+    /// A [`crate::control::Control`], as JSON.
+    Control(Vec<u8>),
 }
 
 /// Why a record is none of this protocol.
@@ -99,20 +107,27 @@ fn check(bytes: &[u8], size: usize, magic: u64) -> Result<(), ProtocolError> {
 
 impl Request {
     /// As a record.
-    pub fn encode(self) -> [u8; REQUEST_SIZE] {
-        let (kind, port, path) = match self {
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, port, path, text) = match self {
             Request::Attach { port, path } => {
-                let path = Path::ALL.iter().position(|known| *known == path);
-                (1u32, port, path.expect("ALL has all paths") as u32)
+                let path = Path::ALL.iter().position(|known| known == path);
+                (
+                    1u32,
+                    *port,
+                    path.expect("ALL has all paths") as u32,
+                    &[][..],
+                )
             }
-            Request::Counters => (2, 0, 0),
+            Request::Counters => (2, 0, 0, &[][..]),
+            Request::Control(text) => (3, 0, 0, &text[..]),
         };
-        let mut bytes = [0; REQUEST_SIZE];
+        let mut bytes = vec![0; REQUEST_SIZE];
         put(&mut bytes, 0, &REQUEST_MAGIC.to_le_bytes());
         put(&mut bytes, 8, &ABI_VERSION.to_le_bytes());
         put(&mut bytes, 12, &kind.to_le_bytes());
         put(&mut bytes, 16, &port.to_le_bytes());
         put(&mut bytes, 20, &path.to_le_bytes());
+        bytes.extend_from_slice(text);
         bytes
     }
 
@@ -121,7 +136,7 @@ impl Request {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Request, ProtocolError> {
-        if bytes.len() > REQUEST_SIZE {
+        if bytes.len() > REQUEST_MAX {
             return Err(ProtocolError::Size(bytes.len()));
         }
         check(bytes, REQUEST_SIZE, REQUEST_MAGIC)?;
@@ -131,12 +146,16 @@ impl Request {
             0 => {}
             value => return unknown("reserved", value),
         }
+        if kind != 3 && bytes.len() != REQUEST_SIZE {
+            return Err(ProtocolError::Size(bytes.len()));
+        }
         match kind {
             1 => match Path::ALL.get(path as usize) {
                 Some(path) => Ok(Request::Attach { port, path: *path }),
                 None => unknown("path", path.into()),
             },
             2 => Ok(Request::Counters),
+            3 => Ok(Request::Control(bytes[REQUEST_SIZE..].to_vec())),
             _ => unknown("kind", kind.into()),
         }
     }
@@ -160,10 +179,12 @@ pub enum Status {
     NoViews = 5,
     /// The NIC tried and failed.
     Failed = 6,
+    /// The port is disabled.
+    Disabled = 7,
 }
 
 impl Status {
-    const ALL: [Status; 7] = [
+    const ALL: [Status; 8] = [
         Status::Granted,
         Status::BadRequest,
         Status::NoSuchPort,
@@ -171,6 +192,7 @@ impl Status {
         Status::PathRefused,
         Status::NoViews,
         Status::Failed,
+        Status::Disabled,
     ];
 }
 
@@ -203,13 +225,12 @@ impl Reply {
         put(&mut bytes, 0, &REPLY_MAGIC.to_le_bytes());
         put(&mut bytes, 8, &ABI_VERSION.to_le_bytes());
         put(&mut bytes, 12, &(self.status as u32).to_le_bytes());
-        put(&mut bytes, 28, &self.descriptors.to_le_bytes());
+        put(&mut bytes, 16, &self.descriptors.to_le_bytes());
         if let Some(Grant { caller, mac }) = self.grant {
-            put(&mut bytes, 16, &caller.geometry.ports().to_le_bytes());
-            put(&mut bytes, 20, &caller.geometry.slots().to_le_bytes());
-            put(&mut bytes, 24, &caller.port.number().to_le_bytes());
-            put(&mut bytes, 32, &caller.encode().to_le_bytes());
-            put(&mut bytes, 40, &mac);
+            put(&mut bytes, 20, &mac);
+            for (number, word) in caller.words().iter().enumerate() {
+                put(&mut bytes, 64 + number * 8, &word.to_le_bytes());
+            }
         }
         bytes.extend_from_slice(self.text.as_bytes());
         bytes
@@ -232,22 +253,22 @@ impl Reply {
             field: "status",
             value: number.into(),
         })?;
-        let word_of_caller = u64_at(bytes, 32);
-        let grant = match (word_of_caller, Caller::decode(word_of_caller)) {
-            (0, _) => None,
-            (_, Some(caller)) => Some(Grant {
+        let words: Words = std::array::from_fn(|number| u64_at(bytes, 64 + number * 8));
+        let grant = match Caller::from_words(words) {
+            Some(caller) => Some(Grant {
                 caller,
-                mac: word(bytes, 40),
+                mac: word(bytes, 20),
             }),
-            (value, None) => {
-                let field = "caller";
+            None if words == [0; 8] => None,
+            None => {
+                let (field, value) = ("caller", words[0]);
                 return Err(ProtocolError::Field { field, value });
             }
         };
         Ok(Reply {
             status,
             grant,
-            descriptors: u32_at(bytes, 28),
+            descriptors: u32_at(bytes, 16),
             text: String::from_utf8_lossy(&bytes[REPLY_SIZE..]).into_owned(),
         })
     }
@@ -263,19 +284,16 @@ mod tests {
     fn requests_survive_a_round_trip() {
         let attach = |path| Request::Attach { port: 11, path };
         let all = Path::ALL.map(attach);
-        for request in all.into_iter().chain([Request::Counters]) {
+        let others = [Request::Counters, Request::Control(b"{}".to_vec())];
+        for request in all.into_iter().chain(others) {
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
     }
 
     #[test]
     fn replies_survive_a_round_trip() {
-        let geometry = Geometry::new(7, 128).unwrap();
-        let caller = Caller {
-            geometry,
-            port: geometry.port(6).unwrap(),
-            tenancy: 9,
-        };
+        let geometry = Geometry::new(7, 2, 1 << 16, 1 << 14).unwrap();
+        let caller = Caller::new(geometry, geometry.port(6).unwrap(), 9);
         for status in Status::ALL {
             let grant = (status == Status::Granted).then_some(Grant {
                 caller,

@@ -9,107 +9,78 @@
 //! ended, since until then it has the window mapped. (A tenant that hands its descriptors to a process that
 //! outlives it hands on the window with them; do not let ports to users who would.)
 //!
+//! # Restart
+//!
+//! With a keeper ([`Options::keeper`]) the NIC outlives its owner, however that ends: see [`KeeperProgram`] and
+//! the module `keeper`. The next owner finds it at the same socket, and goes on with
+//!
+//! * the memory, of which it checks magic, version, geometry and seals; so counters, learned stations, rate
+//!   limits and the clock continue;
+//! * the connections of tenants, which never break. A tenant that closed its connection meanwhile is found out as
+//!   ever, and the process of one that had given up its port is still watched by the same pidfd;
+//! * tenancy numbers, policies, disabled ports, stations that people told: from notes, which are written
+//!   before what they announce is done. A policy whose change was interrupted is applied anew;
+//! * uplinks and captures, which did end with the owner: they are begun again, captures in another file.
+//!
+//! A client that was asking for something at that moment is disconnected, and asks again. A tenancy that was
+//! begun and not yet answered ends with the connection of who asked.
+//!
 //! On the paths `exit-user` and `direct` a tenant gets the memory of the whole NIC. Where tenants must
 //! be isolated from each other, offer only the others ([`Options::paths`]).
 
+mod admin;
+mod books;
+mod captures;
+mod clock;
 mod connection;
+mod keeper;
 mod listener;
+mod native;
+mod notes;
+mod options;
+mod policies;
 mod ports;
+mod start;
+mod store;
+mod uplinks;
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postern_abi::machine::Path;
-use postern_abi::window::{Geometry, PortId};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use postern_abi::window::{Geometry, MAX_PORTS, PortId};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
+use serde::Serialize;
 
 use crate::counters::Counters;
-use crate::image::{Image, ImageError};
-use crate::memory::{Memory, MemoryError};
 use crate::protocol::{Reply, Request, Status};
-use crate::view::{ViewError, ViewMaker};
+use clock::Clock;
 use connection::{Connection, Incoming, Stage};
 use listener::Listener;
+use native::{CapturePort, UplinkPort};
 use ports::{Ports, Refusal, Views};
+use store::Store;
 
-/// Most connections at a time; more are closed at once.
-const MAX_CONNECTIONS: usize = 64;
+pub use keeper::{KeeperError, keep};
+pub use options::{DEFAULT_AGEING, Options, ServerError};
+pub use store::{KeeperProgram, StoreError};
+
+/// Most connections at a time, one for each port and some for the curious; more are closed at once.
+const MAX_CONNECTIONS: usize = MAX_PORTS as usize + 64;
 /// How long a client may take to say what it wants.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long a request waits for the end of the process that had the port before.
 const HANDOVER: Duration = Duration::from_secs(5);
 
-/// What a NIC is to be.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where VMMs connect.
-    pub socket: PathBuf,
-    /// Ports and slots.
-    pub geometry: Geometry,
-    /// The image that views are made of (`host-nic/image/build.sh`); without it there are none.
-    pub image: Option<PathBuf>,
-    /// Paths that are offered.
-    pub paths: Vec<Path>,
-    /// Numbers of ports from whose frames no stations are learned: their guests replay captures, or
-    /// speak for many stations in another way.
-    pub unlearned: Vec<u32>,
-}
-
-impl Options {
-    /// All paths, all ports learned from, no image.
-    pub fn new(socket: impl Into<PathBuf>, geometry: Geometry) -> Options {
-        Options {
-            socket: socket.into(),
-            geometry,
-            image: None,
-            paths: Path::ALL.to_vec(),
-            unlearned: Vec::new(),
-        }
-    }
-}
-
-/// Why there is no NIC.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// No memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// The image is none.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// Views are there, yet cannot be made.
-    #[error(transparent)]
-    View(#[from] ViewError),
-    /// Another NIC listens there.
-    #[error("another NIC is already listening on {}; choose another socket or stop that one", .0.display())]
-    InUse(PathBuf),
-    /// Something else is there.
-    #[error("{} exists and is not a socket; choose another name or remove it", .0.display())]
-    NotASocket(PathBuf),
-    /// The socket cannot be made.
-    #[error("cannot listen on {}", socket.display())]
-    Listen {
-        /// The socket.
-        socket: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A port of the options is not one of the NIC.
-    #[error("there is no port {port} on a NIC of {ports} ports")]
-    NoSuchPort {
-        /// As given.
-        port: u32,
-        /// Ports of the NIC.
-        ports: u32,
-    },
-    /// The system refused something without which the server cannot go on.
-    #[error("the NIC cannot wait for its clients")]
-    Wait(#[source] io::Error),
-}
+/// How often pumps of uplinks are looked after.
+const CHECK: Duration = Duration::from_millis(500);
 
 /// Ends a server from another thread, or from a signal's thread.
 #[derive(Clone, Debug)]
@@ -123,57 +94,61 @@ impl Stopper {
     }
 }
 
-/// A NIC and its socket. Dropping it removes the socket; its memory stays as long as a tenant has it.
+/// A NIC and its socket. Dropping it removes the socket and ends the keeper; its memory stays as long as a tenant
+/// has it.
 #[derive(Debug)]
 pub struct Server {
+    socket: PathBuf,
+    keeper: Option<KeeperProgram>,
+    uplinks: BTreeMap<u32, UplinkPort>,
+    captures: BTreeMap<u32, CapturePort>,
+    clock: Clock,
     ports: Ports,
     listener: Listener,
     connections: Vec<Connection>,
     stop: Arc<OwnedFd>,
+    /// Whether somebody has asked for the end, and for the NIC to stay.
+    ending: Option<bool>,
+    warnings: Vec<String>,
+    resumed: bool,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let Some(mut store) = self.ports.books.store.take() else {
+            return;
+        };
+        if self.ending == Some(true) {
+            self.listener.leave();
+            store.leave();
+        } else {
+            store.end();
+        }
+    }
 }
 
 impl Server {
-    /// Creates the NIC and listens. Clients are served by [`Server::run`].
-    ///
-    /// # Errors
-    /// When anything is missing that the options ask for. That this machine has no views is no error here
-    /// but an answer to whoever asks for one; see [`Server::without_views`].
-    pub fn bind(options: &Options) -> Result<Server, ServerError> {
-        let mut unlearned = 0u64;
-        for number in &options.unlearned {
-            let port = options.geometry.port(*number);
-            let port = port.ok_or(ServerError::NoSuchPort {
-                port: *number,
-                ports: options.geometry.ports(),
-            })?;
-            unlearned |= 1 << port.number();
-        }
-        let views = match &options.image {
-            None => Views::Missing("the NIC was started without an image (--image)".to_owned()),
-            Some(path) => match ViewMaker::new(&Image::read(path)?) {
-                Ok(maker) => Views::Here(maker),
-                Err(error) if error.is_absence() => Views::Missing(explain(&error)),
-                Err(error) => return Err(error.into()),
-            },
-        };
-        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| ServerError::Wait(errno.into()))?;
-        let listener = Listener::bind(&options.socket)?;
-        let memory = Memory::create(options.geometry)?;
-        Ok(Server {
-            ports: Ports::new(memory, views, &options.paths, unlearned),
-            listener,
-            connections: Vec::new(),
-            stop: Arc::new(stop),
-        })
-    }
-
     /// Why the NIC offers no views, if it does not.
     pub fn without_views(&self) -> Option<&str> {
         match &self.ports.views {
             Views::Here(_) => None,
             Views::Missing(reason) => Some(reason),
         }
+    }
+
+    /// Whether another owner had the NIC before.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Ports, queues and sizes.
+    pub fn geometry(&self) -> Geometry {
+        self.ports.memory.geometry()
+    }
+
+    /// What went wrong without being the end, since the last call.
+    pub fn warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     /// What ends [`Server::run`].
@@ -198,17 +173,27 @@ impl Server {
             if events.stop {
                 return Ok(());
             }
+            if events.keeper {
+                self.replace_keeper();
+            }
             if events.leaving {
                 self.ports.reap();
             }
+            self.check_uplinks();
             for index in events.readable {
                 self.serve(index);
             }
             self.check_deadlines();
             self.connections
                 .retain(|client| client.stage != Stage::Closed);
+            if self.ending.is_some() {
+                return Ok(());
+            }
             if events.arrivals {
                 self.accept();
+            }
+            for warning in self.warnings() {
+                eprintln!("postern: {warning}");
             }
         }
     }
@@ -219,7 +204,8 @@ impl Server {
         let fds = [self.stop.as_fd(), self.listener.as_fd()]
             .into_iter()
             .chain(self.connections.iter().map(|client| client.socket.as_fd()))
-            .chain(leaving);
+            .chain(leaving)
+            .chain(self.ports.books.store.as_ref().map(Store::as_fd));
         let mut fds: Vec<_> = fds
             .map(|fd| PollFd::from_borrowed_fd(fd, interest))
             .collect();
@@ -231,12 +217,15 @@ impl Server {
         }
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let (head, rest) = fds.split_at(2);
-        let (clients, leaving) = rest.split_at(self.connections.len());
+        let (clients, rest) = rest.split_at(self.connections.len());
+        let keepers = usize::from(self.ports.books.store.is_some());
+        let (leaving, keeper) = rest.split_at(rest.len() - keepers);
         Ok(Events {
             stop: ready(&head[0]),
             arrivals: ready(&head[1]),
             readable: (0..clients.len()).filter(|i| ready(&clients[*i])).collect(),
             leaving: leaving.iter().any(ready),
+            keeper: keeper.iter().any(ready),
         })
     }
 
@@ -245,9 +234,13 @@ impl Server {
             .connections
             .iter()
             .filter_map(|client| client.stage.deadline());
-        let left = deadlines.min()?.saturating_duration_since(Instant::now());
+        let now = Instant::now();
         // A millisecond more, so that the deadline has passed when the wait ends.
-        let left = left + Duration::from_millis(1);
+        let left = deadlines
+            .min()
+            .map(|deadline| deadline.saturating_duration_since(now) + Duration::from_millis(1));
+        let check = (!self.uplinks.is_empty()).then_some(CHECK);
+        let left = left.into_iter().chain(check).min()?;
         Some(Timespec {
             tv_sec: left.as_secs() as i64,
             tv_nsec: left.subsec_nanos().into(),
@@ -273,21 +266,16 @@ impl Server {
                 self.close(index);
             }
             Incoming::Request(Request::Counters) => {
-                let text = serde_json::to_string(&self.counters());
-                let text = text.expect("maps with string keys and numbers are JSON");
-                let sent = self.connections[index].send(
-                    &Reply {
-                        status: Status::Granted,
-                        grant: None,
-                        descriptors: 0,
-                        text,
-                    },
-                    &[],
-                );
-                if sent.is_err() {
-                    self.close(index);
-                }
+                let counters = self.counters();
+                self.answer(index, &counters);
             }
+            Incoming::Request(Request::Control(text)) => match self.control(&text) {
+                Ok(answer) => self.answer(index, &answer),
+                Err(denial) => {
+                    self.connections[index].refuse(denial.status, denial.text);
+                    self.close_unless_attached(index);
+                }
+            },
             Incoming::Request(Request::Attach { port, path }) => {
                 if let Stage::Attached(has) = self.connections[index].stage {
                     let text = format!("this connection has port {has}; open another for a second");
@@ -301,15 +289,39 @@ impl Server {
         }
     }
 
+    /// Answers with a file.
+    fn answer(&mut self, index: usize, value: &impl Serialize) {
+        let client = &mut self.connections[index];
+        let sent = json_file("postern-nic-answer", value).and_then(|file| {
+            let reply = Reply {
+                status: Status::Granted,
+                grant: None,
+                descriptors: 1,
+                text: String::new(),
+            };
+            Ok(client.send(&reply, &[file.as_fd()])?)
+        });
+        if sent.is_err() {
+            self.close(index);
+        }
+    }
+
+    /// Ends a connection, unless it stands for a port.
+    fn close_unless_attached(&mut self, index: usize) {
+        if !matches!(self.connections[index].stage, Stage::Attached(_)) {
+            self.close(index);
+        }
+    }
+
     /// Tries to give a waiting client its port.
     fn attach(&mut self, index: usize) {
         let client = &mut self.connections[index];
         let Stage::Waiting { port, path, until } = client.stage else {
             return;
         };
-        match self.ports.grant(port, path, &client.peer) {
+        match self.ports.grant(port, path, client) {
             Ok(tenancy) => {
-                client.stage = Stage::Attached(tenancy.grant.caller.port);
+                client.stage = Stage::Attached(tenancy.grant.caller.port());
                 let fds: Vec<BorrowedFd<'_>> = tenancy.fds.iter().map(AsFd::as_fd).collect();
                 let reply = Reply {
                     status: Status::Granted,
@@ -355,8 +367,17 @@ struct Events {
     stop: bool,
     arrivals: bool,
     leaving: bool,
+    keeper: bool,
     /// Indices of connections.
     readable: Vec<usize>,
+}
+
+/// A value as JSON, in memory that a client can read.
+fn json_file(name: &str, value: &impl Serialize) -> io::Result<File> {
+    let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+    // The position, which the client shares, stays at the beginning.
+    file.write_all_at(&serde_json::to_vec(value)?, 0)?;
+    Ok(file)
 }
 
 /// An error with all its causes, in one line.
@@ -373,5 +394,5 @@ fn explain(error: &dyn std::error::Error) -> String {
 
 /// The MAC address that a NIC suggests: locally administered, by port.
 fn suggested_mac(port: PortId) -> [u8; 6] {
-    [0x02, b'P', b'S', b'T', 0, port.number() as u8]
+    [0x02, b'P', b'S', b'T', 0, port.index() as u8]
 }

@@ -4,15 +4,14 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use postern_abi::window::MAX_PORTS;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Most descriptors of a record: switch state and all windows.
-pub(crate) const MAX_DESCRIPTORS: usize = 1 + MAX_PORTS as usize;
+/// Most descriptors that Linux takes with a record (`SCM_MAX_FD` of its include/net/scm.h).
+pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
 /// Sends one record with descriptors. Whole, or not at all.
 pub(crate) fn send(

@@ -1,28 +1,123 @@
 //! The MAC table: which port a station is behind.
 //!
-//! Buckets of [`WAYS`] entries, found by a keyed hash, so that nobody can aim at a victim's bucket. An
-//! entry is one atomic word, so it is always whole. A full bucket gives a newcomer the way of the
-//! port that holds most of it: a port that floods the table with addresses replaces its own
-//! entries once each other port has its share, and never evicts a port that holds fewer than it does.
+//! Buckets of [`WAYS`] entries. VLAN and address of a station together (60 bits) go through a keyed
+//! bijection; its upper bits choose the bucket, and the entry holds the rest, so that an entry is one atomic
+//! word, always whole, and yet tells the station apart from every other one. Without the key nobody can
+//! aim at a victim's bucket.
+//!
+//! ```text
+//!   bit  63     62 .. 55   54 .. 50   49 .. 0
+//!        valid  port       stamp      rest of the station
+//! ```
+//!
+//! The stamp is the tick at which the station was last seen sending, or [`STATIC`]. The owner of the NIC
+//! sweeps out what is too old. A static entry, such as a port's own address, is neither moved nor evicted.
+//!
+//! A full bucket gives a newcomer a way of the port that holds most of it, unless that port would
+//! be left with fewer than the newcomer's. So a port that floods the table with addresses replaces its own
+//! entries, and the last entry that a port has in a bucket is never taken from it.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 
-use postern_abi::window::{MAX_PORTS, PortId};
+use postern_abi::window::PortId;
 
-/// Entries of a bucket: as many as ports, so that each port's share is at least one.
+/// Entries of a bucket.
 pub const WAYS: usize = 16;
 /// Buckets of the table.
-pub const BUCKETS: usize = 256;
+pub const BUCKETS: usize = 1 << BUCKET_BITS;
+const BUCKET_BITS: u32 = 10;
 
 /// The 48 bits of a MAC address, first byte lowest.
 pub const MAC_MASK: u64 = (1 << 48) - 1;
 /// The bit that tells group addresses (multicast and broadcast) from stations'.
 pub const GROUP_BIT: u64 = 1;
 
-const VALID: u64 = 1 << 63;
-const PORT_SHIFT: u32 = 48;
+/// Stamps count modulo this number.
+pub const STAMPS: u32 = 31;
+/// The stamp of an entry that stays.
+pub const STATIC: u32 = 31;
 
-const _: () = assert!(WAYS >= MAX_PORTS as usize && BUCKETS.is_power_of_two());
+const STATION_BITS: u32 = 60;
+const STATION_MASK: u64 = (1 << STATION_BITS) - 1;
+const REST_BITS: u32 = STATION_BITS - BUCKET_BITS;
+const REST_MASK: u64 = (1 << REST_BITS) - 1;
+const STAMP_SHIFT: u32 = REST_BITS;
+const PORT_SHIFT: u32 = STAMP_SHIFT + 5;
+const VALID: u64 = 1 << 63;
+
+const _: () = assert!(PORT_SHIFT + 8 == 63);
+
+/// The address of a station and the VLAN that it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Station(u64);
+
+impl Station {
+    /// A station; of `vlan` 12 bits count, of `mac` 48.
+    #[inline]
+    pub const fn new(vlan: u32, mac: u64) -> Station {
+        Station((vlan as u64 & 0xfff) << 48 | mac & MAC_MASK)
+    }
+
+    /// Its address, first byte lowest.
+    pub const fn mac(self) -> u64 {
+        self.0 & MAC_MASK
+    }
+
+    /// Its VLAN.
+    pub const fn vlan(self) -> u32 {
+        (self.0 >> 48) as u32
+    }
+}
+
+/// The key of the bijection.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    add: u64,
+    first: u64,
+    second: u64,
+}
+
+impl Key {
+    /// From 16 random bytes.
+    #[inline]
+    pub const fn new(words: [u64; 2]) -> Key {
+        Key {
+            add: words[0],
+            first: words[1] | 1,
+            second: (words[0] ^ words[1].rotate_left(32)) | 1,
+        }
+    }
+
+    /// Each step can be undone: an exclusive or, a product with an odd number modulo 2^60, and an
+    /// exclusive or with the word's own upper half.
+    #[inline]
+    const fn mix(self, station: Station) -> u64 {
+        let mut word = (station.0 ^ self.add) & STATION_MASK;
+        word = word.wrapping_mul(self.first) & STATION_MASK;
+        word ^= word >> 30;
+        word = word.wrapping_mul(self.second) & STATION_MASK;
+        word ^ word >> 30
+    }
+
+    fn unmix(self, word: u64) -> Station {
+        let word = word ^ word >> 30;
+        let word = word.wrapping_mul(inverse(self.second)) & STATION_MASK;
+        let word = word ^ word >> 30;
+        let word = word.wrapping_mul(inverse(self.first));
+        Station((word ^ self.add) & STATION_MASK)
+    }
+}
+
+/// The inverse of an odd number modulo 2^64, by Newton's iteration.
+const fn inverse(odd: u64) -> u64 {
+    let mut inverse = odd;
+    let mut step = 0;
+    while step < 6 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        step += 1;
+    }
+    inverse
+}
 
 /// What [`Table::learn`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +128,21 @@ pub enum Learned {
     New,
     /// It was behind another port.
     Moved,
+    /// It has a static entry that says another port, or its bucket has no room for the port.
+    Refused,
     /// Somebody else changed the same way at the same moment; the next frame tries again.
     Raced,
+}
+
+/// An entry, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Which station.
+    pub station: Station,
+    /// Number of the port that it is behind.
+    pub port: u32,
+    /// When it was last seen, or [`STATIC`].
+    pub stamp: u32,
 }
 
 /// The table. All zero is empty.
@@ -43,77 +151,143 @@ pub struct Table {
     buckets: [[AtomicU64; WAYS]; BUCKETS],
 }
 
-const fn entry(mac: u64, port: PortId) -> u64 {
-    VALID | (port.number() as u64) << PORT_SHIFT | mac
+/// The port of a word; below [`postern_abi::window::MAX_PORTS`], whatever the word is.
+const fn port_of(word: u64) -> u32 {
+    (word >> PORT_SHIFT) as u32 & 0xff
 }
 
-/// Whether a word is the valid entry of a station.
-const fn is(word: u64, mac: u64) -> bool {
-    (word ^ (VALID | mac)) & (VALID | MAC_MASK) == 0
-}
-
-/// The port of a word; masked, for the word may hold anything.
-const fn port_of(word: u64) -> usize {
-    (word >> PORT_SHIFT) as usize & (MAX_PORTS as usize - 1)
+const fn stamp_of(word: u64) -> u32 {
+    (word >> STAMP_SHIFT) as u32 & 31
 }
 
 impl Table {
-    /// Folded multiplication with the key, as in wyhash, so that nobody without the key can predict
-    /// buckets; a second multiplication spreads what a poor key would leave close together.
+    /// Bucket and rest of a station.
     #[inline]
-    fn bucket(&self, key: [u64; 2], mac: u64) -> &[AtomicU64; WAYS] {
-        let product = u128::from(mac ^ key[0]) * u128::from(key[1] | 1);
-        let folded = (product >> 64) as u64 ^ product as u64;
-        let hash = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        &self.buckets[(hash >> (u64::BITS - BUCKETS.ilog2())) as usize & (BUCKETS - 1)]
+    fn place(&self, key: Key, station: Station) -> (&[AtomicU64; WAYS], u64) {
+        let mixed = key.mix(station);
+        let bucket = (mixed >> REST_BITS) as usize & (BUCKETS - 1);
+        (&self.buckets[bucket], VALID | mixed & REST_MASK)
     }
 
-    /// Number of the port that the station is behind, if known. Below [`MAX_PORTS`], whatever the
-    /// table holds.
+    /// Has the processor fetch what [`Table::find`] will look at.
     #[inline]
-    pub fn find(&self, key: [u64; 2], mac: u64) -> Option<u32> {
-        for way in self.bucket(key, mac) {
+    pub fn prefetch(&self, key: Key, station: Station) {
+        let (bucket, _) = self.place(key, station);
+        #[cfg(target_feature = "sse")]
+        // SAFETY: a prefetch changes nothing, whatever the address.
+        unsafe {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(bucket.as_ptr().cast());
+        }
+        #[cfg(not(target_feature = "sse"))]
+        let _ = bucket;
+    }
+
+    /// Number of the port that the station is behind, if known. Below
+    /// [`postern_abi::window::MAX_PORTS`], whatever the table holds.
+    #[inline]
+    pub fn find(&self, key: Key, station: Station) -> Option<u32> {
+        let (bucket, wanted) = self.place(key, station);
+        for way in bucket {
             let word = way.load(Relaxed);
-            if is(word, mac) {
-                return Some(port_of(word) as u32);
+            if (word ^ wanted) & (VALID | REST_MASK) == 0 {
+                return Some(port_of(word));
             }
         }
         None
     }
 
-    /// Notes that a station (not a group) is behind a port.
+    /// Notes that a station (not a group) was seen behind a port at a tick.
     #[inline]
-    pub fn learn(&self, key: [u64; 2], mac: u64, port: PortId) -> Learned {
-        let bucket = self.bucket(key, mac);
-        let new = entry(mac, port);
+    pub fn learn(&self, key: Key, station: Station, port: PortId, tick: u32) -> Learned {
+        let (bucket, wanted) = self.place(key, station);
+        let here = wanted | u64::from(port.number()) << PORT_SHIFT;
+        let new = here | u64::from(tick & 31) << STAMP_SHIFT;
         for way in bucket {
             let word = way.load(Relaxed);
             if word == new {
                 return Learned::Known;
             }
-            if is(word, mac) {
-                return replace(way, word, new, Learned::Moved);
+            if (word ^ wanted) & (VALID | REST_MASK) == 0 {
+                return renew(way, word, new);
             }
         }
-        insert(bucket, new, port)
+        insert(bucket, new, false)
+    }
+
+    /// Notes that a station is behind a port, for good.
+    pub fn pin(&self, key: Key, station: Station, port: PortId) -> Learned {
+        let (bucket, wanted) = self.place(key, station);
+        let here = wanted | u64::from(port.number()) << PORT_SHIFT;
+        let new = here | u64::from(STATIC) << STAMP_SHIFT;
+        for way in bucket {
+            let word = way.load(Relaxed);
+            if (word ^ wanted) & (VALID | REST_MASK) == 0 {
+                way.store(new, Relaxed);
+                return Learned::New;
+            }
+        }
+        insert(bucket, new, true)
+    }
+
+    /// Removes the entry of a station, also for good; whether there was one.
+    pub fn unpin(&self, key: Key, station: Station) -> bool {
+        let (bucket, wanted) = self.place(key, station);
+        let mut found = false;
+        for way in bucket {
+            let word = way.load(Relaxed);
+            if (word ^ wanted) & (VALID | REST_MASK) == 0 {
+                way.store(0, Relaxed);
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Removes the entries that were learned: all, or those of a port.
+    pub fn flush(&self, port: Option<PortId>) {
+        self.remove(|word| {
+            let here = port.is_none_or(|port| port_of(word) == port.number());
+            here && stamp_of(word) != STATIC
+        });
     }
 
     /// Removes all entries of a port.
     pub fn forget(&self, port: PortId) {
+        self.remove(|word| port_of(word) == port.number());
+    }
+
+    /// Removes the entries of stations that were not seen for `age` ticks or more, of at most
+    /// [`STAMPS`] - 1. Call it at each tick, since stamps count modulo [`STAMPS`].
+    pub fn sweep(&self, tick: u32, age: u32) {
+        self.remove(|word| {
+            let stamp = stamp_of(word);
+            stamp != STATIC && (tick + STAMPS - stamp) % STAMPS >= age
+        });
+    }
+
+    fn remove(&self, mut which: impl FnMut(u64) -> bool) {
         for way in self.buckets.as_flattened() {
             let word = way.load(Relaxed);
-            if word & VALID != 0 && port_of(word) == port.index() {
-                replace(way, word, 0, Learned::Moved);
+            if word & VALID != 0 && which(word) {
+                // If it has just been renewed or replaced, it stays.
+                let _ = way.compare_exchange(word, 0, Relaxed, Relaxed);
             }
         }
     }
 
-    /// All entries, as address and port number.
-    pub fn entries(&self) -> impl Iterator<Item = ([u8; 6], u32)> {
-        self.buckets.as_flattened().iter().filter_map(|way| {
+    /// All entries.
+    pub fn entries(&self, key: Key) -> impl Iterator<Item = Entry> {
+        let numbered = self.buckets.iter().zip(0u64..);
+        let ways =
+            numbered.flat_map(|(bucket, number)| bucket.iter().map(move |way| (way, number)));
+        ways.filter_map(move |(way, number)| {
             let word = way.load(Relaxed);
-            let [a, b, c, d, e, f, _, _] = word.to_le_bytes();
-            (word & VALID != 0).then_some(([a, b, c, d, e, f], port_of(word) as u32))
+            (word & VALID != 0).then(|| Entry {
+                station: key.unmix(number << REST_BITS | word & REST_MASK),
+                port: port_of(word),
+                stamp: stamp_of(word),
+            })
         })
     }
 }
@@ -125,42 +299,63 @@ fn replace(way: &AtomicU64, old: u64, new: u64, done: Learned) -> Learned {
     }
 }
 
-/// Puts an entry into a free way, or else into one of the port that holds most of the bucket; among
-/// equals, and if that is the newcomer's own port, into one of its own.
+/// The station is known, at another port or an older tick.
 #[cold]
 #[inline(never)]
-fn insert(bucket: &[AtomicU64; WAYS], new: u64, port: PortId) -> Learned {
-    let mut held = [0u8; MAX_PORTS as usize];
-    for way in bucket {
-        let word = way.load(Relaxed);
-        if word & VALID == 0 {
-            return replace(way, word, new, Learned::New);
-        }
-        let count = &mut held[port_of(word)];
-        *count = count.wrapping_add(1);
+fn renew(way: &AtomicU64, old: u64, new: u64) -> Learned {
+    match (stamp_of(old) == STATIC, port_of(old) == port_of(new)) {
+        (true, true) => Learned::Known,
+        (true, false) => Learned::Refused,
+        (false, true) => replace(way, old, new, Learned::Known),
+        (false, false) => replace(way, old, new, Learned::Moved),
     }
-    let mut most = port.index();
-    for (candidate, count) in held.iter().enumerate() {
-        if *count > held[most & (MAX_PORTS as usize - 1)] {
-            most = candidate;
-        }
-    }
-    // Start at a place that depends on the address, so that a port with several ways uses all.
-    for step in 0..WAYS {
-        let way = &bucket[(new as usize).wrapping_add(step) & (WAYS - 1)];
-        let word = way.load(Relaxed);
-        if port_of(word) == most {
-            return replace(way, word, new, Learned::New);
+}
+
+/// Puts an entry into a free way, or into one that may be taken from its port.
+#[cold]
+#[inline(never)]
+fn insert(bucket: &[AtomicU64; WAYS], new: u64, force: bool) -> Learned {
+    let mut words = [0; WAYS];
+    for (word, way) in words.iter_mut().zip(bucket) {
+        *word = way.load(Relaxed);
+        if *word & VALID == 0 {
+            return replace(way, *word, new, Learned::New);
         }
     }
-    Learned::Raced
+    let held = |port: u32| {
+        let mut count = 0u32;
+        for word in &words {
+            let evictable = stamp_of(*word) != STATIC;
+            count = count.wrapping_add(u32::from(evictable && port_of(*word) == port));
+        }
+        count
+    };
+    let own = held(port_of(new));
+    // A victim must have more than the newcomer's port would have then, or be its own.
+    let mut victim = None;
+    let mut most = 0;
+    // Begin at a way that depends on the address, so that a port with several uses all of them.
+    for (step, _) in bucket.iter().enumerate() {
+        let at = (new as usize).wrapping_add(step) & (WAYS - 1);
+        let word = words[at];
+        let count = held(port_of(word));
+        let fits = force || count > own.wrapping_add(1) || port_of(word) == port_of(new);
+        if stamp_of(word) != STATIC && fits && count > most {
+            most = count;
+            victim = Some((at, word));
+        }
+    }
+    match victim {
+        Some((at, word)) => replace(&bucket[at & (WAYS - 1)], word, new, Learned::New),
+        None => Learned::Refused,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3211];
+    const KEY: Key = Key::new([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3211]);
 
     fn empty() -> Box<Table> {
         // SAFETY: all zero is a valid table.
@@ -172,76 +367,177 @@ mod tests {
     }
 
     /// Even addresses: the group bit is clear.
-    fn mac(number: u64) -> u64 {
-        number << 1
+    fn station(number: u64) -> Station {
+        Station::new(0, number << 1)
+    }
+
+    fn learn(table: &Table, number: u64, at: u32) -> Learned {
+        table.learn(KEY, station(number), port(at), 0)
+    }
+
+    fn find(table: &Table, number: u64) -> Option<u32> {
+        table.find(KEY, station(number))
     }
 
     #[test]
     fn stations_are_found_moved_and_forgotten() {
         let table = empty();
-        assert_eq!(table.find(KEY, mac(7)), None);
-        assert_eq!(table.learn(KEY, mac(7), port(3)), Learned::New);
-        assert_eq!(table.learn(KEY, mac(7), port(3)), Learned::Known);
-        assert_eq!(table.find(KEY, mac(7)), Some(3));
-        assert_eq!(table.learn(KEY, mac(7), port(15)), Learned::Moved);
-        assert_eq!(table.find(KEY, mac(7)), Some(15));
-        assert_eq!(table.entries().count(), 1);
+        assert_eq!(find(&table, 7), None);
+        assert_eq!(learn(&table, 7, 3), Learned::New);
+        assert_eq!(learn(&table, 7, 3), Learned::Known);
+        assert_eq!(find(&table, 7), Some(3));
+        assert_eq!(learn(&table, 7, 255), Learned::Moved);
+        assert_eq!(find(&table, 7), Some(255));
+        assert_eq!(table.entries(KEY).count(), 1);
         table.forget(port(3));
-        assert_eq!(table.find(KEY, mac(7)), Some(15));
-        table.forget(port(15));
-        assert_eq!(table.find(KEY, mac(7)), None);
+        assert_eq!(find(&table, 7), Some(255));
+        table.forget(port(255));
+        assert_eq!(find(&table, 7), None);
+    }
+
+    #[test]
+    fn stations_of_other_vlans_are_others() {
+        let table = empty();
+        let mac = 0x0600_0000_0002;
+        for vlan in [0, 1, 100, 4095] {
+            let at = port(vlan & 0xff);
+            let learned = table.learn(KEY, Station::new(vlan, mac), at, 0);
+            assert_eq!(learned, Learned::New);
+        }
+        for vlan in [0, 1, 100, 4095] {
+            let found = table.find(KEY, Station::new(vlan, mac));
+            assert_eq!(found, Some(vlan & 0xff));
+        }
+        assert_eq!(table.find(KEY, Station::new(2, mac)), None);
+    }
+
+    #[test]
+    fn the_table_tells_what_it_holds() {
+        let table = empty();
+        let mut known: Vec<_> = (0..500u64)
+            .map(|n| (Station::new(n as u32 % 7, n * n * 2), port(n as u32 % 256)))
+            .collect();
+        for (station, port) in &known {
+            table.learn(KEY, *station, *port, 5);
+        }
+        let mut told: Vec<_> = table.entries(KEY).collect();
+        known.sort_unstable();
+        known.dedup_by_key(|(station, _)| *station);
+        told.sort_unstable_by_key(|entry| entry.station);
+        assert_eq!(told.len(), known.len());
+        for (entry, (station, port)) in told.iter().zip(&known) {
+            assert_eq!((entry.station, entry.stamp), (*station, 5));
+            let last = table.find(KEY, *station);
+            assert_eq!(Some(entry.port), last);
+            let _ = port;
+        }
     }
 
     #[test]
     fn address_zero_is_not_an_empty_entry() {
         let table = empty();
-        assert_eq!(table.find(KEY, 0), None);
-        table.learn(KEY, 0, port(1));
-        assert_eq!(table.find(KEY, 0), Some(1));
+        let zero = Station::new(0, 0);
+        assert_eq!(table.find(KEY, zero), None);
+        table.learn(KEY, zero, port(1), 0);
+        assert_eq!(table.find(KEY, zero), Some(1));
+    }
+
+    #[test]
+    fn single_entries_and_learned_ones_can_be_removed() {
+        let table = empty();
+        for number in 0..10 {
+            learn(&table, number, 1 + number as u32 % 2);
+        }
+        table.pin(KEY, station(20), port(1));
+        table.flush(Some(port(1)));
+        assert_eq!(table.entries(KEY).count(), 6);
+        table.flush(None);
+        assert_eq!(find(&table, 20), Some(1));
+        assert!(table.unpin(KEY, station(20)));
+        assert!(!table.unpin(KEY, station(20)));
+        assert_eq!(table.entries(KEY).count(), 0);
+    }
+
+    #[test]
+    fn a_pinned_station_stays() {
+        let table = empty();
+        learn(&table, 9, 2);
+        assert_eq!(table.pin(KEY, station(9), port(1)), Learned::New);
+        assert_eq!(learn(&table, 9, 2), Learned::Refused);
+        assert_eq!(learn(&table, 9, 1), Learned::Known);
+        for number in 10..200_000 {
+            learn(&table, number, 2);
+        }
+        table.sweep(30, 1);
+        assert_eq!(find(&table, 9), Some(1));
+        // A full bucket makes room for one.
+        for number in 10..200_000 {
+            learn(&table, number, 2);
+        }
+        assert_eq!(table.pin(KEY, station(500_000), port(3)), Learned::New);
+        assert_eq!(find(&table, 500_000), Some(3));
+    }
+
+    #[test]
+    fn old_stations_are_swept_out() {
+        let table = empty();
+        for start in 0..STAMPS {
+            table.learn(KEY, station(1), port(1), start);
+            for waited in 0..5 {
+                table.sweep((start + waited) % STAMPS, 5);
+                assert_eq!(find(&table, 1), Some(1), "{start} {waited}");
+            }
+            // Seen again, so the five ticks begin anew.
+            table.learn(KEY, station(1), port(1), (start + 4) % STAMPS);
+            table.sweep((start + 8) % STAMPS, 5);
+            assert_eq!(find(&table, 1), Some(1));
+            table.sweep((start + 9) % STAMPS, 5);
+            assert_eq!(find(&table, 1), None);
+        }
     }
 
     #[test]
     fn a_flood_evicts_nobody_who_holds_less() {
         let table = empty();
         // Port 0 floods first and takes everything it can get.
-        for number in 0..100_000 {
-            table.learn(KEY, mac(number), port(0));
+        for number in 0..300_000 {
+            learn(&table, number, 0);
         }
-        assert_eq!(table.entries().count(), WAYS * BUCKETS);
+        assert_eq!(table.entries(KEY).count(), WAYS * BUCKETS);
         // Fourteen quiet ports still find a place, each for an address of its own,
         for quiet in 1..15 {
-            let station = mac(1_000_000 + u64::from(quiet));
-            assert_eq!(table.learn(KEY, station, port(quiet)), Learned::New);
+            let number = 1_000_000 + u64::from(quiet);
+            assert_eq!(learn(&table, number, quiet), Learned::New);
         }
         // and keep it through another flood, by two ports at once.
-        for number in 200_000..300_000 {
-            table.learn(KEY, mac(number), port(0));
-            table.learn(KEY, mac(number + 1_000_000), port(15));
+        for number in 400_000..700_000 {
+            learn(&table, number, 0);
+            learn(&table, number + 1_000_000, 15);
         }
         for quiet in 1..15 {
-            let station = mac(1_000_000 + u64::from(quiet));
-            assert_eq!(table.find(KEY, station), Some(quiet));
+            assert_eq!(find(&table, 1_000_000 + u64::from(quiet)), Some(quiet));
         }
     }
 
     #[test]
     fn every_port_gets_its_share_of_one_bucket() {
         let table = empty();
-        let bucket = table.bucket(KEY, 0).as_ptr();
+        let bucket_of = |number| table.place(KEY, station(number)).0.as_ptr();
         let alike: Vec<u64> = (0..)
-            .map(mac)
-            .filter(|mac| core::ptr::eq(table.bucket(KEY, *mac).as_ptr(), bucket))
+            .filter(|number| core::ptr::eq(bucket_of(*number), bucket_of(0)))
             .take(WAYS * 4)
             .collect();
-        for mac in &alike[..WAYS * 2] {
-            table.learn(KEY, *mac, port(0));
+        for number in &alike[..WAYS * 2] {
+            learn(&table, *number, 0);
         }
-        for number in (0..16).rev() {
-            table.learn(KEY, alike[WAYS * 2 + number as usize], port(number));
+        for at in (0..16).rev() {
+            learn(&table, alike[WAYS * 2 + at as usize], at);
         }
-        for number in 0..16 {
-            let found = table.find(KEY, alike[WAYS * 2 + number as usize]);
-            assert_eq!(found, Some(number), "one way each");
+        for at in 0..16 {
+            let found = find(&table, alike[WAYS * 2 + at as usize]);
+            assert_eq!(found, Some(at), "one way each");
         }
+        // A seventeenth finds no room, and nobody loses the last of its entries.
+        assert_eq!(learn(&table, alike[WAYS * 3], 16), Learned::Refused);
     }
 }

@@ -1,50 +1,77 @@
 //! Tenants come and go: what the owner of a NIC does with a port between two guests.
 //!
 //! Only the host calls these, one at a time. Calls of other ports go on meanwhile, so nothing here
-//! relies on their standing still: a new tenant's indices begin where the switch has them, rather than
+//! relies on their standing still: a new tenant's positions begin where the switch has them, rather than
 //! at a number that a call in progress could contradict.
 //!
-//! A call of another port that was stopped in the middle of a delivery to the former tenant writes
-//! to unpublished slots of the same lane when it goes on, and then finds another tenant
-//! and publishes nothing. If it was stopped between that look and the store that publishes, two
-//! instructions apart, the frames of that one batch reach the new tenant.
+//! A call of another port that was stopped in the middle of a delivery to the former tenant writes to the
+//! unpublished part of its lane when it goes on, and then publishes for the former tenant, which the new one takes
+//! as an empty lane ([`postern_abi::window::Published`]). The next call of that context finds another tenancy than
+//! that of its positions, and begins where the new tenant expects the next record. So frames for a
+//! former tenant can end in memory of the next one, and are never delivered to it.
 
-use core::sync::atomic::{
+use crate::sync::{
     AtomicU8, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Relaxed, Release},
 };
 
-use postern_abi::window::{PortId, WindowHeader};
+use postern_abi::window::{PortId, Published, WindowHeader};
 
-use crate::state::SenderState;
+use crate::state::{Context, LaneState, SOURCE_FIXED, SOURCE_OWN};
 use crate::switch::Switch;
+use crate::table::{Key, Station};
+
+/// A MAC address as the table has it.
+pub const fn mac_word(mac: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
 
 impl Switch<'_> {
+    /// Key of the MAC table.
+    pub fn key(&self) -> Key {
+        let [first, second] = &self.state().key;
+        Key::new([first.load(Relaxed), second.load(Relaxed)])
+    }
+
     /// Ends a tenancy: the port receives nothing more, its tenant's calls are refused, and its
     /// stations are forgotten.
     pub fn evict(&self, port: PortId) {
         let state = self.state();
-        state.attached.fetch_and(!(1 << port.number()), AcqRel);
+        let bit = 1 << (port.number() & 63);
+        state.attached[port.index() >> 6].fetch_and(!bit, AcqRel);
         state.tenancy[port.index()].store(0, Release);
         state.table.forget(port);
+        state.epoch.fetch_add(1, AcqRel);
     }
 
     /// Begins a tenancy: ends the former one, clears the window, gives it a new header, and lets
-    /// all its rings begin empty. Does nothing if the port is not one of this NIC's.
+    /// all its rings begin empty. The address stays the port's own as long as the tenancy lasts. Does
+    /// nothing if the port is not one of this NIC's.
     ///
     /// `tenancy` must not be 0, nor a number that a former tenant still around has.
     pub fn admit(&self, port: PortId, tenancy: u32, mac: [u8; 6]) {
-        let Some(window) = self.window(port) else {
+        let (Some(window), Some(port_state)) = (self.window(port), self.port(port)) else {
             return;
         };
+        let state = self.state();
         self.evict(port);
         self.clear(window);
-        self.start_own_rings(port);
-        self.mend_lanes_to_others(port);
-        self.state().sender(port).clear_counters();
-        self.write_header(window, &WindowHeader::new(self.geometry(), port, mac));
-        self.state().tenancy[port.index()].store(tenancy, Release);
-        self.state().attached.fetch_or(1 << port.number(), AcqRel);
+        port_state.features.store(0, Relaxed);
+        if port_state.source.load(Relaxed) & SOURCE_OWN != 0 {
+            let source = SOURCE_FIXED | SOURCE_OWN | mac_word(mac);
+            port_state.source.store(source, Relaxed);
+        }
+        self.start_rings(port, tenancy);
+        self.clear_counters(port);
+        let header = WindowHeader::new(self.geometry(), port, tenancy, mac);
+        self.write_header(window, &header);
+        let station = Station::new(0, mac_word(mac));
+        state.table.pin(self.key(), station, port);
+        state.tenancy[port.index()].store(tenancy, Release);
+        let bit = 1 << (port.number() & 63);
+        state.attached[port.index() >> 6].fetch_or(bit, AcqRel);
+        state.epoch.fetch_add(1, AcqRel);
     }
 
     fn clear(&self, window: *mut u8) {
@@ -55,42 +82,47 @@ impl Switch<'_> {
         }
     }
 
-    /// The rings of the port's own window: empty, at the indices that the switch has.
-    fn start_own_rings(&self, port: PortId) {
-        if let Some(tx) = self.tx(port) {
-            let next = self.state().sender(port).tx_next.load(Relaxed);
-            tx.publish_producer(next);
-            tx.publish_consumer(next);
-        }
-        for from in self.geometry().all_ports() {
-            let state = self.state().sender(from).lane(port);
-            if let Some(lane) = self.lane(from, port) {
-                let next = state.producer.load(Relaxed);
-                lane.publish_producer(next);
-                lane.publish_consumer(next);
+    /// The rings of the port's own window: empty, at the positions that the switch has.
+    fn start_rings(&self, port: PortId, tenancy: u32) {
+        let geometry = self.geometry();
+        for queue in 0..geometry.queues() {
+            let number = geometry.context(port, queue);
+            if let Some(context) = self.context(number) {
+                let next = context.tx_next.load(Relaxed);
+                let positions = [self.tx_producer(port, queue), self.tx_consumer(port, queue)];
+                for position in positions.into_iter().flatten() {
+                    position.store(next, Relaxed);
+                }
             }
-            state.frames.store(0, Relaxed);
-            state.drops.store(0, Relaxed);
+            for context in 0..geometry.contexts() {
+                let words = (
+                    self.lane(context, number),
+                    self.published(context, port, queue),
+                    self.consumed(context, port, queue),
+                );
+                if let (Some(lane), Some(published), Some(consumed)) = words {
+                    let position = lane.published.load(Relaxed);
+                    published.store(Published { position, tenancy }.word(), Relaxed);
+                    consumed.store(position, Relaxed);
+                }
+            }
         }
     }
 
-    /// The lanes that the port feeds, where the former tenant's concurrent calls left index pairs that
-    /// are invalid for ever. What its receivers have not read of such a lane is gone.
-    fn mend_lanes_to_others(&self, port: PortId) {
-        for to in self.geometry().all_ports().filter(|to| *to != port) {
-            let state = self.state().sender(port).lane(to);
-            let Some(lane) = self.lane(port, to) else {
-                continue;
-            };
-            let consumer = lane.consumer();
-            let producer = state.producer.load(Relaxed);
-            if self.geometry().filled(producer, consumer).is_none() {
-                state.producer.store(consumer, Relaxed);
-                lane.publish_producer(consumer);
-            } else {
-                lane.publish_producer(producer);
+    /// Counters of what the port sent and received.
+    fn clear_counters(&self, port: PortId) {
+        let geometry = self.geometry();
+        for queue in 0..geometry.queues() {
+            let number = geometry.context(port, queue);
+            if let Some(context) = self.context(number) {
+                context.clear_counters();
             }
-            state.consumer.store(consumer, Relaxed);
+            for other in 0..geometry.contexts() {
+                let both = [self.lane(number, other), self.lane(other, number)];
+                for lane in both.into_iter().flatten() {
+                    lane.clear_counters();
+                }
+            }
         }
     }
 
@@ -102,10 +134,18 @@ impl Switch<'_> {
             let u64_at = |offset| AtomicU64::from_ptr(at(offset).cast());
             let u32_at = |offset| AtomicU32::from_ptr(at(offset).cast());
             use core::mem::offset_of;
-            u32_at(offset_of!(WindowHeader, abi_version)).store(header.abi_version, Relaxed);
-            u32_at(offset_of!(WindowHeader, ports)).store(header.ports, Relaxed);
-            u32_at(offset_of!(WindowHeader, slots)).store(header.slots, Relaxed);
-            u32_at(offset_of!(WindowHeader, port)).store(header.port, Relaxed);
+            for (offset, value) in [
+                (offset_of!(WindowHeader, abi_version), header.abi_version),
+                (offset_of!(WindowHeader, ports), header.ports),
+                (offset_of!(WindowHeader, queues), header.queues),
+                (offset_of!(WindowHeader, ring), header.ring),
+                (offset_of!(WindowHeader, lane), header.lane),
+                (offset_of!(WindowHeader, port), header.port),
+                (offset_of!(WindowHeader, tenancy), header.tenancy),
+                (offset_of!(WindowHeader, features), header.features),
+            ] {
+                u32_at(offset).store(value, Relaxed);
+            }
             u64_at(offset_of!(WindowHeader, size)).store(header.size, Relaxed);
             for (i, byte) in header.mac.iter().enumerate() {
                 AtomicU8::from_ptr(at(offset_of!(WindowHeader, mac) + i)).store(*byte, Relaxed);
@@ -115,14 +155,18 @@ impl Switch<'_> {
     }
 }
 
-impl SenderState {
+impl Context {
     fn clear_counters(&self) {
         let own = [&self.frames, &self.bytes, &self.learned, &self.moved];
-        let lanes = self
-            .lanes
-            .iter()
-            .flat_map(|lane| [&lane.frames, &lane.drops]);
-        for counter in own.into_iter().chain(&self.drops).chain(lanes) {
+        for counter in own.into_iter().chain(&self.drops) {
+            counter.store(0, Relaxed);
+        }
+    }
+}
+
+impl LaneState {
+    fn clear_counters(&self) {
+        for counter in [&self.frames, &self.bytes, &self.drops] {
             counter.store(0, Relaxed);
         }
     }

@@ -163,7 +163,7 @@ impl ViewMaker {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn make(&self, memory: &Memory, caller: Caller, mode: Mode) -> Result<OwnedFd, ViewError> {
+    pub fn make(&self, memory: &Memory, caller: &Caller, mode: Mode) -> Result<OwnedFd, ViewError> {
         let argument = CreateEptView::default();
         // SAFETY: the ioctl reads the argument, which has the size that its number says.
         let fd = unsafe { ioctl_with_ref(&self.device, number::KVM_CREATE_EPT_VIEW(), &argument) };
@@ -183,7 +183,13 @@ impl ViewMaker {
         Ok(view)
     }
 
-    fn seal(&self, view: &OwnedFd, size: u64, caller: Caller, mode: Mode) -> Result<(), ViewError> {
+    fn seal(
+        &self,
+        view: &OwnedFd,
+        size: u64,
+        caller: &Caller,
+        mode: Mode,
+    ) -> Result<(), ViewError> {
         let argument = EptViewSeal {
             mode: match mode {
                 Mode::Fast => kvm::VIEW_MODE_FAST,
@@ -192,7 +198,7 @@ impl ViewMaker {
             entry_gva: self.entry,
             data_gva: DATA_GVA,
             data_size: size,
-            caller: caller.encode(),
+            caller: caller.words(),
             ..EptViewSeal::default()
         };
         // SAFETY: the ioctl reads the argument, which has the size that its number says.

@@ -4,11 +4,9 @@
 mod common;
 mod inspect;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
-use std::{env, fs};
+use std::fs;
 
+use common::place::{image, kernel_object};
 use inspect::{Function, functions, problems, stack_depth};
 use object::{Object, ObjectSection, ObjectSymbol, SectionFlags};
 use postern_abi::view::{IMAGE_GVA, STACK_SIZE};
@@ -17,30 +15,6 @@ use postern_nic::image::{Header, Image, ImageError};
 use postern_nic::protocol::Status;
 use postern_nic::server::{Options, Server};
 use proptest::prelude::*;
-
-/// Runs a build script; its output is built once for a run of the tests.
-fn build(script: &str) -> Vec<u8> {
-    let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let name = script.replace('/', "-");
-    let out = scratch.join(format!("{name}.out"));
-    let status = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(script))
-        .args(["--out".as_ref(), out.as_os_str(), "--target-dir".as_ref()])
-        .arg(scratch.join(name))
-        .status()
-        .expect("run the script");
-    assert!(status.success(), "{script} failed; it says why above");
-    fs::read(out).expect("read what the script made")
-}
-
-fn image() -> &'static [u8] {
-    static IMAGE: OnceLock<Vec<u8>> = OnceLock::new();
-    IMAGE.get_or_init(|| build("image/build.sh"))
-}
-
-fn kernel_object() -> &'static [u8] {
-    static OBJECT: OnceLock<Vec<u8>> = OnceLock::new();
-    OBJECT.get_or_init(|| build("kernel-object/build.sh"))
-}
 
 #[test]
 fn code_of_the_image() {
@@ -242,7 +216,10 @@ fn a_path_that_needs_views_on_a_machine_without() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("image");
     fs::write(&file, image()).unwrap();
-    let mut options = Options::new(directory.path().join("nic"), common::geometry(2, 16));
+    let mut options = Options::new(
+        directory.path().join("nic"),
+        common::geometry(2, 1, common::SMALL, common::SMALL),
+    );
     options.image = Some(file);
     let mut server = Server::bind(&options).unwrap();
     if server.without_views().is_none() {

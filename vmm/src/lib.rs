@@ -10,6 +10,7 @@ pub mod check;
 pub mod counters;
 pub mod cpuid;
 pub mod devices;
+pub mod geometry;
 pub mod kvm;
 pub mod layout;
 pub mod loader;

@@ -7,7 +7,11 @@
 //! | `exit-user` | the port's window | OUT, served here, in a mapping of the NIC's whole memory |
 //! | `direct` | all of it | none leave the guest |
 //!
-//! The window lies where it would be in the NIC's whole memory, from [`machine::NIC_GPA`] on.
+//! What the guest sees begins at [`machine::NIC_GPA`].
+//!
+//! The NIC keeps apart what different vCPUs of a port send, by KVM's number of the vCPU, as far as
+//! the port has queues. So a VM has at most as many vCPUs as that; on the path `direct` the guest
+//! chooses the numbers itself.
 
 use std::fs::File;
 use std::io;
@@ -16,6 +20,7 @@ use std::path;
 use std::sync::Arc;
 
 use postern_abi::machine::{self, Path};
+use postern_abi::window::{Geometry, MAX_QUEUES};
 use postern_nic::caller::{Caller, window_offset};
 use postern_nic::client::{self, Attachment, ClientError, Resources};
 use postern_nic::memory::{Memory, MemoryError};
@@ -44,9 +49,43 @@ pub enum Error {
         /// Why not.
         source: vm_memory::mmap::MmapRegionError,
     },
+    /// The NIC cannot tell so many vCPUs apart.
+    #[error(
+        "each port of the NIC has queues for {queues} vCPUs, not {vcpus}: {} or give the VM fewer vCPUs",
+        remedy(*.vcpus)
+    )]
+    TooManyVcpus {
+        /// Those of the VM.
+        vcpus: usize,
+        /// Queues of each port.
+        queues: u32,
+    },
     /// No descriptor is left.
     #[error("cannot keep the descriptors that the NIC gave")]
     Descriptors(#[source] io::Error),
+}
+
+/// What makes room for so many vCPUs.
+fn remedy(vcpus: usize) -> String {
+    match u32::try_from(vcpus) {
+        Ok(queues @ ..=MAX_QUEUES) => {
+            format!("start the NIC with --queues {queues} (in a file: queues = {queues}),")
+        }
+        _ => format!("start the NIC with more queues, {MAX_QUEUES} at most,"),
+    }
+}
+
+/// Checks that the NIC can tell the vCPUs of a VM apart that calls it on a path.
+///
+/// # Errors
+///
+/// When there are more vCPUs than a port has queues.
+pub fn check_vcpus(vcpus: usize, geometry: Geometry, path: Path) -> Result<(), Error> {
+    let queues = geometry.queues();
+    if path != Path::Direct && vcpus > queues as usize {
+        return Err(Error::TooManyVcpus { vcpus, queues });
+    }
+    Ok(())
 }
 
 /// What of the NIC's memory this process has mapped.
@@ -93,7 +132,7 @@ impl NicPort {
 
     /// The port's number.
     pub fn port(&self) -> u32 {
-        self.caller().port.number()
+        self.caller().port().number()
     }
 
     fn caller(&self) -> Caller {
@@ -103,16 +142,20 @@ impl NicPort {
     /// Guest-physical address and size in bytes of what the guest sees of the NIC's memory.
     pub fn place(&self) -> (GuestAddress, u64) {
         let caller = self.caller();
-        match self.path() {
-            Path::Direct => (GuestAddress(machine::NIC_GPA), caller.memory_size()),
-            _ => {
-                let offset = window_offset(caller.geometry, caller.port);
-                (
-                    GuestAddress(machine::NIC_GPA + offset),
-                    caller.geometry.window_size(),
-                )
-            }
-        }
+        let size = match self.path() {
+            Path::Direct => caller.size(),
+            _ => caller.geometry().window_size(),
+        };
+        (GuestAddress(machine::NIC_GPA), size)
+    }
+
+    /// Checks that the NIC can tell the VM's vCPUs apart.
+    ///
+    /// # Errors
+    ///
+    /// When there are more of them than a port has queues.
+    pub fn check_vcpus(&self, vcpus: usize) -> Result<(), Error> {
+        check_vcpus(vcpus, self.caller().geometry(), self.path())
     }
 
     /// The word of the command line that describes the port to the guest.
@@ -140,9 +183,16 @@ impl NicPort {
                 slots.add("the NIC's window", gpa, size, host, region.clone())
             }
             Mapped::Whole(memory) => {
-                let offset = gpa.0 - machine::NIC_GPA;
+                let (name, offset) = match self.path() {
+                    Path::Direct => ("the NIC's memory", 0),
+                    _ => {
+                        let caller = self.caller();
+                        let offset = window_offset(caller.geometry(), caller.port());
+                        ("the NIC's window", offset)
+                    }
+                };
                 let host = memory.base().as_ptr() as usize + offset as usize;
-                slots.add("the NIC's memory", gpa, size, host, memory.clone())
+                slots.add(name, gpa, size, host, memory.clone())
             }
         }
     }
@@ -160,13 +210,48 @@ impl NicPort {
         }
     }
 
-    /// The device that serves requests, on the path `exit-user`.
-    pub fn request_port(&self) -> Option<RequestPort> {
+    /// The device that serves requests of the vCPU of that number, on the path `exit-user`.
+    pub fn request_port(&self, vcpu: usize) -> Option<RequestPort> {
         match (self.path(), &self.mapped) {
-            (Path::ExitUser, Mapped::Whole(memory)) => {
-                Some(RequestPort::new(Arc::clone(memory), self.caller()))
-            }
+            (Path::ExitUser, Mapped::Whole(memory)) => Some(RequestPort::new(
+                Arc::clone(memory),
+                self.caller(),
+                vcpu as u32,
+            )),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vcpus_beyond_the_queues_are_refused_with_the_remedy() {
+        let geometry = Geometry::new(2, 2, 1 << 16, 1 << 16).unwrap();
+        for path in Path::ALL {
+            assert!(check_vcpus(2, geometry, path).is_ok());
+            assert_eq!(
+                check_vcpus(3, geometry, path).is_ok(),
+                path == Path::Direct,
+                "{}",
+                path.name()
+            );
+        }
+        let message = |vcpus| {
+            let refused = check_vcpus(vcpus, geometry, Path::Elisa);
+            refused.unwrap_err().to_string()
+        };
+        let three = message(3);
+        assert!(
+            three.contains("not 3") && three.contains("--queues 3"),
+            "{three}"
+        );
+        let many = message(200);
+        assert!(
+            many.contains("8 at most") && !many.contains("--queues"),
+            "{many}"
+        );
     }
 }

@@ -3,7 +3,9 @@
 //! ```toml
 //! [nic]                    # optional; a VM with a port needs it
 //! ports = 2
-//! slots = 256              # of each ring; optional
+//! queues = 1               # of each port; as many as a VM with a port has vCPUs; optional
+//! ring = "256K"            # size of each TX ring; optional
+//! lane = "256K"            # size of each lane; optional
 //! image = "nic-image"      # for elisa, elisa-strict and exit-kernel
 //! no_learning = [0]        # ports from whose frames no stations are learned; optional
 //! stats = "nic.json"       # the counters of all ports, at the end; optional
@@ -31,11 +33,13 @@ use std::io;
 use std::path::{self, PathBuf};
 
 use postern_abi::machine::Path;
-use postern_abi::window::{DEFAULT_SLOTS, Geometry};
+use postern_abi::window::Geometry;
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::counters;
+use crate::geometry::{self, DEFAULT_QUEUES, Wish};
+use crate::nic;
 use crate::size::Bytes;
 
 /// Memory of a VM where the file does not say.
@@ -76,7 +80,7 @@ pub struct Topology {
 /// A NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Nic {
-    /// Ports and slots.
+    /// Ports, queues and sizes.
     pub geometry: Geometry,
     /// The program of its views.
     pub image: Option<PathBuf>,
@@ -127,16 +131,13 @@ struct RawTopology {
 #[serde(deny_unknown_fields)]
 struct RawNic {
     ports: u32,
-    #[serde(default = "default_slots")]
-    slots: u32,
+    queues: Option<u32>,
+    ring: Option<Spanned<String>>,
+    lane: Option<Spanned<String>>,
     image: Option<PathBuf>,
     #[serde(default)]
     no_learning: Vec<Spanned<u32>>,
     stats: Option<PathBuf>,
-}
-
-fn default_slots() -> u32 {
-    DEFAULT_SLOTS
 }
 
 #[derive(Deserialize)]
@@ -148,8 +149,7 @@ struct RawVm {
     #[serde(default)]
     cmdline: String,
     memory: Option<Spanned<String>>,
-    #[serde(default = "one")]
-    vcpus: usize,
+    vcpus: Option<Spanned<usize>>,
     port: Option<Spanned<u32>>,
     path: Option<Spanned<String>>,
     #[serde(default)]
@@ -158,10 +158,6 @@ struct RawVm {
     outbox: Option<PathBuf>,
     stats: Option<PathBuf>,
     counters: Option<Spanned<String>>,
-}
-
-fn one() -> usize {
-    1
 }
 
 /// A message and the byte of the text that it is about.
@@ -216,8 +212,21 @@ fn line_of(text: &str, offset: usize) -> usize {
 fn check_nic(raw: Spanned<RawNic>, directory: &path::Path) -> Result<Nic, Complaint> {
     let start = raw.span().start;
     let raw = raw.into_inner();
-    let geometry =
-        Geometry::new(raw.ports, raw.slots).map_err(|error| (start, error.to_string()))?;
+    let wish = Wish {
+        ports: raw.ports,
+        queues: raw.queues.unwrap_or(DEFAULT_QUEUES),
+        ring: raw.ring.as_ref().map(size).transpose()?,
+        lane: raw.lane.as_ref().map(size).transpose()?,
+    };
+    let geometry = wish.geometry().map_err(|error| {
+        let place = match error {
+            geometry::Error::Ring(_) => raw.ring.as_ref(),
+            geometry::Error::Lane(_) => raw.lane.as_ref(),
+            geometry::Error::Numbers(_) => None,
+        };
+        let start = place.map_or(start, |place| place.span().start);
+        (start, error.to_string())
+    })?;
     for port in &raw.no_learning {
         check_port(port, geometry)?;
     }
@@ -231,6 +240,11 @@ fn check_nic(raw: Spanned<RawNic>, directory: &path::Path) -> Result<Nic, Compla
             .collect(),
         stats: raw.stats.map(|file| directory.join(file)),
     })
+}
+
+fn size(text: &Spanned<String>) -> Result<Bytes, Complaint> {
+    let parsed = text.get_ref().parse();
+    parsed.map_err(|error: crate::size::Error| about(text, error.to_string()))
 }
 
 fn check_port(port: &Spanned<u32>, geometry: Geometry) -> Result<(), Complaint> {
@@ -267,10 +281,7 @@ fn check_vm(
     }
     let memory = match &raw.memory {
         None => DEFAULT_MEMORY,
-        Some(text) => text
-            .get_ref()
-            .parse()
-            .map_err(|error: crate::size::Error| about(text, error.to_string()))?,
+        Some(text) => size(text)?,
     };
     let port = connection(&raw, nic, others)?;
     let counters = match &raw.counters {
@@ -287,7 +298,7 @@ fn check_vm(
         initrd: file(raw.initrd),
         cmdline: raw.cmdline,
         memory,
-        vcpus: raw.vcpus,
+        vcpus: raw.vcpus.map_or(1, Spanned::into_inner),
         port,
         exit_on_abort: raw.exit_on_abort,
         serial: file(raw.serial),
@@ -330,6 +341,10 @@ fn connection(
         );
         return Err(about(path, message));
     }
+    if let Some(vcpus) = &raw.vcpus {
+        nic::check_vcpus(*vcpus.get_ref(), nic.geometry, found)
+            .map_err(|error| about(vcpus, error.to_string()))?;
+    }
     Ok(Some((number, found)))
 }
 
@@ -345,6 +360,8 @@ mod tests {
     const TWO: &str = r#"
 [nic]
 ports = 2
+queues = 2
+ring = "1M"
 image = "image"
 no_learning = [0]
 
@@ -370,7 +387,8 @@ outbox = "out.pcap"
     fn a_whole_topology() {
         let topology = parse(TWO).unwrap();
         let nic = topology.nic.unwrap();
-        assert_eq!(nic.geometry, Geometry::new(2, DEFAULT_SLOTS).unwrap());
+        let lane = Geometry::default_lane(2, 2, 1 << 20);
+        assert_eq!(nic.geometry, Geometry::new(2, 2, 1 << 20, lane).unwrap());
         assert_eq!(nic.image, Some("/dir/image".into()));
         assert_eq!(nic.no_learning, [0]);
         let [sender, receiver] = &topology.vms[..] else {
@@ -388,26 +406,31 @@ outbox = "out.pcap"
     #[test]
     fn mistakes_are_told_with_their_line() {
         let cases = [
-            ("no_learning = [0]", "no_learning = [7]", 5, "no port 7"),
-            ("ports = 2", "ports = 99", 2, "2 to 16 ports"),
+            ("no_learning = [0]", "no_learning = [7]", 7, "no port 7"),
+            ("ports = 2", "ports = 257", 2, "2 to 256 ports"),
+            ("queues = 2", "queues = 9", 2, "1 to 8 queues"),
+            ("queues = 2\n", "", 13, "queues = 2"),
+            ("\"1M\"", "\"3M\"", 5, "a TX ring of 3 MiB"),
+            ("\"1M\"", "\"1M\"\nlane = \"1K\"", 6, "a lane of 1 KiB"),
+            ("\"1M\"", "\"1X\"", 5, "unknown unit"),
             (
                 "ports = 2",
                 "ports = 2\nspeed = 10",
                 4,
                 "unknown field `speed`",
             ),
-            ("memory = \"32M\"", "memory = \"lots\"", 11, "not a size"),
-            ("memory = \"32M\"", "memory = 32", 11, "invalid type"),
-            ("port = 1", "port = 0", 20, "taken by VM sender"),
-            ("port = 1", "port = 2", 20, "no port 2"),
-            ("port = 1\n", "", 20, "a path needs a port"),
-            ("path = \"exit-user\"\n", "", 20, "a port needs a path"),
-            ("\"exit-user\"", "\"teleport\"", 21, "elisa, elisa-strict"),
-            ("\"receiver\"", "\"sender\"", 18, "two VMs have the name"),
-            ("\"receiver\"", "\"two words\"", 18, "letters, digits"),
-            ("\"emulated\"", "\"all\"", 15, "none, emulated, perf"),
-            ("image = \"image\"\n", "", 13, "needs the NIC's image"),
-            ("kernel = \"kernel\"\n", "", 17, "missing field `kernel`"),
+            ("memory = \"32M\"", "memory = \"lots\"", 13, "not a size"),
+            ("memory = \"32M\"", "memory = 32", 13, "invalid type"),
+            ("port = 1", "port = 0", 22, "taken by VM sender"),
+            ("port = 1", "port = 2", 22, "no port 2"),
+            ("port = 1\n", "", 22, "a path needs a port"),
+            ("path = \"exit-user\"\n", "", 22, "a port needs a path"),
+            ("\"exit-user\"", "\"teleport\"", 23, "elisa, elisa-strict"),
+            ("\"receiver\"", "\"sender\"", 20, "two VMs have the name"),
+            ("\"receiver\"", "\"two words\"", 20, "letters, digits"),
+            ("\"emulated\"", "\"all\"", 17, "none, emulated, perf"),
+            ("image = \"image\"\n", "", 15, "needs the NIC's image"),
+            ("kernel = \"kernel\"\n", "", 19, "missing field `kernel`"),
             ("[nic]", "[nic", 2, ""),
         ];
         for (old, new, line, part) in cases {

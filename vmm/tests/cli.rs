@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{Elf, postern, program, stderr};
 use postern_abi::machine::Path;
-use postern_nic::client;
+use postern_nic::client::{self, Resources};
 use tempfile::TempDir;
 
 /// Statuses of postern_vmm::status, as the documentation has them.
@@ -293,6 +293,13 @@ fn nics_that_give_no_port() {
     refuse("1", "direct", &["port 1 is taken"]);
     drop(taken);
     assert_eq!(nic.end(libc::SIGTERM), Some(0));
+
+    let nic = RunningNic::start(&bench, &["--paths", "exit-user"]);
+    let flags = connect("0", "exit-user");
+    let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    flags.extend(["--vcpus", "2"]);
+    bench.refuse(&flags, CONFIGURATION, &["not 2", "--queues 2"]);
+    assert_eq!(nic.end(libc::SIGTERM), Some(0));
     assert!(!PathBuf::from(&socket).exists(), "the socket is gone");
 }
 
@@ -304,9 +311,7 @@ fn nics_larger_than_the_guests_room() {
     let bench = Bench::new();
     let socket = bench.path("nic");
     let child = Command::new(program())
-        .args([
-            "nic", "--socket", &socket, "--ports", "16", "--slots", "4096",
-        ])
+        .args(["nic", "--socket", &socket, "--ports", "16", "--lane", "4M"])
         .stderr(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -333,8 +338,18 @@ fn nics_that_cannot_be() {
         assert_refused(&postern(&args), CONFIGURATION, parts);
         assert!(!PathBuf::from(&socket).exists());
     };
-    refuse(&["--ports", "1"], &["2 to 16 ports"]);
-    refuse(&["--slots", "100"], &["power of two"]);
+    refuse(&["--ports", "1"], &["2 to 256 ports"]);
+    refuse(&["--queues", "9"], &["1 to 8 queues"]);
+    refuse(
+        &["--ports", "100", "--queues", "3"],
+        &["at most 256", "3 on each of 100"],
+    );
+    refuse(
+        &["--ring", "100"],
+        &["a TX ring of 100 bytes", "power of two"],
+    );
+    refuse(&["--lane", "5G"], &["a lane of 5 GiB", "power of two"]);
+    refuse(&["--lane", "5X"], &["--lane", "unknown unit"]);
     refuse(&["--no-learning", "5"], &["no port 5"]);
     refuse(&["--paths", "elisa,x"], &["no such path"]);
     let text = bench.write("text", b"not an image");
@@ -350,6 +365,47 @@ fn nics_that_cannot_be() {
     // What a killed NIC leaves is no obstacle.
     let nic = RunningNic::start(&bench, &[]);
     assert_eq!(nic.end(libc::SIGINT), Some(0));
+}
+
+#[test]
+fn the_largest_nic() {
+    let bench = Bench::new();
+    let socket = bench.path("nic");
+    let child = Command::new(program())
+        .args(["nic", "--socket", &socket, "--ports", "256"])
+        .args(["--ring", "4K", "--lane", "4K"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut nic = RunningNic { child, socket };
+    let mut line = String::new();
+    BufReader::new(nic.child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(
+        line.starts_with(
+            "NIC of 256 ports with 1 queue each, TX rings of 4 KiB, lanes of 4 KiB at "
+        ),
+        "{line}"
+    );
+    let tenants: Vec<_> = (0..80)
+        .map(|port| {
+            let mut tenant = client::attach(nic.socket.as_ref(), port, Path::Direct).unwrap();
+            let Resources::Memory { windows, .. } = &mut tenant.resources else {
+                panic!("a path without views");
+            };
+            // More than this process could keep of all tenants.
+            assert_eq!(std::mem::take(windows).len(), 256);
+            tenant
+        })
+        .collect();
+    let counters = client::counters(nic.socket.as_ref()).unwrap();
+    assert_eq!(counters.ports.len(), 256);
+    let attached = counters.ports.iter().filter(|port| port.attached);
+    assert_eq!(attached.count(), tenants.len());
+    drop(tenants);
+    assert_eq!(nic.end(libc::SIGTERM), Some(0));
 }
 
 #[test]

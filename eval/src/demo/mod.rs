@@ -103,7 +103,7 @@ pub fn measure(
     let plan = Plan {
         inputs: &sent,
         counters: place.source().counters(),
-        slots: plan::SLOTS,
+        rings: plan::RINGS,
         programs: place.programs(),
     };
     let runs = plan::runs(sent.len(), &options.batches());
@@ -116,6 +116,7 @@ pub fn measure(
         kernel: outcome.kernel,
         pcap: input,
         frames: options.frames,
+        rings: plan.rings,
         seconds: 0.0,
     };
     let report = Report::new(place.source(), results.traffic, results.calls, meta);

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use postern_abi::machine::Path;
+use postern_abi::window::record_size;
 
+use super::options::{DEFAULT_FRAMES, MAX_BATCH};
 use crate::job::Job;
+use crate::report::Rings;
 use crate::setup::Programs;
 use crate::traffic::{MAX_LEN, Trace, pcap};
 
@@ -23,9 +26,19 @@ const CALLS_WITH_EXITS: u64 = 10_000;
 /// guest that has nothing to do waits for its next tick, and gives up after 3000 of them.
 const TIMER: &str = "timer=100 patience=3000";
 
-/// Slots of each ring in the demo: room for all frames unless the user asks for more, so that what is
-/// seen is what requests and frames cost, not how two VMs on one CPU wait for each other.
-pub const SLOTS: u32 = 2048;
+/// Sizes of the demo's rings: a TX ring takes the largest burst, and a lane all frames unless the user asks for more
+/// than the default, so that what is seen is what requests and frames cost, not how two VMs on one
+/// CPU wait for each other.
+pub const RINGS: Rings = Rings {
+    ring_bytes: 1 << 20,
+    lane_bytes: 4 << 20,
+};
+
+const _: () = {
+    let record = record_size(MAX_LEN as u32);
+    assert!(RINGS.ring_bytes as u64 >= MAX_BATCH as u64 * record);
+    assert!(RINGS.lane_bytes as u64 >= DEFAULT_FRAMES as u64 * record);
+};
 
 /// Port of the VM that sends, or calls.
 pub const SENDER: u32 = 0;
@@ -80,8 +93,8 @@ pub struct Plan<'a> {
     pub inputs: &'a [Trace],
     /// Which counters the VMMs read at marks.
     pub counters: &'static str,
-    /// Slots of each ring.
-    pub slots: u32,
+    /// Sizes of the NIC's rings.
+    pub rings: Rings,
     /// What runs.
     pub programs: &'a Programs,
 }
@@ -142,9 +155,9 @@ impl Plan<'_> {
     /// The NIC of the topology.
     fn nic(&self) -> String {
         format!(
-            "[nic]\nports = 2\nslots = {}\nimage = '{IMAGE}'\nno_learning = [{SENDER}]\n\
-             stats = '{NIC_COUNTERS}'\n",
-            self.slots
+            "[nic]\nports = 2\nring = '{}'\nlane = '{}'\nimage = '{IMAGE}'\n\
+             no_learning = [{SENDER}]\nstats = '{NIC_COUNTERS}'\n",
+            self.rings.ring_bytes, self.rings.lane_bytes
         )
     }
 
@@ -242,7 +255,7 @@ mod tests {
         let plan = Plan {
             inputs: &inputs,
             counters: "none",
-            slots: SLOTS,
+            rings: RINGS,
             programs: &programs,
         };
         for run in runs(1, &[8]) {

@@ -225,8 +225,19 @@ pub struct Meta {
     pub pcap: Pcap,
     /// Frames sent on each path.
     pub frames: usize,
+    /// The NIC that they went through.
+    pub rings: Rings,
     /// Time that the command took, in seconds of this machine.
     pub seconds: f64,
+}
+
+/// Sizes of a NIC's rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Rings {
+    /// Bytes of each TX ring.
+    pub ring_bytes: u32,
+    /// Bytes of each lane.
+    pub lane_bytes: u32,
 }
 
 /// The captured input.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Call, Report, Traffic};
+use super::{Call, Report, Rings, Traffic};
 
 /// Columns of text: the first to the left, the others to the right.
 struct Table {
@@ -150,6 +150,14 @@ impl fmt::Display for Report {
             f,
             "Input pcap: {} ({}, sha256 {})",
             meta.pcap.summary, meta.pcap.origin, meta.pcap.sha256
+        )?;
+        let Rings {
+            ring_bytes,
+            lane_bytes,
+        } = meta.rings;
+        writeln!(
+            f,
+            "NIC: TX rings of {ring_bytes} bytes, lanes of {lane_bytes} bytes"
         )?;
         writeln!(f, "Machine: {}; kernel {}", meta.machine, meta.kernel)?;
         writeln!(

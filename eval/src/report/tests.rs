@@ -58,6 +58,10 @@ fn report() -> Report {
                 summary: "4 frames".into(),
             },
             frames: 100,
+            rings: Rings {
+                ring_bytes: 4096,
+                lane_bytes: 8192,
+            },
             seconds: 1.5,
         },
     )

@@ -10,7 +10,7 @@ use super::cache::Cache;
 use super::progress::Progress;
 
 /// Packages that everything needs, and what for.
-pub const PACKAGES: [(&str, &str); 17] = [
+pub const PACKAGES: [(&str, &str); 18] = [
     ("bc", "kernel"),
     ("bison", "kernel"),
     ("bochsbios", "firmware of the emulated machine"),
@@ -26,6 +26,7 @@ pub const PACKAGES: [(&str, &str); 17] = [
     ("patch", "Bochs, kernel"),
     ("perl", "style check of the kernel patches"),
     ("syslinux-common", "boot loader of the emulated machine"),
+    ("valgrind", "instructions of the switch, counted"),
     ("vgabios", "firmware of the emulated machine"),
     ("xz-utils", "sources of Bochs and kernel"),
 ];

@@ -26,7 +26,9 @@ pub const HEADER_LEN: usize = window::MIN_FRAME as usize;
 pub const MIN_WIRE_LEN: usize = 60;
 
 /// Longest frame, in bytes without the frame check sequence: header and an MTU of 1500.
-pub const MAX_LEN: usize = window::MAX_FRAME as usize;
+pub const MAX_LEN: usize = HEADER_LEN + 1500;
+
+const _: () = assert!(MAX_LEN <= window::MAX_FRAME as usize);
 
 /// One Ethernet frame, from the destination address on, without the frame check sequence.
 pub type Frame = Box<[u8]>;

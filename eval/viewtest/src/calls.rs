@@ -1,21 +1,27 @@
 //! Calls into views: what the caller gets, what it gets when something is wrong, and what user space
 //! sees and can do while a call is under way.
 
+use std::mem::offset_of;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_userspace_memory_region};
 use postern_abi::PAGE_SIZE;
 use postern_abi::kvm::{ATTACH_EXIT_ON_ABORT, DetachEptView, VIEW_MODE_FAST, VIEW_MODE_STRICT};
-use postern_abi::view::{CALL_PAGE_GVA, IMAGE_GVA, SERVICE_INDEX};
+use postern_abi::view::{CALL_PAGE_GVA, CallPage, IMAGE_GVA, SERVICE_INDEX};
 
 use crate::Test;
-use crate::guest::{ABORTED, ADD, CALL, CODE, FAULT, OUT, Options, STACK, Stop, View, Vm, WAIT};
+use crate::guest::{
+    ABORTED, ADD, CALL, CALLER, CODE, FAULT, OUT, Options, STACK, Stop, View, Vm, WAIT,
+};
 use crate::sys::{self, Pages};
 
 pub const TESTS: &[Test] = &[
     ("a call returns the result and nothing else", registers),
-    ("the service knows its caller from the call page", caller),
+    (
+        "the service knows caller and vCPU from the call page",
+        caller,
+    ),
     ("calls leave no trace in the counters", many_calls),
     ("VMFUNC to the service without the gate is #UD", straight),
     ("a call without SMEP and SMAP is #UD", no_smap),
@@ -29,9 +35,14 @@ pub const TESTS: &[Test] = &[
     ("detaching aborts a call", detach),
 ];
 
-/// `mov rdi, 5; mov rsi, 7; mov rax, CALL; call rax; out`.
+/// A call with 5 and 7.
 fn call_code() -> Vec<u8> {
-    let mut code = vec![0xbf, 5, 0, 0, 0, 0xbe, 7, 0, 0, 0, 0x48, 0xb8];
+    call_code_with(5, 7)
+}
+
+/// `mov edi, first; mov esi, second; mov rax, CALL; call rax; out`.
+fn call_code_with(first: u8, second: u8) -> Vec<u8> {
+    let mut code = vec![0xbf, first, 0, 0, 0, 0xbe, second, 0, 0, 0, 0x48, 0xb8];
     code.extend_from_slice(&CALL.to_le_bytes());
     code.extend_from_slice(&[0xff, 0xd0]);
     code.extend_from_slice(&OUT);
@@ -78,18 +89,33 @@ fn registers() -> Result<()> {
 }
 
 fn caller() -> Result<()> {
-    // mov rax, CALL_PAGE_GVA + 8; mov rax, [rax]; ret
+    // mov rax, CALL_PAGE_GVA; mov rax, [rax+rdi*8]; ret
     let mut service = vec![0x48, 0xb8];
-    service.extend_from_slice(&(CALL_PAGE_GVA + 8).to_le_bytes());
-    service.extend_from_slice(&[0x48, 0x8b, 0x00, 0xc3]);
-    let view = View::sealed(VIEW_MODE_STRICT, &service)?;
-    let mut vm = Vm::with_view(&call_code(), &view, 0)?;
-    expect_stop(&mut vm, &Stop::Out(0))?;
-    let caller = vm.vcpu.get_regs()?.rdx;
-    ensure!(
-        caller == View::seal_argument(0).caller,
-        "the call page says {caller}"
-    );
+    service.extend_from_slice(&CALL_PAGE_GVA.to_le_bytes());
+    service.extend_from_slice(&[0x48, 0x8b, 0x04, 0xf8, 0xc3]);
+    for (mode, vcpu) in [(VIEW_MODE_FAST, 0), (VIEW_MODE_STRICT, 3)] {
+        let view = View::sealed(mode, &service)?;
+        let options = Options {
+            vcpu,
+            ..Options::default()
+        };
+        let mut page = [0; size_of::<CallPage>() / 8];
+        for (index, word) in (0..).zip(&mut page) {
+            let mut vm = Vm::new(&call_code_with(index, 0), options)?;
+            sys::attach(&vm.vcpu, &view.attach_argument(0))?;
+            expect_stop(&mut vm, &Stop::Out(0))?;
+            *word = vm.vcpu.get_regs()?.rdx;
+        }
+        let mut wanted = [0; size_of::<CallPage>() / 8];
+        // The return address of the call to page A is on the stack.
+        wanted[offset_of!(CallPage, saved_rsp) / 8] = STACK - 8;
+        wanted[offset_of!(CallPage, vcpu) / 8] = vcpu;
+        wanted[offset_of!(CallPage, caller) / 8..].copy_from_slice(&CALLER);
+        ensure!(
+            page == wanted,
+            "mode {mode}: the call page has {page:x?}, wanted {wanted:x?}"
+        );
+    }
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io;
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_regs, kvm_segment,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use postern_abi::kvm::{
@@ -26,6 +27,18 @@ pub const CALL: u64 = GATE_GVA - 10;
 pub const ABORTED: u64 = GATE_GVA - 3;
 /// Port that the guest writes to return to the test.
 pub const PORT: u16 = 0x10;
+
+/// What views are sealed with; no word is like another, and no NIC has such a port.
+pub const CALLER: [u64; 8] = [
+    0x8070_6050_4030_2011,
+    0x8170_6050_4030_2012,
+    0x8270_6050_4030_2013,
+    0x8370_6050_4030_2014,
+    0x8470_6050_4030_2015,
+    0x8570_6050_4030_2016,
+    0x8670_6050_4030_2017,
+    0x8770_6050_4030_2018,
+];
 
 const MEMORY: usize = 4 << 20;
 
@@ -105,7 +118,7 @@ impl View {
             entry_gva: IMAGE_GVA,
             data_gva: DATA_GVA,
             data_size: 4 * PAGE_SIZE,
-            caller: 7,
+            caller: CALLER,
             ..Default::default()
         }
     }
@@ -138,6 +151,8 @@ pub struct Options {
     pub cr4: u64,
     /// Start in compatibility mode.
     pub compatibility: bool,
+    /// The vCPU's number.
+    pub vcpu: u64,
 }
 
 /// SMEP and SMAP, as views need them.
@@ -150,6 +165,7 @@ impl Default for Options {
             pcid: false,
             cr4: SMEP_SMAP,
             compatibility: false,
+            vcpu: 0,
         }
     }
 }
@@ -213,8 +229,14 @@ impl Vm {
         };
         // SAFETY: the memory outlives the VM: it is dropped after the descriptors.
         unsafe { fd.set_user_memory_region(region)? };
-        let vcpu = fd.create_vcpu(0)?;
+        let vcpu = fd.create_vcpu(options.vcpu)?;
         vcpu.set_cpuid2(&cpuid(&kvm, options)?)?;
+        if options.vcpu != 0 {
+            // It would wait for the boot processor.
+            vcpu.set_mp_state(kvm_mp_state {
+                mp_state: KVM_MP_STATE_RUNNABLE,
+            })?;
+        }
         let vm = Vm { vcpu, fd, memory };
         vm.memory.write(CODE as usize, code);
         vm.make_page_tables();

@@ -7,6 +7,7 @@
 mod arguments;
 mod calls;
 mod guest;
+mod hypercall;
 mod lifetime;
 mod sys;
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let tests = arguments::TESTS
         .iter()
         .chain(calls::TESTS)
+        .chain(hypercall::TESTS)
         .chain(lifetime::TESTS);
     let (mut passed, mut failed) = (0, 0);
     for (name, test) in tests {

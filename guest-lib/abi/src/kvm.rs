@@ -80,9 +80,9 @@ pub struct EptViewSeal {
     /// Bytes of the data.
     pub data_size: u64,
     /// Who is calling; see [`crate::view::CallPage::caller`].
-    pub caller: u64,
+    pub caller: [u64; 8],
     /// Must be zero.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 4],
 }
 
 /// [`AttachEptView::flags`]: an aborted call also returns to user space with [`KVM_EXIT_EPT_VIEW`].
@@ -153,7 +153,7 @@ pub struct AbortExit {
 
 const _: () = assert!(size_of::<CreateEptView>() == 16);
 const _: () = assert!(size_of::<EptViewMap>() == 48);
-const _: () = assert!(size_of::<EptViewSeal>() == 64);
+const _: () = assert!(size_of::<EptViewSeal>() == 128);
 const _: () = assert!(size_of::<AttachEptView>() == 32);
 const _: () = assert!(size_of::<DetachEptView>() == 16);
 const _: () = assert!(size_of::<EptViewStats>() == 64);

@@ -5,7 +5,7 @@
 //! | [`view`] | kernel module, guest library, NIC image: where things lie in a view, how a call passes registers |
 //! | [`kvm`] | kernel module and host programs: ioctls, capability, exit reason |
 //! | [`service`] | guest, kernel, VMM, NIC: request numbers and their results |
-//! | [`window`] | guest and NIC: rings and packet buffers |
+//! | [`window`] | guest and NIC: rings |
 //! | [`machine`] | guest and VMM: port I/O devices, guest-physical layout, command line |
 //! | [`emulated`] | emulated machine and host programs: exact counters |
 //!
@@ -22,7 +22,7 @@ pub mod window;
 
 /// Version of everything in this crate. It changes whenever a layout or a number does; a guest, a
 /// NIC image and a host that disagree refuse to work together.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Size of a small page, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

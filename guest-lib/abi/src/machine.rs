@@ -1,7 +1,7 @@
 //! What a test VM looks like to its guest: guest-physical layout, port I/O devices, command line.
 
-/// Where the VMM puts the NIC's memory: on the `direct` path the whole of it, otherwise the port's
-/// own window at the place it would have there. Below 4 GiB, above any RAM of the low part.
+/// Where the VMM puts what a guest sees of the NIC's memory: on the `direct` path the whole of it,
+/// otherwise the port's own window. Below 4 GiB, above any RAM of the low part.
 pub const NIC_GPA: u64 = 0xc000_0000;
 
 /// First byte of RAM above the hole that starts at [`NIC_GPA`].
@@ -22,11 +22,16 @@ pub const PORT_REQUEST: u16 = 0xce8;
 /// file.
 pub const PORT_OUTBOX: u16 = 0xcec;
 
-/// Packs an exit-user request into the 32 bits that one OUT carries: request number, flags, count.
+/// Packs an exit-user request into the 32 bits that one OUT carries: request number (8 bits), flags
+/// (8 bits, of which [`crate::service::tx_flags`] needs 4), count (16 bits, of which
+/// [`crate::service::TX_MOST`] needs 9 and [`crate::window::FEATURES`] 4). A larger count is 65535.
 pub const fn user_request(op: u64, count: u64, flags: u64) -> u32 {
     let count = if count > 0xffff { 0xffff } else { count };
     ((op as u32 & 0xff) << 24) | ((flags as u32 & 0xff) << 16) | count as u32
 }
+
+const _: () = assert!(crate::service::tx_flags(crate::window::MAX_QUEUES - 1, true) <= 0xff);
+const _: () = assert!(crate::service::TX_MOST <= 0xffff && crate::window::FEATURES <= 0xffff);
 
 /// The reverse of [`user_request`]: request number, count, flags.
 pub const fn parse_user_request(word: u32) -> (u64, u64, u64) {

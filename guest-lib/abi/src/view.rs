@@ -99,14 +99,14 @@ pub const VMFUNCS_STRICT: u64 = 4;
 pub struct CallPage {
     /// The guest's RSP while the service runs; written by the entry stub.
     pub saved_rsp: u64,
-    /// The value given when the view was sealed. The NIC puts the port number there.
-    pub caller: u64,
     /// KVM's number of the vCPU.
     pub vcpu: u32,
     /// Always zero.
-    pub reserved: u32,
+    pub reserved: [u32; 13],
+    /// The words given when the view was sealed: who is calling. The kernel does not look into them.
+    pub caller: [u64; 8],
 }
 
-const _: () = assert!(size_of::<CallPage>() == 24);
+const _: () = assert!(size_of::<CallPage>() == 128);
 const _: () = assert!((GATE_GVA >> 39) & 511 == 32 && (LIST_GVA >> 39) & 511 == 32);
 const _: () = assert!(IMAGE_GVA + IMAGE_MAX - GATE_GVA < 1 << 31);

@@ -9,6 +9,7 @@
 
 use postern_abi::service::OP_NOP;
 use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA};
+use postern_nic::caller::Caller;
 use postern_nic::image::Header;
 use postern_nic::switch::serve;
 
@@ -28,11 +29,17 @@ pub unsafe extern "sysv64" fn entry(op: u64, a: u64, b: u64) -> u64 {
     }
     let page = CALL_PAGE_GVA as *const CallPage;
     // SAFETY: the view maps a call page there; during a call nothing changes it but the stub, and
-    // that in another field.
-    let caller = unsafe { (&raw const (*page).caller).read() };
-    // SAFETY: the owner of the NIC gives the word in the call page, and with every word that it seals a
-    // view with it maps the memory that the word needs at DATA_GVA, for reading and writing.
-    unsafe { serve(DATA_GVA as *mut u8, caller, op, a, b) }
+    // that in another field. Its caller words are aligned as a `Caller` is.
+    let (caller, vcpu) = unsafe {
+        (
+            &*(&raw const (*page).caller).cast::<Caller>(),
+            (&raw const (*page).vcpu).read(),
+        )
+    };
+    // SAFETY: the owner of the NIC gives the words in the call page, and with every words that it seals a
+    // view with it maps the memory that they need at DATA_GVA, for reading and writing. A vCPU makes
+    // one call at a time.
+    unsafe { serve(DATA_GVA as *mut u8, caller, vcpu, op, a, b) }
 }
 
 /// The language wants one; a test proves that nothing of it is left in the image.

@@ -1,43 +1,51 @@
 //! The switch as one relocatable object for the kernel module: the `exit-kernel` path.
 //!
 //! ```c
-//! u64 postern_nic_size(u64 caller);
-//! u64 postern_nic_call(void *data, u64 caller, u64 op, u64 a, u64 b);
+//! u64 postern_nic_size(const u64 caller[8]);
+//! u64 postern_nic_call(void *data, const u64 caller[8], u32 vcpu, u64 op, u64 a, u64 b);
 //! ```
 //!
 //! Plain C calls, any context that may use about 4 KiB of stack; no lock is taken, nothing is allocated
 //! and nothing is called. Whatever the guest puts into `op`, `a`, `b` and its window, and whatever
 //! anybody puts into the data, the code stays inside `postern_nic_size(caller)` bytes of `data`. So
-//! the kernel must compare that with the size of the data before the first call.
+//! the kernel must compare that with the size of the data before the first call, on words that
+//! nobody else can change afterwards.
 //!
 //! `build.sh` makes the object; its tests are those of `postern-nic` (`tests/objects.rs`).
 #![no_std]
 
-/// Bytes of data that calls with this word need; 0 if the word is malformed, and then every call
-/// with it is refused without looking at the data.
+use postern_nic::caller::{Caller, Words};
+
+/// Bytes of data that calls with these words need; 0 if they are malformed, and then no call may be made.
+///
+/// # Safety
+/// `caller` must be aligned to 8 bytes and valid for reads of 64.
 #[unsafe(no_mangle)]
-pub extern "C" fn postern_nic_size(caller: u64) -> u64 {
-    match postern_nic::caller::Caller::decode(caller) {
-        Some(caller) => caller.memory_size(),
+pub unsafe extern "C" fn postern_nic_size(caller: *const Words) -> u64 {
+    // SAFETY: the caller's promise.
+    match Caller::from_words(unsafe { caller.read() }) {
+        Some(caller) => caller.size(),
         None => 0,
     }
 }
 
-/// Serves one request (`postern_abi::service`) of the port that `caller` names.
+/// Serves one request (`postern_abi::service`) of a vCPU of the port that `caller` names.
 ///
 /// # Safety
 /// `data` must be page aligned and mapped for reading and writing for [`postern_nic_size`] bytes during
-/// the call, and `caller` must be the word that the view was sealed with.
+/// the call, which must not be 0; `caller` must be aligned to 64 bytes and hold the words that the view was
+/// sealed with, and `vcpu` be KVM's number of the vCPU, which makes one call at a time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn postern_nic_call(
     data: *mut u8,
-    caller: u64,
+    caller: *const Caller,
+    vcpu: u32,
     op: u64,
     a: u64,
     b: u64,
 ) -> u64 {
     // SAFETY: the contract is the same.
-    unsafe { postern_nic::switch::serve(data, caller, op, a, b) }
+    unsafe { postern_nic::switch::serve(data, &*caller, vcpu, op, a, b) }
 }
 
 /// The language wants one; a test proves that nothing of it is left in the object.

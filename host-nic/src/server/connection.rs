@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv};
 use rustix::process::Pid;
 
-use crate::protocol::{ProtocolError, REQUEST_SIZE, Reply, Request, Status};
-use crate::socket;
+use crate::protocol::{ProtocolError, REQUEST_MAX, Reply, Request, Status};
+use crate::socket::{self, MAX_DESCRIPTORS};
 
 /// The process at the other end.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub(super) struct Connection {
 impl Connection {
     /// Reads one record, if there is one. Descriptors that come with it are dropped by the kernel.
     pub(super) fn receive(&self) -> Incoming {
-        let mut buffer = [0u8; REQUEST_SIZE + 1];
+        let mut buffer = vec![0u8; REQUEST_MAX + 1];
         match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
             Ok((0, _)) => Incoming::End,
             Ok((size, _)) => match Request::decode(&buffer[..size]) {
@@ -80,7 +80,13 @@ impl Connection {
 
     /// Answers. A client whose buffer is full does not read, and is not waited for.
     pub(super) fn send(&self, reply: &Reply, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-        socket::send(&self.socket, &reply.encode(), fds, SendFlags::DONTWAIT)
+        let record = reply.encode();
+        let (first, rest) = fds.split_at(fds.len().min(MAX_DESCRIPTORS));
+        socket::send(&self.socket, &record, first, SendFlags::DONTWAIT)?;
+        for part in rest.chunks(MAX_DESCRIPTORS) {
+            socket::send(&self.socket, &record, part, SendFlags::DONTWAIT)?;
+        }
+        Ok(())
     }
 
     /// Answers no. Nobody minds if the client does not hear it.

@@ -52,6 +52,22 @@ impl Listener {
         Ok(listener)
     }
 
+    /// A socket that listens at a path already, and whose name is to be removed.
+    pub(super) fn adopt(socket: OwnedFd, path: PathBuf) -> Listener {
+        let file = fs::symlink_metadata(&path);
+        Listener {
+            socket,
+            path,
+            // No file has the inode 0.
+            identity: file.map_or((0, 0), |file| (file.dev(), file.ino())),
+        }
+    }
+
+    /// The name is not to be removed: others listen there.
+    pub(super) fn leave(&mut self) {
+        self.identity = (0, 0);
+    }
+
     /// The next client, if it may connect.
     pub(super) fn accept(&self, until: Instant) -> Option<Connection> {
         let socket = match accept_with(&self.socket, SocketFlags::CLOEXEC) {
@@ -63,18 +79,14 @@ impl Listener {
             }
             Err(_) => return None,
         };
-        let credentials = credentials(&socket)?;
-        let own = geteuid().as_raw();
-        if credentials.uid != own && credentials.uid != 0 {
-            return None;
-        }
-        let pid = Pid::from_raw(credentials.pid);
-        let other = pid.filter(|pid| *pid != getpid());
-        let process = other.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let mut peer = peer(&socket, None)?;
+        let other = peer.pid.filter(|pid| *pid != getpid());
+        peer.process = other.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let stage = Stage::Fresh { until };
         Some(Connection {
             socket,
-            peer: Peer { pid, process },
-            stage: Stage::Fresh { until },
+            peer,
+            stage,
         })
     }
 }
@@ -119,6 +131,15 @@ fn remove_leftover(path: &Path, address: &SocketAddrUnix) -> Result<(), ServerEr
         Ok(()) | Err(Errno::AGAIN) => Err(ServerError::InUse(path.to_owned())),
         Err(errno) => Err(failed(errno.into())),
     }
+}
+
+/// Who is at the other end of a connection, if they may be, with what tells their end if that is known.
+pub(super) fn peer(socket: &OwnedFd, process: Option<OwnedFd>) -> Option<Peer> {
+    let credentials = credentials(socket)?;
+    let own = geteuid().as_raw();
+    let allowed = credentials.uid == own || credentials.uid == 0;
+    let pid = Pid::from_raw(credentials.pid);
+    allowed.then_some(Peer { pid, process })
 }
 
 /// Who connected, as the kernel noted it (SO_PEERCRED, unix(7)).

@@ -1,6 +1,7 @@
 //! Who has which port.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::machine::Path;
@@ -8,12 +9,21 @@ use postern_abi::window::PortId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 
-use super::connection::Peer;
+use super::books::Books;
+use super::connection::{Connection, Peer};
+use super::keeper::TENANT;
+use super::store::StoreError;
 use super::{explain, suggested_mac};
 use crate::caller::Caller;
 use crate::memory::Memory;
 use crate::protocol::{Grant, Status};
+use crate::state::MODE_UNLEARNED;
+use crate::table::Station;
+use crate::tenant::mac_word;
 use crate::view::{Mode, ViewMaker};
+
+/// Names of processes that still have a port's memory begin with this.
+pub(super) const LEAVING: &str = "leaving.";
 
 /// Views, or why there are none.
 #[derive(Debug)]
@@ -24,24 +34,28 @@ pub(super) enum Views {
 
 #[derive(Debug)]
 pub(super) struct Ports {
-    pub(super) memory: Memory,
+    pub(super) memory: Arc<Memory>,
     pub(super) views: Views,
     paths: Vec<Path>,
     tenants: Vec<Tenant>,
-    /// The last tenancy of any port; never 0.
-    tenancy: u32,
+    pub(super) books: Books,
 }
 
 #[derive(Debug)]
-enum Tenant {
+pub(super) enum Tenant {
     Vacant,
-    /// By the process of that number, if it has one here.
-    Taken(Option<Pid>),
+    Taken {
+        /// The process, if it has a number here.
+        pid: Option<Pid>,
+        path: Path,
+    },
     /// It has given up the port, and still has the window mapped.
     Leaving {
         pid: Pid,
         process: OwnedFd,
     },
+    /// The owner itself.
+    Native,
 }
 
 /// A port that was let, with what its tenant gets.
@@ -57,6 +71,10 @@ pub(super) enum Refusal {
     NoSuchPort { port: u32, last: u32 },
     #[error("port {port} is taken{}; choose another or stop that VM", process(*.by))]
     Taken { port: PortId, by: Option<Pid> },
+    #[error("port {port} is an uplink or a capture; choose another or remove that")]
+    Native { port: PortId },
+    #[error("port {port} is disabled; choose another or enable it (postern nic port)")]
+    Disabled { port: PortId },
     #[error(
         "port {port} was given up by process {by}, which still has its memory; end that process"
     )]
@@ -77,7 +95,10 @@ impl Refusal {
     pub(super) fn status(&self) -> Status {
         match self {
             Refusal::NoSuchPort { .. } => Status::NoSuchPort,
-            Refusal::Taken { .. } | Refusal::Leaving { .. } => Status::PortTaken,
+            Refusal::Taken { .. } | Refusal::Leaving { .. } | Refusal::Native { .. } => {
+                Status::PortTaken
+            }
+            Refusal::Disabled { .. } => Status::Disabled,
             Refusal::PathRefused(_) => Status::PathRefused,
             Refusal::NoViews { .. } => Status::NoViews,
             Refusal::Failed(_) => Status::Failed,
@@ -85,68 +106,155 @@ impl Refusal {
     }
 }
 
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        Refusal::Failed(explain(&error))
+    }
+}
+
 impl Ports {
-    /// All ports vacant. `unlearned` has a bit for each port from which nothing is learned.
-    pub(super) fn new(memory: Memory, views: Views, paths: &[Path], unlearned: u64) -> Ports {
-        let state = memory.switch().state();
-        state.unlearned.store(unlearned, Relaxed);
+    /// All ports vacant.
+    pub(super) fn new(memory: Arc<Memory>, views: Views, paths: &[Path], books: Books) -> Ports {
+        let geometry = memory.geometry();
         Ports {
-            tenants: memory
-                .geometry()
-                .all_ports()
-                .map(|_| Tenant::Vacant)
-                .collect(),
+            tenants: geometry.all_ports().map(|_| Tenant::Vacant).collect(),
             memory,
             views,
             paths: paths.to_vec(),
-            tenancy: 0,
+            books,
         }
     }
 
-    /// Lets a port.
+    /// From frames of these ports nothing is learned.
+    pub(super) fn do_not_learn(&self, ports: &[PortId]) {
+        let state = self.memory.switch().state();
+        for port in ports {
+            state.mode[port.index()].fetch_or(MODE_UNLEARNED, Relaxed);
+        }
+    }
+
+    /// The port of that number.
+    pub(super) fn port(&self, number: u32) -> Result<PortId, Refusal> {
+        let geometry = self.memory.geometry();
+        geometry.port(number).ok_or(Refusal::NoSuchPort {
+            port: number,
+            last: geometry.ports() - 1,
+        })
+    }
+
+    pub(super) fn tenant(&self, port: PortId) -> &Tenant {
+        &self.tenants[port.index()]
+    }
+
+    /// A port that nobody has.
+    pub(super) fn vacant(&self, number: u32) -> Result<PortId, Refusal> {
+        let port = self.port(number)?;
+        match self.tenant(port) {
+            Tenant::Vacant if self.books.notes.disabled.contains(&number) => {
+                Err(Refusal::Disabled { port })
+            }
+            Tenant::Vacant => Ok(port),
+            Tenant::Taken { pid, .. } => Err(Refusal::Taken { port, by: *pid }),
+            Tenant::Leaving { pid, .. } => Err(Refusal::Leaving { port, by: *pid }),
+            Tenant::Native => Err(Refusal::Native { port }),
+        }
+    }
+
+    /// The next tenancy, noted.
+    fn next_tenancy(&mut self) -> Result<u32, Refusal> {
+        let tenancy = &mut self.books.notes.tenancy;
+        *tenancy = tenancy.checked_add(1).unwrap_or(1);
+        let tenancy = *tenancy;
+        self.books.save()?;
+        Ok(tenancy)
+    }
+
+    /// Lets a port to the process at the other end of a connection.
     pub(super) fn grant(
         &mut self,
         number: u32,
         path: Path,
-        peer: &Peer,
+        client: &Connection,
     ) -> Result<Tenancy, Refusal> {
-        let geometry = self.memory.geometry();
-        let Some(port) = geometry.port(number) else {
-            return Err(Refusal::NoSuchPort {
-                port: number,
-                last: geometry.ports() - 1,
-            });
-        };
-        match &self.tenants[port.index()] {
-            Tenant::Vacant => {}
-            Tenant::Taken(pid) => return Err(Refusal::Taken { port, by: *pid }),
-            Tenant::Leaving { pid, .. } => return Err(Refusal::Leaving { port, by: *pid }),
-        }
+        let port = self.vacant(number)?;
         if !self.paths.contains(&path) {
             return Err(Refusal::PathRefused(path));
         }
-        self.tenancy = self.tenancy.checked_add(1).unwrap_or(1);
-        let caller = Caller {
-            geometry,
-            port,
-            tenancy: self.tenancy,
-        };
+        let caller = Caller::new(self.memory.geometry(), port, self.next_tenancy()?);
         let fds = match path {
-            Path::Elisa => self.view(caller, path, Mode::Fast)?,
+            Path::Elisa => self.view(&caller, path, Mode::Fast)?,
             // Served from the data of a view that nobody enters.
-            Path::ElisaStrict | Path::ExitKernel => self.view(caller, path, Mode::Strict)?,
+            Path::ElisaStrict | Path::ExitKernel => self.view(&caller, path, Mode::Strict)?,
             Path::ExitUser | Path::Direct => self.all_memory()?,
         };
         let mac = suggested_mac(port);
-        self.memory.switch().admit(port, caller.tenancy, mac);
-        self.tenants[port.index()] = Tenant::Taken(peer.pid);
+        let peer = &client.peer;
+        let kept: Vec<_> = [Some(&client.socket), peer.process.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(AsFd::as_fd)
+            .collect();
+        self.books.hold(&tenant_name(port, path), &kept)?;
+        self.admit(port, caller.tenancy());
+        let pid = peer.pid;
+        self.tenants[port.index()] = Tenant::Taken { pid, path };
         Ok(Tenancy {
             grant: Grant { caller, mac },
             fds,
         })
     }
 
-    fn view(&self, caller: Caller, path: Path, mode: Mode) -> Result<Vec<OwnedFd>, Refusal> {
+    /// Lets a vacant port to the owner itself.
+    pub(super) fn take(&mut self, port: PortId) -> Result<(), Refusal> {
+        let tenancy = self.next_tenancy()?;
+        self.admit(port, tenancy);
+        self.tenants[port.index()] = Tenant::Native;
+        Ok(())
+    }
+
+    /// A connection that another owner let a port to; whether the port still is that tenant's.
+    pub(super) fn resume(&mut self, port: PortId, path: Path, pid: Option<Pid>) -> bool {
+        let tenancy = self.memory.switch().state().tenancy(port);
+        if tenancy != 0 {
+            self.tenants[port.index()] = Tenant::Taken { pid, path };
+        }
+        tenancy != 0
+    }
+
+    /// A process that another owner knew to be leaving.
+    pub(super) fn resume_leaving(&mut self, port: PortId, pid: Pid, process: OwnedFd) {
+        self.tenants[port.index()] = Tenant::Leaving { pid, process };
+    }
+
+    /// Ends tenancies that nobody has.
+    pub(super) fn evict_strays(&mut self) {
+        let switch = self.memory.switch();
+        for (port, tenant) in switch.geometry().all_ports().zip(&self.tenants) {
+            if !matches!(tenant, Tenant::Taken { .. }) && switch.state().tenancy(port) != 0 {
+                switch.evict(port);
+                self.pin_stations(port);
+            }
+        }
+    }
+
+    fn admit(&self, port: PortId, tenancy: u32) {
+        let switch = self.memory.switch();
+        switch.admit(port, tenancy, suggested_mac(port));
+        self.pin_stations(port);
+    }
+
+    /// Puts stations of a port that people have told into the table again.
+    fn pin_stations(&self, port: PortId) {
+        let switch = self.memory.switch();
+        for (vlan, mac, number) in &self.books.notes.stations {
+            if *number == port.number() {
+                let station = Station::new((*vlan).into(), mac_word(mac.0));
+                switch.state().table.pin(switch.key(), station, port);
+            }
+        }
+    }
+
+    fn view(&self, caller: &Caller, path: Path, mode: Mode) -> Result<Vec<OwnedFd>, Refusal> {
         let maker = match &self.views {
             Views::Here(maker) => maker,
             Views::Missing(reason) => {
@@ -156,7 +264,7 @@ impl Ports {
         };
         let view = maker.make(&self.memory, caller, mode);
         let view = view.map_err(|error| Refusal::Failed(explain(&error)))?;
-        let window = self.memory.window_fd(caller.port);
+        let window = self.memory.window_fd(caller.port());
         let window = window.expect("the caller's port is one of the NIC's");
         Ok(vec![view, duplicate(window)?])
     }
@@ -170,12 +278,26 @@ impl Ports {
     /// Ends a tenancy. The port is let again when the tenant's process has ended.
     pub(super) fn release(&mut self, port: PortId, peer: &mut Peer) {
         self.memory.switch().evict(port);
-        self.tenants[port.index()] = match (peer.pid, peer.process.take()) {
-            (Some(pid), Some(process)) if !has_ended(process.as_fd()) => {
-                Tenant::Leaving { pid, process }
-            }
-            _ => Tenant::Vacant,
-        };
+        self.pin_stations(port);
+        let old = std::mem::replace(&mut self.tenants[port.index()], Tenant::Vacant);
+        if let (Some(pid), Some(process)) = (peer.pid, peer.process.take())
+            && !has_ended(process.as_fd())
+        {
+            // Held before it is dropped: an owner that comes meanwhile knows of the process.
+            let name = leaving_name(port, pid);
+            self.books.try_hold(&name, &[process.as_fd()]);
+            self.tenants[port.index()] = Tenant::Leaving { pid, process };
+        }
+        if let Tenant::Taken { path, .. } = old {
+            self.books.forget(&tenant_name(port, path));
+        }
+    }
+
+    /// Gives up a port that the owner had itself.
+    pub(super) fn vacate(&mut self, port: PortId) {
+        self.memory.switch().evict(port);
+        self.pin_stations(port);
+        self.tenants[port.index()] = Tenant::Vacant;
     }
 
     /// Processes whose end somebody may wait for.
@@ -188,14 +310,31 @@ impl Ports {
 
     /// Makes the ports vacant whose processes have ended.
     pub(super) fn reap(&mut self) {
-        for tenant in &mut self.tenants {
-            if let Tenant::Leaving { process, .. } = tenant
+        for (port, tenant) in self
+            .memory
+            .geometry()
+            .all_ports()
+            .zip(self.tenants.iter_mut())
+        {
+            if let Tenant::Leaving { pid, process } = tenant
                 && has_ended(process.as_fd())
             {
+                let name = leaving_name(port, *pid);
                 *tenant = Tenant::Vacant;
+                self.books.forget(&name);
             }
         }
     }
+}
+
+/// What a keeper calls the connection of a tenant, and with it the process.
+pub(super) fn tenant_name(port: PortId, path: Path) -> String {
+    format!("{TENANT}{port}.{}", path.name())
+}
+
+/// What a keeper calls a process that still has the memory of a port.
+pub(super) fn leaving_name(port: PortId, pid: Pid) -> String {
+    format!("{LEAVING}{port}.{}", pid.as_raw_pid())
 }
 
 fn has_ended(process: BorrowedFd<'_>) -> bool {

@@ -13,12 +13,18 @@ use super::{Effect, PioDevice, word};
 pub struct RequestPort {
     memory: Arc<Memory>,
     caller: Caller,
+    vcpu: u32,
 }
 
 impl RequestPort {
-    /// The port of a vCPU whose VM is that caller.
-    pub fn new(memory: Arc<Memory>, caller: Caller) -> RequestPort {
-        RequestPort { memory, caller }
+    /// The port of the vCPU of that number, of a VM that is that caller. No other port of the VM has
+    /// the number: the switch relies on it that a vCPU makes one call at a time.
+    pub fn new(memory: Arc<Memory>, caller: Caller, vcpu: u32) -> RequestPort {
+        RequestPort {
+            memory,
+            caller,
+            vcpu,
+        }
     }
 }
 
@@ -26,9 +32,8 @@ impl PioDevice for RequestPort {
     fn write(&mut self, offset: u16, data: &[u8]) -> Effect {
         if let Some(word) = word(offset, data) {
             let (op, count, flags) = machine::parse_user_request(word);
-            let Caller { port, tenancy, .. } = self.caller;
             // The guest reads the result in its rings.
-            self.memory.switch().call(port, tenancy, op, count, flags);
+            self.memory.serve(&self.caller, self.vcpu, op, count, flags);
         }
         Effect::Continue
     }
@@ -37,45 +42,52 @@ impl PioDevice for RequestPort {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postern_abi::service::{OP_NOP, OP_TX};
-    use postern_abi::window::Geometry;
-    use std::sync::atomic::Ordering::Relaxed;
+    use postern_abi::service::{OP_NOP, OP_TX, tx_flags};
+    use postern_abi::window::{Geometry, RecordHeader, record_size};
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     #[test]
-    fn requests_reach_the_switch() {
-        let geometry = Geometry::new(2, 16).unwrap();
+    fn requests_reach_the_switch_under_the_number_of_the_vcpu() {
+        let geometry = Geometry::new(2, 2, 1 << 12, 1 << 12).unwrap();
         let memory = Arc::new(Memory::create(geometry).unwrap());
-        let caller = Caller {
-            geometry,
-            port: geometry.port(1).unwrap(),
-            tenancy: 5,
-        };
-        memory.switch().admit(caller.port, 5, [2, 0, 0, 0, 0, 1]);
-        // One descriptor of 60 bytes is in the TX ring.
-        let window = memory.switch().window(caller.port).unwrap();
-        let ring = postern_abi::window::Ring::TX;
-        let at = |offset: u64| {
-            // SAFETY: an aligned word inside the window, which the geometry sizes.
-            unsafe {
-                &*window
-                    .add(offset as usize)
-                    .cast::<std::sync::atomic::AtomicU32>()
-            }
-        };
-        at(geometry.descriptor_offset(ring, 0)).store(60, Relaxed);
-        at(geometry.producer_offset(ring)).store(1, Relaxed);
+        let caller = Caller::new(geometry, geometry.port(1).unwrap(), 5);
+        let switch = memory.switch();
+        switch.admit(caller.port(), 5, [2, 0, 0, 0, 0, 1]);
+        // A frame of 60 bytes is in the TX ring of queue 1.
+        let (first, second) = RecordHeader::plain(60).words();
+        let ring = switch
+            .tx_ring(caller.port(), 1)
+            .unwrap()
+            .cast::<AtomicU64>();
+        // SAFETY: the ring has more than two aligned words, which are only accessed atomically.
+        unsafe {
+            (*ring).store(first, Relaxed);
+            (*ring.add(1)).store(second, Relaxed);
+        }
+        let end = record_size(60) as u32;
+        switch
+            .tx_producer(caller.port(), 1)
+            .unwrap()
+            .store(end, Relaxed);
 
-        let mut port = RequestPort::new(Arc::clone(&memory), caller);
-        let mut request = |op| {
-            let word = machine::user_request(op, 16, 0);
+        let mut ports = [0, 1, 2].map(|vcpu| RequestPort::new(Arc::clone(&memory), caller, vcpu));
+        let mut request = |vcpu: usize, op, queue| {
+            let word = machine::user_request(op, 16, tx_flags(queue, false));
             assert!(matches!(
-                port.write(0, &word.to_le_bytes()),
+                ports[vcpu].write(0, &word.to_le_bytes()),
                 Effect::Continue
             ));
-            at(geometry.consumer_offset(ring)).load(Relaxed)
+            switch.tx_consumer(caller.port(), 1).unwrap().load(Relaxed)
         };
-        assert_eq!(request(OP_NOP), 0);
-        assert_eq!(request(99), 0, "unknown requests do nothing");
-        assert_eq!(request(OP_TX), 1, "the frame was taken");
+        assert_eq!(request(0, OP_NOP, 1), 0);
+        assert_eq!(request(0, 99, 1), 0, "unknown requests do nothing");
+        assert_eq!(request(0, OP_TX, 0), 0, "another queue");
+        assert_eq!(request(2, OP_TX, 1), 0, "no such vCPU");
+        assert_eq!(request(0, OP_TX, 1), end, "the frame was taken");
+        let frames = |vcpu| {
+            let context = switch.context(geometry.context(caller.port(), vcpu));
+            context.unwrap().frames.load(Relaxed)
+        };
+        assert_eq!([frames(0), frames(1)], [1, 0], "by vCPU 0");
     }
 }

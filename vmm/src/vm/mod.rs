@@ -81,6 +81,7 @@ impl Error {
             | Error::View(_)
             | Error::Statistics(_)
             | Error::Memory(memory::Error::SetSlot { .. }) => status::KVM,
+            Error::Nic(nic::Error::TooManyVcpus { .. }) => status::CONFIGURATION,
             Error::Nic(_) => status::NIC,
             Error::Memory(_) | Error::Signals(_) | Error::System { .. } => status::INTERNAL,
         }
@@ -163,7 +164,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// When the NIC does not give it, or its memory does not fit into the VM.
+    /// When the NIC does not give it, or cannot tell the VM's vCPUs apart, or its memory does not fit
+    /// into the VM.
     pub fn connect(
         mut self,
         socket: &path::Path,
@@ -171,6 +173,7 @@ impl Builder {
         path: machine::Path,
     ) -> Result<Builder, Error> {
         let nic = NicPort::connect(socket, port, path)?;
+        nic.check_vcpus(self.config.vcpus)?;
         nic.add_slots(&mut self.slots)?;
         if !self.config.cmdline.is_empty() {
             self.config.cmdline.push(' ');

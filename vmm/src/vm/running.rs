@@ -109,7 +109,7 @@ impl Vm {
         for (vcpu, attached) in vcpus {
             let (devices, stop, sender) = (devices.clone(), Arc::clone(&stop), self.sender.clone());
             let own = VcpuDevices {
-                request: nic.as_ref().and_then(NicPort::request_port),
+                request: nic.as_ref().and_then(|nic| nic.request_port(vcpu.number())),
                 attached,
             };
             let thread = thread::Builder::new()

@@ -10,7 +10,7 @@ use crate::demo::plan::{Plan, Run};
 use crate::demo::results;
 use crate::job::{Done, Job};
 use crate::place;
-use crate::report::{Call, Source};
+use crate::report::{Call, Rings, Source};
 use crate::setup::Programs;
 use crate::suite::machine::{Boot, Judge, Test};
 use crate::traffic::{Frame, HEADER_LEN, MAX_LEN, Trace};
@@ -20,10 +20,13 @@ const CALLS: u64 = 100_000;
 /// Empty calls with exits, each of which takes the emulated machine far longer.
 const CALLS_WITH_EXITS: u64 = 5_000;
 
-/// Frames a burst: neither a divisor nor a multiple of the ring.
+/// Frames a burst: neither a divisor nor a multiple of what the rings hold.
 const BATCH: u32 = 7;
-/// Slots of the rings: few, so that they are full most of the time and wrap often.
-const SLOTS: u32 = 16;
+/// Small rings, of some ten frames, so that they are full most of the time and wrap often.
+const RINGS: Rings = Rings {
+    ring_bytes: 8 << 10,
+    lane_bytes: 8 << 10,
+};
 
 macro_rules! traffic {
     ($name:literal, $path:expr) => {
@@ -129,7 +132,7 @@ fn job(programs: &Programs, run: Run) -> Job {
     let plan = Plan {
         inputs: std::slice::from_ref(&FRAMES),
         counters: source().counters(),
-        slots: SLOTS,
+        rings: RINGS,
         programs,
     };
     plan.job(&run).expect("a capture can be written to memory")

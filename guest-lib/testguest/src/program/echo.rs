@@ -91,7 +91,9 @@ impl Work for Ping {
         let peer = nic::await_announcement(&mut nic, &mut idle)?;
         nic.set_when_full(WhenFull::Hold);
         let mac = nic.mac();
-        let mut source = Numbered::new(&mut machine.arena, size, peer, mac)?;
+        let mut source = Numbered::new(&mut machine.arena, &nic, size, peer)?;
+        let buffer = machine.arena.take(MAX_FRAME as usize);
+        let buffer = buffer.ok_or(Failure::Full { frames: 0 })?;
         let mut frames = 0;
         while frames < wanted {
             let count = (wanted - frames).min(options.batch as u64);
@@ -100,8 +102,7 @@ impl Work for Ping {
             while frames < end {
                 let mut wrong = None;
                 let got = nic.rx_burst((end - frames) as usize, |frame| {
-                    let mut bytes = [0; MAX_FRAME as usize];
-                    let bytes = &mut bytes[..frame.len()];
+                    let bytes = &mut buffer[..frame.len()];
                     frame.copy_to(bytes);
                     // What others send to nobody that the switch knows comes here, too.
                     if bytes[0..6] != mac || bytes[6..12] != peer {

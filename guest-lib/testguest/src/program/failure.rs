@@ -4,7 +4,7 @@ use core::fmt;
 
 use postern_abi::machine::CMDLINE_NIC;
 use postern_abi::window::HeaderError;
-use postern_guest::direct::DirectError;
+use postern_nic::direct::DirectError;
 use postern_testguest::cmdline::CmdlineError;
 use postern_testguest::pcap::PcapError;
 use postern_testguest::status;
@@ -27,6 +27,13 @@ pub enum Failure {
     NoInitrd,
     /// The initrd is no pcap file that can be sent.
     Pcap(PcapError),
+    /// The frames to make up are longer than the NIC takes.
+    TooLong {
+        /// Their size in bytes.
+        size: usize,
+        /// The longest that the NIC takes, in bytes.
+        longest: usize,
+    },
     /// The frames do not fit into the VM's memory.
     Full {
         /// Frames that did.
@@ -81,6 +88,11 @@ impl fmt::Display for Failure {
             }
             Failure::NoInitrd => f.write_str("input=pcap needs a pcap file as the VM's initrd"),
             Failure::Pcap(error) => write!(f, "initrd: {error}"),
+            Failure::TooLong { size, longest } => write!(
+                f,
+                "command line: input={size} is more than the {longest} bytes that the NIC's rings take; \
+                 give the NIC larger ones, or send shorter frames"
+            ),
             Failure::Full { frames } => write!(
                 f,
                 "the VM's memory is full after {frames} frames; give it more, or receive fewer"

@@ -3,11 +3,11 @@
 use core::ptr::NonNull;
 
 use postern_abi::machine::Path;
-use postern_guest::direct::Direct;
 use postern_guest::gate::Gate;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::ring::Window;
 use postern_guest::service::{Hypercall, PortRequest, Service};
+use postern_nic::direct::Direct;
 use postern_testguest::announce;
 
 use super::Machine;

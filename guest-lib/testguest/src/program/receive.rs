@@ -2,7 +2,6 @@
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::machine::mark;
-use postern_abi::window::MAX_FRAME;
 use postern_guest::nic::Nic;
 use postern_guest::service::Service;
 use postern_testguest::cmdline::{Frames, Options};
@@ -16,6 +15,9 @@ use crate::console::{mark, println};
 
 /// How long to go on after the last frame that was asked for, in ticks: one too many is to be seen.
 const LINGER: u64 = 10;
+
+/// Longest frame that memory is readied for, in bytes: an MTU of 1500. Longer ones are recorded as well.
+const USUAL_FRAME: usize = 1514;
 
 /// Plays the role.
 pub fn play(machine: Machine) -> Result<(), Failure> {
@@ -54,7 +56,7 @@ impl Work for Receive {
 
 /// Has the host give memory for that many frames now, not while they come.
 fn touch(memory: &mut [u8], frames: u64) {
-    let size = frames.saturating_mul((RECORD_HEADER + MAX_FRAME as usize) as u64);
+    let size = frames.saturating_mul((RECORD_HEADER + USUAL_FRAME) as u64);
     let size = size.saturating_add(FILE_HEADER as u64);
     let size = size.min(memory.len() as u64) as usize;
     for page in memory[..size].chunks_mut(PAGE_SIZE as usize) {

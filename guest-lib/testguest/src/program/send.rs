@@ -3,7 +3,6 @@
 use core::array;
 
 use postern_abi::machine::mark;
-use postern_abi::window::MAX_FRAME;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::service::Service;
 use postern_testguest::cmdline::{Frames, Input, MAX_BATCH};
@@ -34,10 +33,11 @@ struct Send;
 impl Work for Send {
     fn run<S: Service>(self, machine: &mut Machine, mut nic: Nic<S>) -> Result<(), Failure> {
         let options = machine.options;
+        let longest = nic.geometry().max_frame() as usize;
         let pcap = match options.input {
             Input::Pcap => {
                 let file = machine.initrd.ok_or(Failure::NoInitrd)?;
-                Some(Pcap::parse(file, MAX_FRAME as usize).map_err(Failure::Pcap)?)
+                Some(Pcap::parse(file, longest).map_err(Failure::Pcap)?)
             }
             Input::Synthetic(_) => None,
         };
@@ -57,7 +57,7 @@ impl Work for Send {
         nic.set_when_full(WhenFull::Hold);
         match (options.input, pcap) {
             (Input::Synthetic(size), _) => {
-                let source = Numbered::new(&mut machine.arena, size, destination, nic.mac())?;
+                let source = Numbered::new(&mut machine.arena, &nic, size, destination)?;
                 transmit(&mut nic, &mut idle, source, options.batch, count)
             }
             (Input::Pcap, Some(pcap)) => {
@@ -106,19 +106,26 @@ pub struct Numbered {
 }
 
 impl Numbered {
-    /// Frames of `size` bytes between two addresses, from number 0.
-    pub fn new(
+    /// Frames of `size` bytes from a NIC's port to a station, from number 0.
+    pub fn new<S>(
         arena: &mut Arena,
+        nic: &Nic<S>,
         size: usize,
         destination: [u8; 6],
-        source: [u8; 6],
-    ) -> Result<Numbered, Failure> {
+    ) -> Result<Numbered, Failure>
+    where
+        S: Service,
+    {
+        let longest = nic.geometry().max_frame() as usize;
+        if size > longest {
+            return Err(Failure::TooLong { size, longest });
+        }
         let memory = arena.take(size * MAX_BATCH);
         let memory = memory.ok_or(Failure::Full { frames: 0 })?;
         let mut frames = memory.chunks_exact_mut(size);
         let mut batch = array::from_fn(|_| frames.next().unwrap_or_default());
         for frame in &mut batch {
-            synthetic::prepare(frame, destination, source);
+            synthetic::prepare(frame, destination, nic.mac());
         }
         Ok(Numbered { batch, number: 0 })
     }
@@ -178,14 +185,13 @@ pub fn send_all<S: Service, F: AsRef<[u8]>>(
     mut frames: &[F],
 ) -> Result<(), Failure> {
     loop {
-        let pending = nic.pending();
-        let sent = nic.tx_burst(frames);
-        frames = &frames[sent..];
-        let waiting = nic.pending();
-        if frames.is_empty() && waiting == 0 {
+        let before = nic.stats().sent;
+        let written = nic.tx_burst(frames);
+        frames = &frames[written..];
+        if frames.is_empty() && nic.pending() == 0 {
             return Ok(());
         }
-        if sent != 0 || waiting != pending {
+        if written != 0 || nic.stats().sent != before {
             idle.moved();
         }
         idle.wait("room at the receiver", nic.stats().sent)?;

@@ -37,9 +37,13 @@ enum Command {
     #[command(after_help = up::HELP)]
     Up(up::Args),
 
-    /// Own a NIC that VMs share, until a signal comes.
+    /// Own a NIC that VMs share, until a signal comes; or look at and change a running one.
     #[command(after_help = nic::HELP)]
-    Nic(nic::Args),
+    Nic(Box<nic::Args>),
+
+    /// Keep a NIC for its next owner; started by postern nic.
+    #[command(hide = true)]
+    NicKeeper,
 
     /// Show the counters of a running NIC.
     Stat(nic::StatArgs),
@@ -61,7 +65,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Run(args) => run::run(*args),
         Command::Up(args) => up::run(args),
-        Command::Nic(args) => nic::run(args),
+        Command::Nic(args) => nic::run(*args),
+        Command::NicKeeper => nic::keep(),
         Command::Stat(args) => nic::stat(args),
     };
     match result {

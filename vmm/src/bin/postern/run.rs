@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "64M")]
     memory: Bytes,
 
-    /// The guest's processors
+    /// The guest's processors; with a port, at most as many as the NIC has queues (on all paths but direct)
     #[arg(long, value_name = "N", default_value_t = 1)]
     vcpus: usize,
 

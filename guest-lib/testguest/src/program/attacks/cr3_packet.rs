@@ -1,4 +1,4 @@
-//! CR3 at page tables in packet buffers: tables that translate the gate's addresses to pages of the
+//! CR3 at page tables in the TX ring: tables that translate the gate's addresses to pages of the
 //! guest's choice.
 
 use postern_abi::PAGE_SIZE;
@@ -18,7 +18,7 @@ const ENTRY: u64 = 7;
 /// What the page of the guest's own that stands for the EPTP list holds: the gate would clear a bit.
 const CANARY: u8 = 0xff;
 
-/// Page tables made of packet buffers.
+/// Page tables made of packets.
 struct Tables<'a> {
     ground: &'a Ground,
     root: PacketPage,

@@ -1,4 +1,4 @@
-//! What attacks have in common: the gate, pages of code around it, packet buffers, memory.
+//! What attacks have in common: the gate, pages of code around it, pages of packets, memory.
 
 use core::ops::Range;
 use core::ptr;
@@ -7,7 +7,7 @@ use postern_abi::PAGE_SIZE;
 use postern_abi::machine::Path;
 use postern_abi::service::OP_NOP;
 use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, LANDING_GVA, SERVICE_INDEX, STUB_GVA};
-use postern_abi::window::{Geometry, PortId, Ring};
+use postern_abi::window::{Geometry, PortId};
 use postern_guest::attachment::Attachment;
 use postern_guest::gate::{self, ABORT_VECTOR, CodePage, Gate};
 use postern_guest::ring::Window;
@@ -170,14 +170,20 @@ impl Ground {
         self.attachment.port
     }
 
-    /// Ports and slots.
+    /// Ports, queues and sizes of the NIC.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// A page of the window that is made of two packet buffers of the TX ring.
+    /// A page of the window that holds nothing but packets: of the first TX ring.
     pub fn packet_page(&self, number: u32) -> PacketPage {
-        let offset = self.geometry.buffer_offset(Ring::TX, 2 * number);
+        let offset = u64::from(number) * PAGE_SIZE;
+        let size = u64::from(self.geometry.ring());
+        assert!(
+            offset < size,
+            "a TX ring of {size} bytes has no page {number}"
+        );
+        let offset = self.geometry.tx_ring_offset(0) + offset;
         PacketPage {
             offset,
             address: layout::WINDOW + offset,
@@ -186,7 +192,7 @@ impl Ground {
     }
 }
 
-/// Two packet buffers that are one page.
+/// A page of a TX ring.
 #[derive(Clone, Copy)]
 pub struct PacketPage {
     /// Offset in the window.

@@ -1,4 +1,4 @@
-//! Events inside a view: descriptor tables and stack lie in packet buffers, at the addresses where the
+//! Events inside a view: descriptor tables and stack lie in the TX ring, at the addresses where the
 //! service's view has these, so that an event that the CPU delivers there finds what the guest put
 //! there. The timer runs; calls are made until interrupts must have met some of them.
 //!
@@ -146,7 +146,7 @@ pub fn run(ground: &mut Ground) -> Verdict {
     // SAFETY: the kernel's address space has no user pages; they are on again below.
     unsafe { syscall::privileged(set_protections, 0) };
     let armed = ground.call().is_ok();
-    // Some of the interrupts come while the gate view is active, which has no packet buffers.
+    // Some of the interrupts come while the gate view is active, which has no packets.
     let unprotected = armed.then(|| {
         let mut outcomes = (0..TRIES).map(|_| calls(ground, stack));
         let last = outcomes.find(|outcome| !matches!(outcome, Outcome::Ended(_)));

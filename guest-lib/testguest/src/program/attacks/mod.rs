@@ -8,9 +8,9 @@
 //! | --- | --- |
 //! | `vmfunc-direct` | VMFUNC straight to the service's index, and to all others |
 //! | `gate-offsets` | to enter the gate view at every byte of page B |
-//! | `cr3-packet` | CR3 at page tables in packet buffers |
+//! | `cr3-packet` | CR3 at page tables in the TX ring |
 //! | `breakpoint` | to stop a call at every instruction: breakpoints, watchpoint, single step |
-//! | `idt` | interrupts in a view, with descriptor tables in packet buffers |
+//! | `idt` | interrupts in a view, with descriptor tables in the TX ring |
 //! | `read-nic` | to read the memory of views, and of the NIC, from the default view |
 //! | `cpl0` | to call the gate from CPL 0, with and without SMEP and SMAP |
 

@@ -35,7 +35,9 @@ pub const HELP: &str = "\
 The file, in TOML (relative names are relative to its directory):
   [nic]                    # optional; a VM with a port needs it
   ports = 2
-  slots = 256              # of each ring; optional
+  queues = 1               # of each port; as many as a VM with a port has processors; optional
+  ring = \"256K\"            # size of each TX ring; optional
+  lane = \"256K\"            # size of each lane (see postern nic --help); optional
   image = \"nic-image\"      # for elisa, elisa-strict and exit-kernel
   no_learning = [0]        # ports whose guests replay captures; optional
   stats = \"nic.json\"       # counters of all ports, at the end; optional

@@ -1,0 +1,103 @@
+//! What it was measured on.
+
+use std::fs;
+use std::process::Command;
+
+use serde::Serialize;
+
+/// For whoever reads the files.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    /// As git names it.
+    revision: String,
+    processor: String,
+    processors: usize,
+    hypervisor: bool,
+    kernel: String,
+}
+
+impl Machine {
+    pub fn here() -> Machine {
+        let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let field = |name: &str| {
+            let line = information.lines().find(|line| line.starts_with(name))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Machine {
+            revision: revision().unwrap_or_else(|| "unknown".into()),
+            processor: field("model name").unwrap_or_else(|| "unknown".into()),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            hypervisor: field("flags").is_some_and(|flags| flags.contains(" hypervisor")),
+            kernel: kernel.trim().to_owned(),
+        }
+    }
+}
+
+fn revision() -> Option<String> {
+    let output = Command::new("git")
+        .args(["-C", env!("CARGO_MANIFEST_DIR")])
+        .args(["describe", "--always", "--dirty", "--abbrev=12"])
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+/// Time that the machine's processors spent, in clock ticks.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    total: u64,
+    busy: u64,
+    stolen: u64,
+}
+
+/// Shares of the processors' time, in percent, between two looks.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Shares {
+    /// Doing anything.
+    pub busy: f64,
+    /// Given to other machines by the hypervisor.
+    pub stolen: f64,
+}
+
+impl Times {
+    /// "cpu" of /proc/stat: proc(5).
+    pub fn now() -> Times {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        let fields: Vec<u64> = line
+            .split_whitespace()
+            .skip(1)
+            .map(|field| field.parse().unwrap_or(0))
+            .collect();
+        let field = |number: usize| fields.get(number).copied().unwrap_or(0);
+        // user, nice, system, idle, iowait, irq, softirq, steal
+        let idle = field(3) + field(4);
+        let total: u64 = fields.iter().take(8).sum();
+        let stolen = field(7);
+        Times {
+            total,
+            busy: total - idle - stolen,
+            stolen,
+        }
+    }
+
+    pub fn until(self, later: Times) -> Shares {
+        let total = (later.total - self.total).max(1) as f64;
+        Shares {
+            busy: (later.busy - self.busy) as f64 * 100.0 / total,
+            stolen: (later.stolen - self.stolen) as f64 * 100.0 / total,
+        }
+    }
+}
+
+/// How often this thread had to give its processor to another.
+pub fn involuntary_switches() -> u64 {
+    // SAFETY: all zero is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: it writes to the structure it is given.
+    let status = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
+    assert_eq!(status, 0, "getrusage fails for wrong arguments only");
+    usage.ru_nivcsw as u64
+}

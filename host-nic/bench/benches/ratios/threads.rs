@@ -1,0 +1,162 @@
+//! Two senders on two processors.
+
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::Serialize;
+
+use crate::machine::{Shares, Times, involuntary_switches};
+use crate::measure::Turns;
+use crate::report::Spread;
+use postern_nic_bench::case::{Case, Pattern};
+use postern_nic_bench::memory::Nic;
+use postern_nic_bench::nic::Traffic;
+
+/// Of so many rounds.
+#[derive(Debug, Serialize)]
+pub struct Pair {
+    pub length: u32,
+    pub batch: u32,
+    /// Packets of two senders in the time in which one sends one.
+    pub ratio: Spread,
+    /// The same, of the rounds in which nobody was interrupted by other work.
+    pub undisturbed: Option<Spread>,
+    /// Rounds of which that is.
+    pub undisturbed_rounds: usize,
+    /// Time of the machine while one sent, and while two did. One process alone on two idle
+    /// processors makes 50 and 100 of it.
+    pub one_busy: f64,
+    pub two_busy: f64,
+    /// Most that was stolen.
+    pub stolen: f64,
+}
+
+/// What one round is.
+struct Round {
+    /// How long each sent alone, and both at the same time, until the last was done.
+    alone: [Duration; 2],
+    together: Duration,
+    disturbed: bool,
+}
+
+/// Port 0 sends to port 1 and port 2 to port 3, each from a processor of its own, alone and together; both
+/// take as many steps. Nothing if there are no two processors.
+pub fn pair(length: u32, batch: u32, turns: &Turns) -> Option<Pair> {
+    let allowed = sched_getaffinity(None).ok()?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    let cpus = [cpus.next()?, cpus.next()?];
+    let case = Case {
+        pattern: Pattern::Unicast,
+        ports: 4,
+        length,
+        batch,
+        slots: 128,
+    };
+    let nic = Nic::new(case.geometry().unwrap()).unwrap();
+    let mut senders = [0, 2].map(|port| Traffic::new(&nic, case, port));
+    // Long beside what it takes to start and to stop.
+    let steps = steps_of(&mut senders[0], turns.length * 10);
+    let mut times = [Duration::ZERO; 2];
+    let mut shares = [const { Vec::new() }; 2];
+    let mut rounds = Vec::new();
+    for _ in 0..turns.rounds {
+        let mut disturbed = false;
+        let start = Times::now();
+        for (number, sender) in senders.iter_mut().enumerate() {
+            let (time, clean) = together(&mut [sender], &cpus[number..], steps);
+            times[number] = time;
+            disturbed |= !clean;
+        }
+        let middle = Times::now();
+        let [first, second] = &mut senders;
+        let (time, clean) = together(&mut [first, second], &cpus, steps);
+        disturbed |= !clean;
+        shares[0].push(start.until(middle));
+        shares[1].push(middle.until(Times::now()));
+        rounds.push(Round {
+            alone: times,
+            together: time,
+            disturbed,
+        });
+    }
+    senders.iter().for_each(Traffic::check);
+    let ratios = |which: &dyn Fn(&Round) -> bool| -> Vec<f64> {
+        let chosen = rounds.iter().filter(|round| which(round));
+        chosen
+            .map(|round| {
+                let alone: Duration = round.alone.iter().sum();
+                alone.as_secs_f64() / round.together.as_secs_f64()
+            })
+            .collect()
+    };
+    let undisturbed = ratios(&|round| !round.disturbed);
+    let mean = |shares: &[Shares]| shares.iter().map(|s| s.busy).sum::<f64>() / shares.len() as f64;
+    Some(Pair {
+        length,
+        batch,
+        ratio: Spread::of(ratios(&|_| true)),
+        undisturbed_rounds: undisturbed.len(),
+        undisturbed: (!undisturbed.is_empty()).then(|| Spread::of(undisturbed)),
+        one_busy: mean(&shares[0]),
+        two_busy: mean(&shares[1]),
+        stolen: shares
+            .iter()
+            .flatten()
+            .map(|s| s.stolen)
+            .fold(0.0, f64::max),
+    })
+}
+
+fn steps_of(sender: &mut Traffic<'_>, length: Duration) -> u64 {
+    let mut steps = 1;
+    loop {
+        let start = Instant::now();
+        sender.run(steps);
+        let time = start.elapsed();
+        if time >= length {
+            return steps;
+        }
+        steps *= 2;
+    }
+}
+
+/// How long it takes until all have sent, and whether none was interrupted.
+fn together(senders: &mut [&mut Traffic<'_>], cpus: &[usize], steps: u64) -> (Duration, bool) {
+    let (all, ready) = (senders.len(), AtomicUsize::new(0));
+    let switches = AtomicU64::new(0);
+    let one = |sender: &mut Traffic<'_>, cpu: usize| {
+        let mut only = CpuSet::new();
+        only.set(cpu);
+        sched_setaffinity(None, &only).unwrap();
+        sender.run(1);
+        let before = involuntary_switches();
+        // Who sleeps here begins late.
+        ready.fetch_add(1, SeqCst);
+        while ready.load(SeqCst) != all {
+            std::hint::spin_loop();
+        }
+        let start = Instant::now();
+        sender.run(steps);
+        let end = Instant::now();
+        switches.fetch_add(involuntary_switches() - before, Relaxed);
+        (start, end)
+    };
+    let spans: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = senders
+            .iter_mut()
+            .zip(cpus)
+            .map(|(sender, cpu)| scope.spawn(|| one(sender, *cpu)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let start = spans.iter().map(|span| span.0).min().unwrap();
+    let end = spans.iter().map(|span| span.1).max().unwrap();
+    (end - start, switches.into_inner() == 0)
+}

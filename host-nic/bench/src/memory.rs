@@ -1,0 +1,107 @@
+//! Shared memory.
+
+use std::io;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::Ordering::Relaxed;
+
+use postern_abi::ABI_VERSION;
+use postern_abi::window::{Geometry, PortId};
+use postern_nic::caller::memory_size;
+use postern_nic::state::STATE_MAGIC;
+use postern_nic::switch::Switch;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+/// The key of the MAC table: always the same, so that counts of instructions repeat.
+const KEY: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
+
+/// Pages of the kind that memfds have, filled with zeros.
+#[derive(Debug)]
+pub struct Pages {
+    base: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: the addresses are valid in every thread, and safe methods do not access what is there.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Maps so many bytes.
+    ///
+    /// # Errors
+    /// When the system has not enough.
+    pub fn new(size: usize) -> io::Result<Pages> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let base = unsafe { mmap_anonymous(ptr::null_mut(), size, protection, MapFlags::SHARED) }?;
+        let base = NonNull::new(base.cast()).expect("mmap gives null to MAP_FIXED only");
+        Ok(Pages { base, size })
+    }
+
+    /// The first byte.
+    pub const fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: `new` mapped it, and whatever refers to it borrows `self`.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.size) };
+        debug_assert_eq!(unmapped, Ok(()), "the range is one mapping");
+    }
+}
+
+/// A NIC, each of whose ports has a tenant.
+#[derive(Debug)]
+pub struct Nic {
+    pages: Pages,
+    geometry: Geometry,
+}
+
+impl Nic {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// When the system has not enough memory.
+    pub fn new(geometry: Geometry) -> io::Result<Nic> {
+        let pages = Pages::new(memory_size(geometry) as usize)?;
+        let nic = Nic { pages, geometry };
+        let switch = nic.switch();
+        let state = switch.state();
+        for (word, key) in state.key.iter().zip(KEY) {
+            word.store(key, Relaxed);
+        }
+        state.epoch.store(1, Relaxed);
+        state.abi_version.store(ABI_VERSION, Relaxed);
+        state.set_geometry(geometry);
+        state.magic.store(STATE_MAGIC, Relaxed);
+        for port in geometry.all_ports() {
+            switch.admit(port, 1, mac(port));
+        }
+        Ok(nic)
+    }
+
+    /// The switch.
+    pub fn switch(&self) -> Switch<'_> {
+        // SAFETY: the pages are as many as the geometry needs, and the switch alone accesses them.
+        unsafe { Switch::from_base(self.pages.base(), self.geometry) }
+    }
+
+    /// Ports, queues and sizes.
+    pub const fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// First byte of its memory.
+    pub const fn base(&self) -> *mut u8 {
+        self.pages.base()
+    }
+}
+
+/// The address that a port was given.
+pub fn mac(port: PortId) -> [u8; 6] {
+    let [_, a, b, c] = port.number().to_be_bytes();
+    [0x02, 0x50, 0x53, a, b, c]
+}

@@ -1,0 +1,265 @@
+//! The switch, with the harness in the place of its guests.
+
+use std::hint::black_box;
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use postern_abi::service::{OP_TX, tx_flags};
+use postern_abi::window::{PAD_WORD, PortId, Published, RecordHeader, record_size};
+use postern_nic::caller::Caller;
+use postern_nic::switch::serve;
+
+use crate::case::{Case, Pattern};
+use crate::memory::{Nic, mac};
+
+/// A ring filled with records of equal size, gone around again and again.
+struct Laps {
+    size: u32,
+    record: u32,
+    per_lap: u32,
+    start: u32,
+    passed: u32,
+}
+
+impl Laps {
+    /// The position behind the next `batch` records.
+    #[inline]
+    fn next(&mut self, batch: u32) -> u32 {
+        self.passed += batch;
+        if self.passed > self.per_lap {
+            self.passed -= self.per_lap;
+            self.start = self.start.wrapping_add(self.size);
+        }
+        self.start.wrapping_add(self.passed * self.record)
+    }
+}
+
+/// One sender and those who receive from it. Aligned so that two senders share no line of the harness.
+#[repr(align(128))]
+pub struct Traffic<'a> {
+    nic: &'a Nic,
+    from: PortId,
+    case: Case,
+    base: *mut u8,
+    caller: Caller,
+    arguments: Arguments,
+    batch: u32,
+    producer: &'a AtomicU32,
+    laps: Laps,
+    receivers: Vec<(&'a AtomicU64, &'a AtomicU32)>,
+    sent: u64,
+}
+
+// SAFETY: `base` is the NIC's memory, which is shared, and accessed by the switch alone.
+unsafe impl Send for Traffic<'_> {}
+
+impl<'a> Traffic<'a> {
+    /// Frames from a port, of unicast ones to the port behind it. No two may have the same port.
+    ///
+    /// # Panics
+    /// When the NIC is not one of the case's geometry, or has no such ports.
+    pub fn new(nic: &'a Nic, case: Case, from: u32) -> Traffic<'a> {
+        let switch = nic.switch();
+        let geometry = nic.geometry();
+        let number = |number| geometry.port(number).expect("the NIC has the port");
+        let port = number(from);
+        let to: Vec<PortId> = match case.pattern {
+            Pattern::Unicast => vec![number(from + 1)],
+            _ => geometry
+                .all_ports()
+                .filter(|to| *to != port)
+                .take(case.receivers() as usize)
+                .collect(),
+        };
+        let words = |to: &PortId| {
+            let published = switch.published(from, *to, 0);
+            published
+                .zip(switch.consumed(from, *to, 0))
+                .expect("there is such a lane")
+        };
+        let record = record_size(case.length) as u32;
+        let mut traffic = Traffic {
+            nic,
+            from: port,
+            case,
+            base: nic.base(),
+            caller: switch.state().caller(from).expect("the port has a tenant"),
+            arguments: Arguments::new(),
+            batch: case.batch,
+            producer: switch.tx_producer(port, 0).expect("there is a queue"),
+            laps: Laps {
+                size: geometry.ring(),
+                record,
+                per_lap: geometry.ring() / record,
+                start: 0,
+                passed: 0,
+            },
+            receivers: to.iter().map(words).collect(),
+            sent: 0,
+        };
+        traffic.write(&to);
+        // All lanes once around, so that memory is there and the sender is known.
+        let turns = if case.pattern == Pattern::Scatter {
+            to.len() as u32
+        } else {
+            1
+        };
+        let around = traffic.lap().max(geometry.lane() / record * turns);
+        traffic.run(u64::from(around.div_ceil(case.batch)));
+        traffic
+    }
+
+    /// Frames of a lap of the TX ring.
+    pub fn lap(&self) -> u32 {
+        self.laps.per_lap
+    }
+
+    fn frame(&self, to: &[PortId], number: u32) -> Vec<u8> {
+        let destination = match self.case.pattern {
+            Pattern::Broadcast => [0xff; 6],
+            _ => mac(to[number as usize % to.len()]),
+        };
+        let head = destination.into_iter().chain(mac(self.from));
+        // An experimental type (IEEE Std 802, "Local Experimental EtherTypes").
+        let head = head.chain([0x88, 0xb5]);
+        let body = (0u32..).map(|i| (i * 7 + number) as u8);
+        head.chain(body).take(self.case.length as usize).collect()
+    }
+
+    fn write(&self, to: &[PortId]) {
+        let ring = self
+            .nic
+            .switch()
+            .tx_ring(self.from, 0)
+            .expect("there is a queue");
+        let store = |offset: u32, word: u64| {
+            // SAFETY: only offsets of whole words in the ring are used.
+            let at = unsafe { AtomicU64::from_ptr(ring.add(offset as usize).cast()) };
+            at.store(word, Relaxed);
+        };
+        let Laps {
+            record, per_lap, ..
+        } = self.laps;
+        for number in 0..per_lap {
+            let at = number * record;
+            let (first, second) = RecordHeader::plain(self.case.length).words();
+            store(at, first);
+            store(at + 8, second);
+            for (chunk, i) in self.frame(to, number).chunks(8).zip(0..) {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                store(at + 16 + i * 8, u64::from_le_bytes(word));
+            }
+        }
+        let end = per_lap * record;
+        if end < self.laps.size {
+            store(end, 0);
+            store(end + 8, PAD_WORD);
+        }
+    }
+
+    /// Sends and receives a batch.
+    ///
+    /// # Panics
+    /// When the switch takes nothing.
+    #[inline(always)]
+    pub fn step(&mut self) {
+        let next = self.laps.next(self.batch);
+        self.producer.store(next, Release);
+        let mut left = u64::from(self.batch);
+        let Arguments { vcpu, op, flags } = self.arguments;
+        loop {
+            let taken = request(self.base, &self.caller, vcpu, op, left, flags);
+            left = left.wrapping_sub(taken);
+            if left == 0 {
+                break;
+            }
+            assert!(taken != 0, "the switch takes nothing");
+        }
+        for (published, consumed) in &self.receivers {
+            let published = Published::from_word(published.load(Acquire));
+            consumed.store(published.position, Release);
+        }
+    }
+
+    /// So many steps.
+    pub fn run(&mut self, steps: u64) {
+        for _ in 0..steps {
+            self.step();
+        }
+        self.sent += steps * u64::from(self.batch);
+    }
+
+    /// Whether all that was sent has arrived, unchanged: else nothing was measured.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn check(&self) {
+        let switch = self.nic.switch();
+        let geometry = self.nic.geometry();
+        let from = self.from.number();
+        let mut delivered = 0;
+        let mut checked = 0;
+        for to in geometry.all_ports() {
+            let state = switch
+                .lane(from, to.number())
+                .expect("there is such a lane");
+            delivered += state.frames.load(Relaxed);
+            checked += u32::from(self.last_is_right(to));
+        }
+        let expected = self.sent * u64::from(self.case.copies());
+        assert_eq!(delivered, expected, "frames are missing");
+        assert!(checked >= self.case.copies(), "no frame is right");
+        let context = switch.context(from).expect("the port has a context");
+        assert_eq!(context.frames.load(Relaxed), self.sent);
+        for drops in &context.drops {
+            assert_eq!(drops.load(Relaxed), 0, "frames were dropped");
+        }
+    }
+
+    /// Whether a lane holds, at its beginning, a frame that was sent.
+    fn last_is_right(&self, to: PortId) -> bool {
+        let lane = self.nic.switch().lane_ring(self.from.number(), to, 0);
+        let lane = lane.expect("there is such a lane");
+        let load = |offset: u32| {
+            // SAFETY: only offsets of the first record's words are used.
+            unsafe { AtomicU64::from_ptr(lane.add(offset as usize).cast()) }.load(Relaxed)
+        };
+        if load(0) != u64::from(self.case.length) {
+            return false;
+        }
+        let words = (0..self.case.length.div_ceil(8)).flat_map(|i| load(16 + i * 8).to_le_bytes());
+        let found: Vec<u8> = words.take(self.case.length as usize).collect();
+        let one = [to];
+        let number = u32::from(found.get(14).copied().unwrap_or(0));
+        // The byte behind the type is 7 * 0 + the frame's number.
+        self.frame(&one, number) == found
+    }
+}
+
+/// What a call is made with. No constants: the compiler must not make a switch for them alone.
+#[derive(Clone, Copy)]
+struct Arguments {
+    vcpu: u32,
+    op: u64,
+    flags: u64,
+}
+
+impl Arguments {
+    fn new() -> Arguments {
+        Arguments {
+            vcpu: black_box(0),
+            op: black_box(OP_TX),
+            flags: black_box(tx_flags(0, true)),
+        }
+    }
+}
+
+/// The call itself, with a name by which a profiler finds it.
+#[inline(never)]
+fn request(base: *mut u8, caller: &Caller, vcpu: u32, op: u64, count: u64, flags: u64) -> u64 {
+    // SAFETY: the words are those of a tenant of the memory that begins at `base`.
+    unsafe { serve(base, caller, vcpu, op, count, flags) }
+}

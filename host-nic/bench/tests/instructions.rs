@@ -1,0 +1,206 @@
+//! Instructions of a packet, counted by callgrind: the same on every machine, whatever else it does.
+//!
+//! The program `steps` is built as everything that is measured, and run twice under valgrind for each case,
+//! the second time with twice the steps; the difference is that of so many calls. Instructions of the
+//! harness are not counted, those of the call and all that it calls are.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use postern_abi::window::{Geometry, MAX_CONTEXTS, MAX_PORTS, MAX_QUEUES};
+use postern_nic::state;
+
+/// Frames of the shorter run: several laps of rings and lanes, whose ends cost a little.
+const FRAMES: u64 = 1 << 15;
+
+/// Whether there is a valgrind; says so where there is none.
+fn can_count() -> bool {
+    let found = Command::new("valgrind").arg("--version").output().is_ok();
+    if !found {
+        println!("SKIP: valgrind is missing; apt-get install valgrind");
+    }
+    found
+}
+
+/// What the program is built of.
+#[derive(Clone, Copy)]
+enum Switch {
+    /// Everything.
+    Whole,
+    /// All but policy.
+    WithoutPolicy,
+}
+
+impl Switch {
+    /// The program, built once for a run of the tests.
+    fn program(self) -> &'static Path {
+        static WHOLE: OnceLock<PathBuf> = OnceLock::new();
+        static WITHOUT_POLICY: OnceLock<PathBuf> = OnceLock::new();
+        match self {
+            Switch::Whole => WHOLE.get_or_init(|| build("whole", &[])),
+            Switch::WithoutPolicy => WITHOUT_POLICY
+                .get_or_init(|| build("without-policy", &["--features", "without-policy"])),
+        }
+    }
+}
+
+fn build(name: &str, arguments: &[&str]) -> PathBuf {
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let target = scratch.join("instructions");
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--locked", "--profile", "freestanding"])
+        .args(["--package", env!("CARGO_PKG_NAME"), "--bin", "steps"])
+        .args(arguments)
+        .arg("--target-dir")
+        .arg(&target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("run cargo");
+    assert!(status.success(), "cargo failed; it says why above");
+    // The next build has the same name.
+    let program = scratch.join(format!("steps-{name}"));
+    fs::copy(target.join("freestanding/steps"), &program).unwrap();
+    program
+}
+
+/// Instructions of so many steps and what precedes them.
+fn count(switch: Switch, case: &str, steps: u64) -> u64 {
+    static RUN: AtomicU32 = AtomicU32::new(0);
+    let name = format!("callgrind-{}", RUN.fetch_add(1, Relaxed));
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut argument = std::ffi::OsString::from("--callgrind-out-file=");
+    argument.push(&out);
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--toggle-collect=*nic::request*"])
+        .arg(argument)
+        .arg(switch.program())
+        .args(case.split(' '))
+        .arg(steps.to_string())
+        .output()
+        .expect("run valgrind");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{case}: {said}");
+    let text = fs::read_to_string(&out).unwrap();
+    fs::remove_file(&out).unwrap();
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
+    let total = total.and_then(|total| total.trim().parse().ok());
+    total.unwrap_or_else(|| panic!("{case}: callgrind counted nothing: {said}"))
+}
+
+/// Instructions of a frame: `PATTERN PORTS LENGTH BATCH SLOTS`.
+fn instructions(switch: Switch, case: &str) -> f64 {
+    let batch: u64 = case.split(' ').nth(3).unwrap().parse().unwrap();
+    let count = |frames| count(switch, case, frames / batch);
+    let (once, twice) = (count(FRAMES), count(2 * FRAMES));
+    // Far more than none: the call was found by its name.
+    assert!(twice > once + FRAMES * 20, "{case}: {once}, then {twice}");
+    let each = (twice - once) as f64 / FRAMES as f64;
+    println!("{case}: {each:.1} instructions a frame");
+    each
+}
+
+fn at_most(case: &str, most: f64) {
+    if can_count() {
+        let found = instructions(Switch::Whole, case);
+        assert!(
+            found <= most,
+            "{case}: {found:.1} instructions a frame, {most} are allowed"
+        );
+    }
+}
+
+#[test]
+fn short_frames_in_batches() {
+    at_most("unicast 2 64 32 128", 65.0);
+}
+
+/// The goal is 130, and missed: of some 166 instructions about 30 compute addresses from the caller's words,
+/// another 30 move registers to and from the stack, and 50 are the frame's own.
+#[test]
+fn short_frames_one_by_one() {
+    at_most("unicast 2 64 1 128", 175.0);
+}
+
+#[test]
+fn long_frames_in_batches() {
+    at_most("unicast 2 1500 32 128", 260.0);
+}
+
+#[test]
+fn more_ports_cost_nothing() {
+    if !can_count() {
+        return;
+    }
+    for (length, batch) in [(64, 32), (64, 1)] {
+        let case = |ports| {
+            instructions(
+                Switch::Whole,
+                &format!("unicast {ports} {length} {batch} 128"),
+            )
+        };
+        let (two, many) = (case(2), case(64));
+        assert!(
+            many <= two * 1.1,
+            "{two:.1} with 2 ports, {many:.1} with 64"
+        );
+    }
+}
+
+#[test]
+fn policy_that_is_off_costs_nothing() {
+    if !can_count() {
+        return;
+    }
+    for case in [
+        "unicast 2 64 32 128",
+        "unicast 2 64 1 128",
+        "unicast 2 1500 32 128",
+    ] {
+        let with = instructions(Switch::Whole, case);
+        let without = instructions(Switch::WithoutPolicy, case);
+        assert!(
+            with <= without * 1.02,
+            "{case}: {with:.1}, without it {without:.1}"
+        );
+    }
+}
+
+/// A program that is counted twice is counted alike.
+#[test]
+fn counts_repeat() {
+    if can_count() {
+        let case = "unicast 2 64 8 128";
+        let [first, second] = [(); 2].map(|()| count(Switch::Whole, case, 2048));
+        assert_eq!(first, second);
+    }
+}
+
+/// What the NIC keeps for a port, in its own state and in the port's window, without the rings themselves.
+#[test]
+fn memory_of_a_port() {
+    let mut most = 0;
+    for ports in 2..=MAX_PORTS {
+        for queues in 1..=MAX_QUEUES.min(MAX_CONTEXTS / ports) {
+            let geometry = Geometry::new(ports, queues, 1 << 18, 1 << 14).unwrap();
+            let rings = u64::from(queues * geometry.ring());
+            let lanes = u64::from(queues * geometry.contexts() * geometry.lane());
+            let window = geometry.window_size() - rings - lanes;
+            let table = size_of::<state::State>() as u64;
+            let own = (state::size(geometry) - table).div_ceil(ports.into());
+            if queues == 1 {
+                most = most.max(window + own);
+            }
+            let each = (window + own).div_ceil(queues.into());
+            assert!(
+                each <= 64 << 10,
+                "{ports} ports of {queues} queues: {each} bytes a port and queue"
+            );
+        }
+    }
+    println!("up to {most} bytes a port of one queue, beyond its rings");
+}

@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Writes the first inputs of each fuzz target to corpus/TARGET; what the fuzzer finds is added by hand."""
+import json
+import struct
+from pathlib import Path
+
+CORPUS = Path(__file__).parent / "corpus"
+ABI_VERSION = next(
+    int(line.split("=")[1].strip(" ;\n"))
+    for line in (Path(__file__).parents[2] / "guest-lib/abi/src/lib.rs").open()
+    if "pub const ABI_VERSION" in line
+)
+
+
+def write(target, name, data):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def ring():
+    def frame(length, to, payload=b"payload.", port=0):
+        return bytes([3 | port << 4]) + struct.pack("<HB", length, to) + payload.ljust(64, b".")
+
+    call, hold = bytes([5, 0xF8]), bytes([5, 0xF9])
+    drain = bytes([10, 255])
+    for config in range(8):
+        plain = frame(60, 2 | 0 << 2) + frame(1500, 2) + frame(64, 0x80) + call + drain
+        write("ring", f"plain-{config}", bytes([config]) + plain * 3)
+    full = b"".join(frame(1500, 2) + hold for _ in range(6))
+    write("ring", "full", b"\0" + full + drain + full)
+    words = b"".join(bytes([2, kind]) + struct.pack("<Hh", 1, 33) for kind in range(6))
+    write("ring", "moved-words", b"\0" + frame(60, 1) + words + call + frame(60, 2) + call + drain)
+    wild = b"".join(bytes([1, kind]) + struct.pack("<HI", 0, 0xFFFFFFF0) for kind in range(4))
+    write("ring", "wild-words", b"\0" + wild + call + frame(60, 2) + call)
+    tenants = frame(60, 2) + call + bytes([14]) + frame(60, 2) + call + drain + bytes([13]) + frame(60, 2) + call
+    write("ring", "tenants", b"\0" + tenants + bytes([15]) + tenants)
+    header = bytes([4]) + struct.pack("<HQQB", 200, 200 | 1 << 32 | 1 << 40, 100 | 34 << 16 | 16 << 32, 2)
+    write("ring", "offload", b"\0" + bytes([12, 15]) + header + bytes(64) + call + drain)
+    write("ring", "requests", b"\0" + bytes([9, 1, 9]) + struct.pack("<QQ", 2**64 - 1, 2**64 - 1))
+
+
+def ethernet(payload, ethertype, tags=b""):
+    return bytes([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0]) + tags + struct.pack(">H", ethertype) + payload
+
+
+def ipv4(protocol, payload):
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0)
+    return head + bytes([10, 0, 0, 1, 192, 168, 0, 1]) + payload
+
+
+def ipv6(protocol, payload):
+    head = struct.pack(">IHBB", 6 << 28, len(payload), protocol, 64)
+    return head + bytes([0xFD] + [0] * 14 + [1]) + bytes([0xFD] + [0] * 14 + [2]) + payload
+
+
+def tcp(payload, port=22):
+    return struct.pack(">HHIIBBHHH", 40000, port, 1, 0, 5 << 4, 0x18, 1000, 0, 0) + payload
+
+
+def udp(payload):
+    return struct.pack(">HHHH", 53, 4000, 8 + len(payload), 0) + payload
+
+
+def descriptor():
+    def record(features, choice, frame, flags=0, gso=0, size=0, start=0, offset=0):
+        first = len(frame) & ~1 | flags << 32 | gso << 40
+        return struct.pack("<BBQQ", features, choice, first, size | start << 16 | offset << 32) + frame
+
+    four, six = ethernet(ipv4(6, tcp(bytes(4000))), 0x800), ethernet(ipv6(6, tcp(bytes(3000))), 0x86DD)
+    datagrams = ethernet(ipv4(17, udp(bytes(3000))), 0x800)
+    tagged = ethernet(ipv4(17, udp(bytes(40))), 0x800, bytes([0x81, 0, 0, 5]))
+    for choice in (0, 1, 7, 43, 80, 129, 215):
+        write("descriptor", f"tso4-{choice}", record(0x1F, choice, four, 1, 1, 1000, 34, 16))
+        write("descriptor", f"tagged-{choice}", record(0, choice, tagged))
+    write("descriptor", "tso6", record(0xFF, 0, six, 1, 4, 1000, 54, 16))
+    write("descriptor", "uso", record(0x0F, 2, datagrams, 1, 5, 700, 34, 6))
+    write("descriptor", "checksum", record(0x01, 14, four[:200], 1, 0, 0, 34, 16))
+    write("descriptor", "wild", record(0x0F, 0, four, 255, 255, 65535, 65535, 65535))
+
+
+def acl():
+    rules = [
+        "deny in ipv4 10.0.0.0/8 tcp dport 22",
+        "permit from 02:00:00:00:00:00/ff:ff:ff:ff:ff:00 vlan 5",
+        "deny ipv6 fd00::/8 any udp sport 53-99\npermit arp",
+        "deny ethertype 0x88cc\ndeny fragment\npermit proto 47",
+        "permit out to ff:ff:ff:ff:ff:ff\ndeny sctp dport 1-65535",
+        "deny nonsense\npermit src 10.0.0.1/8\ndeny",
+    ]
+    frames = [
+        ethernet(ipv4(6, tcp(b"x")), 0x800),
+        ethernet(ipv6(17, udp(b"x")), 0x86DD),
+        ethernet(ipv4(6, b"x"), 0x800, bytes([0x81, 0, 0, 5])),
+        ethernet(bytes(28), 0x806),
+        ethernet(ipv6(0, bytes([43, 200]) + bytes(6)), 0x86DD),
+        ethernet(b"", 0x800),
+    ]
+    for number, (text, frame) in enumerate(zip(rules, frames)):
+        text = text.encode()
+        write("acl", f"rules-{number}", struct.pack("<H", len(text)) + text + frame)
+
+
+def capture():
+    frame = ethernet(ipv4(17, udp(b"x" * 20)), 0x800)
+    for name, magic, order in (("micro", 0xA1B2C3D4, "<"), ("nano", 0xA1B23C4D, ">")):
+        head = struct.pack(order + "IHHIIII", magic, 2, 4, 0, 0, 65535, 1)
+        packet = struct.pack(order + "IIII", 1, 2, len(frame), len(frame)) + frame
+        write("capture", f"pcap-{name}", head + packet * 2)
+        write("capture", f"pcap-{name}-cut", (head + packet * 2)[:-7])
+
+    def block(kind, body):
+        body = body.ljust((len(body) + 3) // 4 * 4, b"\0")
+        return struct.pack("<II", kind, len(body) + 12) + body + struct.pack("<I", len(body) + 12)
+
+    section = block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
+    interface = block(1, struct.pack("<HHI", 1, 0, 0) + struct.pack("<HHBxxxHH", 9, 1, 9, 0, 0))
+    packet = block(6, struct.pack("<IIIII", 0, 0, 5, len(frame), len(frame)) + frame)
+    simple = block(3, struct.pack("<I", len(frame)) + frame)
+    write("capture", "pcapng", section + interface + packet + simple)
+    write("capture", "pcapng-no-interface", section + packet)
+    write("capture", "pcapng-two-sections", (section + interface + packet) * 2)
+
+
+def control():
+    def request(kind, port, path):
+        return b"\0" + b"PSTNNICQ" + struct.pack("<IIIIQ", ABI_VERSION, kind, port, path, 0)
+
+    for path in range(5):
+        write("control", f"attach-{path}", request(1, 3, path))
+    write("control", "counters", request(2, 0, 0))
+    reply = b"PSTNNICA" + struct.pack("<III", ABI_VERSION, 3, 0) + bytes(104)
+    write("control", "refused", b"\1" + reply + "why not, äöü".encode())
+    policy = {
+        "source": "02:00:00:00:00:01",
+        "vlan": {"trunk": {"pvid": 5, "members": [7, 9], "untagged": [9]}},
+        "ingress": {"bits_per_second": 1000000, "burst_bytes": 100000},
+        "acl": {"rules": [{"action": "deny", "protocol": 6, "destination_ports": "22"}], "default": "permit"},
+        "mirror": 2,
+        "isolation": {"community": 3},
+        "blocked": [1],
+    }
+    write("control", "policy", b"\2" + json.dumps(policy).encode())
+    write("control", "policies", b"\3" + json.dumps({"0": policy, "1": {"isolation": "isolated"}}).encode())
+    write("control", "policies-bad", b"\3" + json.dumps({"9": policy}).encode())
+
+
+def image():
+    gva = 0x0
+    for line in (Path(__file__).parents[2] / "guest-lib/abi/src/view.rs").open():
+        if "pub const IMAGE_GVA" in line:
+            gva = eval(line.split("=")[1].strip(" ;\n"))
+    magic = b""
+    for line in (Path(__file__).parents[1] / "src/image.rs").open():
+        if 'from_le_bytes(*b"' in line:
+            magic = line.split('*b"')[1].split('"')[0].encode()
+    data = magic + struct.pack("<II", ABI_VERSION, 0) + bytes(48)
+    head = lambda entry, count: (
+        b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, count, 64, 0, 0)
+    )
+    load = lambda flags, offset, at, size: struct.pack("<IIQQQQQQ", 1, flags, offset, at, at, size, size, 4096)
+    headers = load(4, 176, gva, 64) + load(5, 240, gva + 4096, 16)
+    good = head(gva + 4096, 2) + headers + data + b"\xc3" * 16
+    write("image", "good", good)
+    write("image", "cut", good[:-8])
+    write("image", "one-segment", head(gva + 4096, 1) + headers + data)
+    write("image", "entry-outside", head(gva, 2) + headers + data + b"\xc3" * 16)
+    write("image", "writable", good[:68] + b"\6" + good[69:])
+
+
+for target in (ring, descriptor, acl, capture, control, image):
+    target()

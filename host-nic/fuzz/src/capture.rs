@@ -1,0 +1,17 @@
+//! Files that are said to be captures. Input: the file.
+
+use std::path::Path;
+
+use postern_nic::capture::Recording;
+
+/// Runs an input.
+pub fn run(data: &[u8]) {
+    match Recording::parse(Path::new("input"), data.to_vec()) {
+        Ok(recording) => {
+            let frames: usize = recording.frames().map(|frame| frame.data.len()).sum();
+            assert!(frames <= data.len(), "no more than the file has");
+            assert_eq!(recording.frames().count(), recording.len());
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}

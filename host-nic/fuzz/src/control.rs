@@ -1,0 +1,52 @@
+//! What comes through the owner's socket. Input: a byte that says which kind of record, then the record.
+
+use postern_nic::policy::apply::Policies;
+use postern_nic::policy::port::PortPolicy;
+use postern_nic::protocol::{Reply, Request};
+
+/// Each kind of record, to which others are easily added.
+const KINDS: [fn(&[u8]); 4] = [request, reply, policy, policies];
+
+/// Runs an input.
+pub fn run(data: &[u8]) {
+    if let Some((kind, record)) = data.split_first() {
+        KINDS[usize::from(*kind) % KINDS.len()](record);
+    }
+}
+
+fn request(record: &[u8]) {
+    match Request::decode(record) {
+        Ok(request) => assert_eq!(Request::decode(&request.encode()), Ok(request)),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+fn reply(record: &[u8]) {
+    match Reply::decode(record) {
+        Ok(reply) => {
+            let again = Reply::decode(&reply.encode());
+            // Bytes that are no text take more room when they are written again.
+            assert!(again.is_err() || again == Ok(reply));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+fn policy(record: &[u8]) {
+    if let Ok(policy) = serde_json::from_slice::<PortPolicy>(record) {
+        let text = serde_json::to_vec(&policy).unwrap();
+        assert_eq!(serde_json::from_slice::<PortPolicy>(&text).unwrap(), policy);
+    }
+}
+
+fn policies(record: &[u8]) {
+    if let Ok(policies) = serde_json::from_slice::<Policies>(record) {
+        let text = serde_json::to_vec(&policies).unwrap();
+        assert_eq!(serde_json::from_slice::<Policies>(&text).unwrap(), policies);
+        let nic = super::nic::Nic::new(4, 1, 4096, 4096);
+        match policies.apply_all(&nic.switch()) {
+            Ok(()) => {}
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! One record with any header, on a switch with policies, VLANs and features.
+//!
+//! Input: features of sender and receivers, VLANs, the header's two words, then the frame.
+
+use postern_abi::service::{OP_FEATURES, OP_TX};
+use postern_abi::window::{FEATURES, RecordHeader, record_size};
+use postern_nic::policy::apply::Policies;
+use postern_nic::policy::port::PortPolicy;
+
+use super::bytes::Bytes;
+use super::nic::{Nic, port};
+
+const RING: u32 = 32 << 10;
+/// Ports of the NIC; the last one agrees on nothing.
+const PORTS: u32 = 3;
+
+/// Policies, one of which an input chooses for each port.
+const POLICIES: [&str; 6] = [
+    "{}",
+    r#"{"vlan": {"access": {"pvid": 5}}}"#,
+    r#"{"vlan": {"trunk": {"pvid": 5, "members": [7, 9], "untagged": [9]}}}"#,
+    r#"{"acl": {"rules": [{"action": "deny", "direction": "ingress", "protocol": 6, "destination_ports": "22"}]}}"#,
+    r#"{"mirror": 2, "ingress": {"bits_per_second": 1000000, "burst_bytes": 100000}}"#,
+    r#"{"acl": {"rules": [{"action": "permit", "vlan": 5}, {"action": "permit", "protocol": 17}], "default": "deny"}}"#,
+];
+
+/// The policies that can be read: all of them, see the test.
+pub fn policies() -> Vec<Option<PortPolicy>> {
+    let read = |text: &&str| serde_json::from_str(text).ok();
+    POLICIES.iter().map(read).collect()
+}
+
+/// Runs an input.
+pub fn run(data: &[u8]) {
+    let mut input = Bytes(data);
+    let [features, choice] = [input.u8(), input.u8()];
+    let header = RecordHeader::from_words(input.u64(), input.u64());
+    let frame = input.0;
+    let mut nic = Nic::new(PORTS, 1, RING, RING);
+    let mut all = Policies::default();
+    let known = policies();
+    for (number, choice) in [(0, choice % 6), (1, choice / 6 % 6), (2, choice / 36 % 6)] {
+        let policy = known[usize::from(choice)].clone().unwrap_or_default();
+        // A port that would mirror to itself is refused, and keeps its policy.
+        let refused = all.set(&nic.switch(), port(number), policy).is_err();
+        assert!(!refused || number == 2, "a valid policy");
+    }
+    let mut receivers: Vec<_> = (1..PORTS)
+        .map(|number| nic.receiver(number, 0).unwrap())
+        .collect();
+    nic.call(
+        0,
+        0,
+        OP_FEATURES,
+        u64::from(features & 15) & u64::from(FEATURES),
+        0,
+    );
+    nic.call(
+        1,
+        0,
+        OP_FEATURES,
+        u64::from(features >> 4) & u64::from(FEATURES),
+        0,
+    );
+    let length = frame.len().min(100_000);
+    // Half of the time the length is true.
+    let header = match header.length & 1 {
+        0 => RecordHeader {
+            length: length as u32,
+            ..header
+        },
+        _ => header,
+    };
+    let mut bytes = frame[..length].to_vec();
+    bytes.resize(bytes.len().next_multiple_of(16), 0xee);
+    let mut words = vec![header.words().0, header.words().1];
+    words.extend(
+        bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap())),
+    );
+    nic.append(0, 0, &words, record_size(length as u32) as u32);
+    let taken = nic.call(0, 0, OP_TX, 4, 0);
+    assert!(taken <= 4);
+    let geometry = nic.geometry;
+    for (number, receiver) in (1..).zip(&mut receivers) {
+        let received = receiver.receive(usize::MAX, |frame| {
+            let mut copy = vec![0; frame.len()];
+            frame.copy_to(&mut copy);
+            let header = frame.header();
+            if number == PORTS - 1 {
+                let rest = RecordHeader {
+                    length: 0,
+                    ..header
+                };
+                assert_eq!(rest, RecordHeader::default(), "it agreed on nothing");
+                assert!(header.length <= geometry.max_frame() + 4, "{header:?}");
+            }
+            if header.flags != 0 {
+                let end = u32::from(header.csum_start) + u32::from(header.csum_offset) + 2;
+                assert!(end <= header.length, "{header:?}");
+            }
+            assert!(header.gso_type == 0 || header.gso_size != 0, "{header:?}");
+        });
+        assert_eq!(received.malformed, 0);
+    }
+}

@@ -1,0 +1,19 @@
+//! Files that are said to be images of the core. Input: the file.
+
+use postern_abi::view::{IMAGE_GVA, IMAGE_MAX};
+use postern_nic::image::Image;
+
+/// Runs an input.
+pub fn run(data: &[u8]) {
+    match Image::parse(data) {
+        Ok(image) => {
+            for segment in [&image.rodata, &image.text] {
+                let pages = segment.pages();
+                assert!(pages.start >= IMAGE_GVA && pages.end <= IMAGE_GVA + IMAGE_MAX);
+                assert!(segment.bytes.len() <= data.len());
+            }
+            assert!(image.text.pages().contains(&image.entry));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}

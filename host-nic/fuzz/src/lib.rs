@@ -1,0 +1,12 @@
+//! What the fuzz targets do with their input. `host-nic/tests/corpus.rs` does the same with the corpus, without a
+//! fuzzer.
+#![allow(clippy::unwrap_used, reason = "a failure is a find")]
+
+pub mod acl;
+mod bytes;
+pub mod capture;
+pub mod control;
+pub mod descriptor;
+pub mod image;
+mod nic;
+pub mod ring;

@@ -1,0 +1,8 @@
+//! Has the core use the atomics of src/atomics.rs.
+
+fn main() {
+    println!("cargo::rustc-cfg=loom");
+    let features = r#""std", "direct", "attack-lock", "without-policy""#;
+    println!("cargo::rustc-check-cfg=cfg(feature, values({features}))");
+    println!("cargo::rerun-if-changed=build.rs");
+}

@@ -1,0 +1,216 @@
+//! Calls that are stopped between any two accesses to memory and never go on, and what the next calls of the same
+//! context do then. No other thread takes part, so there is nothing for loom to decide; every pair of
+//! places to stop is tried.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+mod common;
+
+use common::{Guest, Nic, RECORD, SIZE, frame, mac, port};
+use postern_nic_models::caller::window_offset;
+use postern_nic_models::state::ROUTES;
+use postern_nic_models::sync::Ordering::Relaxed;
+use postern_nic_models::sync::modelled::{Mutation, mutate, stop_after, writes_of};
+
+/// Where a call of port 0 may store in windows: free bytes of its lanes, `published`, its TX consumer.
+fn check_writes(nic: Nic, free: &[(u32, u32, u32)], writes: &[(usize, usize)]) {
+    let geometry = nic.geometry;
+    let windows = nic.base as usize + window_offset(geometry, port(0)) as usize;
+    for (address, size) in writes.iter().filter(|(address, _)| *address >= windows) {
+        let offset = (address - windows) as u64;
+        let number = (offset / geometry.window_size()) as u32;
+        let offset = offset % geometry.window_size();
+        let lane = geometry.lane_offset(0, 0);
+        let inside = number != 0 && (lane..lane + u64::from(SIZE)).contains(&offset);
+        let word = match number {
+            0 => offset == geometry.tx_consumer_offset(0),
+            _ => offset == geometry.published_offset(0, 0),
+        };
+        let may = free.iter().any(|(to, position, room)| {
+            let at = (offset.wrapping_sub(lane) as u32).wrapping_sub(*position) % SIZE;
+            inside && *to == number && at + *size as u32 <= *room
+        });
+        assert!(
+            word || may,
+            "port {number}, {offset:#x}, {size} bytes; free: {free:x?}"
+        );
+    }
+}
+
+/// Free bytes of the lane from port 0, as its receiver knows them: from where, and how many.
+fn free(nic: Nic, to: u32) -> (u32, u32, u32) {
+    let geometry = nic.geometry;
+    let published = nic.long(to, geometry.published_offset(0, 0)).load(Relaxed) as u32;
+    let consumed = nic.word(to, geometry.consumed_offset(0, 0)).load(Relaxed);
+    (to, published, SIZE - published.wrapping_sub(consumed))
+}
+
+/// A call of port 0 for one frame that ends before an access, if it makes so many; whether it got to its end.
+fn call(nic: Nic, stop: u32) -> bool {
+    let free: Vec<_> = (1..nic.geometry.ports()).map(|to| free(nic, to)).collect();
+    let (done, writes) = writes_of(|| stop_after(stop, || nic.call(0, 1, false)));
+    check_writes(nic, &free, &writes);
+    done.is_some()
+}
+
+/// A call that is not stopped.
+fn whole(nic: Nic) {
+    assert!(call(nic, u32::MAX));
+}
+
+/// Has one call stop at every place, and then two, each at every place.
+fn each_stop(nic: Nic, prepare: &dyn Fn(), end: &dyn Fn()) {
+    let mut cases = 0;
+    for first in 0.. {
+        let mut done = false;
+        for second in 0.. {
+            prepare();
+            done = call(nic, first);
+            let second_done = call(nic, second);
+            end();
+            cases += 1;
+            if second_done {
+                break;
+            }
+        }
+        if done {
+            break;
+        }
+    }
+    assert!(cases > 1000, "{cases} cases");
+}
+
+/// One frame behind the other, the lane nearly full and then emptied, so that a call looks for room.
+fn refill(nic: Nic) {
+    let prepare = || {
+        nic.reset();
+        let mut sender = Guest::new(nic, 0, 1, 1);
+        sender.send(frame(1, 0, 1));
+        assert_eq!(nic.call(0, 1, true), 1);
+        // As if the lane was filled up to 32 bytes in front of its end, and then read.
+        let filled = SIZE - RECORD;
+        let lane = nic.switch().lane(0, 1).unwrap();
+        lane.published.store(filled, Relaxed);
+        lane.limit.store(filled, Relaxed);
+        let word = u64::from(filled) | 1 << 32;
+        let geometry = nic.geometry;
+        nic.long(1, geometry.published_offset(0, 0))
+            .store(word, Relaxed);
+        nic.word(1, geometry.consumed_offset(0, 0))
+            .store(RECORD, Relaxed);
+        sender.send(frame(1, 0, 2));
+    };
+    let end = || {
+        let geometry = nic.geometry;
+        let next = nic.switch().context(0).unwrap().tx_next.load(Relaxed);
+        let offset = next & (SIZE - 1);
+        let sender = Guest::new(nic, 0, 1, 1);
+        let [first, second] = frame(1, 0, 3);
+        sender.put(offset, &[208, 0, first, second]);
+        nic.word(0, geometry.tx_producer_offset(0))
+            .store(next + 224, Relaxed);
+        whole(nic);
+    };
+    each_stop(nic, &prepare, &end);
+}
+
+#[test]
+fn no_stop_lets_a_later_call_write_where_it_may_not() {
+    refill(Nic::new(2));
+}
+
+/// The receiver has a new tenant, whose word of what it has read says anything.
+fn hand_over(nic: Nic, consumed: u32) {
+    let prepare = || {
+        nic.reset();
+        let mut sender = Guest::new(nic, 0, 1, 1);
+        for tag in 1..4 {
+            sender.send(frame(1, 0, tag));
+            assert_eq!(nic.call(0, 1, true), 1);
+        }
+        nic.switch().admit(port(1), 2, mac(1));
+        let geometry = nic.geometry;
+        nic.word(1, geometry.consumed_offset(0, 0))
+            .store(consumed, Relaxed);
+        let word = u64::from(consumed) | 2 << 32;
+        nic.long(1, geometry.published_offset(0, 0))
+            .store(word, Relaxed);
+        sender.send(frame(1, 0, 4));
+    };
+    let end = || {
+        let mut receiver = Guest::new(nic, 1, 0, 2);
+        receiver.consumed = consumed;
+        let mut sender = Guest::new(nic, 0, 1, 1);
+        whole(nic);
+        sender = Guest {
+            producer: nic.switch().context(0).unwrap().tx_next.load(Relaxed),
+            ..sender
+        };
+        sender.send(frame(1, 0, 5));
+        whole(nic);
+        let frames = receiver.receive(0);
+        // A frame of a call that was stopped may come twice; none of the former tenant's, and the last one.
+        assert_eq!(frames.last(), Some(&5), "{frames:?}");
+        assert!(frames.iter().all(|tag| *tag > 3), "{frames:?}");
+    };
+    each_stop(nic, &prepare, &end);
+}
+
+#[test]
+fn no_stop_keeps_frames_from_a_new_tenant() {
+    for consumed in [96, SIZE - 16] {
+        hand_over(Nic::new(2), consumed);
+    }
+}
+
+/// The address of a station behind port 2 whose route is remembered where that of port 1's address is.
+const OTHER: u8 = 1 + ROUTES as u8;
+
+/// Frames to two stations in turn, whose routes share a place.
+fn routes(nic: Nic) {
+    let sent = std::cell::Cell::new(0);
+    let prepare = || {
+        nic.reset();
+        let mut other = Guest::new(nic, 2, 0, 1);
+        other.send(frame(0, OTHER, 0));
+        assert_eq!(nic.call(2, 1, true), 1);
+        let mut sender = Guest::new(nic, 0, 1, 1);
+        sender.send(frame(1, 0, 1));
+        assert_eq!(nic.call(0, 1, true), 1);
+        sender.send(frame(OTHER, 0, 2));
+        sent.set(sender.producer);
+    };
+    let end = || {
+        let mut sender = Guest::new(nic, 0, 1, 1);
+        sender.producer = sent.get();
+        for tag in [12, 21, 22, 11] {
+            sender.send(frame(if tag % 10 == 1 { 1 } else { OTHER }, 0, tag));
+            whole(nic);
+            whole(nic);
+        }
+        for to in [1, 2] {
+            let mut receiver = Guest::new(nic, to, 0, 1);
+            receiver.consumed = 0;
+            let frames = receiver.receive(0);
+            let own = |tag: &u16| u32::from(tag % 10) == to;
+            assert!(frames.iter().all(own), "port {to} got {frames:?}");
+            assert!(frames.len() >= 3, "port {to} got {frames:?}");
+        }
+    };
+    each_stop(nic, &prepare, &end);
+}
+
+#[test]
+fn no_stop_mixes_two_routes() {
+    routes(Nic::new(3));
+}
+
+#[test]
+#[should_panic(expected = " got ")]
+fn a_route_needs_to_be_void_while_it_changes() {
+    let nic = Nic::new(3);
+    nic.reset();
+    let [first, _] = frame(1, 0, 0);
+    let route = &nic.switch().context(0).unwrap().routes[(first >> 40) as usize & (ROUTES - 1)];
+    mutate(Mutation::LostZero((&raw const route.epoch) as usize));
+    routes(nic);
+}

@@ -1,0 +1,225 @@
+//! Sending the frames of a file into a port.
+
+use std::num::NonZeroU64;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::recording::Recording;
+use crate::uplink::{BATCH, Port};
+
+/// Longest sleep before it is asked again whether to stop.
+const NAP: Duration = Duration::from_millis(20);
+/// How long before its time a frame is waited for without sleeping.
+const AWAKE: Duration = Duration::from_micros(60);
+/// Refusals after which waiting for a port yields the CPU, and after which it sleeps.
+const YIELD_AFTER: u32 = 64;
+const SLEEP_AFTER: u32 = 256;
+
+/// When frames are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as the port takes them.
+    #[default]
+    Fast,
+    /// With the distances in time that they had. A frame whose time is before its predecessor's follows
+    /// at once.
+    Recorded,
+    /// So many frames a second, evenly.
+    Rate(NonZeroU64),
+}
+
+/// A clock that never goes back, and that can be waited for.
+pub trait Clock {
+    /// The time now, since any moment.
+    fn now(&mut self) -> Duration;
+    /// Waits for `time` or somewhat less; not much longer than 20 ms.
+    fn wait(&mut self, time: Duration);
+}
+
+/// The system's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Monotonic(Instant);
+
+impl Default for Monotonic {
+    fn default() -> Monotonic {
+        Monotonic(Instant::now())
+    }
+}
+
+impl Clock for Monotonic {
+    fn now(&mut self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn wait(&mut self, time: Duration) {
+        match time.checked_sub(AWAKE) {
+            Some(time) if !time.is_zero() => thread::sleep(time.min(NAP)),
+            _ => std::hint::spin_loop(),
+        }
+    }
+}
+
+/// What was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReplayStats {
+    /// Frames that the port took.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How often a frame was offered and not taken, and had to be offered again.
+    pub refused: u64,
+    /// How often the file was sent to its end.
+    pub loops: u64,
+}
+
+/// How to send a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// When frames are sent.
+    pub pace: Pace,
+    /// How often the file is sent; `None`: until stopped.
+    pub loops: Option<u64>,
+}
+
+impl Default for Replay {
+    /// Once, as fast as possible.
+    fn default() -> Replay {
+        Replay {
+            pace: Pace::Fast,
+            loops: Some(1),
+        }
+    }
+}
+
+impl Replay {
+    /// Sends the frames of `recording` in order into `port`, until done or `stopped`. A frame that the
+    /// port does not take is offered again until it does.
+    pub fn run(
+        &self,
+        recording: &Recording,
+        port: &mut dyn Port,
+        stopped: &dyn Fn() -> bool,
+    ) -> ReplayStats {
+        self.run_by(&mut Monotonic::default(), recording, port, stopped)
+    }
+
+    /// As [`Replay::run`], by another clock.
+    pub fn run_by(
+        &self,
+        clock: &mut dyn Clock,
+        recording: &Recording,
+        port: &mut dyn Port,
+        stopped: &dyn Fn() -> bool,
+    ) -> ReplayStats {
+        let mut stats = ReplayStats::default();
+        let mut schedule = Schedule::new(self.pace, recording, clock.now());
+        let mut refusals = 0;
+        while self.loops.is_none_or(|loops| stats.loops < loops) {
+            let mut next = 0;
+            while next < recording.len() {
+                if stopped() {
+                    return stats;
+                }
+                let now = clock.now();
+                let mut list: [&[u8]; BATCH] = [&[]; BATCH];
+                let mut count = 0;
+                let mut early = None;
+                for place in &mut list {
+                    let Some(frame) = recording.frame(next + count) else {
+                        break;
+                    };
+                    let due = schedule.due(next + count, frame.time);
+                    if due > now {
+                        early = Some(due - now);
+                        break;
+                    }
+                    *place = frame.data;
+                    count += 1;
+                }
+                let list = list.get(..count).unwrap_or_default();
+                if list.is_empty() {
+                    if let Some(time) = early {
+                        clock.wait(time);
+                    }
+                    continue;
+                }
+                let taken = port.send(list).min(count);
+                let bytes = list.iter().take(taken).map(|frame| frame.len() as u64);
+                stats.frames += taken as u64;
+                stats.bytes += bytes.sum::<u64>();
+                stats.refused += (count - taken) as u64;
+                next += taken;
+                refusals = if taken == 0 { refusals + 1 } else { 0 };
+                match refusals {
+                    0 => {}
+                    1..YIELD_AFTER => std::hint::spin_loop(),
+                    YIELD_AFTER..SLEEP_AFTER => thread::yield_now(),
+                    _ => {
+                        refusals = SLEEP_AFTER;
+                        thread::sleep(AWAKE);
+                    }
+                }
+            }
+            stats.loops += 1;
+            schedule.next_loop();
+        }
+        stats
+    }
+}
+
+/// When each frame is to be sent.
+struct Schedule {
+    pace: Pace,
+    start: Duration,
+    /// Frames of the loops before this one, and the time that they took as recorded.
+    before: u128,
+    elapsed: Duration,
+    /// Of one loop.
+    frames: u128,
+    first: u64,
+    length: Duration,
+}
+
+impl Schedule {
+    fn new(pace: Pace, recording: &Recording, start: Duration) -> Schedule {
+        let time = |number| recording.frame(number).map_or(0, |frame| frame.time);
+        let first = time(0);
+        let last = recording
+            .frames()
+            .map(|frame| frame.time)
+            .max()
+            .unwrap_or(first);
+        Schedule {
+            pace,
+            start,
+            before: 0,
+            elapsed: Duration::ZERO,
+            frames: recording.len() as u128,
+            first,
+            length: Duration::from_nanos(last.saturating_sub(first)),
+        }
+    }
+
+    fn next_loop(&mut self) {
+        self.before = self.before.saturating_add(self.frames);
+        self.elapsed = self.elapsed.saturating_add(self.length);
+    }
+
+    fn due(&self, number: usize, time: u64) -> Duration {
+        let since = match self.pace {
+            Pace::Fast => Duration::ZERO,
+            Pace::Recorded => {
+                let time = Duration::from_nanos(time.saturating_sub(self.first));
+                self.elapsed.saturating_add(time)
+            }
+            Pace::Rate(rate) => {
+                let frames = self.before.saturating_add(number as u128);
+                let time = frames.saturating_mul(1_000_000_000) / u128::from(rate.get());
+                Duration::from_nanos(u64::try_from(time).unwrap_or(u64::MAX))
+            }
+        };
+        self.start.saturating_add(since)
+    }
+}

@@ -1,0 +1,149 @@
+//! A frame as it is delivered, where that is not as it was sent: other tags, completed checksums, cut segments.
+
+use postern_abi::window::{RecordHeader, record_size};
+
+use super::records::store;
+use crate::copy;
+use crate::policy::headers::{SNAPSHOT_WORDS, Tag};
+use crate::policy::vlan::Egress;
+
+/// What happens to a frame's customer tag (IEEE 802.1Q "Egress").
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tagging {
+    /// It stays as it is.
+    Keep,
+    /// It is taken out.
+    Strip,
+    /// One with this tag control information is put in.
+    Insert(u16),
+    /// It gets this tag control information.
+    Replace(u16),
+}
+
+impl Tagging {
+    /// How a frame with or without a tag leaves through a port in its VLAN; nothing if it does not.
+    #[inline]
+    pub fn of(tag: Option<Tag>, vid: u16, egress: Egress) -> Option<Tagging> {
+        match (egress, tag) {
+            (Egress::Drop, _) => None,
+            (Egress::Tagged, None) => Some(Tagging::Insert(vid)),
+            (Egress::Tagged, Some(tag)) if tag.vid() == vid => Some(Tagging::Keep),
+            (Egress::Tagged, Some(tag)) => Some(Tagging::Replace(tag.tci() & 0xf000 | vid)),
+            (Egress::Untagged, None) => Some(Tagging::Keep),
+            (Egress::Untagged, Some(_)) => Some(Tagging::Strip),
+        }
+    }
+
+    /// By how many bytes the frame becomes longer.
+    #[inline]
+    pub const fn shift(self) -> i32 {
+        match self {
+            Tagging::Keep | Tagging::Replace(_) => 0,
+            Tagging::Strip => -4,
+            Tagging::Insert(_) => 4,
+        }
+    }
+}
+
+/// Words of a head: a snapshot and a tag.
+const HEAD_WORDS: usize = SNAPSHOT_WORDS + 1;
+
+/// The beginning of a frame, changed, and where the rest is.
+pub struct Image {
+    head: [u64; HEAD_WORDS],
+    /// Bytes of the head.
+    known: u32,
+    /// What follows them.
+    rest: *const u8,
+    rest_length: u32,
+}
+
+/// Bytes of a tag's type and its control information, as the upper half of a word.
+const fn tag_bits(tci: u16) -> u64 {
+    (0x0081 | (tci.swap_bytes() as u64) << 16) << 32
+}
+
+impl Image {
+    /// A frame whose first `known` bytes are in `words`, with zeros behind, and whose rest is at `rest`.
+    #[inline(never)]
+    pub fn new(
+        words: &[u64; SNAPSHOT_WORDS],
+        known: u32,
+        rest: *const u8,
+        rest_length: u32,
+        tagging: Tagging,
+    ) -> Image {
+        let mut image = Image {
+            head: [0; HEAD_WORDS],
+            known: known.wrapping_add_signed(tagging.shift()),
+            rest,
+            rest_length,
+        };
+        let head = &mut image.head;
+        let low = words[1] & 0xffff_ffff;
+        head[0] = words[0];
+        match tagging {
+            Tagging::Keep | Tagging::Replace(_) => {
+                for (to, word) in head[1..].iter_mut().zip(&words[1..]) {
+                    *to = *word;
+                }
+                if let Tagging::Replace(tci) = tagging {
+                    head[1] = low | tag_bits(tci);
+                }
+            }
+            Tagging::Insert(tci) => {
+                head[1] = low | tag_bits(tci);
+                let mut carry = words[1] >> 32;
+                for (to, word) in head[2..].iter_mut().zip(&words[2..]) {
+                    *to = carry | *word << 32;
+                    carry = *word >> 32;
+                }
+                head[HEAD_WORDS - 1] = carry;
+            }
+            Tagging::Strip => {
+                let mut last = low;
+                for (to, word) in head[1..].iter_mut().zip(&words[2..]) {
+                    *to = last | *word << 32;
+                    last = *word >> 32;
+                }
+                head[SNAPSHOT_WORDS - 1] = last;
+            }
+        }
+        image
+    }
+
+    /// Bytes of the frame.
+    #[inline]
+    pub const fn length(&self) -> u32 {
+        self.known.wrapping_add(self.rest_length)
+    }
+
+    /// Writes it as a record; the last 16 bytes of that have zeros behind the frame.
+    ///
+    /// # Safety
+    /// `to` is aligned to 16 bytes and valid for writes of a record of [`Image::length`] bytes in shared memory,
+    /// and what was given to [`Image::new`] as the rest is readable.
+    #[inline(never)]
+    pub unsafe fn write(&self, to: *mut u8, header: RecordHeader) {
+        let header = RecordHeader {
+            length: self.length(),
+            ..header
+        };
+        let (first, second) = header.words();
+        let last = record_size(self.length()) as usize - 16;
+        let words = (self.known as usize).div_ceil(8);
+        // SAFETY: all of it lies in the record: whole words of the head, whose last one the rest follows or
+        // the last 16 bytes hold.
+        unsafe {
+            store(to.add(last), 0);
+            store(to.add(last + 8), 0);
+            store(to, first);
+            store(to.add(8), second);
+            for (word, index) in self.head.iter().zip(0..words) {
+                store(to.add(16 + index * 8), *word);
+            }
+            let rest = to.add(16 + self.known as usize);
+            copy::bytes(self.rest, rest, self.rest_length as usize);
+        }
+    }
+}

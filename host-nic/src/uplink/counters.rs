@@ -1,0 +1,79 @@
+//! What passed an uplink and what did not, each way.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of one direction at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        pub struct Direction {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        /// Counters of one direction; one thread adds, any may read.
+        #[derive(Debug, Default)]
+        pub(super) struct Live {
+            $(pub(super) $name: AtomicU64,)*
+        }
+
+        impl Live {
+            fn read(&self) -> Direction {
+                Direction { $($name: self.$name.load(Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Frames that passed.
+    frames,
+    /// Their bytes.
+    bytes,
+    /// Dropped: longer than [`MAX_FRAME`](super::MAX_FRAME), or than the interface sends.
+    too_long,
+    /// Dropped: shorter than an Ethernet header.
+    too_short,
+    /// Dropped: an offload left undone what cannot be completed (see the module's documentation).
+    offload,
+    /// Dropped: the other side did not take it (the port's ring, the interface's queue is full).
+    refused,
+    /// Dropped by the kernel before this process fetched them.
+    missed,
+    /// Requests in which frames passed.
+    batches,
+}
+
+/// Counters of one uplink.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub(super) to_port: Live,
+    pub(super) to_interface: Live,
+}
+
+/// [`Counters`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// From the interface to the port.
+    pub to_port: Direction,
+    /// From the port to the interface.
+    pub to_interface: Direction,
+}
+
+impl Counters {
+    /// The counters now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            to_port: self.to_port.read(),
+            to_interface: self.to_interface.read(),
+        }
+    }
+}
+
+/// Adds to a counter that only this thread changes.
+pub(super) fn add(counter: &AtomicU64, number: u64) {
+    if number != 0 {
+        counter.store(counter.load(Relaxed).wrapping_add(number), Relaxed);
+    }
+}

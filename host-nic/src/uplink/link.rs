@@ -1,0 +1,330 @@
+//! A network interface of the host: what it is called, whether it is up, what it may send.
+
+use std::ffi::{c_char, c_short};
+use std::io;
+use std::mem::{self, size_of};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+
+use super::MAX_FRAME;
+use super::error::{UplinkError, failed};
+
+/// Largest MTU in bytes with which every frame passes.
+pub(super) const MAX_MTU: u32 = 9000;
+/// Bytes of an Ethernet header.
+const HEADER: usize = 14;
+/// Bytes of a VLAN tag.
+const TAG: usize = 4;
+
+/// One network interface, known by its index (it may be renamed) in the network namespace in which
+/// this process found it.
+#[derive(Debug)]
+pub struct Link {
+    socket: OwnedFd,
+    index: u32,
+    name: String,
+    mtu: u32,
+}
+
+impl Link {
+    /// Finds an Ethernet interface, up or down.
+    ///
+    /// # Errors
+    /// When there is no such interface, or it is not Ethernet.
+    pub fn find(name: &str) -> Result<Link, UplinkError> {
+        check_name(name)?;
+        let socket = control_socket(name)?;
+        let index = match netdevice::name_to_index(&socket, name) {
+            Ok(index) => index,
+            Err(errno) => return Err(failed("find", name, "CAP_NET_ADMIN", errno.into())),
+        };
+        let mut link = Link {
+            socket,
+            index,
+            name: name.to_owned(),
+            mtu: 0,
+        };
+        let mut request = link.request();
+        link.ioctl(
+            "read the hardware type of",
+            libc::SIOCGIFHWADDR,
+            &mut request,
+        )?;
+        // SAFETY: the kernel filled this member.
+        let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
+        if kind != libc::ARPHRD_ETHER {
+            return Err(UplinkError::NotEthernet {
+                interface: link.name,
+                kind,
+            });
+        }
+        link.read_mtu()?;
+        Ok(link)
+    }
+
+    /// Finds an Ethernet interface that is up.
+    ///
+    /// # Errors
+    /// As [`Link::find`], or when it is down.
+    pub fn open(name: &str) -> Result<Link, UplinkError> {
+        let mut link = Link::find(name)?;
+        link.check()?;
+        Ok(link)
+    }
+
+    /// The index of the interface.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The name of the interface, when last looked at.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The longest frame in bytes, with or without a VLAN tag, that fits its MTU as last looked at.
+    pub fn longest(&self, tagged: bool) -> usize {
+        let tag = if tagged { TAG } else { 0 };
+        (self.mtu as usize + HEADER + tag).min(MAX_FRAME)
+    }
+
+    /// Looks at the interface again.
+    ///
+    /// # Errors
+    /// When it is gone or down.
+    pub fn check(&mut self) -> Result<(), UplinkError> {
+        self.find_again()?;
+        if self.flags()? & libc::IFF_UP as c_short == 0 {
+            self.settle();
+            self.find_again()?;
+            return Err(self.down());
+        }
+        self.read_mtu()
+    }
+
+    fn find_again(&mut self) -> Result<(), UplinkError> {
+        match netdevice::index_to_name(&self.socket, self.index) {
+            Ok(name) => {
+                self.name = name;
+                Ok(())
+            }
+            Err(Errno::NODEV) => Err(self.gone()),
+            Err(errno) => Err(failed("look at", &self.name, "CAP_NET_ADMIN", errno.into())),
+        }
+    }
+
+    /// Waits for the end of a change of the host's interfaces that is under way: one that is removed is
+    /// down first, and both happen under one lock of the kernel (rtnl), which this request takes, too.
+    fn settle(&self) {
+        const ETHTOOL_GLINK: u32 = 0x0a;
+        let mut value = [ETHTOOL_GLINK, 0];
+        let mut request = self.request();
+        request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+        // The answer does not matter.
+        let _ = self.ioctl("look at", libc::SIOCETHTOOL, &mut request);
+    }
+
+    /// The error for an interface that is no longer there.
+    pub(super) fn gone(&self) -> UplinkError {
+        UplinkError::Gone {
+            interface: self.name.clone(),
+        }
+    }
+
+    fn down(&self) -> UplinkError {
+        UplinkError::Down {
+            interface: self.name.clone(),
+        }
+    }
+
+    /// What an error of the kernel in `step` on a device that was open means.
+    pub(super) fn broken(&mut self, step: &'static str, source: io::Error) -> UplinkError {
+        if let Err(reason) = self.check() {
+            return reason;
+        }
+        match source.raw_os_error() {
+            // Down and up again before this process looked.
+            Some(libc::ENETDOWN | libc::EIO) => self.down(),
+            Some(libc::ENXIO | libc::ENODEV | libc::EBADFD) => self.gone(),
+            _ => failed(step, &self.name, "CAP_NET_ADMIN", source),
+        }
+    }
+
+    /// Brings the interface up.
+    pub(super) fn bring_up(&mut self) -> Result<(), UplinkError> {
+        let flags = self.flags()?;
+        if flags & libc::IFF_UP as c_short != 0 {
+            return Ok(());
+        }
+        let mut request = self.request();
+        request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as c_short;
+        self.ioctl("bring up", libc::SIOCSIFFLAGS, &mut request)
+    }
+
+    /// Sets the MTU, in bytes.
+    pub(super) fn set_mtu(&mut self, mtu: u32) -> Result<(), UplinkError> {
+        let mut request = self.request();
+        request.ifr_ifru.ifru_mtu = mtu as i32;
+        self.ioctl("set the MTU of", libc::SIOCSIFMTU, &mut request)?;
+        self.read_mtu()
+    }
+
+    fn read_mtu(&mut self) -> Result<(), UplinkError> {
+        let mut request = self.request();
+        self.ioctl("read the MTU of", libc::SIOCGIFMTU, &mut request)?;
+        // SAFETY: the kernel filled this member.
+        self.mtu = unsafe { request.ifr_ifru.ifru_mtu }.max(0) as u32;
+        Ok(())
+    }
+
+    fn flags(&self) -> Result<c_short, UplinkError> {
+        let mut request = self.request();
+        self.ioctl("read the state of", libc::SIOCGIFFLAGS, &mut request)?;
+        // SAFETY: the kernel filled this member.
+        Ok(unsafe { request.ifr_ifru.ifru_flags })
+    }
+
+    fn request(&self) -> libc::ifreq {
+        request(&self.name)
+    }
+
+    fn ioctl(
+        &self,
+        step: &'static str,
+        number: libc::c_ulong,
+        request: &mut libc::ifreq,
+    ) -> Result<(), UplinkError> {
+        // C libraries differ in the type.
+        let number = number as libc::Ioctl;
+        // SAFETY: all `SIOC?IF*` requests of this module take one `struct ifreq`.
+        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), number, &raw mut *request) };
+        if result == 0 {
+            return Ok(());
+        }
+        let source = io::Error::last_os_error();
+        match source.raw_os_error() {
+            Some(libc::ENODEV) => Err(self.gone()),
+            _ => Err(failed(step, &self.name, "CAP_NET_ADMIN", source)),
+        }
+    }
+}
+
+/// A `struct ifreq` for the interface `name`, whose length was checked.
+pub(super) fn request(name: &str) -> libc::ifreq {
+    // SAFETY: all zeros is a valid value of this plain structure.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    let room = libc::IFNAMSIZ - 1;
+    for (place, &byte) in request.ifr_name.iter_mut().zip(name.as_bytes()).take(room) {
+        *place = byte as c_char;
+    }
+    request
+}
+
+/// Whether the kernel can have an interface of this name (`dev_valid_name`, `dev_alloc_name`).
+pub(super) fn check_name(name: &str) -> Result<(), UplinkError> {
+    let reason = if name.is_empty() {
+        "it is empty"
+    } else if name.len() >= libc::IFNAMSIZ {
+        "it is longer than 15 bytes"
+    } else if name == "." || name == ".." {
+        "it is a directory"
+    } else if name.contains(['/', ':', '%', '\0']) {
+        "it contains a slash, a colon, a percent sign or a zero byte"
+    } else if name.contains(char::is_whitespace) {
+        "it contains white space"
+    } else {
+        return Ok(());
+    };
+    Err(UplinkError::Name {
+        name: name.into(),
+        reason,
+    })
+}
+
+fn control_socket(name: &str) -> Result<OwnedFd, UplinkError> {
+    socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|errno| failed("find", name, "CAP_NET_ADMIN", errno.into()))
+}
+
+/// Sets an option of a socket that `T` is the argument of.
+///
+/// # Safety
+/// `T` must be plain data of the layout that this option takes.
+pub(super) unsafe fn set_option<T>(
+    socket: impl AsFd,
+    level: i32,
+    name: u32,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: the pointer and size are those of `value`; the caller vouches for its type.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name as i32,
+            (&raw const *value).cast(),
+            size_of::<T>() as u32,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A packet socket that keeps an interface in promiscuous mode while it exists.
+pub(super) fn promiscuous(socket: impl AsFd, index: u32) -> io::Result<()> {
+    let request = linux_raw_sys::if_packet::packet_mreq {
+        mr_ifindex: index as i32,
+        mr_type: linux_raw_sys::if_packet::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    let option = linux_raw_sys::if_packet::PACKET_ADD_MEMBERSHIP;
+    // SAFETY: the option takes a `struct packet_mreq`.
+    unsafe { set_option(socket, libc::SOL_PACKET, option, &request) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_names_are_refused() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "tap%d",
+            "x\0",
+            "a:1",
+            "sixteen-bytes-xx",
+        ] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in ["eth0", "fifteen-bytes-x", "br-12ab", "µ"] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_ethernet_interface_is_named() {
+        let error = Link::find("no-such-one").unwrap_err().to_string();
+        assert!(
+            error.contains("no network interface no-such-one"),
+            "{error}"
+        );
+        let error = Link::find("lo").unwrap_err().to_string();
+        assert!(error.contains("lo is not Ethernet"), "{error}");
+    }
+}

@@ -1,0 +1,231 @@
+//! `postern nic`: the NIC that VMs share, and `postern stat`: its counters.
+
+mod admin;
+mod policy;
+mod replay;
+mod show;
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use postern_abi::machine::Path;
+use postern_nic::client;
+use postern_nic::server::{self, KeeperProgram, Options, Server, ServerError};
+use postern_vmm::geometry::{self, DEFAULT_QUEUES, Wish};
+use postern_vmm::size::Bytes;
+use postern_vmm::{signals, status};
+
+use crate::failure::Failure;
+use crate::{names, output};
+
+/// Flags of `postern nic`.
+#[derive(ClapArgs)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Option<admin::Action>,
+
+    /// Where VMMs connect (--nic of postern run). If a NIC is kept for it whose owner has ended, that NIC goes on, and
+    /// --ports, --queues, --ring and --lane can be left out
+    #[arg(long, value_name = "PATH", required = true)]
+    socket: Option<PathBuf>,
+
+    /// Number of ports, at most 256 [default: 2]
+    #[arg(long, value_name = "N")]
+    ports: Option<u32>,
+
+    /// TX queues of each port, and RX queues, 1 to 8 and at most 256 of the whole NIC; a VM with a port
+    /// has at most as many processors (--vcpus of postern run) [default: 1]
+    #[arg(long, value_name = "N")]
+    queues: Option<u32>,
+
+    /// Size of each TX ring, in bytes or with K or M: a power of two from 4K to 8M [default: 256K]
+    #[arg(long, value_name = "SIZE")]
+    ring: Option<Bytes>,
+
+    /// Size of each lane, likewise: what one queue of one port has sent and one RX queue of another has
+    /// not yet received [default: what makes 4M for each RX queue, but 32K at least, and no more than
+    /// a TX ring has]
+    #[arg(long, value_name = "SIZE")]
+    lane: Option<Bytes>,
+
+    /// The program of the NIC's view; needed for the paths elisa, elisa-strict and exit-kernel
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+
+    /// Paths to offer; exit-user and direct give a VM's process the memory of all ports [default: all]
+    #[arg(long, value_name = "PATHS", value_delimiter = ',', value_parser = names::path)]
+    paths: Vec<Path>,
+
+    /// Ports from whose frames no stations are learned, since their guests replay captures
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    no_learning: Vec<u32>,
+
+    /// Forget stations that sent nothing for so many seconds; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value_t = server::DEFAULT_AGEING.as_secs())]
+    ageing: u64,
+
+    /// Do without the process that keeps the NIC when this one is killed: then the NIC ends with it
+    #[arg(long)]
+    no_keeper: bool,
+
+    /// Write the counters of all ports to this file at the end, as JSON
+    #[arg(long, value_name = "FILE")]
+    stats: Option<PathBuf>,
+}
+
+/// What `--help` says about the exit status.
+pub const HELP: &str = "\
+Exit status:
+  0   ended by SIGINT, SIGTERM, SIGHUP, SIGQUIT or postern nic stop, in good order; or the NIC did as asked
+  64  flags, image, socket or policy cannot be used, or the NIC refuses what was asked
+  66  the NIC cannot be made, cannot go on, or cannot be reached
+  70  internal error, or the output file cannot be written";
+
+/// Ports of a NIC where nobody asks for more.
+const DEFAULT_PORTS: u32 = 2;
+/// How long a NIC without owner and tenants is kept.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Serves VMMs until a signal comes, or asks another process that does; returns the exit status.
+pub fn run(args: Args) -> Result<u8, Failure> {
+    let socket = match (args.action, args.socket) {
+        (Some(action), _) => return admin::run(action),
+        (None, Some(socket)) => socket,
+        (None, None) => {
+            let error = anyhow::anyhow!("no socket is named; give one with --socket");
+            return Err(Failure::configuration(error));
+        }
+    };
+    let wish = Wish {
+        ports: args.ports.unwrap_or(DEFAULT_PORTS),
+        queues: args.queues.unwrap_or(DEFAULT_QUEUES),
+        ring: args.ring,
+        lane: args.lane,
+    };
+    let geometry = wish.geometry().map_err(Failure::configuration)?;
+    let mut options = Options::new(socket, geometry);
+    options.any_geometry =
+        args.ports.is_none() && args.queues.is_none() && args.ring.is_none() && args.lane.is_none();
+    options.image = args.image;
+    options.unlearned = args.no_learning;
+    options.ageing = Duration::from_secs(args.ageing);
+    if !args.no_keeper {
+        options.keeper = Some(KeeperProgram {
+            // This very program, also after its file was replaced.
+            program: PathBuf::from("/proc/self/exe"),
+            arguments: vec!["nic-keeper".into()],
+        });
+    }
+    if !args.paths.is_empty() {
+        options.paths = args.paths;
+    }
+    // Before any other thread is started, and so before there is what a signal is to stop.
+    let (sender, signals) = mpsc::channel();
+    signals::on_ending_signal(move |_| {
+        // If nobody listens any more, all has ended.
+        let _ = sender.send(());
+    })
+    .map_err(Failure::internal)?;
+    let mut server = bind(&options)?;
+    let stats = match args.stats {
+        Some(path) => Some((output::create(&path)?, path)),
+        None => None,
+    };
+    let stopper = server.stopper();
+    thread::Builder::new()
+        .name("stopper".to_owned())
+        .spawn(move || {
+            while signals.recv().is_ok() {
+                stopper.stop();
+            }
+        })
+        .map_err(Failure::internal)?;
+    if let Some(reason) = server.without_views() {
+        eprintln!("postern: no elisa, elisa-strict, exit-kernel: {reason}");
+    }
+    for warning in server.warnings() {
+        eprintln!("postern: {warning}");
+    }
+    output::print(&format!(
+        "NIC of {} at {}{}\n",
+        geometry::describe(server.geometry()),
+        options.socket.display(),
+        if server.is_resumed() {
+            ", taken over"
+        } else {
+            ""
+        }
+    ))?;
+    server.run()?;
+    if let Some((file, path)) = stats {
+        output::write_json(file, &path, &server.counters())?;
+    }
+    Ok(0)
+}
+
+/// Keeps a NIC that this program's parent owns; returns the exit status.
+pub fn keep() -> Result<u8, Failure> {
+    server::keep(GRACE).map_err(Failure::internal)?;
+    Ok(0)
+}
+
+/// Makes a NIC; an error names the image that it is about.
+pub fn bind(options: &Options) -> Result<Server, Failure> {
+    Server::bind(options).map_err(|error| match (&error, &options.image) {
+        (ServerError::Image(_), Some(image)) => Failure::configuration(
+            anyhow::Error::from(error).context(format!("cannot use {}", image.display())),
+        ),
+        _ => error.into(),
+    })
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Failure {
+        let status = match &error {
+            ServerError::Image(_)
+            | ServerError::InUse(_)
+            | ServerError::NotASocket(_)
+            | ServerError::Listen { .. }
+            | ServerError::Kept { .. }
+            | ServerError::NoSuchPort { .. } => status::CONFIGURATION,
+            ServerError::Memory(_)
+            | ServerError::View(_)
+            | ServerError::Keeper(_)
+            | ServerError::Clock(_)
+            | ServerError::Wait(_) => status::NIC,
+        };
+        Failure {
+            status,
+            error: error.into(),
+        }
+    }
+}
+
+/// Flags of `postern stat`.
+#[derive(ClapArgs)]
+pub struct StatArgs {
+    /// The NIC's socket
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the counters of a running NIC; returns the exit status.
+pub fn stat(args: StatArgs) -> Result<u8, Failure> {
+    let counters = client::counters(&args.socket).map_err(|error| Failure {
+        status: status::NIC,
+        error: error.into(),
+    })?;
+    output::print(&match args.json {
+        true => format!("{:#}\n", serde_json::json!(counters)),
+        false => counters.to_string(),
+    })?;
+    Ok(0)
+}
