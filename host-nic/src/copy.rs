@@ -34,7 +34,7 @@ pub unsafe fn blocks(from: *const u8, to: *mut u8, whole: usize) {
 /// As [`blocks`].
 #[cfg(target_feature = "sse2")]
 #[inline(always)]
-unsafe fn four(from: *const u8, to: *mut u8, whole: usize) {
+pub unsafe fn four(from: *const u8, to: *mut u8, whole: usize) {
     // SAFETY: what `blocks`' caller vouches for.
     unsafe {
         asm!(
@@ -64,7 +64,7 @@ unsafe fn four(from: *const u8, to: *mut u8, whole: usize) {
 /// As [`blocks`].
 #[cfg(not(target_feature = "sse2"))]
 #[inline(always)]
-unsafe fn four(from: *const u8, to: *mut u8, whole: usize) {
+pub unsafe fn four(from: *const u8, to: *mut u8, whole: usize) {
     // SAFETY: what `blocks`' caller vouches for.
     unsafe {
         straight::<2>(from.add(32), to.add(32));

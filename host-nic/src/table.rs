@@ -169,20 +169,6 @@ impl Table {
         (&self.buckets[bucket], VALID | mixed & REST_MASK)
     }
 
-    /// Has the processor fetch what [`Table::find`] will look at.
-    #[inline]
-    pub fn prefetch(&self, key: Key, station: Station) {
-        let (bucket, _) = self.place(key, station);
-        #[cfg(target_feature = "sse")]
-        // SAFETY: a prefetch changes nothing, whatever the address.
-        unsafe {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(bucket.as_ptr().cast());
-        }
-        #[cfg(not(target_feature = "sse"))]
-        let _ = bucket;
-    }
-
     /// Number of the port that the station is behind, if known. Below
     /// [`postern_abi::window::MAX_PORTS`], whatever the table holds.
     #[inline]

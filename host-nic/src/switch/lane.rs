@@ -29,18 +29,38 @@ impl<'a> Ends<'a> {
     /// The NIC has the port and the queue.
     #[inline(always)]
     pub unsafe fn of(call: &Call<'a>, to: PortId, queue: u32) -> Ends<'a> {
-        let caller = call.caller;
-        let number = caller.geometry().context(to, queue) as usize;
-        // SAFETY: as many lane states as there are contexts follow the call's; the window lies in memory
-        // that `serve`'s caller vouched for.
+        // SAFETY: the caller's promise.
+        unsafe { Ends::with(call, Ends::state(call, to, queue), to, queue) }
+    }
+
+    /// The context's side of it alone.
+    ///
+    /// # Safety
+    /// As [`Ends::of`].
+    #[inline(always)]
+    pub unsafe fn state(call: &Call<'a>, to: PortId, queue: u32) -> &'a LaneState {
+        let number = call.caller.geometry().context(to, queue) as usize;
+        // SAFETY: as many lane states as there are contexts follow the call's.
         unsafe {
             let states = (&raw const *call.context()).add(1).cast::<LaneState>();
-            let offset = caller.windows as usize + to.index() * caller.window_size as usize;
-            Ends {
-                state: &*states.add(number),
-                window: call.base.add(offset),
-                queue,
-            }
+            &*states.add(number)
+        }
+    }
+
+    /// The lane whose state is known.
+    ///
+    /// # Safety
+    /// As [`Ends::of`].
+    #[inline(always)]
+    pub unsafe fn with(call: &Call<'a>, state: &'a LaneState, to: PortId, queue: u32) -> Ends<'a> {
+        let caller = call.caller;
+        // Added in this order, the number of the port alone has to be kept for it.
+        let offset = to.index() * caller.window_size as usize + caller.windows as usize;
+        Ends {
+            state,
+            // SAFETY: the window lies in memory that `serve`'s caller vouched for.
+            window: unsafe { call.base.add(offset) },
+            queue,
         }
     }
 

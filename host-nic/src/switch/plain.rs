@@ -30,61 +30,42 @@ pub struct Progress {
 
 impl<'a> Call<'a> {
     /// Takes at most `count` frames from a TX queue's ring; returns how many.
-    ///
-    /// A single frame that goes where the last one went is dealt with here, since then all else that a call
-    /// does counts most.
     #[inline(always)]
     pub fn transmit(&self, queue: u32, count: u64) -> u64 {
-        #[cfg(feature = "attack-lock")]
-        let _held = self.state().lock();
-        let first = Call { vcpu: 0, ..*self };
-        let single = match self.vcpu | queue {
-            // The same with less to compute.
-            0 => first.single(0, count),
-            _ => self.single(queue, count),
-        };
-        match single {
-            Some(()) => 1,
-            None => many(self.base, self.caller, self.vcpu, queue, self.hold, count),
-        }
+        many(self.base, self.caller, self.vcpu, queue, self.hold, count)
     }
 
     /// Takes a frame that is the only one in the ring; nothing if it is not, or goes elsewhere than
-    /// the last one, or has to be looked at more closely.
+    /// the last ones, or has to be looked at more closely. Then all else that a call does counts most.
     #[inline(always)]
-    fn single(&self, queue: u32, count: u64) -> Option<()> {
+    pub fn single(&self, queue: u32) -> Option<()> {
         let caller = self.caller;
-        if count == 0 {
-            return None;
-        }
         // SAFETY: `queue` is below the number of queues.
         let (tx, end, ring) = unsafe { self.tx(queue) };
         let next = tx.next.load(Relaxed) & !(RECORD_ALIGN - 1);
         let offset = next & caller.ring_mask;
+        let size = end.wrapping_sub(next);
         // SAFETY: the offset lies in the ring.
-        let frame = unsafe {
-            Frame::only(
-                ring.add(offset as usize),
-                end.wrapping_sub(next),
-                caller.span,
-            )
-        }?;
-        let size = frame.size() as u32;
-        if offset + size - 1 > caller.ring_mask {
+        let frame = unsafe { Frame::only(ring.add(offset as usize), size, caller.span) }?;
+        // One that ends with the ring is left to others.
+        if offset + size > caller.ring_mask {
             return None;
         }
         let port = self.recall(frame.addresses.first, frame.addresses.second as u32)?;
         // SAFETY: the port was compared with the number of ports.
-        let ends = unsafe { Ends::of(self, port, 0) };
-        let state = ends.state;
+        let state = unsafe { Ends::state(self, port, 0) };
         let position = state.published.load(Relaxed) & !(RECORD_ALIGN - 1);
         // A call that was stopped may have left a limit below the position: that is no room, not a lot of it.
         let room = state.limit.load(Relaxed).wrapping_sub(position);
         if room.wrapping_sub(size) > caller.lane_mask {
             return None;
         }
-        // SAFETY: so many bytes may be written there, and the record was read just now.
-        unsafe { frame.write(ends.at(self, position)) };
+        // SAFETY: as above; so many bytes may be written there, and the record was read just now.
+        let ends = unsafe {
+            let ends = Ends::with(self, state, port, 0);
+            frame.write_alone(ends.at(self, position));
+            ends
+        };
         let position = position.wrapping_add(size);
         let tenancy = state.tenancy.load(Relaxed);
         add(&state.frames, 1);

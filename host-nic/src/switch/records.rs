@@ -253,7 +253,7 @@ impl Frame {
             return None;
         }
         let length = first as usize;
-        if size(length) != left as usize {
+        if size(length) as u32 != left {
             return None;
         }
         // SAFETY: as above.
@@ -296,6 +296,46 @@ impl Frame {
             }
         }
     }
+}
+
+impl Frame {
+    /// The same, with the fewest steps for a frame of 64 bytes and some more.
+    ///
+    /// # Safety
+    /// As [`Frame::write`].
+    #[inline(always)]
+    pub unsafe fn write_alone(&self, to: *mut u8) {
+        let whole = self.length & !15;
+        // SAFETY: as in `write`.
+        unsafe {
+            if whole.wrapping_sub(64) > 16 {
+                return write_any(self.record, to, self.length, self.addresses);
+            }
+            store(to, self.length as u64);
+            store(to.add(8), 0);
+            store(to.add(16), self.addresses.first);
+            store(to.add(24), self.addresses.second);
+            crate::copy::four(self.record, to, whole);
+            if self.length & 15 != 0 {
+                write_tail(self.record, to, self.length);
+            }
+        }
+    }
+}
+
+/// [`Frame::write`], out of line.
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+unsafe fn write_any(record: *const u8, to: *mut u8, length: usize, addresses: Addresses) {
+    let frame = Frame {
+        record,
+        length,
+        addresses,
+    };
+    // SAFETY: the contract is the same.
+    unsafe { frame.write(to) }
 }
 
 /// The rest of a frame of less than 32 bytes.
