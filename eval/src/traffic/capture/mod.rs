@@ -244,8 +244,10 @@ fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Pads short frames and refuses long ones.
-fn finish(frames: Vec<(Duration, Vec<u8>)>) -> Result<Vec<(Duration, Frame)>, Error> {
+/// Puts frames in the order of their times, pads short ones and refuses long ones.
+fn finish(mut frames: Vec<(Duration, Vec<u8>)>) -> Result<Vec<(Duration, Frame)>, Error> {
+    // Two processors stamp frames before they queue them, and may do the latter the other way round.
+    frames.sort_by_key(|(time, _)| *time);
     frames
         .into_iter()
         .map(|(time, mut frame)| {
