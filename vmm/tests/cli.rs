@@ -247,6 +247,13 @@ struct RunningNic {
 
 impl RunningNic {
     fn start(bench: &Bench, more: &[&str]) -> RunningNic {
+        let (nic, line) = RunningNic::announced(bench, more);
+        assert!(line.starts_with("NIC of 2 ports"), "{line}");
+        nic
+    }
+
+    /// With what it says of itself.
+    fn announced(bench: &Bench, more: &[&str]) -> (RunningNic, String) {
         let socket = bench.path("nic");
         let mut child = Command::new(program())
             .args(["nic", "--socket", &socket])
@@ -258,8 +265,7 @@ impl RunningNic {
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
-        assert!(line.starts_with("NIC of 2 ports"), "{line}");
-        RunningNic { child, socket }
+        (RunningNic { child, socket }, line)
     }
 
     fn end(mut self, signal: i32) -> Option<i32> {
@@ -309,18 +315,7 @@ fn nics_larger_than_the_guests_room() {
         return;
     }
     let bench = Bench::new();
-    let socket = bench.path("nic");
-    let child = Command::new(program())
-        .args(["nic", "--socket", &socket, "--ports", "16", "--lane", "4M"])
-        .stderr(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut nic = RunningNic { child, socket };
-    let mut line = String::new();
-    BufReader::new(nic.child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    let (nic, _) = RunningNic::announced(&bench, &["--ports", "16", "--lane", "4M"]);
     bench.refuse(
         &["--nic", &nic.socket, "--port", "0", "--path", "direct"],
         CONFIGURATION,
@@ -370,19 +365,8 @@ fn nics_that_cannot_be() {
 #[test]
 fn the_largest_nic() {
     let bench = Bench::new();
-    let socket = bench.path("nic");
-    let child = Command::new(program())
-        .args(["nic", "--socket", &socket, "--ports", "256"])
-        .args(["--ring", "4K", "--lane", "4K"])
-        .stderr(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut nic = RunningNic { child, socket };
-    let mut line = String::new();
-    BufReader::new(nic.child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    let size = ["--ports", "256", "--ring", "4K", "--lane", "4K"];
+    let (nic, line) = RunningNic::announced(&bench, &size);
     assert!(
         line.starts_with(
             "NIC of 256 ports with 1 queue each, TX rings of 4 KiB, lanes of 4 KiB at "
