@@ -409,12 +409,15 @@ impl<'a> Lanes<'a> {
     #[inline(never)]
     fn publish_left(&mut self, call: &Call<'a>) {
         let queues = call.caller.geometry().queues();
+        // There is no division in the kernel's build of this; numbers come in order, so one walk over the ports
+        // serves all of them.
+        let (mut port, mut first) = (0, 0);
         while let Some(number) = self.left.pop() {
-            let (mut port, mut queue) = (0, number.number());
-            // There is no division in the kernel's build of this.
-            while queue >= queues {
-                (port, queue) = (port + 1, queue - queues);
+            let number = number.number();
+            while number - first >= queues {
+                (port, first) = (port + 1, first + queues);
             }
+            let queue = number - first;
             Lane::open(call, PortId::from_number(port), queue, true).publish(call);
         }
     }
