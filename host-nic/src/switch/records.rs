@@ -197,29 +197,8 @@ impl Stretch {
     /// The stretch is what [`Records::stretch`] gave, or what [`Stretch::pass`] left of it.
     #[inline(always)]
     pub unsafe fn read(&self, span: u16) -> Option<Frame> {
-        // SAFETY: 32 bytes or more follow each position of a ring. Where none of them are in the stretch,
-        // they are not used.
-        let (first, second) = unsafe { (load(self.record), load(self.record.add(8))) };
-        // A length in the lower half, and nothing in the upper one.
-        if first.wrapping_sub(MIN_FRAME.into()) > span.into() || second != 0 {
-            return None;
-        }
-        let length = first as usize;
-        if size(length) > self.left {
-            return None;
-        }
-        // SAFETY: the record has 32 bytes or more, because of its shortest length.
-        let addresses = unsafe {
-            Addresses {
-                first: load(self.record.add(16)),
-                second: load(self.record.add(24)),
-            }
-        };
-        Some(Frame {
-            record: self.record,
-            length,
-            addresses,
-        })
+        // SAFETY: the record begins in a ring. Where it is not in the stretch, it is not used.
+        unsafe { Frame::read(self.record, span, |size| size <= self.left) }
     }
 
     /// Passes a frame that it begins with.
@@ -247,13 +226,24 @@ impl Frame {
     /// The record begins in a ring of a port, at a multiple of 16 bytes.
     #[inline(always)]
     pub unsafe fn only(record: *const u8, left: u32, span: u16) -> Option<Frame> {
+        // SAFETY: the contract is the same.
+        unsafe { Frame::read(record, span, |size| size as u32 == left) }
+    }
+
+    /// Reads a record once; nothing if that is no ordinary frame, or its size does not fit.
+    ///
+    /// # Safety
+    /// As [`Frame::only`].
+    #[inline(always)]
+    unsafe fn read(record: *const u8, span: u16, fits: impl Fn(usize) -> bool) -> Option<Frame> {
         // SAFETY: 32 bytes or more follow each position of a ring.
         let (first, second) = unsafe { (load(record), load(record.add(8))) };
+        // A length in the lower half, and nothing in the upper one.
         if first.wrapping_sub(MIN_FRAME.into()) > span.into() || second != 0 {
             return None;
         }
         let length = first as usize;
-        if size(length) as u32 != left {
+        if !fits(size(length)) {
             return None;
         }
         // SAFETY: as above.
