@@ -11,6 +11,7 @@
 //!   ...           Context of each port's vCPU:
 //!                   TX position of the queue (a line)           calls for that queue      host
 //!                   counters, drops by cause                    that vCPU's calls         host
+//!                   routes that it remembers                    that vCPU's calls         that vCPU's calls
 //!                   for each RX queue a LaneState (a line)      that vCPU's calls         host
 //! ```
 //!

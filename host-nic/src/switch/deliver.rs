@@ -5,7 +5,7 @@ use postern_abi::window::{
     PortId, RecordHeader, record_size,
 };
 
-use core::sync::atomic::Ordering::Relaxed;
+use crate::sync::Ordering::Relaxed;
 
 use super::Call;
 use super::image::{Image, Tagging};

@@ -10,7 +10,7 @@
 //! differ in the size of their lanes, too, unless that is made equal; and two senders on two processors, to
 //! different receivers, against one.
 //!
-//! Files, all labelled `native`: `ratios.csv` has every round, `ratios.json` what is printed and what it was
+//! Files, all labelled `hardware`: `ratios.csv` has every round, `ratios.json` what is printed and what it was
 //! measured on, `ratios.svg` and `ratios.png` the plot of unicast between two ports.
 #![allow(clippy::unwrap_used, reason = "a failure ends the benchmark")]
 

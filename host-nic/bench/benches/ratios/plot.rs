@@ -53,7 +53,7 @@ where
 {
     area.fill(&WHITE)?;
     let area = area.titled(
-        "One packet through the switch against a plain copy of it (native, unicast, 2 ports)",
+        "One packet through the switch against a plain copy of it (hardware, unicast, 2 ports)",
         ("sans-serif", 24),
     )?;
     let halves = area.split_evenly((1, 2));

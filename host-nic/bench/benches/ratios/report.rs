@@ -219,7 +219,7 @@ impl Report {
             for (round, [switch, memcpy, vector]) in row.rounds.iter().enumerate() {
                 writeln!(
                     csv,
-                    "native,{pattern},{ports},{length},{batch},{slots},{round},{switch:.3},{memcpy:.3},{vector:.3}"
+                    "hardware,{pattern},{ports},{length},{batch},{slots},{round},{switch:.3},{memcpy:.3},{vector:.3}"
                 )?;
             }
         }
@@ -241,7 +241,7 @@ impl Report {
             }
         });
         let file = File {
-            label: "native",
+            label: "hardware",
             machine: &self.machine,
             rows: rows.collect(),
             left_out: &self.left_out,
