@@ -7,6 +7,7 @@
 //! | [`gate`] | the guest's pages of the gate area, and a call through them |
 //! | [`service`] | a request to the host, whichever path carries it |
 //! | [`ring`] | the guest's ends of the rings in its window |
+//! | `direct` | requests by a plain call of the switch (feature `direct`) |
 //! | [`nic`] | a port: bursts of frames out and in |
 //!
 //! The library is `no_std`, allocates nothing and starts no thread; it suits a kernel, a user
@@ -14,6 +15,8 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod attachment;
+#[cfg(feature = "direct")]
+pub mod direct;
 pub mod gate;
 pub mod nic;
 pub mod ring;

@@ -5,7 +5,7 @@
 //! | [`Gate`] | elisa, elisa-strict | VMFUNC: no VM exit |
 //! | [`Hypercall`] | exit-kernel | VMCALL |
 //! | [`PortRequest`] | exit-user | OUT |
-//! | `postern_nic::direct::Direct` | direct | none: a function call |
+//! | `postern_guest::direct::Direct` | direct | none: a function call |
 
 use core::arch::asm;
 

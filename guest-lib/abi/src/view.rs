@@ -20,7 +20,7 @@
 //! not among the indices used at the levels below (1; 2, 50, 60; 3, 99, ...). A CR3 that points at such a table
 //! therefore faults at the first fetch (Intel SDM volume 3, "4-Level Paging and 5-Level Paging").
 
-use crate::PAGE_SIZE;
+use crate::{ABI_VERSION, PAGE_SIZE};
 
 /// Page A: the guest's own code, whose last three bytes are VMFUNC.
 pub const GATE_AREA_GVA: u64 = GATE_GVA - PAGE_SIZE;
@@ -110,3 +110,27 @@ pub struct CallPage {
 const _: () = assert!(size_of::<CallPage>() == 128);
 const _: () = assert!((GATE_GVA >> 39) & 511 == 32 && (LIST_GVA >> 39) & 511 == 32);
 const _: () = assert!(IMAGE_GVA + IMAGE_MAX - GATE_GVA < 1 << 31);
+
+/// First bytes of a service's program image for a view.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageHeader {
+    /// [`ImageHeader::MAGIC`].
+    pub magic: u64,
+    /// [`ABI_VERSION`] that the image was built with.
+    pub abi_version: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl ImageHeader {
+    /// "PSTNIMAG", little endian.
+    pub const MAGIC: u64 = u64::from_le_bytes(*b"PSTNIMAG");
+
+    /// The header of an image that is built now.
+    pub const CURRENT: ImageHeader = ImageHeader {
+        magic: ImageHeader::MAGIC,
+        abi_version: ABI_VERSION,
+        reserved: 0,
+    };
+}

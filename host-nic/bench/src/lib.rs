@@ -4,7 +4,7 @@
 //! guests. Frames were written into the TX ring before; a step
 //!
 //! 1. moves the sender's producer position over a batch of them (one store),
-//! 2. calls [`postern_nic::switch::serve`] with the caller's words, as each place's entry does: again, if the
+//! 2. calls [`postern_switch::switch::serve`] with the caller's words, as each place's entry does: again, if the
 //!    call ended before the batch did because of the bytes that one call may copy,
 //! 3. moves the `consumed` word of each receiver to what was published for it (a load and a store for each).
 //!

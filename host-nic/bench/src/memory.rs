@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::ABI_VERSION;
 use postern_abi::window::{Geometry, PortId};
-use postern_nic::caller::memory_size;
-use postern_nic::state::STATE_MAGIC;
-use postern_nic::switch::Switch;
+use postern_switch::credentials::memory_size;
+use postern_switch::state::STATE_MAGIC;
+use postern_switch::switch::Switch;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// The key of the MAC table: always the same, so that counts of instructions repeat.

@@ -8,8 +8,8 @@ use std::sync::atomic::{
 
 use postern_abi::service::{OP_TX, tx_flags};
 use postern_abi::window::{PAD_WORD, PortId, Published, RecordHeader, record_size};
-use postern_nic::caller::Caller;
-use postern_nic::switch::serve;
+use postern_switch::credentials::Caller;
+use postern_switch::switch::serve;
 
 use crate::case::{Case, Pattern};
 use crate::memory::{Nic, mac};

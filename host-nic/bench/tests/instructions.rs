@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use postern_abi::window::{Geometry, MAX_CONTEXTS, MAX_PORTS, MAX_QUEUES};
-use postern_nic::state;
+use postern_switch::state;
 
 /// Frames of the shorter run: several laps of rings and lanes, whose ends cost a little.
 const FRAMES: u64 = 1 << 15;

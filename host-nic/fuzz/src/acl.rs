@@ -3,10 +3,11 @@
 //!
 //! Input: two bytes that say how long the text is, the text, one rule a line, then a frame.
 
-use postern_nic::policy::acl::{Acl, Direction, MAX_RULES, Verdict};
-use postern_nic::policy::headers::{Fragment, Headers, Hidden};
-use postern_nic::policy::rule_spec::RuleSpec;
-use postern_nic::policy::snapshot::Snapshot;
+use postern_nic_client::policy::acl::AclSpec;
+use postern_nic_client::policy::rule::RuleSpec;
+use postern_switch::policy::acl::{Acl, Direction, MAX_RULES, Verdict};
+use postern_switch::policy::headers::{Fragment, Headers, Hidden};
+use postern_switch::policy::snapshot::Snapshot;
 
 use super::bytes::Bytes;
 
@@ -45,8 +46,10 @@ pub fn run(data: &[u8]) {
     // SAFETY: all zero is a valid list.
     let acl = unsafe { Box::<Acl>::new_zeroed().assume_init() };
     for default in [Verdict::Permit, Verdict::Deny] {
-        acl.replace(&rules, default)
-            .expect("each rule can be compiled");
+        let rules = rules.clone();
+        let list = AclSpec { rules, default };
+        list.install(&acl).expect("each rule can be compiled");
+        let rules = &list.rules;
         for direction in [Direction::Ingress, Direction::Egress] {
             let matching = rules.iter().find(|rule| matches(rule, &headers, direction));
             let expected = matching.map_or(default, |rule| rule.action);
@@ -100,7 +103,7 @@ fn matches(rule: &RuleSpec, headers: &Headers, direction: Direction) -> bool {
                 let any = rule.source_ports.is_none() && rule.destination_ports.is_none();
                 any || headers.ports.is_some_and(|ports| {
                     let within = |range: Option<_>, port: u16| {
-                        range.is_none_or(|range: postern_nic::policy::rule_spec::PortRange| {
+                        range.is_none_or(|range: postern_nic_client::policy::rule::PortRange| {
                             let text = range.to_string();
                             let (low, high) = text.split_once('-').unwrap_or((&text, &text));
                             (low.parse::<u16>().unwrap()..=high.parse().unwrap()).contains(&port)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use postern_nic::capture::Recording;
+use postern_nic_owner::capture::Recording;
 
 /// Runs an input.
 pub fn run(data: &[u8]) {

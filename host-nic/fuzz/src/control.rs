@@ -1,8 +1,8 @@
 //! What comes through the owner's socket. Input: a byte that says which kind of record, then the record.
 
-use postern_nic::policy::apply::Policies;
-use postern_nic::policy::port::PortPolicy;
-use postern_nic::protocol::{Reply, Request};
+use postern_nic_client::policy::port::PortPolicy;
+use postern_nic_client::protocol::{Reply, Request};
+use postern_nic_owner::policies::Policies;
 
 /// Each kind of record, to which others are easily added.
 const KINDS: [fn(&[u8]); 4] = [request, reply, policy, policies];

@@ -1,7 +1,7 @@
 //! Files that are said to be images of the core. Input: the file.
 
 use postern_abi::view::{IMAGE_GVA, IMAGE_MAX};
-use postern_nic::image::Image;
+use postern_nic_owner::image::Image;
 
 /// Runs an input.
 pub fn run(data: &[u8]) {

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use postern_abi::service::{OP_FEATURES, OP_TX};
 use postern_abi::window::{Geometry, PortId};
 use postern_guest::ring::{Receiver, Window};
-use postern_nic::caller::{Caller, memory_size, window_offset};
-use postern_nic::state::{
+use postern_switch::credentials::{Caller, memory_size, window_offset};
+use postern_switch::state::{
     Context, LaneState, PortState, State, context_offset, context_stride, port_offset,
 };
-use postern_nic::switch::{Switch, serve};
+use postern_switch::switch::{Switch, serve};
 
 const PAGE: usize = 4096;
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_TX};
 use postern_abi::window::{FEATURES, Geometry, MIN_RING, RecordHeader, record_size};
 use postern_guest::ring::Receiver;
-use postern_nic::state::MODE_POLICY;
+use postern_switch::state::MODE_POLICY;
 
 use super::bytes::Bytes;
 use super::nic::{Nic, mac, port};

@@ -1,22 +1,21 @@
 //! The switch as it runs in the NIC view: the `elisa` and `elisa-strict` paths.
 //!
 //! A static ELF without data: a read-only segment, whose first bytes are an
-//! [`postern_nic::image::Header`], and a segment of code. It is linked at
+//! [`ImageHeader`], and a segment of code. It is linked at
 //! [`IMAGE_GVA`](postern_abi::view::IMAGE_GVA), for the view maps it there; the kernel's entry
 //! stub calls [`entry`] on the view's own stack. `build.sh` makes it.
 #![no_std]
 #![no_main]
 
 use postern_abi::service::OP_NOP;
-use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA};
-use postern_nic::caller::Caller;
-use postern_nic::image::Header;
-use postern_nic::switch::serve;
+use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA, ImageHeader};
+use postern_switch::credentials::Caller;
+use postern_switch::switch::serve;
 
 /// What the host looks for before it maps the image.
 #[used]
 #[unsafe(link_section = ".header")]
-static HEADER: Header = Header::CURRENT;
+static HEADER: ImageHeader = ImageHeader::CURRENT;
 
 /// Serves one request; see [`CallPage`] for the convention.
 ///

@@ -11,10 +11,10 @@
 //! the kernel must compare that with the size of the data before the first call, on words that
 //! nobody else can change afterwards.
 //!
-//! `build.sh` makes the object; its tests are those of `postern-nic` (`tests/objects.rs`).
+//! `build.sh` makes the object; its tests are those of `postern-switch` (`tests/objects.rs`).
 #![no_std]
 
-use postern_nic::caller::{Caller, Words};
+use postern_switch::credentials::{Caller, Words};
 
 /// Bytes of data that calls with these words need; 0 if they are malformed, and then no call may be made.
 ///
@@ -45,7 +45,7 @@ pub unsafe extern "C" fn postern_nic_call(
     b: u64,
 ) -> u64 {
     // SAFETY: the contract is the same.
-    unsafe { postern_nic::switch::serve(data, &*caller, vcpu, op, a, b) }
+    unsafe { postern_switch::switch::serve(data, &*caller, vcpu, op, a, b) }
 }
 
 /// The language wants one; a test proves that nothing of it is left in the object.

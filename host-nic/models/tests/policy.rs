@@ -6,12 +6,12 @@ mod common;
 
 use common::{check, port};
 use loom::thread;
+use postern_nic_models::fdb::{Key, Learned, Station, Table, WAYS};
 use postern_nic_models::policy::acl::{Acl, Direction, RULE_WORDS, RuleWords, Verdict};
 use postern_nic_models::policy::headers::Headers;
 use postern_nic_models::policy::rate::Bucket;
 use postern_nic_models::policy::snapshot::Snapshot;
 use postern_nic_models::sync::modelled::{Mutation, begin, share};
-use postern_nic_models::table::{Key, Learned, Station, Table, WAYS};
 
 /// Something all zero that lives for ever.
 fn zeroed<T: Sync>() -> &'static T {

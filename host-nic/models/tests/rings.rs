@@ -7,9 +7,9 @@ mod common;
 use common::{Guest, Nic, RECORD, SIZE, check, frame, mac};
 use loom::thread;
 use postern_abi::window::Published;
+use postern_nic_models::fdb::{BUCKETS, Station, WAYS};
 use postern_nic_models::sync::Ordering::Relaxed;
 use postern_nic_models::sync::modelled::{Mutation, share};
-use postern_nic_models::table::{BUCKETS, Station, WAYS};
 use postern_nic_models::tenant::mac_word;
 
 /// A frame that fills a ring up to its last 48 bytes.

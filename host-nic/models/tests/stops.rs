@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Guest, Nic, RECORD, SIZE, frame, mac, port};
-use postern_nic_models::caller::window_offset;
+use postern_nic_models::credentials::window_offset;
 use postern_nic_models::state::ROUTES;
 use postern_nic_models::sync::Ordering::Relaxed;
 use postern_nic_models::sync::modelled::{Mutation, mutate, stop_after, writes_of};

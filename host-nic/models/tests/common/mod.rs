@@ -8,7 +8,7 @@ use postern_abi::service::{OP_TX, TX_HOLD};
 use postern_abi::window::{
     Geometry, KIND_PAD, PAD_WORD, PortId, Published, RecordHeader, record_size,
 };
-use postern_nic_models::caller::{Caller, memory_size, window_offset};
+use postern_nic_models::credentials::{Caller, memory_size, window_offset};
 use postern_nic_models::state::State;
 use postern_nic_models::switch::{Switch, serve};
 use postern_nic_models::sync::modelled::{Mutation, begin, mutate, share_one_way};

@@ -1,0 +1,153 @@
+//! Counters of a NIC, as people and programs read them. Nothing stands still for a reader.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
+
+use postern_abi::window::PortId;
+use serde::{Deserialize, Serialize};
+
+use postern_switch::state::Cause;
+use postern_switch::switch::Switch;
+
+/// Counters of all ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// In the order of their numbers.
+    pub ports: Vec<PortCounters>,
+}
+
+/// Counters of a port, since its present tenant came (or, after that, until the next one comes).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortCounters {
+    /// Its number.
+    pub port: u32,
+    /// Whether it has a tenant.
+    pub attached: bool,
+    /// Frames that the switch took from it.
+    pub tx_frames: u64,
+    /// Bytes of those that were neither too short nor too long.
+    pub tx_bytes: u64,
+    /// Frames that the switch put into its lanes.
+    pub rx_frames: u64,
+    /// Bytes of those.
+    pub rx_bytes: u64,
+    /// Frames that its lanes had no room for.
+    pub rx_dropped: u64,
+    /// Stations known to be behind it.
+    pub stations: u64,
+    /// Stations learned from its frames.
+    pub learned: u64,
+    /// Stations that moved to it from another port.
+    pub moved: u64,
+    /// Frames from it that were not delivered, by cause.
+    pub drops: BTreeMap<String, u64>,
+    /// Its queues, in the order of their numbers.
+    pub queues: Vec<QueueCounters>,
+}
+
+/// Counters of a queue of a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueCounters {
+    /// Frames that the switch took in calls of the vCPU of this number.
+    pub tx_frames: u64,
+    /// Bytes of those that were neither too short nor too long.
+    pub tx_bytes: u64,
+    /// Frames that the switch put into the lanes of the RX queue.
+    pub rx_frames: u64,
+    /// Bytes of those.
+    pub rx_bytes: u64,
+    /// Frames that the lanes of the RX queue had no room for.
+    pub rx_dropped: u64,
+}
+
+impl PortCounters {
+    /// Adds what belongs to one context and to the RX queue of the same number.
+    fn add_queue(&mut self, switch: &Switch<'_>, number: u32) {
+        let Some(context) = switch.context(number) else {
+            return;
+        };
+        let lanes = (0..switch.geometry().contexts()).filter_map(|from| switch.lane(from, number));
+        let mut queue = QueueCounters {
+            tx_frames: context.frames.load(Relaxed),
+            tx_bytes: context.bytes.load(Relaxed),
+            rx_frames: 0,
+            rx_bytes: 0,
+            rx_dropped: 0,
+        };
+        for lane in lanes {
+            queue.rx_frames += lane.frames.load(Relaxed);
+            queue.rx_bytes += lane.bytes.load(Relaxed);
+            queue.rx_dropped += lane.drops.load(Relaxed);
+        }
+        self.tx_frames += queue.tx_frames;
+        self.tx_bytes += queue.tx_bytes;
+        self.rx_frames += queue.rx_frames;
+        self.rx_bytes += queue.rx_bytes;
+        self.rx_dropped += queue.rx_dropped;
+        self.learned += context.learned.load(Relaxed);
+        self.moved += context.moved.load(Relaxed);
+        for cause in Cause::ALL {
+            let count = context.drops[cause as usize].load(Relaxed);
+            *self.drops.entry(cause.name().to_owned()).or_default() += count;
+        }
+        self.queues.push(queue);
+    }
+}
+
+impl Counters {
+    /// Reads the counters.
+    pub fn read(switch: &Switch<'_>) -> Counters {
+        let mut stations = BTreeMap::new();
+        for entry in switch.state().table.entries(switch.key()) {
+            *stations.entry(entry.port).or_default() += 1;
+        }
+        let geometry = switch.geometry();
+        let port_counters = |port: PortId| {
+            let mut counters = PortCounters {
+                port: port.number(),
+                attached: switch.state().tenancy(port) != 0,
+                stations: stations.get(&port.number()).copied().unwrap_or(0),
+                drops: Cause::ALL.map(|cause| (cause.name().to_owned(), 0)).into(),
+                ..PortCounters::default()
+            };
+            for queue in 0..geometry.queues() {
+                counters.add_queue(switch, geometry.context(port, queue));
+            }
+            counters
+        };
+        Counters {
+            ports: switch.geometry().all_ports().map(port_counters).collect(),
+        }
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:>4}  {:8}  {:>12}  {:>15}  {:>12}  {:>12}  {:>8}  drops by cause",
+            "port", "state", "tx frames", "tx bytes", "rx frames", "rx dropped", "stations"
+        )?;
+        for port in &self.ports {
+            let state = if port.attached { "attached" } else { "vacant" };
+            write!(
+                f,
+                "{:>4}  {state:8}  {:>12}  {:>15}  {:>12}  {:>12}  {:>8} ",
+                port.port,
+                port.tx_frames,
+                port.tx_bytes,
+                port.rx_frames,
+                port.rx_dropped,
+                port.stations
+            )?;
+            let mut none = true;
+            for (cause, count) in port.drops.iter().filter(|(_, count)| **count != 0) {
+                write!(f, " {cause} {count}")?;
+                none = false;
+            }
+            writeln!(f, "{}", if none { " -" } else { "" })?;
+        }
+        Ok(())
+    }
+}

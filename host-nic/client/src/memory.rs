@@ -1,0 +1,335 @@
+//! The memory of a NIC: one sealed memfd of switch state, one of each port's window, mapped side by
+//! side.
+//!
+//! The owner creates it, and gives each guest's VMM the descriptor of its own window only, unless the
+//! path has no isolation from the NIC anyway ([`Memory::open`]). Sealed means that no holder of a
+//! descriptor can change the size under another's mapping. A holder can still punch holes into what
+//! it was given; the pages of views are pinned, so it cuts itself off from the NIC, and nobody else.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+use postern_abi::window::{Geometry, PortId};
+use postern_abi::{ABI_VERSION, PAGE_SIZE};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::mapping::Mapping;
+use postern_switch::credentials::{Caller, memory_size, window_offset};
+use postern_switch::state::{self, STATE_MAGIC, State, StateError};
+use postern_switch::switch::{self, Switch};
+
+/// Why there is no NIC memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The system refused a step.
+    #[error("cannot {step} the NIC's memory ({size} bytes)")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// With how much, in bytes.
+        size: u64,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A descriptor is not sealed memory of the right size.
+    #[error(
+        "the descriptor of the NIC's {what} is not a sealed memfd of {expected} bytes (it has {found})"
+    )]
+    Unsealed {
+        /// Which.
+        what: &'static str,
+        /// What it should have, in bytes.
+        expected: u64,
+        /// What it has, in bytes.
+        found: u64,
+    },
+    /// There is not one window for each port.
+    #[error("the NIC has {ports} ports, but {windows} windows came with it")]
+    Windows {
+        /// Ports of the NIC.
+        ports: u32,
+        /// Windows given.
+        windows: usize,
+    },
+    /// The state is not that of a NIC.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
+fn failed(step: &'static str, size: u64) -> impl FnOnce(rustix::io::Errno) -> MemoryError {
+    move |errno| MemoryError::System {
+        step,
+        size,
+        source: errno.into(),
+    }
+}
+
+/// A NIC's memory, mapped.
+#[derive(Debug)]
+pub struct Memory {
+    mapping: Mapping,
+    geometry: Geometry,
+    state: OwnedFd,
+    windows: Vec<OwnedFd>,
+}
+
+impl Memory {
+    /// Creates the memory of a new NIC, with no port attached.
+    ///
+    /// # Errors
+    /// When the system has not enough memory or descriptors.
+    pub fn create(geometry: Geometry) -> Result<Memory, MemoryError> {
+        let state = sealed_memfd("postern-nic-state", state_file(geometry))?;
+        let windows = geometry
+            .all_ports()
+            .map(|_| sealed_memfd("postern-nic-window", geometry.window_size()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mapping = map_all(geometry, &state, &windows)?;
+        let memory = Memory {
+            mapping,
+            geometry,
+            state,
+            windows,
+        };
+        memory.initialise()?;
+        Ok(memory)
+    }
+
+    /// Maps the memory of an existing NIC: for the paths on which a process other than the owner
+    /// works with all of it.
+    ///
+    /// # Errors
+    /// When the descriptors are not those of a NIC of this version, or cannot be mapped.
+    pub fn open(state: OwnedFd, windows: Vec<OwnedFd>) -> Result<Memory, MemoryError> {
+        let least = size_of::<State>() as u64;
+        let found = fstat(&state).map_or(0, |stat| stat.st_size as u64);
+        check_memfd(&state, "state", found.max(least))?;
+        let head = reserve(least.next_multiple_of(PAGE_SIZE))?;
+        map(&head, 0, least.next_multiple_of(PAGE_SIZE), &state, 0)?;
+        // SAFETY: the mapping is shared memory of that size, which this module only accesses as `State`.
+        let geometry = unsafe { State::at(head.base().as_ptr()) }.check()?;
+        check_memfd(&state, "state", state_file(geometry))?;
+        if windows.len() != geometry.ports() as usize {
+            return Err(MemoryError::Windows {
+                ports: geometry.ports(),
+                windows: windows.len(),
+            });
+        }
+        for window in &windows {
+            check_memfd(window, "window", geometry.window_size())?;
+        }
+        let mapping = map_all(geometry, &state, &windows)?;
+        mapping.populate();
+        Ok(Memory {
+            mapping,
+            geometry,
+            state,
+            windows,
+        })
+    }
+
+    fn initialise(&self) -> Result<(), MemoryError> {
+        let mut key = [0; 16];
+        let filled = getrandom(&mut key, GetRandomFlags::empty())
+            .map_err(failed("draw the random key of", key.len() as u64))?;
+        debug_assert_eq!(
+            filled,
+            key.len(),
+            "up to 256 bytes come whole: getrandom(2)"
+        );
+        let key = u128::from_ne_bytes(key);
+        let switch = self.switch();
+        let state = switch.state();
+        state.key[0].store(key as u64, Relaxed);
+        state.key[1].store((key >> 64) as u64, Relaxed);
+        state.epoch.store(1, Relaxed);
+        state.abi_version.store(ABI_VERSION, Relaxed);
+        state.set_geometry(self.geometry);
+        state.magic.store(STATE_MAGIC, Release);
+        Ok(())
+    }
+
+    /// The switch in this memory.
+    pub fn switch(&self) -> Switch<'_> {
+        // SAFETY: the mapping is page aligned, has the size of the geometry, lives as long as the
+        // borrow, and nothing in this crate accesses it but the core, atomically.
+        unsafe { Switch::from_base(self.mapping.base().as_ptr(), self.geometry) }
+    }
+
+    /// Serves one request of a vCPU of a caller, see [`switch::serve`]. No two calls of one port may have the
+    /// same `vcpu` at the same time, else its lanes say anything.
+    ///
+    /// # Panics
+    /// The caller is not one of this NIC.
+    #[inline]
+    pub fn serve(&self, caller: &Caller, vcpu: u32, op: u64, a: u64, b: u64) -> u64 {
+        assert_eq!(caller.geometry(), self.geometry, "a caller of this NIC");
+        // SAFETY: the mapping has the size that callers of this geometry need, is page aligned, and
+        // nothing in this crate accesses it but the core, atomically; a `Caller` is valid by construction.
+        unsafe { switch::serve(self.mapping.base().as_ptr(), caller, vcpu, op, a, b) }
+    }
+
+    /// Ports, queues and sizes.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// First byte of the mapping. All of it may only be accessed atomically.
+    pub fn base(&self) -> NonNull<u8> {
+        self.mapping.base()
+    }
+
+    /// Size of the mapping in bytes.
+    pub fn size(&self) -> u64 {
+        self.mapping.size() as u64
+    }
+
+    /// The memfd of the switch state.
+    pub fn state_fd(&self) -> BorrowedFd<'_> {
+        self.state.as_fd()
+    }
+
+    /// The memfd of a port's window, if the NIC has the port.
+    pub fn window_fd(&self, port: PortId) -> Option<BorrowedFd<'_>> {
+        self.windows.get(port.index()).map(AsFd::as_fd)
+    }
+
+    /// The memfds of all windows, in the order of the ports.
+    pub fn window_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.windows.iter().map(AsFd::as_fd)
+    }
+}
+
+fn sealed_memfd(name: &str, size: u64) -> Result<OwnedFd, MemoryError> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create(name, flags).map_err(failed("create", size))?;
+    ftruncate(&fd, size).map_err(failed("size", size))?;
+    fcntl_add_seals(&fd, SEALS).map_err(failed("seal", size))?;
+    Ok(fd)
+}
+
+fn check_memfd(fd: &OwnedFd, what: &'static str, expected: u64) -> Result<(), MemoryError> {
+    let found = fstat(fd).map_or(0, |stat| stat.st_size as u64);
+    let sealed = fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SEALS));
+    if !sealed || found != expected {
+        return Err(MemoryError::Unsealed {
+            what,
+            expected,
+            found,
+        });
+    }
+    Ok(())
+}
+
+fn map_all(
+    geometry: Geometry,
+    state: &OwnedFd,
+    windows: &[OwnedFd],
+) -> Result<Mapping, MemoryError> {
+    let mapping = reserve(memory_size(geometry))?;
+    let state_size = state::size(geometry);
+    map(&mapping, 0, state_size, state, 0)?;
+    for (port, window) in geometry.all_ports().zip(windows) {
+        let offset = window_offset(geometry, port);
+        map(&mapping, offset, geometry.window_size(), window, 0)?;
+    }
+    let slack = memory_size(geometry) - state::SLACK;
+    map(&mapping, slack, state::SLACK, state, state_size)?;
+    Ok(mapping)
+}
+
+fn reserve(size: u64) -> Result<Mapping, MemoryError> {
+    Mapping::reserve(size as usize).map_err(failed("reserve addresses for", size))
+}
+
+/// Size of the state's memfd: the state, then the slack, which is mapped behind the windows.
+fn state_file(geometry: Geometry) -> u64 {
+    state::size(geometry) + state::SLACK
+}
+
+fn map(
+    mapping: &Mapping,
+    offset: u64,
+    size: u64,
+    fd: &OwnedFd,
+    file_offset: u64,
+) -> Result<(), MemoryError> {
+    mapping
+        .map(offset as usize, size as usize, fd, file_offset)
+        .map_err(failed("map", size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn geometry() -> Geometry {
+        Geometry::new(3, 1, 1 << 14, 1 << 14).unwrap()
+    }
+
+    fn fds(memory: &Memory) -> (OwnedFd, Vec<OwnedFd>) {
+        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
+        (
+            own(memory.state_fd()),
+            memory.window_fds().map(own).collect(),
+        )
+    }
+
+    #[test]
+    fn another_mapping_sees_the_same_nic() {
+        let memory = Memory::create(geometry()).unwrap();
+        let (state, windows) = fds(&memory);
+        let other = Memory::open(state, windows).unwrap();
+        assert_eq!(other.geometry(), geometry());
+        memory
+            .switch()
+            .admit(PortId::new(2).unwrap(), 77, [2, 0, 0, 0, 0, 2]);
+        let caller = other.switch().state().caller(2).unwrap();
+        assert_eq!(caller.tenancy(), 77);
+        assert!(other.switch().state().caller(1).is_err(), "not attached");
+        assert!(other.switch().state().caller(3).is_err(), "no such port");
+    }
+
+    #[test]
+    fn nobody_can_change_the_size() {
+        let memory = Memory::create(geometry()).unwrap();
+        let (state, windows) = fds(&memory);
+        for fd in windows.iter().chain([&state]) {
+            assert!(ftruncate(fd, 0).is_err());
+            assert!(ftruncate(fd, 1 << 30).is_err());
+        }
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let memory = Memory::create(geometry()).unwrap();
+        let (state, mut windows) = fds(&memory);
+        let (other, _) = fds(&memory);
+        windows.pop();
+        let error = Memory::open(state, windows).unwrap_err();
+        assert!(matches!(error, MemoryError::Windows { .. }), "{error}");
+
+        let (state, mut windows) = fds(&memory);
+        windows[1] = other;
+        let error = Memory::open(state, windows).unwrap_err();
+        assert!(matches!(error, MemoryError::Unsealed { .. }), "{error}");
+
+        let (_, windows) = fds(&memory);
+        let blank = sealed_memfd("blank", state_file(geometry())).unwrap();
+        let error = Memory::open(blank, windows).unwrap_err();
+        assert!(matches!(error, MemoryError::State(_)), "{error}");
+
+        let (_, windows) = fds(&memory);
+        let unsealed = rustix::fs::memfd_create("unsealed", MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&unsealed, state_file(geometry())).unwrap();
+        let error = Memory::open(unsealed, windows).unwrap_err();
+        assert!(matches!(error, MemoryError::Unsealed { .. }), "{error}");
+    }
+}

@@ -1,0 +1,70 @@
+//! Access lists as people and programs write them: rules, and what happens to the other frames.
+
+use postern_switch::policy::acl::{Acl, Direction, MAX_RULES, RuleWords, Verdict};
+use serde::{Deserialize, Serialize};
+
+use super::rule::{RuleError, RuleSpec};
+
+/// An access list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AclSpec {
+    /// The rules, of which the first one that matches a frame decides.
+    #[serde(default)]
+    pub rules: Vec<RuleSpec>,
+    /// What happens to frames that match no rule.
+    #[serde(default = "permit", with = "super::rule::verdict")]
+    pub default: Verdict,
+}
+
+const fn permit() -> Verdict {
+    Verdict::Permit
+}
+
+impl Default for AclSpec {
+    fn default() -> AclSpec {
+        AclSpec {
+            rules: Vec::new(),
+            default: permit(),
+        }
+    }
+}
+
+impl AclSpec {
+    /// Whether it may refuse what the port receives.
+    pub fn affects_egress(&self) -> bool {
+        let ingress = |rule: &RuleSpec| rule.direction == Some(Direction::Ingress);
+        self.default == Verdict::Deny || !self.rules.iter().all(ingress)
+    }
+
+    /// Replaces the list of a port as a whole: rules, default, hits. Callers meanwhile decide by the old
+    /// list or by the new one. Only one thread of the host may do this at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`RuleError::TooMany`], or [`RuleError::InList`] with the first rule that is wrong; the old list
+    /// stays then.
+    pub fn install(&self, acl: &Acl) -> Result<(), RuleError> {
+        acl.install(&self.compile()?, self.default);
+        Ok(())
+    }
+
+    fn compile(&self) -> Result<Vec<RuleWords>, RuleError> {
+        if self.rules.len() > MAX_RULES {
+            let count = self.rules.len();
+            return Err(RuleError::TooMany { count });
+        }
+        let numbered = self.rules.iter().enumerate();
+        let words = numbered.map(|(index, rule)| {
+            rule.compile().map_err(|reason| RuleError::InList {
+                number: index + 1,
+                rule: rule.to_string(),
+                reason: Box::new(reason),
+            })
+        });
+        words.collect()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

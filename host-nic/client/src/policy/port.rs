@@ -1,0 +1,176 @@
+//! The policy of a port as people and programs write it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::acl::AclSpec;
+use super::rate::RateLimit;
+use super::vlan::VlanSpec;
+
+/// Which source addresses a port may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Source {
+    /// Any.
+    #[default]
+    Any,
+    /// The one that its tenant was given, whoever that is; none as long as there is no tenant.
+    Own,
+    /// This one.
+    Address([u8; 6]),
+}
+
+/// A text that is no [`Source`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no source address: give any, own, or six bytes such as 02:00:00:00:00:01")]
+pub struct SourceError(String);
+
+impl FromStr for Source {
+    type Err = SourceError;
+
+    fn from_str(text: &str) -> Result<Source, SourceError> {
+        match text {
+            "any" => return Ok(Source::Any),
+            "own" => return Ok(Source::Own),
+            _ => {}
+        }
+        let wrong = || SourceError(text.to_owned());
+        let mut address = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut address {
+            let part = parts.next().ok_or_else(wrong)?;
+            let hexadecimal = part.bytes().all(|digit| digit.is_ascii_hexdigit());
+            if !hexadecimal || part.len() > 2 {
+                return Err(wrong());
+            }
+            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+        }
+        match parts.next() {
+            // Nobody sends from a group.
+            None if address[0] & 1 == 0 => Ok(Source::Address(address)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Any => f.write_str("any"),
+            Source::Own => f.write_str("own"),
+            Source::Address([a, b, c, d, e, g]) => {
+                write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for Source {
+    type Error = SourceError;
+
+    fn try_from(text: String) -> Result<Source, SourceError> {
+        text.parse()
+    }
+}
+
+impl From<Source> for String {
+    fn from(source: Source) -> String {
+        source.to_string()
+    }
+}
+
+/// Which other ports a port talks to, whatever their VLAN (the roles of RFC 5517, "Private VLANs").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// All.
+    #[default]
+    Promiscuous,
+    /// Those of the same number, and promiscuous ones.
+    Community(u16),
+    /// Promiscuous ones.
+    Isolated,
+}
+
+impl Isolation {
+    /// Whether frames go from one port to the other.
+    pub const fn reaches(self, other: Isolation) -> bool {
+        match (self, other) {
+            (Isolation::Promiscuous, _) | (_, Isolation::Promiscuous) => true,
+            (Isolation::Community(a), Isolation::Community(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+/// What a port may send and receive. The default is everything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PortPolicy {
+    /// Source addresses that it may use.
+    pub source: Source,
+    /// Its VLANs. As soon as one port of the NIC has any, the others are access ports of
+    /// [`postern_switch::policy::vlan::DEFAULT_PVID`] unless they have some, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<VlanSpec>,
+    /// How much it may send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<RateLimit>,
+    /// How much it may receive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<RateLimit>,
+    /// Which frames it may send and receive.
+    pub acl: AclSpec,
+    /// Number of the port that gets a copy of all that this one sends and receives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<u32>,
+    /// Which other ports it talks to.
+    pub isolation: Isolation,
+    /// Numbers of further ports that its frames do not reach.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<u32>,
+    /// Whether it takes part in the bridge at all. If not, it reaches no other port and gets nothing but
+    /// copies as another's mirror.
+    pub bridging: bool,
+}
+
+impl Default for PortPolicy {
+    fn default() -> PortPolicy {
+        PortPolicy {
+            source: Source::Any,
+            vlan: None,
+            ingress: None,
+            egress: None,
+            acl: AclSpec::default(),
+            mirror: None,
+            isolation: Isolation::Promiscuous,
+            blocked: Vec::new(),
+            bridging: true,
+        }
+    }
+}
+
+impl PortPolicy {
+    /// Whether frames from here may go to another port, as far as bridging and isolation say so.
+    pub fn reaches(&self, other: &PortPolicy, number: u32) -> bool {
+        self.bridging
+            && other.bridging
+            && self.isolation.reaches(other.isolation)
+            && !self.blocked.contains(&number)
+    }
+
+    /// Whether frames that the port sends meet a policy of its own, blocked ports apart.
+    pub fn affects_ingress(&self) -> bool {
+        self.source != Source::Any
+            || self.ingress.is_some()
+            || self.acl != AclSpec::default()
+            || self.mirror.is_some()
+    }
+
+    /// Whether frames that the port receives meet a policy of its own, VLANs apart.
+    pub fn affects_egress(&self) -> bool {
+        self.egress.is_some() || self.mirror.is_some() || self.acl.affects_egress()
+    }
+}

@@ -1,0 +1,102 @@
+//! One client, whoever it is.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use postern_abi::machine::Path;
+use postern_abi::window::PortId;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv};
+use rustix::process::Pid;
+
+use postern_nic_client::protocol::{ProtocolError, REQUEST_MAX, Reply, Request, Status};
+use postern_nic_client::socket::{self, MAX_DESCRIPTORS};
+
+/// The process at the other end.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// Its number, if it has one in this PID namespace.
+    pub(super) pid: Option<Pid>,
+    /// What tells its end, if the number is known and not the server's own.
+    pub(super) process: Option<OwnedFd>,
+}
+
+/// What a connection stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Stage {
+    /// It has asked for nothing, and is closed at that time if it does not.
+    Fresh { until: Instant },
+    /// It wants a port that another process has just given up, and is refused at that time.
+    Waiting {
+        port: u32,
+        path: Path,
+        until: Instant,
+    },
+    /// The port is its own.
+    Attached(PortId),
+    /// Nothing any more.
+    Closed,
+}
+
+impl Stage {
+    /// When something must happen although the client does nothing.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Stage::Fresh { until } | Stage::Waiting { until, .. } => Some(*until),
+            Stage::Attached(_) | Stage::Closed => None,
+        }
+    }
+}
+
+/// What a client said.
+pub(super) enum Incoming {
+    Nothing,
+    Request(Request),
+    Garbage(ProtocolError),
+    End,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) socket: OwnedFd,
+    pub(super) peer: Peer,
+    pub(super) stage: Stage,
+}
+
+impl Connection {
+    /// Reads one record, if there is one. Descriptors that come with it are dropped by the kernel.
+    pub(super) fn receive(&self) -> Incoming {
+        let mut buffer = vec![0u8; REQUEST_MAX + 1];
+        match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Incoming::End,
+            Ok((size, _)) => match Request::decode(&buffer[..size]) {
+                Ok(request) => Incoming::Request(request),
+                Err(problem) => Incoming::Garbage(problem),
+            },
+            Err(Errno::AGAIN | Errno::INTR) => Incoming::Nothing,
+            Err(_) => Incoming::End,
+        }
+    }
+
+    /// Answers. A client whose buffer is full does not read, and is not waited for.
+    pub(super) fn send(&self, reply: &Reply, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let record = reply.encode();
+        let (first, rest) = fds.split_at(fds.len().min(MAX_DESCRIPTORS));
+        socket::send(&self.socket, &record, first, SendFlags::DONTWAIT)?;
+        for part in rest.chunks(MAX_DESCRIPTORS) {
+            socket::send(&self.socket, &record, part, SendFlags::DONTWAIT)?;
+        }
+        Ok(())
+    }
+
+    /// Answers no. Nobody minds if the client does not hear it.
+    pub(super) fn refuse(&self, status: Status, text: String) {
+        let reply = Reply {
+            status,
+            grant: None,
+            descriptors: 0,
+            text,
+        };
+        let _ = self.send(&reply, &[]);
+    }
+}

@@ -1,0 +1,292 @@
+//! The keeper: a process that holds the descriptors of a NIC, so that the NIC outlives its owner.
+//!
+//! ```text
+//!   owner  --- hold, drop, end --->  keeper  <--- connects at SOCKET.keeper ---  next owner
+//!   (memfds, listening sockets, connections of tenants, notes)  --- all of it --->
+//! ```
+//!
+//! Everything that a NIC is made of lies in memory and in descriptors. The owner gives the keeper a duplicate of
+//! each as it comes to be. When the owner dies, however it does, memory, sockets and connections stay:
+//! VMs go on sending and receiving, none of them notices, and whoever connects meanwhile waits in the queue of the
+//! listening socket. The next owner gets it all and goes on. As long as there is an owner, nobody else becomes one.
+//!
+//! Who may be the owner is decided as for tenants: processes of the same user, and root's. Such a process can also read
+//! the owner's memory, so nothing is gained by asking for more.
+//!
+//! The keeper ends when its owner says so, or when it has had no owner for a while and all tenants have gone. It has
+//! no thread, takes no request that could fail for lack of memory on the way, and maps nothing of the NIC.
+//!
+//! Records are texts, with descriptors; names have no spaces.
+//!
+//! | from | record | meaning |
+//! | --- | --- | --- |
+//! | owner | `hold NAME` | hold the descriptors, in place of others of that name |
+//! | owner | `drop NAME` | close them |
+//! | owner | `sockets PATH` | as `hold sockets`: the NIC's own at PATH, and the keeper's |
+//! | owner | `end` | close everything, remove the sockets' names, end |
+//! | keeper | `owned PID` | there is an owner |
+//! | keeper | `kept N` | N records follow, each a name with its descriptors; you are the owner now |
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use super::connection::Connection;
+use super::listener::Listener;
+use postern_nic_client::socket;
+
+/// Most bytes of a record: a name, or the path of a socket.
+pub(super) const RECORD_MAX: usize = 512;
+/// How long the other side may take to read.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Names of connections of tenants begin with this.
+pub(super) const TENANT: &str = "tenant.";
+
+/// Why a keeper ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The system does not let it wait.
+    #[error("the keeper of a NIC cannot wait for its owner")]
+    Wait(#[source] std::io::Error),
+}
+
+/// Where the keeper of the NIC at a socket listens.
+pub(super) fn address(socket: &Path) -> PathBuf {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".keeper");
+    name.into()
+}
+
+/// Is the keeper of the owner at the other end of standard input, until nobody needs it any more: what the
+/// program does that [`super::KeeperProgram`] names. Without an owner and tenants it stays for `grace`.
+///
+/// # Errors
+/// When the system does not let it wait for events.
+pub fn keep(grace: Duration) -> Result<(), KeeperError> {
+    let failed = |source: std::io::Error| KeeperError::Wait(source);
+    let owner = std::io::stdin().as_fd().try_clone_to_owned();
+    let owner = owner.map_err(failed)?;
+    // There is one end of it here, so that closing it closes it.
+    let null = std::fs::File::open("/dev/null").map_err(failed)?;
+    rustix::stdio::dup2_stdin(&null).map_err(|errno| failed(errno.into()))?;
+    rustix::thread::set_name(c"nic-keeper").map_err(|errno| failed(errno.into()))?;
+    unblock_signals();
+    // Out of reach of signals for the owner's terminal. It fails only for a group's leader, which has no such reach.
+    let _ = rustix::process::setsid();
+    // No directory is kept busy. `/` is always there.
+    let _ = rustix::process::chdir("/");
+    let mut keeper = Keeper {
+        sockets: None,
+        held: BTreeMap::new(),
+        grace,
+        alone: None,
+        pid: None,
+        owner: Some(owner),
+    };
+    while keeper.step()? {}
+    Ok(())
+}
+
+/// An owner that waits for signals on a thread has them blocked, and this process has inherited that.
+fn unblock_signals() {
+    // SAFETY: the set is initialised before it is used, and the old one is not asked for. There are no errors
+    // for this operation.
+    unsafe {
+        let mut none = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+struct Held {
+    fds: Vec<OwnedFd>,
+    /// The connection has been closed by the other side.
+    ended: bool,
+}
+
+struct Keeper {
+    /// The NIC's, and the keeper's own. First, for their names are gone when the owner hears the end.
+    sockets: Option<(Listener, Listener)>,
+    held: BTreeMap<String, Held>,
+    grace: Duration,
+    /// Since when there is neither owner nor tenant.
+    alone: Option<Instant>,
+    /// The owner's, if it was not the first one.
+    pid: Option<i32>,
+    owner: Option<OwnedFd>,
+}
+
+/// What a wait ended with.
+#[derive(Default)]
+struct Events {
+    owner: bool,
+    arrival: bool,
+    ended: Vec<String>,
+}
+
+impl Keeper {
+    /// Waits for something and does it; whether to go on.
+    fn step(&mut self) -> Result<bool, KeeperError> {
+        let mut tenants = self.held.iter();
+        let tenants = tenants.any(|(name, held)| name.starts_with(TENANT) && !held.ended);
+        if self.owner.is_some() || tenants {
+            self.alone = None;
+        } else {
+            let since = *self.alone.get_or_insert_with(Instant::now);
+            if since.elapsed() >= self.grace {
+                return Ok(false);
+            }
+        }
+        let events = match self.wait() {
+            Ok(events) => events,
+            Err(Errno::INTR) => return Ok(true),
+            Err(errno) => return Err(KeeperError::Wait(errno.into())),
+        };
+        for name in events.ended {
+            if let Some(held) = self.held.get_mut(&name) {
+                held.ended = true;
+            }
+        }
+        if events.owner && !self.hear() {
+            return Ok(false);
+        }
+        if events.arrival {
+            self.meet();
+        }
+        Ok(true)
+    }
+
+    fn wait(&self) -> Result<Events, Errno> {
+        let mut fds = Vec::new();
+        let mut names = Vec::new();
+        if let Some(owner) = &self.owner {
+            fds.push(PollFd::new(owner, PollFlags::IN));
+        }
+        let first = fds.len();
+        if let Some((_, own)) = &self.sockets {
+            fds.push(PollFd::new(own, PollFlags::IN));
+        }
+        let tenants = fds.len();
+        if self.owner.is_none() {
+            for (name, held) in &self.held {
+                if let (true, false, Some(fd)) =
+                    (name.starts_with(TENANT), held.ended, held.fds.first())
+                {
+                    fds.push(PollFd::new(fd, PollFlags::RDHUP));
+                    names.push(name.clone());
+                }
+            }
+        }
+        let left = self.alone.map(|since| {
+            let left = self.grace.saturating_sub(since.elapsed());
+            // Until it is over, not a moment before.
+            left + Duration::from_millis(1)
+        });
+        let timeout = left.map(|left| Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        poll(&mut fds, timeout.as_ref())?;
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        Ok(Events {
+            owner: fds[..first].iter().any(ready),
+            arrival: fds[first..tenants].iter().any(ready),
+            ended: fds[tenants..]
+                .iter()
+                .zip(names)
+                .filter(|(fd, _)| ready(fd))
+                .map(|(_, name)| name)
+                .collect(),
+        })
+    }
+
+    /// Reads a record of the owner's; false when that was the last one.
+    fn hear(&mut self) -> bool {
+        let Some(owner) = &self.owner else {
+            return true;
+        };
+        let mut buffer = [0; RECORD_MAX];
+        let (record, fds) = match socket::receive(owner, &mut buffer) {
+            Ok((size, fds)) if size > 0 => (String::from_utf8_lossy(&buffer[..size]), fds),
+            Err(Errno::INTR) => return true,
+            // It is gone, or talks nonsense.
+            _ => {
+                self.owner = None;
+                return true;
+            }
+        };
+        match record.split_once(' ') {
+            Some(("hold", name)) => {
+                let ended = false;
+                self.held.insert(name.to_owned(), Held { fds, ended });
+            }
+            Some(("drop", name)) => {
+                self.held.remove(name);
+            }
+            Some(("sockets", path)) => {
+                let mut fds = fds.into_iter();
+                if let (Some(nic), Some(own)) = (fds.next(), fds.next()) {
+                    let path = PathBuf::from(path);
+                    let own = Listener::adopt(own, address(&path));
+                    self.sockets = Some((Listener::adopt(nic, path), own));
+                }
+            }
+            _ => return record != "end",
+        }
+        true
+    }
+
+    /// Somebody wants to be the owner.
+    fn meet(&mut self) {
+        let Some((_, own)) = &self.sockets else {
+            return;
+        };
+        let Some(client) = own.accept(Instant::now()) else {
+            return;
+        };
+        let _ = set_socket_timeout(&client.socket, Timeout::Send, Some(PATIENCE));
+        // The owner may have died a moment ago.
+        while self.owner.as_ref().is_some_and(readable) {
+            self.hear();
+        }
+        if self.owner.is_some() {
+            let pid = self.pid.unwrap_or_default();
+            let record = format!("owned {pid}");
+            let _ = socket::send(&client.socket, record.as_bytes(), &[], SendFlags::empty());
+        } else if self.hand_over(&client).is_ok() {
+            self.pid = client.peer.pid.map(|pid| pid.as_raw_pid());
+            self.owner = Some(client.socket);
+        }
+    }
+
+    fn hand_over(&self, client: &Connection) -> Result<(), Errno> {
+        let Some((nic, _)) = &self.sockets else {
+            return Ok(());
+        };
+        let send = |record: &str, fds: &[BorrowedFd<'_>]| {
+            socket::send(&client.socket, record.as_bytes(), fds, SendFlags::empty())
+        };
+        send(&format!("kept {}", self.held.len() + 1), &[])?;
+        send("socket", &[nic.as_fd()])?;
+        for (name, held) in &self.held {
+            let fds: Vec<_> = held.fds.iter().map(AsFd::as_fd).collect();
+            send(name, &fds)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether something can be read without waiting, be it the end.
+fn readable(fd: &OwnedFd) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
+}

@@ -1,0 +1,398 @@
+//! The owner of a NIC: keeps its memory, makes views of it, and lets its ports over a Unix socket.
+//!
+//! One thread and one `poll` loop; nothing it does for one client waits for another. A client that
+//! talks nonsense, says nothing, or does not read, is disconnected. None of it touches the data plane:
+//! packets go on while the server sleeps, or is dead.
+//!
+//! A port is let to the process at the other end of a connection, and given up when that closes: from
+//! that moment calls of the tenancy are refused. It is let again once the process has
+//! ended, since until then it has the window mapped. (A tenant that hands its descriptors to a process that
+//! outlives it hands on the window with them; do not let ports to users who would.)
+//!
+//! # Restart
+//!
+//! With a keeper ([`Options::keeper`]) the NIC outlives its owner, however that ends: see [`KeeperProgram`] and
+//! the module `keeper`. The next owner finds it at the same socket, and goes on with
+//!
+//! * the memory, of which it checks magic, version, geometry and seals; so counters, learned stations, rate
+//!   limits and the clock continue;
+//! * the connections of tenants, which never break. A tenant that closed its connection meanwhile is found out as
+//!   ever, and the process of one that had given up its port is still watched by the same pidfd;
+//! * tenancy numbers, policies, disabled ports, stations that people told: from notes, which are written
+//!   before what they announce is done. A policy whose change was interrupted is applied anew;
+//! * uplinks and captures, which did end with the owner: they are begun again, captures in another file.
+//!
+//! A client that was asking for something at that moment is disconnected, and asks again. A tenancy that was
+//! begun and not yet answered ends with the connection of who asked.
+//!
+//! On the paths `exit-user` and `direct` a tenant gets the memory of the whole NIC. Where tenants must
+//! be isolated from each other, offer only the others ([`Options::paths`]).
+
+mod admin;
+mod books;
+mod captures;
+mod clock;
+mod connection;
+mod keeper;
+mod listener;
+mod native;
+mod notes;
+mod options;
+mod policies;
+mod ports;
+mod start;
+mod store;
+mod uplinks;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postern_abi::window::{Geometry, MAX_PORTS, PortId};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use clock::Clock;
+use connection::{Connection, Incoming, Stage};
+use listener::Listener;
+use native::{CapturePort, UplinkPort};
+use ports::{Ports, Refusal, Views};
+use postern_nic_client::counters::Counters;
+use postern_nic_client::protocol::{Reply, Request, Status};
+use store::Store;
+
+pub use keeper::{KeeperError, keep};
+pub use options::{DEFAULT_AGEING, Options, ServerError};
+pub use store::{KeeperProgram, StoreError};
+
+/// Most connections at a time, one for each port and some for the curious; more are closed at once.
+const MAX_CONNECTIONS: usize = MAX_PORTS as usize + 64;
+/// How long a client may take to say what it wants.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How long a request waits for the end of the process that had the port before.
+const HANDOVER: Duration = Duration::from_secs(5);
+
+/// How often pumps of uplinks are looked after.
+const CHECK: Duration = Duration::from_millis(500);
+
+/// Ends a server from another thread, or from a signal's thread.
+#[derive(Clone, Debug)]
+pub struct Stopper(Arc<OwnedFd>);
+
+impl Stopper {
+    /// Lets [`Server::run`] return soon.
+    pub fn stop(&self) {
+        // The only errors are an interrupted call, which an eventfd does not make, and a full counter.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+}
+
+/// A NIC and its socket. Dropping it removes the socket and ends the keeper; its memory stays as long as a tenant
+/// has it.
+#[derive(Debug)]
+pub struct Server {
+    socket: PathBuf,
+    keeper: Option<KeeperProgram>,
+    uplinks: BTreeMap<u32, UplinkPort>,
+    captures: BTreeMap<u32, CapturePort>,
+    clock: Clock,
+    ports: Ports,
+    listener: Listener,
+    connections: Vec<Connection>,
+    stop: Arc<OwnedFd>,
+    /// Whether somebody has asked for the end, and for the NIC to stay.
+    ending: Option<bool>,
+    warnings: Vec<String>,
+    resumed: bool,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let Some(mut store) = self.ports.books.store.take() else {
+            return;
+        };
+        if self.ending == Some(true) {
+            self.listener.leave();
+            store.leave();
+        } else {
+            store.end();
+        }
+    }
+}
+
+impl Server {
+    /// Why the NIC offers no views, if it does not.
+    pub fn without_views(&self) -> Option<&str> {
+        match &self.ports.views {
+            Views::Here(_) => None,
+            Views::Missing(reason) => Some(reason),
+        }
+    }
+
+    /// Whether another owner had the NIC before.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Ports, queues and sizes.
+    pub fn geometry(&self) -> Geometry {
+        self.ports.memory.geometry()
+    }
+
+    /// What went wrong without being the end, since the last call.
+    pub fn warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// What ends [`Server::run`].
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.stop))
+    }
+
+    /// The counters of all ports.
+    pub fn counters(&self) -> Counters {
+        Counters::read(&self.ports.memory.switch())
+    }
+
+    /// Serves clients until a [`Stopper`] stops it.
+    ///
+    /// # Errors
+    /// When the system does not let it wait for events any more.
+    pub fn run(&mut self) -> Result<(), ServerError> {
+        loop {
+            let events = self
+                .wait()
+                .map_err(|errno| ServerError::Wait(errno.into()))?;
+            if events.stop {
+                return Ok(());
+            }
+            if events.keeper {
+                self.replace_keeper();
+            }
+            if events.leaving {
+                self.ports.reap();
+            }
+            self.check_uplinks();
+            for index in events.readable {
+                self.serve(index);
+            }
+            self.check_deadlines();
+            self.connections
+                .retain(|client| client.stage != Stage::Closed);
+            if self.ending.is_some() {
+                return Ok(());
+            }
+            if events.arrivals {
+                self.accept();
+            }
+            for warning in self.warnings() {
+                eprintln!("postern: {warning}");
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Events, Errno> {
+        let interest = PollFlags::IN;
+        let leaving = self.ports.leaving();
+        let fds = [self.stop.as_fd(), self.listener.as_fd()]
+            .into_iter()
+            .chain(self.connections.iter().map(|client| client.socket.as_fd()))
+            .chain(leaving)
+            .chain(self.ports.books.store.as_ref().map(Store::as_fd));
+        let mut fds: Vec<_> = fds
+            .map(|fd| PollFd::from_borrowed_fd(fd, interest))
+            .collect();
+        let timeout = self.timeout();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Events::default()),
+            Err(errno) => return Err(errno),
+        }
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let (head, rest) = fds.split_at(2);
+        let (clients, rest) = rest.split_at(self.connections.len());
+        let keepers = usize::from(self.ports.books.store.is_some());
+        let (leaving, keeper) = rest.split_at(rest.len() - keepers);
+        Ok(Events {
+            stop: ready(&head[0]),
+            arrivals: ready(&head[1]),
+            readable: (0..clients.len()).filter(|i| ready(&clients[*i])).collect(),
+            leaving: leaving.iter().any(ready),
+            keeper: keeper.iter().any(ready),
+        })
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let deadlines = self
+            .connections
+            .iter()
+            .filter_map(|client| client.stage.deadline());
+        let now = Instant::now();
+        // A millisecond more, so that the deadline has passed when the wait ends.
+        let left = deadlines
+            .min()
+            .map(|deadline| deadline.saturating_duration_since(now) + Duration::from_millis(1));
+        let check = (!self.uplinks.is_empty()).then_some(CHECK);
+        let left = left.into_iter().chain(check).min()?;
+        Some(Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        })
+    }
+
+    fn accept(&mut self) {
+        let Some(client) = self.listener.accept(Instant::now() + SILENCE) else {
+            return;
+        };
+        if self.connections.len() < MAX_CONNECTIONS {
+            self.connections.push(client);
+        }
+    }
+
+    /// Reads what a client says, and answers.
+    fn serve(&mut self, index: usize) {
+        match self.connections[index].receive() {
+            Incoming::Nothing => {}
+            Incoming::End => self.close(index),
+            Incoming::Garbage(problem) => {
+                self.connections[index].refuse(Status::BadRequest, problem.to_string());
+                self.close(index);
+            }
+            Incoming::Request(Request::Counters) => {
+                let counters = self.counters();
+                self.answer(index, &counters);
+            }
+            Incoming::Request(Request::Control(text)) => match self.control(&text) {
+                Ok(answer) => self.answer(index, &answer),
+                Err(denial) => {
+                    self.connections[index].refuse(denial.status, denial.text);
+                    self.close_unless_attached(index);
+                }
+            },
+            Incoming::Request(Request::Attach { port, path }) => {
+                if let Stage::Attached(has) = self.connections[index].stage {
+                    let text = format!("this connection has port {has}; open another for a second");
+                    self.connections[index].refuse(Status::BadRequest, text);
+                } else {
+                    let until = Instant::now() + HANDOVER;
+                    self.connections[index].stage = Stage::Waiting { port, path, until };
+                    self.attach(index);
+                }
+            }
+        }
+    }
+
+    /// Answers with a file.
+    fn answer(&mut self, index: usize, value: &impl Serialize) {
+        let client = &mut self.connections[index];
+        let sent = json_file("postern-nic-answer", value).and_then(|file| {
+            let reply = Reply {
+                status: Status::Granted,
+                grant: None,
+                descriptors: 1,
+                text: String::new(),
+            };
+            Ok(client.send(&reply, &[file.as_fd()])?)
+        });
+        if sent.is_err() {
+            self.close(index);
+        }
+    }
+
+    /// Ends a connection, unless it stands for a port.
+    fn close_unless_attached(&mut self, index: usize) {
+        if !matches!(self.connections[index].stage, Stage::Attached(_)) {
+            self.close(index);
+        }
+    }
+
+    /// Tries to give a waiting client its port.
+    fn attach(&mut self, index: usize) {
+        let client = &mut self.connections[index];
+        let Stage::Waiting { port, path, until } = client.stage else {
+            return;
+        };
+        match self.ports.grant(port, path, client) {
+            Ok(tenancy) => {
+                client.stage = Stage::Attached(tenancy.grant.caller.port());
+                let fds: Vec<BorrowedFd<'_>> = tenancy.fds.iter().map(AsFd::as_fd).collect();
+                let reply = Reply {
+                    status: Status::Granted,
+                    grant: Some(tenancy.grant),
+                    descriptors: fds.len() as u32,
+                    text: String::new(),
+                };
+                if client.send(&reply, &fds).is_err() {
+                    self.close(index);
+                }
+            }
+            Err(Refusal::Leaving { .. }) if Instant::now() < until => {}
+            Err(refusal) => {
+                client.refuse(refusal.status(), refusal.to_string());
+                self.close(index);
+            }
+        }
+    }
+
+    fn check_deadlines(&mut self) {
+        for index in 0..self.connections.len() {
+            match self.connections[index].stage {
+                Stage::Waiting { .. } => self.attach(index),
+                Stage::Fresh { until } if until <= Instant::now() => self.close(index),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends a connection; its element goes before the next wait.
+    fn close(&mut self, index: usize) {
+        let client = &mut self.connections[index];
+        if let Stage::Attached(port) = client.stage {
+            self.ports.release(port, &mut client.peer);
+        }
+        client.stage = Stage::Closed;
+    }
+}
+
+/// What a wait ended with.
+#[derive(Default)]
+struct Events {
+    stop: bool,
+    arrivals: bool,
+    leaving: bool,
+    keeper: bool,
+    /// Indices of connections.
+    readable: Vec<usize>,
+}
+
+/// A value as JSON, in memory that a client can read.
+fn json_file(name: &str, value: &impl Serialize) -> io::Result<File> {
+    let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+    // The position, which the client shares, stays at the beginning.
+    file.write_all_at(&serde_json::to_vec(value)?, 0)?;
+    Ok(file)
+}
+
+/// An error with all its causes, in one line.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The MAC address that a NIC suggests: locally administered, by port.
+fn suggested_mac(port: PortId) -> [u8; 6] {
+    [0x02, b'P', b'S', b'T', 0, port.index() as u8]
+}

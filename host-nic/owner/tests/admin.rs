@@ -1,0 +1,567 @@
+//! Administration of a running NIC: through its socket, with what ports see of it.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+mod net;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use net::{PATIENCE, Wire, in_namespace};
+use postern_abi::machine::Path;
+use postern_abi::window::Geometry;
+use postern_nic_client::control::{
+    CaptureInfo, Control, Format, Holder, Mac, MacInfo, PolicyInfo, PortInfo, UplinkInfo,
+};
+use postern_nic_client::memory::Memory;
+use postern_nic_client::policy::port::{PortPolicy, Source};
+use postern_nic_client::protocol::{REQUEST_MAX, Reply, Request, Status};
+use postern_nic_client::request::{Attachment, ClientError, Resources, attach, control, counters};
+use postern_nic_owner::capture::Recording;
+use postern_nic_owner::native_port::NativePort;
+use postern_nic_owner::server::{Options, Server, Stopper};
+use postern_nic_owner::uplink::Port;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
+};
+
+/// A NIC on a thread, in a directory of its own.
+struct Nic {
+    directory: tempfile::TempDir,
+    stopper: Stopper,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Nic {
+    fn start(ports: u32) -> Nic {
+        let directory = tempfile::tempdir().unwrap();
+        let geometry = Geometry::new(ports, 1, 64 << 10, 64 << 10).unwrap();
+        let mut server =
+            Server::bind(&Options::new(directory.path().join("nic"), geometry)).unwrap();
+        let stopper = server.stopper();
+        let thread = Some(std::thread::spawn(move || server.run().unwrap()));
+        Nic {
+            directory,
+            stopper,
+            thread,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path("nic")
+    }
+
+    fn order(&self, order: &Control) {
+        control::<()>(&self.socket(), order).unwrap();
+    }
+
+    /// The reason of a refusal.
+    fn refuse(&self, order: &Control) -> String {
+        match control::<serde_json::Value>(&self.socket(), order) {
+            Err(ClientError::Refused { text, .. }) => text,
+            other => panic!("{order:?} gave {other:?}"),
+        }
+    }
+
+    fn ports(&self) -> Vec<PortInfo> {
+        control(&self.socket(), &Control::Ports).unwrap()
+    }
+
+    fn macs(&self) -> Vec<MacInfo> {
+        control(&self.socket(), &Control::Macs).unwrap()
+    }
+
+    fn raw(&self) -> OwnedFd {
+        let kind = SocketType::SEQPACKET;
+        let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+        connect(&socket, &SocketAddrUnix::new(self.socket()).unwrap()).unwrap();
+        socket
+    }
+
+    fn tenant(&self, port: u32) -> Tenant {
+        Tenant::attach(&self.socket(), port)
+    }
+}
+
+impl Drop for Nic {
+    fn drop(&mut self) {
+        self.stopper.stop();
+        self.thread.take().unwrap().join().unwrap();
+        assert!(!self.socket().exists(), "the socket is removed");
+    }
+}
+
+/// A port used by this process.
+struct Tenant {
+    port: NativePort,
+    mac: [u8; 6],
+    _attachment: Attachment,
+}
+
+impl Tenant {
+    fn attach(socket: &FilePath, port: u32) -> Tenant {
+        let mut attachment = attach(socket, port, Path::Direct).unwrap();
+        let nothing = Resources::Memory {
+            state: std::fs::File::open("/dev/null").unwrap().into(),
+            windows: Vec::new(),
+        };
+        let resources = std::mem::replace(&mut attachment.resources, nothing);
+        let Resources::Memory { state, windows } = resources else {
+            panic!("direct gives all of the memory");
+        };
+        let memory = Arc::new(Memory::open(state, windows).unwrap());
+        Tenant {
+            port: NativePort::open(memory, attachment.caller.port()).unwrap(),
+            mac: attachment.mac,
+            _attachment: attachment,
+        }
+    }
+
+    fn send(&mut self, to: [u8; 6], seed: u64) -> Vec<u8> {
+        let mut frame = net::frame(80, seed);
+        frame[..6].copy_from_slice(&to);
+        frame[6..12].copy_from_slice(&self.mac);
+        assert_eq!(self.port.send(&[&frame]), 1);
+        frame
+    }
+
+    /// What has come until now: delivery is done when the sender's request is.
+    fn take(&mut self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        self.port
+            .receive(usize::MAX, &mut |frame| frames.push(frame.to_vec()));
+        frames
+    }
+}
+
+fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < end, "no {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn mac(number: u8) -> Mac {
+    Mac([0x02, 0, 0, 0, 9, number])
+}
+
+#[test]
+fn ports_are_disabled_and_enabled_live() {
+    let nic = Nic::start(3);
+    let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
+    let frame = first.send(second.mac, 1);
+    assert_eq!(second.take(), [frame]);
+    nic.order(&Control::Disable { port: 1 });
+    first.send(second.mac, 2);
+    assert!(second.take().is_empty(), "nothing reaches it");
+    assert_eq!(second.port.send(&[&net::frame(80, 3)]), 1);
+    assert!(first.take().is_empty(), "nothing comes from it");
+    assert_eq!(nic.ports()[1].holder, Holder::Disabled);
+    let error = attach(&nic.socket(), 1, Path::Direct).unwrap_err();
+    let disabled = Status::Disabled;
+    assert!(matches!(error, ClientError::Refused { status, .. } if status == disabled));
+    nic.order(&Control::Enable { port: 1 });
+    let mut second = nic.tenant(1);
+    let frame = first.send(second.mac, 4);
+    assert_eq!(second.take(), [frame]);
+    // One that nobody has.
+    nic.order(&Control::Disable { port: 2 });
+    nic.order(&Control::Disable { port: 2 });
+    assert!(
+        nic.refuse(&Control::Disable { port: 3 })
+            .contains("ports 0 to 2")
+    );
+}
+
+#[test]
+fn stations_are_told_listed_and_forgotten() {
+    let nic = Nic::start(3);
+    let mut tenants: Vec<_> = (0..3).map(|port| nic.tenant(port)).collect();
+    let add = |port, vlan| Control::AddMac {
+        port,
+        mac: mac(1),
+        vlan,
+    };
+    nic.order(&add(2, 0));
+    let frame = tenants[0].send(mac(1).0, 1);
+    assert!(tenants[1].take().is_empty(), "it is not flooded");
+    assert_eq!(tenants[2].take(), [frame]);
+    // It stays when the tenant goes, and moves when told.
+    nic.order(&Control::FlushMacs { port: None });
+    nic.order(&add(1, 0));
+    let frame = tenants[0].send(mac(1).0, 2);
+    assert_eq!(tenants[1].take(), [frame]);
+    drop(tenants.remove(1));
+    eventually("vacant port", || nic.ports()[1].holder == Holder::Vacant);
+    let told = nic.macs().into_iter().find(|entry| entry.mac == mac(1));
+    assert!(told.is_some_and(|entry| entry.pinned && entry.port == 1));
+    nic.order(&Control::RemoveMac {
+        mac: mac(1),
+        vlan: 0,
+    });
+    assert!(nic.macs().iter().all(|entry| entry.mac != mac(1)));
+    let frame = tenants[0].send(mac(1).0, 3);
+    assert_eq!(tenants[1].take(), [frame], "unknown again, and flooded");
+    let remove = Control::RemoveMac {
+        mac: mac(1),
+        vlan: 0,
+    };
+    assert!(nic.refuse(&remove).contains("has no"));
+    assert!(nic.refuse(&add(0, 4095)).contains("no VLAN"));
+    assert!(nic.refuse(&add(3, 0)).contains("ports 0 to 2"));
+    let own = Control::AddMac {
+        port: 0,
+        mac: Mac(tenants[1].mac),
+        vlan: 0,
+    };
+    assert!(nic.refuse(&own).contains("port 2 itself"));
+}
+
+#[test]
+fn policies_count_at_once_and_are_shown() {
+    let nic = Nic::start(3);
+    let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
+    let set = |policy: &PortPolicy| Control::SetPolicy {
+        port: 0,
+        policy: Box::new(policy.clone()),
+    };
+    let mut policy = PortPolicy {
+        source: Source::Own,
+        ..PortPolicy::default()
+    };
+    policy.acl.rules = vec!["deny in ethertype 0x88b5".parse().unwrap()];
+    nic.order(&set(&policy));
+    first.send(second.mac, 1);
+    assert!(second.take().is_empty());
+    let list: Vec<PolicyInfo> = control(&nic.socket(), &Control::Policies).unwrap();
+    assert_eq!(
+        (&list[0].policy, &list[0].acl_hits[..]),
+        (&policy, &[1][..])
+    );
+    assert!(nic.ports()[0].policy && !nic.ports()[1].policy);
+    // Other stations told for the port, some of which the table has before it, are not its tenant's own address.
+    policy.acl.rules.clear();
+    for number in 0..30 {
+        nic.order(&Control::AddMac {
+            port: 0,
+            mac: mac(number),
+            vlan: 0,
+        });
+    }
+    nic.order(&set(&policy));
+    let frame = first.send(second.mac, 2);
+    assert_eq!(second.take(), [frame]);
+    let own = std::mem::replace(&mut first.mac, [2; 6]);
+    first.send(second.mac, 3);
+    assert!(second.take().is_empty(), "another source");
+    first.mac = own;
+    // What is wrong changes nothing.
+    policy.mirror = Some(0);
+    assert!(nic.refuse(&set(&policy)).contains("its own mirror"));
+    first.send(second.mac, 4);
+    assert_eq!(second.take().len(), 1);
+    nic.order(&set(&PortPolicy::default()));
+    first.mac = [2; 6];
+    first.send(second.mac, 5);
+    assert_eq!(second.take().len(), 1);
+}
+
+fn capture(nic: &Nic, port: Option<u32>, name: &str) -> Control {
+    Control::AddCapture {
+        port,
+        via: None,
+        file: nic.path(name),
+        format: Format::PcapNg,
+        snap: None,
+    }
+}
+
+fn end_capture(nic: &Nic, name: &str) -> CaptureInfo {
+    let file = nic.path(name);
+    control(&nic.socket(), &Control::RemoveCapture { file }).unwrap()
+}
+
+#[test]
+fn captures_see_what_they_should_once() {
+    let nic = Nic::start(4);
+    let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
+    nic.order(&capture(&nic, Some(0), "one"));
+    assert!(matches!(nic.ports()[3].holder, Holder::Capture { .. }));
+    let mut seen = Vec::new();
+    for number in 0..200u64 {
+        // Both ways, unicast and broadcast; between other ports.
+        let frame = match number % 4 {
+            0 => first.send(second.mac, number),
+            1 => first.send([0xff; 6], number),
+            2 => second.send(first.mac, number),
+            _ => second.send([0xff; 6], number),
+        };
+        seen.push(frame);
+        first.take();
+        second.take();
+    }
+    let info = end_capture(&nic, "one");
+    assert_eq!((info.written, info.lost, info.failure), (200, 0, None));
+    let recording = Recording::open(&nic.path("one")).unwrap();
+    let mut found: Vec<_> = recording
+        .frames()
+        .map(|frame| frame.data.to_vec())
+        .collect();
+    found.sort_unstable();
+    seen.sort_unstable();
+    assert!(found == seen);
+    assert_eq!(nic.ports()[3].holder, Holder::Vacant);
+
+    // The whole switch: each frame once, whoever sends and receives it.
+    nic.order(&capture(&nic, None, "all"));
+    for number in 0..50 {
+        first.send(second.mac, number);
+        second.send([0xff; 6], number);
+    }
+    let info = end_capture(&nic, "all");
+    assert_eq!((info.written, info.lost), (100, 0));
+    // What does not fit is counted.
+    nic.order(&capture(&nic, None, "much"));
+    let mut sent = 0;
+    for number in 0..20_000 {
+        first.send(second.mac, number);
+        sent += 1;
+    }
+    let info = end_capture(&nic, "much");
+    assert_eq!(info.written + info.lost, sent, "{info:?}");
+}
+
+#[test]
+fn captures_that_make_no_sense_leave_nothing() {
+    let nic = Nic::start(2);
+    let first = nic.tenant(0);
+    assert!(
+        nic.refuse(&capture(&nic, Some(9), "x"))
+            .contains("ports 0 to 1")
+    );
+    assert!(nic.refuse(&capture(&nic, Some(1), "x")).contains("--via"));
+    let second = nic.tenant(1);
+    let full = nic.refuse(&capture(&nic, Some(0), "x"));
+    assert!(full.contains("nobody has"), "{full}");
+    drop(second);
+    eventually("vacant port", || nic.ports()[1].holder == Holder::Vacant);
+    std::fs::write(nic.path("taken"), "keep me").unwrap();
+    let taken = nic.refuse(&capture(&nic, Some(0), "taken"));
+    assert!(taken.contains("taken"), "{taken}");
+    assert_eq!(std::fs::read(nic.path("taken")).unwrap(), b"keep me");
+    nic.refuse(&capture(&nic, Some(0), "absent/file"));
+    assert!(!nic.path("x").exists());
+    nic.order(&capture(&nic, Some(0), "one"));
+    assert!(
+        nic.refuse(&capture(&nic, Some(0), "two"))
+            .contains("nobody has")
+    );
+    let policy = PortPolicy {
+        mirror: Some(1),
+        ..PortPolicy::default()
+    };
+    for port in [0, 1] {
+        let policy = Box::new(policy.clone());
+        assert!(
+            nic.refuse(&Control::SetPolicy { port, policy })
+                .contains("capture")
+        );
+    }
+    let error = attach(&nic.socket(), 1, Path::Direct).unwrap_err();
+    assert!(error.to_string().contains("uplink or a capture"), "{error}");
+    nic.refuse(&Control::Disable { port: 1 });
+    drop(first);
+}
+
+#[test]
+fn an_uplink_carries_frames_and_its_end_is_told() {
+    in_namespace(|| {
+        let nic = Nic::start(3);
+        let add = Control::AddUplink {
+            port: 2,
+            interface: "tap:owner0".to_owned(),
+            busy: false,
+        };
+        match control::<()>(&nic.socket(), &add) {
+            Err(ClientError::Refused { text, .. }) => return Err(text),
+            other => other.unwrap(),
+        }
+        let mut tenant = nic.tenant(0);
+        let wire = Wire::open("owner0");
+        let sent = tenant.send([0x02, 9, 9, 9, 9, 9], 5);
+        assert!(wire.receive() == sent);
+        let mut back = net::frame(300, 7);
+        back[..6].copy_from_slice(&tenant.mac);
+        wire.send(&back);
+        let mut got = Vec::new();
+        eventually("frame from the wire", || {
+            got.extend(tenant.take());
+            got.contains(&back)
+        });
+        let list: Vec<UplinkInfo> = control(&nic.socket(), &Control::Uplinks).unwrap();
+        assert_eq!(list[0].failure, None);
+        assert!(nic.refuse(&add).contains("uplink or a capture"));
+        net::ip("link set owner0 down")?;
+        eventually("end of the uplink", || {
+            let list: Vec<UplinkInfo> = control(&nic.socket(), &Control::Uplinks).unwrap();
+            list[0]
+                .failure
+                .as_ref()
+                .is_some_and(|why| why.contains("owner0"))
+        });
+        nic.order(&Control::RemoveUplink { port: 2 });
+        assert_eq!(nic.ports()[2].holder, Holder::Vacant);
+        assert!(
+            nic.refuse(&Control::RemoveUplink { port: 2 })
+                .contains("no uplink")
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn uplinks_that_cannot_be_leave_the_port_vacant() {
+    let nic = Nic::start(2);
+    for interface in [
+        "",
+        "tap",
+        "tap:",
+        "carrier:pigeon",
+        "packet:no-such-if",
+        "tap:a/b",
+    ] {
+        let interface = interface.to_owned();
+        let why = nic.refuse(&Control::AddUplink {
+            port: 0,
+            interface,
+            busy: false,
+        });
+        assert!(!why.is_empty());
+        assert_eq!(nic.ports()[0].holder, Holder::Vacant);
+    }
+}
+
+/// Some requests, whole ones among them, to be cut and mixed.
+fn requests() -> Vec<String> {
+    let policy = PortPolicy {
+        blocked: vec![1],
+        ..PortPolicy::default()
+    };
+    [
+        Control::Ports,
+        Control::Policies,
+        Control::SetPolicy {
+            port: 1,
+            policy: Box::new(policy),
+        },
+        Control::Disable { port: 1 },
+        Control::AddMac {
+            port: 1,
+            mac: mac(3),
+            vlan: 9,
+        },
+        Control::FlushMacs { port: Some(1) },
+        Control::RemoveCapture {
+            file: "/nowhere".into(),
+        },
+        Control::Stop { keep: true },
+    ]
+    .map(|control| serde_json::to_string(&control).unwrap())
+    .to_vec()
+}
+
+#[test]
+fn hostile_requests_are_answered_and_harm_nobody() {
+    let nic = Nic::start(3);
+    let (mut first, mut second) = (nic.tenant(0), nic.tenant(2));
+    let whole = requests();
+    let piece = (0..whole.len(), any::<prop::sample::Index>(), any::<u8>());
+    let strategy = (
+        prop::collection::vec(piece, 1..3),
+        prop::collection::vec(any::<u8>(), 0..8),
+        any::<bool>(),
+    );
+    let mut runner = TestRunner::new(Config::with_cases(300));
+    let mangled = runner.run(&strategy, |(pieces, tail, deep)| {
+        let mut text = Vec::new();
+        for (number, cut, byte) in pieces {
+            let piece = whole[number].as_bytes();
+            let at = cut.index(piece.len());
+            text.extend_from_slice(&piece[..at]);
+            if byte & 1 != 0 {
+                text.push(byte);
+                text.extend_from_slice(&piece[at..]);
+            }
+        }
+        text.extend(tail);
+        if deep {
+            text = [b"{\"do\":".to_vec(), vec![b'['; 3000], text].concat();
+        }
+        let socket = nic.raw();
+        send(
+            &socket,
+            &Request::Control(text).encode(),
+            SendFlags::empty(),
+        )
+        .unwrap();
+        let mut buffer = vec![0; 70_000];
+        let (size, _) = recv(&socket, &mut buffer[..], RecvFlags::empty()).unwrap();
+        let reply = Reply::decode(&buffer[..size]).unwrap();
+        if reply.status != Status::Granted {
+            prop_assert!(!reply.text.is_empty());
+            prop_assert!(reply.text.len() < 4096);
+        }
+        Ok(())
+    });
+    mangled.unwrap();
+    // Too long by one byte, and as long as can be.
+    for (size, answer) in [
+        (REQUEST_MAX - 32, "understand"),
+        (REQUEST_MAX - 31, "bytes"),
+    ] {
+        let socket = nic.raw();
+        let request = Request::Control(vec![b' '; size]).encode();
+        send(&socket, &request, SendFlags::empty()).unwrap();
+        let mut buffer = vec![0; 70_000];
+        let (size, _) = recv(&socket, &mut buffer[..], RecvFlags::empty()).unwrap();
+        let reply = Reply::decode(&buffer[..size]).unwrap();
+        assert_eq!(reply.status, Status::BadRequest);
+        assert!(reply.text.contains(answer), "{}", reply.text);
+    }
+    let frame = first.send(second.mac, 1);
+    assert_eq!(second.take(), [frame], "frames go on");
+}
+
+#[test]
+fn clients_that_do_not_read_delay_nobody() {
+    let nic = Nic::start(2);
+    let text = serde_json::to_vec(&Control::Ports).unwrap();
+    let request = Request::Control(text).encode();
+    let deaf: Vec<_> = (0..20)
+        .map(|_| {
+            let socket = nic.raw();
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let sent = (0..10_000)
+                .take_while(|_| send(&socket, &request, flags).is_ok())
+                .count();
+            assert!(sent > 0);
+            socket
+        })
+        .collect();
+    assert_eq!(nic.ports().len(), 2);
+    assert_eq!(counters(&nic.socket()).unwrap().ports.len(), 2);
+    drop(deaf);
+    assert_eq!(nic.ports().len(), 2);
+    let text = nic.refuse(&Control::Stop { keep: true });
+    assert!(text.contains("no keeper"), "{text}");
+}

@@ -1,0 +1,404 @@
+//! The owner of a NIC and its clients, over real sockets.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+#[path = "../../switch/tests/common/mod.rs"]
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path as FilePath, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use common::{Guest, Nic as Opened, SMALL, frame, geometry, mac};
+use postern_abi::machine::Path;
+use postern_nic_client::memory::Memory;
+use postern_nic_client::protocol::{Reply, Request, Status};
+use postern_nic_client::request::{Attachment, ClientError, Resources, attach, counters};
+use postern_nic_owner::server::{Options, Server, ServerError, Stopper};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
+};
+
+/// A NIC on a thread, in a directory of its own.
+struct Nic {
+    directory: tempfile::TempDir,
+    stopper: Stopper,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Nic {
+    fn start(change: impl FnOnce(&mut Options)) -> Nic {
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = Options::new(directory.path().join("nic"), geometry(3, 1, SMALL, SMALL));
+        change(&mut options);
+        let mut server = Server::bind(&options).unwrap();
+        let stopper = server.stopper();
+        let thread = std::thread::spawn(move || server.run().unwrap());
+        Nic {
+            directory,
+            stopper,
+            thread: Some(thread),
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("nic")
+    }
+
+    fn attach(&self, port: u32) -> Result<Attachment, ClientError> {
+        attach(&self.socket(), port, Path::ExitUser)
+    }
+
+    fn raw(&self) -> OwnedFd {
+        let kind = SocketType::SEQPACKET;
+        let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+        connect(&socket, &SocketAddrUnix::new(self.socket()).unwrap()).unwrap();
+        socket
+    }
+}
+
+impl Drop for Nic {
+    fn drop(&mut self) {
+        self.stopper.stop();
+        self.thread.take().unwrap().join().unwrap();
+        assert!(!self.socket().exists(), "the socket is removed");
+    }
+}
+
+fn open(attachment: &mut Attachment) -> Opened {
+    let nothing = Resources::Memory {
+        state: rustix::fs::memfd_create("none", rustix::fs::MemfdFlags::empty()).unwrap(),
+        windows: Vec::new(),
+    };
+    match std::mem::replace(&mut attachment.resources, nothing) {
+        Resources::Memory { state, windows } => {
+            Opened::opened(Memory::open(state, windows).unwrap())
+        }
+        Resources::View { .. } => panic!("exit-user needs no view"),
+    }
+}
+
+/// The status and the reason of a refusal.
+fn refusal(result: Result<Attachment, ClientError>) -> (Status, String) {
+    match result {
+        Err(ClientError::Refused { status, text, .. }) => (status, text),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Asks until the port is free: the server learns of a closed connection when it gets to it.
+fn attach_soon(nic: &Nic, port: u32) -> Attachment {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match nic.attach(port) {
+            Ok(attachment) => return attachment,
+            Err(error) if Instant::now() > end => panic!("{error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+fn receive(socket: &OwnedFd) -> Vec<u8> {
+    let mut buffer = vec![0; 4096];
+    let (size, _) = recv(socket, &mut buffer[..], RecvFlags::empty()).unwrap();
+    buffer.truncate(size);
+    buffer
+}
+
+#[test]
+fn two_clients_exchange_a_frame() {
+    let nic = Nic::start(|_| {});
+    let (mut a, mut b) = (nic.attach(0).unwrap(), nic.attach(2).unwrap());
+    assert_ne!(a.mac, b.mac);
+    let (memory_a, memory_b) = (open(&mut a), open(&mut b));
+    let mut sender = Guest::alias(&memory_a, a.caller);
+    let mut receiver = Guest::alias(&memory_b, b.caller);
+    sender.send(&frame(mac(2), mac(0), 99, 1));
+    assert_eq!(sender.call(1, true), 1);
+    assert_eq!(receiver.receive(0, 9), [frame(mac(2), mac(0), 99, 1)]);
+
+    let counters = counters(&nic.socket()).unwrap();
+    assert_eq!(counters.ports.len(), 3);
+    assert_eq!(
+        (counters.ports[0].tx_frames, counters.ports[0].tx_bytes),
+        (1, 99)
+    );
+    assert_eq!(counters.ports[2].rx_frames, 1);
+    let attached: Vec<_> = counters.ports.iter().map(|port| port.attached).collect();
+    assert_eq!(attached, [true, false, true]);
+}
+
+#[test]
+fn a_port_is_let_once() {
+    let nic = Nic::start(|_| {});
+    let first = nic.attach(1).unwrap();
+    let (status, text) = refusal(nic.attach(1));
+    assert_eq!(status, Status::PortTaken);
+    assert!(text.contains("port 1 is taken by process"), "{text}");
+    let former = first.caller;
+    drop(first);
+    let mut second = attach_soon(&nic, 1);
+    assert_ne!(second.caller.tenancy(), former.tenancy());
+    // The word of the former tenancy is worth nothing any more.
+    let memory = open(&mut second);
+    assert_eq!(Guest::alias(&memory, former).call(1, false), u64::MAX);
+    assert_eq!(Guest::alias(&memory, second.caller).call(1, false), 0);
+}
+
+#[test]
+fn what_does_not_exist_is_refused() {
+    let nic = Nic::start(|options| options.paths.retain(|path| *path != Path::Direct));
+    let (status, text) = refusal(nic.attach(3));
+    assert_eq!(status, Status::NoSuchPort);
+    assert_eq!(text, "there is no port 3; the NIC has ports 0 to 2");
+    assert_eq!(refusal(nic.attach(u32::MAX)).0, Status::NoSuchPort);
+    let (status, text) = refusal(attach(&nic.socket(), 0, Path::Direct));
+    assert_eq!(status, Status::PathRefused);
+    assert_eq!(text, "the NIC does not offer the path direct");
+    for path in [Path::Elisa, Path::ElisaStrict, Path::ExitKernel] {
+        let (status, text) = refusal(attach(&nic.socket(), 0, path));
+        assert_eq!(status, Status::NoViews);
+        assert!(text.contains("--image"), "{text}");
+    }
+    nic.attach(0).expect("refusals take nothing");
+}
+
+#[test]
+fn nobody_listens() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = attach(&directory.path().join("nic"), 0, Path::ExitUser).unwrap_err();
+    assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+}
+
+#[test]
+fn garbage_is_answered_and_harms_nobody() {
+    let nic = Nic::start(|_| {});
+    let attached = nic.attach(0).unwrap();
+    let mut other_version = Request::Counters.encode();
+    other_version[8] = 99;
+    let mut other_kind = Request::Counters.encode();
+    other_kind[12] = 77;
+    let records: [&[u8]; 6] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0; 32],
+        &[0xff; 33],
+        &[0; 100_000],
+        &other_version,
+        &other_kind,
+    ];
+    for record in records {
+        let socket = nic.raw();
+        send(&socket, record, SendFlags::empty()).unwrap();
+        let reply = Reply::decode(&receive(&socket)).unwrap();
+        assert_eq!(reply.status, Status::BadRequest);
+        assert!(!reply.text.is_empty());
+        assert!(receive(&socket).is_empty(), "disconnected");
+    }
+    // Descriptors that nobody asked for, and half a connection.
+    let socket = nic.raw();
+    rustix::net::shutdown(&socket, rustix::net::Shutdown::Write).unwrap();
+    drop(nic.raw());
+    assert_eq!(
+        refusal(nic.attach(0)).0,
+        Status::PortTaken,
+        "still attached"
+    );
+    drop(attached);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_waited_for() {
+    let nic = Nic::start(|_| {});
+    let deaf = nic.raw();
+    let mut sent = 0;
+    // Until the server has disconnected it, or takes no more.
+    while sent < 10_000
+        && send(
+            &deaf,
+            &Request::Counters.encode(),
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        )
+        .is_ok()
+    {
+        sent += 1;
+    }
+    assert!(sent > 10);
+    let start = Instant::now();
+    nic.attach(0).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn silent_clients_are_disconnected_and_do_not_keep_others_out() {
+    let nic = Nic::start(|_| {});
+    let silent: Vec<_> = (0..330).map(|_| nic.raw()).collect();
+    let start = Instant::now();
+    // The last ones are over the limit, and closed at once; the first ones after a while.
+    assert!(receive(silent.last().unwrap()).is_empty());
+    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(receive(&silent[0]).is_empty());
+    nic.attach(0).unwrap();
+}
+
+#[test]
+fn a_second_port_needs_a_second_connection() {
+    let nic = Nic::start(|_| {});
+    let socket = nic.raw();
+    let request = |port| Request::Attach {
+        port,
+        path: Path::ExitUser,
+    };
+    send(&socket, &request(0).encode(), SendFlags::empty()).unwrap();
+    assert_eq!(
+        Reply::decode(&receive(&socket)).unwrap().status,
+        Status::Granted
+    );
+    send(&socket, &request(1).encode(), SendFlags::empty()).unwrap();
+    let reply = Reply::decode(&receive(&socket)).unwrap();
+    assert_eq!(reply.status, Status::BadRequest);
+    assert!(reply.text.contains("has port 0"), "{}", reply.text);
+    nic.attach(1).expect("not taken by it");
+}
+
+#[test]
+fn the_socket_is_private_and_its_name_is_respected() {
+    let nic = Nic::start(|_| {});
+    let mode = fs::metadata(nic.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let error =
+        Server::bind(&Options::new(nic.socket(), geometry(2, 1, SMALL, SMALL))).unwrap_err();
+    assert!(matches!(error, ServerError::InUse(_)), "{error}");
+    let file = nic.directory.path().join("file");
+    fs::write(&file, "keep me").unwrap();
+    let error = Server::bind(&Options::new(&file, geometry(2, 1, SMALL, SMALL))).unwrap_err();
+    assert!(matches!(error, ServerError::NotASocket(_)), "{error}");
+    assert_eq!(fs::read(&file).unwrap(), b"keep me");
+    let long = nic.directory.path().join("x".repeat(120));
+    let error = Server::bind(&Options::new(long, geometry(2, 1, SMALL, SMALL))).unwrap_err();
+    assert!(matches!(error, ServerError::Listen { .. }), "{error}");
+}
+
+#[test]
+fn a_socket_left_behind_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("nic");
+    let kind = SocketType::SEQPACKET;
+    let dead = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::bind(&dead, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    drop(dead);
+    let server = Server::bind(&Options::new(&path, geometry(2, 1, SMALL, SMALL))).unwrap();
+    drop(server);
+    assert!(!path.exists());
+}
+
+#[test]
+fn bad_options_leave_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("nic");
+    let mut options = Options::new(&path, geometry(2, 1, SMALL, SMALL));
+    options.unlearned = vec![2];
+    let error = Server::bind(&options).unwrap_err();
+    assert_eq!(error.to_string(), "there is no port 2 on a NIC of 2 ports");
+    options.unlearned.clear();
+    options.image = Some(directory.path().join("absent"));
+    let error = Server::bind(&options).unwrap_err();
+    assert!(matches!(error, ServerError::Image(_)), "{error}");
+    assert!(!path.exists());
+}
+
+/// A tenant in a process of its own: this test program, asked to be one.
+struct Tenant {
+    child: Child,
+    said: BufReader<ChildStdout>,
+    orders: ChildStdin,
+}
+
+const TENANT: &str = "POSTERN_TEST_TENANT";
+
+impl Tenant {
+    fn start(socket: &FilePath) -> Tenant {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "be_a_tenant", "--nocapture"])
+            .env(TENANT, socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let orders = child.stdin.take().unwrap();
+        let mut tenant = Tenant {
+            child,
+            said,
+            orders,
+        };
+        tenant.hear("attached");
+        tenant
+    }
+
+    fn hear(&mut self, word: &str) {
+        let mut line = String::new();
+        while !line.contains(word) {
+            line.clear();
+            assert_ne!(self.said.read_line(&mut line).unwrap(), 0, "no {word}");
+        }
+    }
+}
+
+#[test]
+fn be_a_tenant() {
+    let Some(socket) = env::var_os(TENANT) else {
+        return;
+    };
+    let attachment = attach(FilePath::new(&socket), 0, Path::ExitUser).unwrap();
+    println!("attached");
+    let mut order = [0];
+    std::io::stdin().read_exact(&mut order).unwrap();
+    drop(attachment);
+    println!("released");
+    let _ = std::io::stdin().read(&mut order);
+}
+
+#[test]
+fn a_killed_tenant_gives_up_its_port() {
+    let nic = Nic::start(|_| {});
+    let mut tenant = Tenant::start(&nic.socket());
+    let (status, text) = refusal(nic.attach(0));
+    assert_eq!(status, Status::PortTaken);
+    assert!(text.contains(&tenant.child.id().to_string()), "{text}");
+    tenant.child.kill().unwrap();
+    // Before it is reaped: a zombie has no memory any more.
+    attach_soon(&nic, 0);
+    tenant.child.wait().unwrap();
+}
+
+/// The process has the window mapped, maybe, until it ends.
+#[test]
+fn a_port_is_not_let_while_its_former_tenant_lives() {
+    let nic = Nic::start(|_| {});
+    let mut tenant = Tenant::start(&nic.socket());
+    tenant.orders.write_all(b"x").unwrap();
+    tenant.hear("released");
+    let start = Instant::now();
+    let socket = nic.socket();
+    let (status, text) = refusal(attach(&socket, 0, Path::ExitUser));
+    assert_eq!(status, Status::PortTaken);
+    assert!(text.contains("still has its memory"), "{text}");
+    assert!(
+        start.elapsed() > Duration::from_secs(3),
+        "it was waited for"
+    );
+    // A request that waits does not keep others waiting, and is served in the end.
+    let waiting = std::thread::spawn(move || attach(&socket, 0, Path::ExitUser));
+    std::thread::sleep(Duration::from_millis(100));
+    let start = Instant::now();
+    nic.attach(1).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2));
+    tenant.child.kill().unwrap();
+    waiting.join().unwrap().unwrap();
+    tenant.child.wait().unwrap();
+}

@@ -1,0 +1,407 @@
+//! The headers of a frame: read once from hostile memory, then taken apart.
+//!
+//! [`Snapshot`] holds the first [`SNAPSHOT_BYTES`] bytes of a frame. Whatever is decided, is decided on
+//! these bytes, and these bytes are delivered; the sender may change its memory meanwhile.
+//!
+//! [`Headers::parse`] understands Ethernet II with up to two VLAN tags (IEEE 802.1Q and 802.1ad), IPv4
+//! (RFC 791), IPv6 with up to [`MAX_EXTENSIONS`] extension headers (RFC 8200), and the ports of TCP,
+//! UDP, UDP-Lite, DCCP and SCTP. A field is only known if it lies in the frame, in the snapshot, and in the
+//! IP packet by its own length field. What a sender hides (a third tag, a long chain of extension
+//! headers, a length that contradicts the frame) is not guessed: [`Hidden`] says from which layer on
+//! nothing is known, so that a rule that denies can hold against it.
+
+pub use super::snapshot::{SNAPSHOT_BYTES, SNAPSHOT_WORDS, Snapshot};
+use crate::fdb::MAC_MASK;
+
+/// IPv6 extension headers that are skipped at most.
+pub const MAX_EXTENSIONS: usize = 4;
+
+/// EtherType of an IEEE 802.1Q (customer) tag.
+pub const ETHERTYPE_CUSTOMER_TAG: u16 = 0x8100;
+/// EtherType of an IEEE 802.1ad (service) tag.
+pub const ETHERTYPE_SERVICE_TAG: u16 = 0x88a8;
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// IP protocol number of TCP.
+pub const PROTOCOL_TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const PROTOCOL_UDP: u8 = 17;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+const MOBILITY: u8 = 135;
+
+/// A VLAN tag (IEEE 802.1Q "Tag format").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    service: bool,
+    tci: u16,
+}
+
+impl Tag {
+    /// A customer tag (IEEE 802.1Q) with this tag control information.
+    pub const fn customer(tci: u16) -> Tag {
+        Tag {
+            service: false,
+            tci,
+        }
+    }
+
+    /// A service tag (IEEE 802.1ad) with this tag control information.
+    pub const fn service(tci: u16) -> Tag {
+        Tag { service: true, tci }
+    }
+
+    /// Whether it is a service tag.
+    #[inline]
+    pub const fn is_service(self) -> bool {
+        self.service
+    }
+
+    /// Tag control information: PCP, DEI and VID as they are sent.
+    #[inline]
+    pub const fn tci(self) -> u16 {
+        self.tci
+    }
+
+    /// VLAN identifier, 0 to 4095; 0 is a priority tag, without a VLAN.
+    #[inline]
+    pub const fn vid(self) -> u16 {
+        self.tci & 0xfff
+    }
+
+    /// Priority code point, 0 to 7.
+    #[inline]
+    pub const fn pcp(self) -> u8 {
+        (self.tci >> 13) as u8
+    }
+
+    /// Drop eligible indicator.
+    #[inline]
+    pub const fn dei(self) -> bool {
+        self.tci & 0x1000 != 0
+    }
+}
+
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragment {
+    /// All of it.
+    #[default]
+    Whole,
+    /// The first of several: with the headers of layer 4.
+    First,
+    /// A later one: without.
+    Later,
+}
+
+/// From where on the headers could not be read although they are, or claim to be, there. Each includes
+/// those before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hidden {
+    /// Everything that is there is known.
+    #[default]
+    Nothing,
+    /// Protocol and ports may be unknown.
+    Transport,
+    /// IP addresses are unknown.
+    Network,
+    /// What the frame carries is unknown: it has more tags than are taken off.
+    Everything,
+}
+
+/// Ports of layer 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+}
+
+/// What the headers of a frame say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// Destination address, first byte lowest.
+    pub destination: u64,
+    /// Source address, first byte lowest.
+    pub source: u64,
+    /// Source address of layer 3: IPv6 as the number's high and low half, IPv4 as a number and zero.
+    pub source_ip: [u64; 2],
+    /// Destination address of layer 3, likewise.
+    pub destination_ip: [u64; 2],
+    /// VLAN of the frame: [`Headers::parse`] takes it from [`Headers::vlan_tag`], 0 without one; a switch
+    /// that classifies by port writes its own here before rules are applied.
+    pub vlan: u16,
+    /// EtherType behind the tags.
+    pub ethertype: u16,
+    /// The first tag, of either kind.
+    pub outer: Option<Tag>,
+    /// The second tag.
+    pub inner: Option<Tag>,
+    /// Ports, unless the packet is a later fragment or of a protocol without ports.
+    pub ports: Option<Ports>,
+    /// IP protocol, behind extension headers. Of a later fragment: what the fragment header says.
+    pub protocol: Option<u8>,
+    /// The flags of TCP, CWR highest and FIN lowest.
+    pub tcp_flags: Option<u8>,
+    /// 4 or 6 by the EtherType; 0 if it is neither.
+    pub ip_version: u8,
+    /// Bytes before the header of layer 3.
+    pub l3_offset: u8,
+    /// Bytes before the header of layer 4; 0 if there is none that is known.
+    pub l4_offset: u8,
+    /// Which part of a datagram it is.
+    pub fragment: Fragment,
+    /// Whether an IPv6 routing header was skipped: then `destination_ip` is the next stop's.
+    pub routed: bool,
+    /// What could not be read.
+    pub hidden: Hidden,
+}
+
+impl Headers {
+    /// Takes the headers apart. Total: a malformed packet has fewer known fields.
+    #[inline]
+    pub fn parse(snapshot: &Snapshot) -> Headers {
+        let mut headers = Headers::default();
+        headers.read(snapshot);
+        headers
+    }
+
+    /// The same in place, for code that must not copy so much at once: compilers do that by instructions that
+    /// depend on the direction flag, which belongs to the guest.
+    #[inline(never)]
+    pub fn read(&mut self, snapshot: &Snapshot) {
+        let headers = self;
+        *headers = Headers {
+            destination: snapshot.load(0) & MAC_MASK,
+            source: snapshot.load(6) & MAC_MASK,
+            ..Headers::default()
+        };
+        let mut at = 12;
+        let mut ethertype = snapshot.be16(at);
+        headers.outer = tag(snapshot, at, ethertype);
+        if let Some(outer) = headers.outer {
+            if !outer.is_service() {
+                headers.vlan = outer.vid();
+            }
+            at += 4;
+            ethertype = snapshot.be16(at);
+            headers.inner = tag(snapshot, at, ethertype);
+            if headers.inner.is_some() {
+                at += 4;
+                ethertype = snapshot.be16(at);
+            }
+        }
+        headers.ethertype = ethertype;
+        headers.l3_offset = at as u8 + 2;
+        if ethertype == ETHERTYPE_IPV4 {
+            headers.ip_version = 4;
+            headers.hidden = Hidden::Network;
+            headers.ipv4(snapshot);
+        } else if ethertype == ETHERTYPE_IPV6 {
+            headers.ip_version = 6;
+            headers.hidden = Hidden::Network;
+            headers.ipv6(snapshot);
+        } else if is_tag(ethertype) {
+            headers.hidden = Hidden::Everything;
+        }
+    }
+
+    /// The tag that a customer bridge sorts the frame by: the first one, if it is a customer tag. A frame
+    /// with a service tag is untagged to it (IEEE 802.1Q "Principles of bridge operation").
+    #[inline]
+    pub fn vlan_tag(&self) -> Option<Tag> {
+        self.outer.filter(|tag| !tag.is_service())
+    }
+
+    fn ipv4(&mut self, snapshot: &Snapshot) {
+        let l3 = u32::from(self.l3_offset);
+        if l3 + 20 > snapshot.known() {
+            return;
+        }
+        let first = snapshot.byte(l3);
+        let header = u32::from(first & 15) * 4;
+        if first >> 4 != 4 || header < 20 {
+            return;
+        }
+        self.source_ip = [u64::from(snapshot.be32(l3 + 12)), 0];
+        self.destination_ip = [u64::from(snapshot.be32(l3 + 16)), 0];
+        self.hidden = Hidden::Transport;
+        let total = u32::from(snapshot.be16(l3 + 2));
+        if total < header || l3 + total > snapshot.length() {
+            return;
+        }
+        let fragment = snapshot.be16(l3 + 6);
+        self.set_fragment(fragment & 0x1fff != 0, fragment & 0x2000 != 0);
+        self.transport(snapshot, snapshot.byte(l3 + 9), l3 + header, l3 + total);
+    }
+
+    fn ipv6(&mut self, snapshot: &Snapshot) {
+        let l3 = u32::from(self.l3_offset);
+        if l3 + 40 > snapshot.known() || snapshot.byte(l3) >> 4 != 6 {
+            return;
+        }
+        self.source_ip = [snapshot.be64(l3 + 8), snapshot.be64(l3 + 16)];
+        self.destination_ip = [snapshot.be64(l3 + 24), snapshot.be64(l3 + 32)];
+        self.hidden = Hidden::Transport;
+        let mut at = l3 + 40;
+        // A jumbogram (RFC 2675) has payload length zero, so nothing of it is known.
+        let end = at + u32::from(snapshot.be16(l3 + 4));
+        if end > snapshot.length() {
+            return;
+        }
+        let mut next = snapshot.byte(l3 + 6);
+        for _ in 0..MAX_EXTENSIONS {
+            if !is_extension(next) {
+                break;
+            }
+            // Every extension header has at least 8 bytes.
+            if at + 8 > end.min(snapshot.known()) {
+                return;
+            }
+            let length = u32::from(snapshot.byte(at + 1));
+            let this = next;
+            next = snapshot.byte(at);
+            if this == FRAGMENT {
+                let fragment = snapshot.be16(at + 2);
+                self.set_fragment(fragment & 0xfff8 != 0, fragment & 1 != 0);
+                at += 8;
+                if self.fragment == Fragment::Later {
+                    break;
+                }
+            } else if this == AUTHENTICATION {
+                at += length * 4 + 8;
+            } else {
+                self.routed |= this == ROUTING;
+                at += length * 8 + 8;
+            }
+        }
+        if is_extension(next) && self.fragment != Fragment::Later {
+            return;
+        }
+        self.transport(snapshot, next, at, end);
+    }
+
+    #[inline]
+    fn set_fragment(&mut self, offset: bool, more: bool) {
+        self.fragment = if offset {
+            Fragment::Later
+        } else if more {
+            Fragment::First
+        } else {
+            Fragment::Whole
+        };
+    }
+
+    /// The header of layer 4 at `at` in a packet that ends at `end`, which lies in the frame.
+    fn transport(&mut self, snapshot: &Snapshot, protocol: u8, at: u32, end: u32) {
+        if at > end || at > snapshot.known() {
+            return;
+        }
+        self.protocol = Some(protocol);
+        if self.fragment == Fragment::Later {
+            self.hidden = Hidden::Nothing;
+            return;
+        }
+        // At most SNAPSHOT_BYTES.
+        self.l4_offset = at as u8;
+        if !has_ports(protocol) {
+            self.hidden = Hidden::Nothing;
+            return;
+        }
+        let end = end.min(snapshot.known());
+        if at + 4 > end {
+            return;
+        }
+        self.ports = Some(Ports {
+            source: snapshot.be16(at),
+            destination: snapshot.be16(at + 2),
+        });
+        self.hidden = Hidden::Nothing;
+        if protocol == PROTOCOL_TCP && at + 14 <= end {
+            self.tcp_flags = Some(snapshot.byte(at + 13));
+        }
+    }
+
+    /// A hash of the flow, to choose a queue by. All packets of a flow have the same one, fragments and
+    /// whole ones apart; without the key nobody can predict which flows meet.
+    ///
+    /// Takes addresses, protocol and ports, or the addresses of layer 2 where there is no layer 3.
+    #[inline]
+    pub fn flow_hash(&self, key: [u64; 2]) -> u32 {
+        let mut hash;
+        if self.ip_version != 0 && self.hidden < Hidden::Network {
+            hash = fold(self.source_ip[0] ^ key[0], self.destination_ip[0] ^ key[1]);
+            if self.ip_version == 6 {
+                let low = fold(self.source_ip[1] ^ key[1], self.destination_ip[1] ^ hash);
+                hash ^= low.rotate_left(32);
+            }
+            // Only some fragments have ports, so none of them count.
+            if self.fragment == Fragment::Whole {
+                let ports = self.ports.map_or(0, |ports| {
+                    u64::from(ports.source) << 16 | u64::from(ports.destination)
+                });
+                let protocol = u64::from(self.protocol.unwrap_or(0)) << 32;
+                hash = fold(hash ^ ports ^ protocol, key[0] | 1);
+            }
+        } else {
+            hash = fold(self.source ^ key[0], self.destination ^ key[1]);
+        }
+        (fold(hash ^ key[1], 0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    }
+}
+
+/// The tag at a place, if the EtherType there says so and the next EtherType is known too.
+#[inline]
+fn tag(snapshot: &Snapshot, at: u32, ethertype: u16) -> Option<Tag> {
+    if !is_tag(ethertype) || at + 6 > snapshot.known() {
+        return None;
+    }
+    Some(Tag {
+        service: ethertype == ETHERTYPE_SERVICE_TAG,
+        tci: snapshot.be16(at + 2),
+    })
+}
+
+const fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_CUSTOMER_TAG || ethertype == ETHERTYPE_SERVICE_TAG
+}
+
+/// Whether an IPv6 next-header value is an extension header that can be skipped (RFC 8200, RFC 4302,
+/// RFC 6275; 139 and 140 are HIP and Shim6).
+const fn is_extension(next: u8) -> bool {
+    next == HOP_BY_HOP
+        || next == ROUTING
+        || next == FRAGMENT
+        || next == AUTHENTICATION
+        || next == DESTINATION_OPTIONS
+        || next == MOBILITY
+        || next == 139
+        || next == 140
+}
+
+/// Whether a protocol begins with source and destination port: TCP, UDP, DCCP, SCTP, UDP-Lite.
+pub const fn has_ports(protocol: u8) -> bool {
+    protocol == PROTOCOL_TCP
+        || protocol == PROTOCOL_UDP
+        || protocol == 33
+        || protocol == 132
+        || protocol == 136
+}
+
+/// Folded multiplication, as in wyhash.
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! A frame on its way into a lane: as it is, with its checksum completed, or cut.
+
+use postern_abi::window::{
+    FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6,
+    PortId, RecordHeader, record_size,
+};
+
+use crate::sync::Ordering::Relaxed;
+
+use super::Call;
+use super::fast::{Lanes, Progress};
+use super::image::{Image, Tagging};
+use super::records::{load, store};
+use crate::offload::checksum::Partial;
+use crate::offload::segment::{Segments, Shape};
+use crate::policy::headers::{Headers, SNAPSHOT_BYTES, Snapshot};
+use crate::state::Cause;
+
+/// What the sender leaves to others.
+#[derive(Clone, Copy)]
+pub enum Rest {
+    /// Nothing.
+    Nothing,
+    /// A checksum.
+    Checksum(Partial),
+    /// To cut the frame, and the checksums.
+    Large(Shape),
+}
+
+/// A frame on its way.
+pub struct Parcel<'s> {
+    /// The header of its record.
+    pub header: RecordHeader,
+    /// First byte of the frame in its ring.
+    pub bytes: *const u8,
+    /// Its beginning, which is what is delivered.
+    pub snapshot: &'s Snapshot,
+    /// What that says.
+    pub headers: &'s Headers,
+    /// What is to be done about it.
+    pub rest: Rest,
+    /// Of its flow.
+    pub hash: u32,
+}
+
+impl Parcel<'_> {
+    /// Eight bytes of the frame, read anew; what lies behind the frame is still in its record.
+    #[inline(always)]
+    fn word(&self, index: usize) -> u64 {
+        // SAFETY: callers ask for words that hold a byte of the frame, and the record goes on to a multiple of
+        // 16 bytes.
+        unsafe { load(self.bytes.add(index * 8)) }
+    }
+
+    /// What a receiver must be able to do to take it as it is.
+    fn needs(&self) -> u32 {
+        match (self.rest, self.header.gso_type & !GSO_ECN) {
+            (Rest::Nothing, _) => 0,
+            (Rest::Checksum(_), _) => FEATURE_CSUM,
+            (Rest::Large(_), GSO_TCPV4) => FEATURE_CSUM | FEATURE_TSO4,
+            (Rest::Large(_), GSO_TCPV6) => FEATURE_CSUM | FEATURE_TSO6,
+            (Rest::Large(_), _) => FEATURE_CSUM | FEATURE_USO,
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    /// Copies the frame into the lane to a port, in the form that its guest takes.
+    #[inline(never)]
+    pub fn deliver(
+        &self,
+        parcel: &Parcel<'_>,
+        to: PortId,
+        tagging: Tagging,
+        progress: &mut Progress,
+        lanes: &mut Lanes<'a>,
+    ) -> Result<(), Cause> {
+        let queue = self.queue_of(parcel.hash);
+        let able = self.port_state(to).features.load(Relaxed);
+        let whole = parcel.needs() & !able == 0;
+        if let Rest::Large(shape) = parcel.rest
+            && !whole
+        {
+            return self.deliver_cut(parcel, shape, to, queue, tagging, progress, lanes);
+        }
+        let known = parcel.snapshot.known();
+        // SAFETY: the rest of a frame that is longer than a snapshot is in its record.
+        let rest = unsafe { parcel.bytes.add(SNAPSHOT_BYTES as usize) };
+        let rest_length = parcel.header.length.wrapping_sub(known);
+        let image = Image::new(parcel.snapshot.words(), known, rest, rest_length, tagging);
+        let mut header = RecordHeader::default();
+        if whole && parcel.needs() != 0 {
+            header = parcel.header;
+            header.csum_start = header
+                .csum_start
+                .wrapping_add_signed(tagging.shift() as i16);
+            // The sender's is a hint that nobody has looked at.
+            header.hdr_len = match parcel.rest {
+                Rest::Large(shape) => {
+                    shape.header_length().wrapping_add_signed(tagging.shift()) as u16
+                }
+                _ => 0,
+            };
+        }
+        // A tag that is put in may make it too long.
+        let longest = match header.gso_type {
+            GSO_NONE => self.caller.geometry().max_frame(),
+            _ => self.caller.geometry().max_segment(),
+        };
+        if image.length() > longest {
+            return Err(Cause::TooLong);
+        }
+        let at = self.put(&image, header, to, queue, progress, lanes)?;
+        if let Rest::Checksum(partial) = parcel.rest
+            && !whole
+        {
+            let start = (partial.start() as u16).wrapping_add_signed(tagging.shift() as i16);
+            let offset = parcel.header.csum_offset;
+            if let Some(partial) = Partial::new(start, offset, image.length()) {
+                // SAFETY: `at` is the frame in the lane, whose record goes on to a multiple of 16 bytes.
+                unsafe { complete(at, partial) };
+            }
+        }
+        Ok(())
+    }
+
+    /// The same in several frames.
+    #[expect(clippy::too_many_arguments, reason = "what `deliver` has found out")]
+    #[inline(never)]
+    fn deliver_cut(
+        &self,
+        parcel: &Parcel<'_>,
+        shape: Shape,
+        to: PortId,
+        queue: u32,
+        tagging: Tagging,
+        progress: &mut Progress,
+        lanes: &mut Lanes<'a>,
+    ) -> Result<(), Cause> {
+        let longest = shape.longest().wrapping_add_signed(tagging.shift());
+        if longest > self.caller.geometry().max_frame() {
+            return Err(Cause::TooLong);
+        }
+        if self.hold {
+            // What is left of one that was begun cannot be held, since it would be sent twice.
+            let needed = shape.records(tagging.shift());
+            lanes.open(self, to, queue).wait_for(self, needed)?;
+        }
+        let mut segments = Segments::new(parcel.snapshot, shape);
+        let mut begun = false;
+        while let Some(payload) = segments.advance() {
+            let (from, end) = (payload.offset, payload.offset.wrapping_add(payload.length));
+            let sum = segments
+                .sum()
+                .add_range(from, end, |index| parcel.word(index));
+            segments.finish(sum);
+            // SAFETY: the payload lies in the frame.
+            let rest = unsafe { parcel.bytes.add(from as usize) };
+            let known = segments.header_length();
+            let image = Image::new(segments.header(), known, rest, payload.length, tagging);
+            match self.put(&image, RecordHeader::default(), to, queue, progress, lanes) {
+                Ok(_) => begun = true,
+                Err(cause) if begun => {
+                    self.refuse(parcel, to, cause, lanes);
+                    return Ok(());
+                }
+                Err(cause) => return Err(cause),
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a frame that a port does not get.
+    #[cold]
+    #[inline(never)]
+    pub fn refuse(&self, parcel: &Parcel<'_>, to: PortId, cause: Cause, lanes: &mut Lanes<'a>) {
+        match cause {
+            Cause::Full | Cause::BadReceiver => {
+                let lane = lanes.open(self, to, self.queue_of(parcel.hash));
+                lane.refuse(self, cause);
+            }
+            _ => self.context().count(cause, 1),
+        }
+    }
+
+    /// Which RX queue a frame goes to.
+    fn queue_of(&self, hash: u32) -> u32 {
+        let queues = self.caller.geometry().queues();
+        ((u64::from(hash) * u64::from(queues)) >> 32) as u32
+    }
+
+    /// Writes a frame into a lane; returns where.
+    #[inline(never)]
+    fn put(
+        &self,
+        image: &Image,
+        header: RecordHeader,
+        to: PortId,
+        queue: u32,
+        progress: &mut Progress,
+        lanes: &mut Lanes<'a>,
+    ) -> Result<*mut u8, Cause> {
+        let size = record_size(image.length()) as usize;
+        let lane = lanes.open(self, to, queue);
+        if size > lane.room(self).left {
+            lane.make_room(self, size)?;
+        }
+        let room = lane.room(self);
+        // SAFETY: there is room for the record, and the frame's ring is readable.
+        unsafe { image.write(room.to, header) };
+        lane.pass(image.length());
+        progress.copied = progress.copied.wrapping_add(image.length().into());
+        // SAFETY: a record has a header of 16 bytes.
+        Ok(unsafe { room.to.add(16) })
+    }
+}
+
+/// Completes the checksum of a frame where it was delivered.
+///
+/// # Safety
+/// `frame` is aligned to 16 bytes, in a record of the frame that the partial checksum belongs to.
+#[inline(never)]
+unsafe fn complete(frame: *mut u8, partial: Partial) {
+    // SAFETY: the words hold bytes of the frame.
+    let checksum = partial.finish(|index| unsafe { load(frame.add(index * 8)) });
+    let [first, second] = partial.words();
+    for (index, again) in [(first, false), (second, first == second)] {
+        if !again {
+            // SAFETY: as above.
+            unsafe {
+                let at = frame.add(index * 8);
+                store(at, partial.patch(checksum, index, load(at)));
+            }
+        }
+    }
+}

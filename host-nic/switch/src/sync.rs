@@ -1,0 +1,11 @@
+//! The atomics that the core is made of: the processor's, or those of host-nic/models, which the
+//! model checker loom interprets.
+
+#[cfg(not(loom))]
+pub use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+#[cfg(loom)]
+#[path = "../../models/src/atomics.rs"]
+pub mod modelled;
+#[cfg(loom)]
+pub use modelled::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};

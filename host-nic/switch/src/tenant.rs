@@ -1,0 +1,173 @@
+//! Tenants come and go: what the owner of a NIC does with a port between two guests.
+//!
+//! Only the host calls these, one at a time. Calls of other ports go on meanwhile, so nothing here
+//! relies on their standing still: a new tenant's positions begin where the switch has them, rather than
+//! at a number that a call in progress could contradict.
+//!
+//! A call of another port that was stopped in the middle of a delivery to the former tenant writes to the
+//! unpublished part of its lane when it goes on, and then publishes for the former tenant, which the new one takes
+//! as an empty lane ([`postern_abi::window::Published`]). The next call of that context finds another tenancy than
+//! that of its positions, and begins where the new tenant expects the next record. So frames for a
+//! former tenant can end in memory of the next one, and are never delivered to it.
+
+use crate::sync::{
+    AtomicU8, AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Relaxed, Release},
+};
+
+use postern_abi::window::{PortId, Published, WindowHeader};
+
+use crate::fdb::{Key, Station};
+use crate::state::{Context, LaneState, SOURCE_FIXED, SOURCE_OWN};
+use crate::switch::Switch;
+
+/// A MAC address as the table has it.
+pub const fn mac_word(mac: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+impl Switch<'_> {
+    /// Key of the MAC table.
+    pub fn key(&self) -> Key {
+        let [first, second] = &self.state().key;
+        Key::new([first.load(Relaxed), second.load(Relaxed)])
+    }
+
+    /// Ends a tenancy: the port receives nothing more, its tenant's calls are refused, and its
+    /// stations are forgotten.
+    pub fn evict(&self, port: PortId) {
+        let state = self.state();
+        let bit = 1 << (port.number() & 63);
+        state.attached[port.index() >> 6].fetch_and(!bit, AcqRel);
+        state.tenancy[port.index()].store(0, Release);
+        state.table.forget(port);
+        state.epoch.fetch_add(1, AcqRel);
+    }
+
+    /// Begins a tenancy: ends the former one, clears the window, gives it a new header, and lets
+    /// all its rings begin empty. The address stays the port's own as long as the tenancy lasts. Does
+    /// nothing if the port is not one of this NIC's.
+    ///
+    /// `tenancy` must not be 0, nor a number that a former tenant still around has.
+    pub fn admit(&self, port: PortId, tenancy: u32, mac: [u8; 6]) {
+        let (Some(window), Some(port_state)) = (self.window(port), self.port(port)) else {
+            return;
+        };
+        let state = self.state();
+        self.evict(port);
+        self.clear(window);
+        port_state.features.store(0, Relaxed);
+        if port_state.source.load(Relaxed) & SOURCE_OWN != 0 {
+            let source = SOURCE_FIXED | SOURCE_OWN | mac_word(mac);
+            port_state.source.store(source, Relaxed);
+        }
+        self.start_rings(port, tenancy);
+        self.clear_counters(port);
+        let header = WindowHeader::new(self.geometry(), port, tenancy, mac);
+        self.write_header(window, &header);
+        let station = Station::new(0, mac_word(mac));
+        state.table.pin(self.key(), station, port);
+        state.tenancy[port.index()].store(tenancy, Release);
+        let bit = 1 << (port.number() & 63);
+        state.attached[port.index() >> 6].fetch_or(bit, AcqRel);
+        state.epoch.fetch_add(1, AcqRel);
+    }
+
+    fn clear(&self, window: *mut u8) {
+        for offset in (0..self.geometry().window_size() as usize).step_by(8) {
+            // SAFETY: within the window, aligned; `from_base`'s caller vouched for it.
+            let word = unsafe { AtomicU64::from_ptr(window.add(offset).cast()) };
+            word.store(0, Relaxed);
+        }
+    }
+
+    /// The rings of the port's own window: empty, at the positions that the switch has.
+    fn start_rings(&self, port: PortId, tenancy: u32) {
+        let geometry = self.geometry();
+        for queue in 0..geometry.queues() {
+            let number = geometry.context(port, queue);
+            if let Some(context) = self.context(number) {
+                let next = context.tx_next.load(Relaxed);
+                let positions = [self.tx_producer(port, queue), self.tx_consumer(port, queue)];
+                for position in positions.into_iter().flatten() {
+                    position.store(next, Relaxed);
+                }
+            }
+            for context in 0..geometry.contexts() {
+                let words = (
+                    self.lane(context, number),
+                    self.published(context, port, queue),
+                    self.consumed(context, port, queue),
+                );
+                if let (Some(lane), Some(published), Some(consumed)) = words {
+                    let position = lane.published.load(Relaxed);
+                    published.store(Published { position, tenancy }.word(), Relaxed);
+                    consumed.store(position, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Counters of what the port sent and received.
+    fn clear_counters(&self, port: PortId) {
+        let geometry = self.geometry();
+        for queue in 0..geometry.queues() {
+            let number = geometry.context(port, queue);
+            if let Some(context) = self.context(number) {
+                context.clear_counters();
+            }
+            for other in 0..geometry.contexts() {
+                let both = [self.lane(number, other), self.lane(other, number)];
+                for lane in both.into_iter().flatten() {
+                    lane.clear_counters();
+                }
+            }
+        }
+    }
+
+    fn write_header(&self, window: *mut u8, header: &WindowHeader) {
+        let at = |offset: usize| window.wrapping_add(offset);
+        // SAFETY: all fields lie in the window's first line and are aligned for their type, as the
+        // structure is; `from_base`'s caller vouched for the window.
+        unsafe {
+            let u64_at = |offset| AtomicU64::from_ptr(at(offset).cast());
+            let u32_at = |offset| AtomicU32::from_ptr(at(offset).cast());
+            use core::mem::offset_of;
+            for (offset, value) in [
+                (offset_of!(WindowHeader, abi_version), header.abi_version),
+                (offset_of!(WindowHeader, ports), header.ports),
+                (offset_of!(WindowHeader, queues), header.queues),
+                (offset_of!(WindowHeader, ring), header.ring),
+                (offset_of!(WindowHeader, lane), header.lane),
+                (offset_of!(WindowHeader, port), header.port),
+                (offset_of!(WindowHeader, tenancy), header.tenancy),
+                (offset_of!(WindowHeader, features), header.features),
+            ] {
+                u32_at(offset).store(value, Relaxed);
+            }
+            u64_at(offset_of!(WindowHeader, size)).store(header.size, Relaxed);
+            for (i, byte) in header.mac.iter().enumerate() {
+                AtomicU8::from_ptr(at(offset_of!(WindowHeader, mac) + i)).store(*byte, Relaxed);
+            }
+            u64_at(offset_of!(WindowHeader, magic)).store(header.magic, Release);
+        }
+    }
+}
+
+impl Context {
+    fn clear_counters(&self) {
+        let own = [&self.frames, &self.bytes, &self.learned, &self.moved];
+        for counter in own.into_iter().chain(&self.drops) {
+            counter.store(0, Relaxed);
+        }
+    }
+}
+
+impl LaneState {
+    fn clear_counters(&self) {
+        for counter in [&self.frames, &self.bytes, &self.drops] {
+            counter.store(0, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! A guest's ends of the rings, with nothing between a test and the memory.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+#![allow(dead_code, reason = "each test uses a part")]
+
+pub mod child;
+pub mod place;
+pub mod step;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+
+use place::{Core, Place, map_at};
+use postern_abi::service::{OP_TX, tx_flags};
+use postern_abi::window::{
+    Geometry, KIND_PAD, PAD_WORD, PortId, Published, RECORD_ALIGN, RecordHeader, record_size,
+};
+use postern_nic_client::memory::Memory;
+use postern_switch::credentials::{Caller, memory_size};
+use postern_switch::state::{self, Cause, SLACK};
+use postern_switch::switch::Switch;
+
+pub const BROADCAST: [u8; 6] = [0xff; 6];
+
+/// The smallest rings and lanes.
+pub const SMALL: u32 = 4096;
+/// Rings and lanes that hold frames of any length.
+pub const LARGE: u32 = 64 << 10;
+
+pub fn geometry(ports: u32, queues: u32, ring: u32, lane: u32) -> Geometry {
+    Geometry::new(ports, queues, ring, lane).unwrap()
+}
+
+pub fn port(number: u32) -> PortId {
+    PortId::new(number).unwrap()
+}
+
+/// A station's address; that of port `number`.
+pub fn mac(number: u8) -> [u8; 6] {
+    [0x02, 0xaa, 0xbb, 0xcc, 0xdd, number]
+}
+
+/// An Ethernet frame whose every byte behind the addresses follows from `seed`.
+pub fn frame(to: [u8; 6], from: [u8; 6], length: usize, seed: u64) -> Vec<u8> {
+    let mut bytes: Vec<u8> = to.into_iter().chain(from).collect();
+    let mut word = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while bytes.len() < length {
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        bytes.push(word as u8);
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Says stop when it goes, also because a check failed: threads that wait for it end.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// A NIC, and the core that serves it.
+pub struct Nic {
+    pub memory: Memory,
+    core: Core,
+    /// Where the core has the memory.
+    base: u64,
+}
+
+impl Nic {
+    pub fn new(place: Place, geometry: Geometry) -> Nic {
+        let core = place.open();
+        let memory = Memory::create(geometry).unwrap();
+        let base = match place.fixed_base() {
+            None => memory.base().as_ptr() as u64,
+            Some(base) => {
+                let size = state::size(geometry);
+                map_at(base, size, Some((memory.state_fd(), 0)));
+                for (number, fd) in (0..).zip(memory.window_fds()) {
+                    map_at(
+                        base + size + number * geometry.window_size(),
+                        geometry.window_size(),
+                        Some((fd, 0)),
+                    );
+                }
+                let slack = memory_size(geometry) - SLACK;
+                map_at(base + slack, SLACK, Some((memory.state_fd(), size)));
+                base
+            }
+        };
+        Nic { memory, core, base }
+    }
+
+    pub fn native(geometry: Geometry) -> Nic {
+        Nic::new(Place::Native, geometry)
+    }
+
+    /// A NIC that somebody else has made.
+    pub fn opened(memory: Memory) -> Nic {
+        Nic {
+            core: Core::Native,
+            base: memory.base().as_ptr() as u64,
+            memory,
+        }
+    }
+
+    pub fn geometry(&self) -> Geometry {
+        self.memory.geometry()
+    }
+
+    pub fn switch(&self) -> Switch<'_> {
+        self.memory.switch()
+    }
+
+    pub fn serve(&self, caller: &Caller, vcpu: u32, request: [u64; 3]) -> u64 {
+        // SAFETY: the memory is that of the geometry, which is all that tests put into words.
+        unsafe { self.core.serve(self.base as *mut u8, caller, vcpu, request) }
+    }
+
+    /// A counter of drops of a port's first context.
+    pub fn drops(&self, port: u32, cause: Cause) -> u64 {
+        let number = port * self.geometry().queues();
+        let context = self.switch().context(number).unwrap();
+        context.drops[cause as usize].load(Relaxed)
+    }
+}
+
+impl Drop for Nic {
+    fn drop(&mut self) {
+        if let Core::Image(..) = self.core {
+            // SAFETY: `new` has mapped it, and calls are over.
+            unsafe { libc::munmap(self.base as *mut _, self.memory.size() as usize) };
+        }
+    }
+}
+
+/// One port's guest.
+pub struct Guest<'a> {
+    pub nic: &'a Nic,
+    pub caller: Caller,
+    /// Its position in each TX ring.
+    pub tx: Vec<u32>,
+    /// Its position in each lane, those of the first queue first.
+    pub rx: Vec<u32>,
+}
+
+impl<'a> Guest<'a> {
+    /// Gives the port a new tenant, who begins where the window says.
+    pub fn attach(nic: &'a Nic, number: u32, tenancy: u32) -> Guest<'a> {
+        let port = port(number);
+        nic.switch().admit(port, tenancy, mac(number as u8));
+        let geometry = nic.geometry();
+        Guest::alias(nic, Caller::new(geometry, port, tenancy))
+    }
+
+    /// A tenant that is there already, from where the window says.
+    pub fn alias(nic: &'a Nic, caller: Caller) -> Guest<'a> {
+        let mut guest = Guest {
+            nic,
+            caller,
+            tx: Vec::new(),
+            rx: Vec::new(),
+        };
+        guest.resume();
+        guest
+    }
+
+    /// Begins anew where the window says.
+    pub fn resume(&mut self) {
+        let geometry = self.geometry();
+        let queues = 0..geometry.queues();
+        self.tx = queues
+            .clone()
+            .map(|queue| self.consumer(queue).load(Acquire))
+            .collect();
+        self.rx = queues
+            .flat_map(|queue| (0..geometry.contexts()).map(move |context| (queue, context)))
+            .map(|(queue, context)| self.consumed(queue, context).load(Acquire))
+            .collect();
+    }
+
+    pub fn geometry(&self) -> Geometry {
+        self.nic.geometry()
+    }
+
+    pub fn number(&self) -> u32 {
+        self.caller.port().number()
+    }
+
+    pub fn mac(&self) -> [u8; 6] {
+        mac(self.number() as u8)
+    }
+
+    pub fn window(&self) -> *mut u8 {
+        self.nic.switch().window(self.caller.port()).unwrap()
+    }
+
+    pub fn word(&self, offset: u64) -> &'a AtomicU32 {
+        // SAFETY: the offset is one of the geometry's.
+        unsafe { AtomicU32::from_ptr(self.window().add(offset as usize).cast()) }
+    }
+
+    fn words(&self, offset: u64, size: u32) -> &'a [AtomicU64] {
+        // SAFETY: the offset is one of the geometry's, and so is the size.
+        unsafe {
+            std::slice::from_raw_parts(self.window().add(offset as usize).cast(), size as usize / 8)
+        }
+    }
+
+    pub fn producer(&self, queue: u32) -> &'a AtomicU32 {
+        self.word(self.geometry().tx_producer_offset(queue))
+    }
+
+    pub fn consumer(&self, queue: u32) -> &'a AtomicU32 {
+        self.word(self.geometry().tx_consumer_offset(queue))
+    }
+
+    pub fn published(&self, queue: u32, context: u32) -> &'a AtomicU64 {
+        &self.words(self.geometry().published_offset(queue, context), 8)[0]
+    }
+
+    pub fn consumed(&self, queue: u32, context: u32) -> &'a AtomicU32 {
+        self.word(self.geometry().consumed_offset(queue, context))
+    }
+
+    pub fn ring(&self, queue: u32) -> &'a [AtomicU64] {
+        let geometry = self.geometry();
+        self.words(geometry.tx_ring_offset(queue), geometry.ring())
+    }
+
+    pub fn lane(&self, queue: u32, context: u32) -> &'a [AtomicU64] {
+        let geometry = self.geometry();
+        self.words(geometry.lane_offset(queue, context), geometry.lane())
+    }
+
+    /// Bytes that the TX ring has room for.
+    pub fn room(&self, queue: u32) -> u32 {
+        let consumer = self.consumer(queue).load(Acquire);
+        let filled = self.tx[queue as usize].wrapping_sub(consumer);
+        self.geometry().ring() - filled
+    }
+
+    fn to_end(&self, queue: u32) -> u32 {
+        let ring = self.geometry().ring();
+        ring - (self.tx[queue as usize] & (ring - 1))
+    }
+
+    /// Writes any record at the next position, as far as the ring goes, with noise behind the frame.
+    pub fn put(&self, queue: u32, (first, second): (u64, u64), bytes: &[u8]) {
+        let ring = self.ring(queue);
+        let at = (self.tx[queue as usize] & (self.geometry().ring() - 1)) as usize / 8;
+        ring[at].store(first, Relaxed);
+        ring[at + 1].store(second, Relaxed);
+        let mut blocks = bytes.chunks(16);
+        for pair in ring[at + 2..].chunks(2) {
+            let Some(chunk) = blocks.next() else { break };
+            let mut block = [0xee; 16];
+            block[..chunk.len()].copy_from_slice(chunk);
+            let block = u128::from_le_bytes(block);
+            pair[0].store(block as u64, Relaxed);
+            pair[1].store((block >> 64) as u64, Relaxed);
+        }
+    }
+
+    /// Gives so many bytes more of the ring to the NIC.
+    pub fn commit(&mut self, queue: u32, bytes: u32) {
+        let position = self.tx[queue as usize].wrapping_add(bytes);
+        self.tx[queue as usize] = position;
+        self.producer(queue).store(position, Release);
+    }
+
+    /// Writes a record, with padding before it where needed; false if there is no room.
+    pub fn try_put(&mut self, queue: u32, header: RecordHeader, bytes: &[u8]) -> bool {
+        let record = record_size(bytes.len() as u32) as u32;
+        let to_end = self.to_end(queue);
+        let padding = if record > to_end { to_end } else { 0 };
+        if padding + record > self.room(queue) {
+            return false;
+        }
+        if padding != 0 {
+            self.put(queue, (0, PAD_WORD), &[]);
+            self.commit(queue, padding);
+        }
+        self.put(queue, header.words(), bytes);
+        self.commit(queue, record);
+        true
+    }
+
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.try_put(0, RecordHeader::plain(bytes.len() as u32), bytes)
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        assert!(self.try_send(bytes), "room in the TX ring");
+    }
+
+    /// A call of the first vCPU for the first queue.
+    pub fn call(&self, count: u64, hold: bool) -> u64 {
+        self.call_on(0, 0, count, hold)
+    }
+
+    pub fn call_on(&self, vcpu: u32, queue: u32, count: u64, hold: bool) -> u64 {
+        let request = [OP_TX, count, tx_flags(queue, hold)];
+        self.nic.serve(&self.caller, vcpu, request)
+    }
+
+    /// Takes at most `most` frames that a port's first context sent, to whichever queue.
+    pub fn receive(&mut self, from: u32, most: usize) -> Vec<Vec<u8>> {
+        let context = from * self.geometry().queues();
+        self.receive_from(context, most)
+    }
+
+    /// Takes at most `most` frames that a context sent, to whichever queue.
+    pub fn receive_from(&mut self, context: u32, most: usize) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        for queue in 0..self.geometry().queues() {
+            frames.extend(self.receive_on(queue, context, most - frames.len()));
+        }
+        frames
+    }
+
+    /// Bytes that wait in a lane.
+    pub fn waiting(&self, queue: u32, context: u32) -> u32 {
+        let published = Published::from_word(self.published(queue, context).load(Acquire));
+        if published.tenancy != self.caller.tenancy() {
+            return 0;
+        }
+        let consumed = self.rx[(queue * self.geometry().contexts() + context) as usize];
+        let waiting = Geometry::filled(self.geometry().lane(), published.position, consumed);
+        let waiting = waiting.expect("a valid pair of positions");
+        assert_eq!(waiting % RECORD_ALIGN, 0);
+        waiting
+    }
+
+    /// Takes at most `most` frames of a lane, and checks what is around them.
+    pub fn receive_on(&mut self, queue: u32, context: u32, most: usize) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        while frames.len() < most {
+            let Some(frame) = self.next(queue, context) else {
+                break;
+            };
+            frames.push(frame);
+        }
+        frames
+    }
+
+    fn next(&mut self, queue: u32, context: u32) -> Option<Vec<u8>> {
+        let geometry = self.geometry();
+        let index = (queue * geometry.contexts() + context) as usize;
+        let lane = self.lane(queue, context);
+        loop {
+            let waiting = self.waiting(queue, context);
+            if waiting == 0 {
+                return None;
+            }
+            let offset = self.rx[index] & (geometry.lane() - 1);
+            let stretch = waiting.min(geometry.lane() - offset);
+            let at = offset as usize / 8;
+            let words = (lane[at].load(Relaxed), lane[at + 1].load(Relaxed));
+            let header = RecordHeader::from_words(words.0, words.1);
+            let (size, frame) = if header.kind == KIND_PAD {
+                assert_eq!(words, (0, PAD_WORD));
+                assert_eq!(stretch, geometry.lane() - offset, "padding leads outside");
+                (stretch, None)
+            } else {
+                assert_eq!(words, (header.length.into(), 0), "an ordinary frame");
+                assert!((14..=geometry.max_frame()).contains(&header.length));
+                let size = record_size(header.length) as u32;
+                assert!(size <= stretch, "{header:?} leads outside");
+                let body = lane[at + 2..at + size as usize / 8].iter();
+                let mut bytes: Vec<u8> = body.flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
+                let behind = bytes.split_off(header.length as usize);
+                assert!(
+                    behind.iter().all(|byte| *byte == 0),
+                    "bytes behind {header:?}"
+                );
+                (size, Some(bytes))
+            };
+            self.rx[index] = self.rx[index].wrapping_add(size);
+            self.consumed(queue, context).store(self.rx[index], Release);
+            if frame.is_some() {
+                return frame;
+            }
+        }
+    }
+
+    /// Forgets all that waits in a lane, whatever it is.
+    pub fn skip(&mut self, queue: u32, context: u32) {
+        let index = (queue * self.geometry().contexts() + context) as usize;
+        let waiting = self.waiting(queue, context);
+        self.rx[index] = self.rx[index].wrapping_add(waiting);
+        self.consumed(queue, context).store(self.rx[index], Release);
+    }
+
+    pub fn drops(&self, cause: Cause) -> u64 {
+        self.nic.drops(self.number(), cause)
+    }
+}

@@ -1,0 +1,213 @@
+//! Memory full of noise, and any request.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::{mem, ptr};
+
+use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, tx_flags};
+use postern_abi::window::{FEATURES, Geometry};
+use postern_switch::credentials::{Caller, memory_size, window_offset};
+use postern_switch::state::{self, Context, LaneState, PortState, State};
+use postern_switch::switch::Switch;
+use proptest::prelude::*;
+
+use crate::common::place::{Place, map_at};
+use crate::common::port;
+use crate::common::{Guest, Nic, SMALL, geometry};
+
+const PAGE: usize = 4096;
+
+/// Memory of a NIC between two pages that fault, with any content.
+struct Fenced {
+    base: *mut u8,
+    size: usize,
+}
+
+impl Fenced {
+    fn new(place: Place, geometry: Geometry, seed: u64) -> Fenced {
+        let size = memory_size(geometry) as usize;
+        let base = match place.fixed_base() {
+            Some(base) => map_at(base - PAGE as u64, (size + 2 * PAGE) as u64, None),
+            None => {
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                // SAFETY: a new anonymous mapping.
+                unsafe { libc::mmap(ptr::null_mut(), size + 2 * PAGE, 3, flags, -1, 0) }.cast()
+            }
+        };
+        assert_ne!(base.cast(), libc::MAP_FAILED);
+        // SAFETY: the first and the last page of the mapping.
+        let base = unsafe {
+            assert_eq!(libc::mprotect(base.cast(), PAGE, libc::PROT_NONE), 0);
+            let behind = base.add(PAGE + size);
+            assert_eq!(libc::mprotect(behind.cast(), PAGE, libc::PROT_NONE), 0);
+            base.add(PAGE)
+        };
+        let fenced = Fenced { base, size };
+        let mut word = seed | 1;
+        for cell in fenced.words() {
+            word ^= word << 13;
+            word ^= word >> 7;
+            word ^= word << 17;
+            cell.store(word, Relaxed);
+        }
+        fenced
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page aligned, open, of that size, and accessed atomically only.
+        unsafe { std::slice::from_raw_parts(self.base.cast(), self.size / 8) }
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        // SAFETY: the mapping belongs to `self`.
+        unsafe { libc::munmap(self.base.sub(PAGE).cast(), self.size + 2 * PAGE) };
+    }
+}
+
+/// The parts of the memory that calls of a vCPU may change: of the state what is its own and the table, of its own
+/// window the TX consumers, of other windows its own lanes.
+fn allowed(geometry: Geometry, caller: Caller, vcpu: u32) -> Vec<Range<usize>> {
+    let range = |start: u64, size: u64| start as usize..(start + size) as usize;
+    let table = mem::offset_of!(State, table) as u64;
+    let epoch = mem::offset_of!(State, epoch) as u64;
+    let mut parts = vec![
+        range(table, size_of::<State>() as u64 - table),
+        range(epoch, 8),
+    ];
+    let own_port = state::port_offset(caller.port().number());
+    parts.push(range(own_port, size_of::<PortState>() as u64));
+    let number = geometry.context(caller.port(), vcpu);
+    let lanes = u64::from(geometry.contexts()) * size_of::<LaneState>() as u64;
+    let context = state::context_offset(geometry, number);
+    parts.push(range(context, size_of::<Context>() as u64 + lanes));
+    let own = window_offset(geometry, caller.port());
+    for queue in 0..geometry.queues() {
+        let of_queue = state::context_offset(geometry, geometry.context(caller.port(), queue));
+        parts.push(range(of_queue, 4));
+        parts.push(range(own + geometry.tx_consumer_offset(queue), 4));
+    }
+    for to in geometry.all_ports().filter(|to| *to != caller.port()) {
+        let window = window_offset(geometry, to);
+        // Tokens of its buckets, hits of its rules.
+        let policies = state::port_offset(to.number());
+        parts.push(range(policies, size_of::<PortState>() as u64));
+        for queue in 0..geometry.queues() {
+            parts.push(range(window + geometry.published_offset(queue, number), 8));
+            let lane = geometry.lane_offset(queue, number);
+            parts.push(range(window + lane, geometry.lane().into()));
+        }
+    }
+    parts
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    prop::sample::select(&Place::ALL[..])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 90, failure_persistence: None, ..ProptestConfig::default() })]
+    /// State and windows full of noise, including positions, tenancies and MAC table: calls end, stay in the
+    /// memory, and change nothing but what belongs to the caller.
+    #[test]
+    fn noise_everywhere(
+        place in place(),
+        seed: u64,
+        ports in 2u32..=12,
+        queues in 1u32..=3,
+        number in 0u32..12,
+        vcpu in 0u32..3,
+        // Positions close enough for calls to do something.
+        filled in 0u32..300,
+        key: [u64; 2],
+        // How many of the records are ordinary ones, in 256ths.
+        ordinary in 0u64..=256,
+        requests in prop::collection::vec((any::<u64>(), 0u32..3, any::<bool>()), 1..4),
+    ) {
+        let geometry = geometry(ports, queues, SMALL, SMALL);
+        let port = geometry.port(number % ports).unwrap();
+        let (vcpu, filled) = (vcpu % queues, filled * 16);
+        let caller = Caller::new(geometry, port, 0x1234_5678);
+        let core = place.open();
+        let memory = Fenced::new(place, geometry, seed);
+        // SAFETY: the memory is of that geometry.
+        let switch = unsafe { Switch::from_base(memory.base, geometry) };
+        let state = switch.state();
+        state.tenancy[port.index()].store(caller.tenancy(), Relaxed);
+        state.key[0].store(key[0], Relaxed);
+        state.key[1].store(key[1], Relaxed);
+        for queue in 0..queues {
+            let context = switch.context(geometry.context(port, queue)).unwrap();
+            let next = context.tx_next.load(Relaxed) & !15;
+            context.tx_next.store(next, Relaxed);
+            let producer = switch.tx_producer(port, queue).unwrap();
+            producer.store(next.wrapping_add(filled), Relaxed);
+            // SAFETY: the ring has that size.
+            let ring = unsafe {
+                let ring = switch.tx_ring(port, queue).unwrap();
+                std::slice::from_raw_parts(ring.cast::<AtomicU64>(), SMALL as usize / 8)
+            };
+            for record in ring.chunks(8) {
+                let word = record[0].load(Relaxed);
+                if word >> 56 < ordinary {
+                    record[0].store(14 + word % 35, Relaxed);
+                    record[1].store(0, Relaxed);
+                }
+            }
+        }
+        for to in geometry.all_ports() {
+            // Half of the lanes with room, the others as they are.
+            let own = geometry.context(port, vcpu);
+            let lane = switch.lane(own, geometry.context(to, 0)).unwrap();
+            let consumed = switch.consumed(own, to, 0).unwrap();
+            if to.number() % 2 == 0 {
+                consumed.store(lane.published.load(Relaxed) & !15, Relaxed);
+            }
+        }
+        let before: Vec<u64> = memory.words().iter().map(|word| word.load(Relaxed)).collect();
+        for (count, queue, hold) in requests {
+            let request = [OP_TX, count, tx_flags(queue % queues, hold)];
+            // SAFETY: the memory is of the caller's geometry.
+            let result = unsafe { core.serve(memory.base, &caller, vcpu, request) };
+            prop_assert!(result <= u64::from(filled / 16).min(256));
+        }
+        let allowed = allowed(geometry, caller, vcpu);
+        for (i, (word, before)) in memory.words().iter().zip(&before).enumerate() {
+            let changed = (word.load(Relaxed) ^ before).to_le_bytes();
+            for (byte, _) in changed.iter().enumerate().filter(|(_, changed)| **changed != 0) {
+                let at = 8 * i + byte;
+                prop_assert!(allowed.iter().any(|part| part.contains(&at)), "{at:#x}");
+            }
+        }
+    }
+
+    /// Any caller and any request: refused, or served.
+    #[test]
+    fn any_request(
+        place in place(),
+        tenancy in prop_oneof![1u32..12, 1u32..],
+        number in 0u32..2,
+        vcpu in prop_oneof![0u32..4, any::<u32>()],
+        op in prop_oneof![0u64..4, any::<u64>()],
+        a in prop_oneof![0u64..300, any::<u64>()],
+        b in prop_oneof![0u64..16, any::<u64>()],
+        own: bool,
+    ) {
+        let nic = Nic::new(place, geometry(2, 2, SMALL, SMALL));
+        let guest = Guest::attach(&nic, 1, 9);
+        let caller = match own {
+            true => guest.caller,
+            false => Caller::new(nic.geometry(), port(number), tenancy),
+        };
+        let own = caller == guest.caller;
+        let result = nic.serve(&caller, vcpu, [op, a, b]);
+        let expected = match op {
+            OP_NOP => 0,
+            OP_TX if own && b & !TX_HOLD < 4 && vcpu < 2 => 0,
+            OP_FEATURES if own && b == 0 && a & !u64::from(FEATURES) == 0 => a,
+            _ => ERR_BAD_REQUEST,
+        };
+        prop_assert_eq!(result, expected);
+    }
+}

@@ -1,0 +1,311 @@
+//! Records that are not what they say.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use postern_abi::window::{KIND_FRAME, MAX_FRAME, PAD_WORD, RecordHeader, record_size};
+use postern_switch::state::Cause;
+
+use super::{attach_all, attacks, exchange, three};
+use crate::common::place::Place;
+use crate::common::{BROADCAST, Guest, LARGE, Nic, SMALL, frame, geometry, mac};
+
+attacks!(
+    a_length_of_65535,
+    a_length_of_all_ones,
+    a_record_that_crosses_the_end_of_the_ring,
+    a_record_that_leads_past_the_producer,
+    padding_that_leads_outside,
+    padding_behind_padding,
+    frames_of_no_and_of_one_byte,
+    no_length_shows_what_is_behind,
+    a_batch_larger_than_the_ring,
+    a_call_takes_no_more_than_it_may,
+    broadcast_copies_no_more_than_it_may,
+    headers_that_ask_for_what_was_not_agreed_on,
+);
+
+/// Sends one record with any header, gives `given` bytes to the NIC, and says why nothing arrived.
+fn refused(place: Place, words: (u64, u64), given: u32) -> Cause {
+    let nic = three(place);
+    let mut guests = attach_all(&nic);
+    let [sender, a, b] = &mut guests[..] else {
+        unreachable!()
+    };
+    let before = nic.switch().context(0).unwrap().frames.load(Relaxed);
+    sender.put(0, words, &frame(mac(1), mac(0), 60, 1));
+    sender.commit(0, given);
+    assert_eq!(sender.call(9, true), 1);
+    assert!(a.receive(0, 9).is_empty() && b.receive(0, 9).is_empty());
+    assert_eq!(
+        nic.switch().context(0).unwrap().frames.load(Relaxed),
+        before + 1
+    );
+    let causes = Cause::ALL
+        .into_iter()
+        .filter(|cause| sender.drops(*cause) != 0);
+    let causes: Vec<_> = causes.collect();
+    assert_eq!(causes.len(), 1, "{causes:?}");
+    assert_eq!(sender.drops(causes[0]), 1);
+    // The sender goes on where the NIC is, which is no further than it was told.
+    assert!(sender.tx[0].wrapping_sub(sender.consumer(0).load(Acquire)) < given);
+    sender.resume();
+    exchange(sender, a, 7);
+    causes[0]
+}
+
+fn a_length_of_65535(place: Place) {
+    let words = RecordHeader::plain(65535).words();
+    assert_eq!(refused(place, words, 80), Cause::BadDescriptor);
+    assert_eq!(refused(place, words, 32768), Cause::BadDescriptor);
+    // All of it is in the ring, and yet too long.
+    let nic = Nic::new(place, geometry(3, 1, 4 * LARGE, LARGE));
+    let mut guests = attach_all(&nic);
+    guests[0].put(0, words, &frame(mac(1), mac(0), 65535, 1));
+    guests[0].commit(0, record_size(65535) as u32);
+    assert_eq!(guests[0].call(9, true), 1);
+    assert_eq!(guests[0].drops(Cause::TooLong), 1);
+    assert!(guests[1].receive(0, 9).is_empty());
+    drop(nic);
+    // One byte more than the longest.
+    let words = RecordHeader::plain(MAX_FRAME + 1).words();
+    assert_eq!(
+        refused(place, words, record_size(MAX_FRAME + 1) as u32),
+        Cause::TooLong
+    );
+}
+
+fn a_length_of_all_ones(place: Place) {
+    for length in [
+        u32::MAX,
+        u32::MAX - 15,
+        u32::MAX - 31,
+        0x8000_0000,
+        0x8000_0040,
+        0xffff_0040,
+    ] {
+        let words = RecordHeader::plain(length).words();
+        assert_eq!(
+            refused(place, words, 80),
+            Cause::BadDescriptor,
+            "{length:#x}"
+        );
+        assert_eq!(
+            refused(place, words, LARGE),
+            Cause::BadDescriptor,
+            "{length:#x}"
+        );
+    }
+    assert_eq!(
+        refused(place, (u64::MAX, u64::MAX), 80),
+        Cause::BadDescriptor
+    );
+}
+
+fn a_record_that_crosses_the_end_of_the_ring(place: Place) {
+    let nic = Nic::new(place, geometry(2, 1, SMALL, SMALL));
+    let mut guests = attach_all(&nic);
+    let [sender, receiver] = &mut guests[..] else {
+        unreachable!()
+    };
+    // So near to the end that less than the record fits before it.
+    for left in (16..=112u32).step_by(16) {
+        loop {
+            let to_end = SMALL - (sender.tx[0] & (SMALL - 1));
+            if to_end == left {
+                break;
+            }
+            let length = if to_end < left + 32 { 60 } else { 16 };
+            sender.send(&frame(mac(1), mac(0), length, 1));
+            assert_eq!(sender.call(9, true), 1);
+            receiver.receive(0, 9);
+        }
+        let before = sender.drops(Cause::BadDescriptor);
+        sender.put(
+            0,
+            RecordHeader::plain(left).words(),
+            &frame(mac(1), mac(0), 112, 2),
+        );
+        sender.commit(0, 512);
+        assert_eq!(sender.call(9, true), 1, "{left}");
+        assert_eq!(sender.drops(Cause::BadDescriptor), before + 1);
+        assert!(receiver.receive(0, 9).is_empty(), "{left}");
+        exchange(sender, receiver, u64::from(left));
+    }
+}
+
+fn a_record_that_leads_past_the_producer(place: Place) {
+    for (length, given) in [
+        (60, 16),
+        (60, 32),
+        (60, 64),
+        (1514, 1520),
+        (9018, 9024),
+        (14, 16),
+    ] {
+        let words = RecordHeader::plain(length).words();
+        assert_eq!(
+            refused(place, words, given),
+            Cause::BadDescriptor,
+            "{length} {given}"
+        );
+    }
+}
+
+fn padding_that_leads_outside(place: Place) {
+    // Behind the producer is the rest of the ring, which the padding claims.
+    for given in [16, 32, 4096, LARGE - 16] {
+        assert_eq!(refused(place, (0, PAD_WORD), given), Cause::BadDescriptor);
+        // Whatever else the header says.
+        let words = (u64::MAX, PAD_WORD | 0xffff_ffff_ffff);
+        assert_eq!(refused(place, words, given), Cause::BadDescriptor);
+    }
+}
+
+fn padding_behind_padding(place: Place) {
+    let nic = Nic::new(place, geometry(3, 1, SMALL, SMALL));
+    let mut guests = attach_all(&nic);
+    let [sender, a, b] = &mut guests[..] else {
+        unreachable!()
+    };
+    for word in sender.ring(0).chunks(2) {
+        word[0].store(0, Relaxed);
+        word[1].store(PAD_WORD, Relaxed);
+    }
+    for (round, step) in [SMALL, SMALL, 16, SMALL, SMALL - 16, 32, SMALL]
+        .into_iter()
+        .enumerate()
+    {
+        sender.commit(0, step);
+        // Ends, and takes no frame that is none.
+        let taken = sender.call(u64::MAX, false);
+        assert!(taken <= 1, "{round}");
+        let left = sender.tx[0].wrapping_sub(sender.consumer(0).load(Acquire));
+        assert_eq!(left, 0, "{round}");
+    }
+    assert!(a.receive(0, 9).is_empty() && b.receive(0, 9).is_empty());
+    exchange(sender, a, 5);
+}
+
+fn frames_of_no_and_of_one_byte(place: Place) {
+    let nic = three(place);
+    let mut guests = attach_all(&nic);
+    for to in [mac(1), BROADCAST] {
+        for length in 0..14 {
+            guests[0].send(&frame(to, mac(0), 64, 1)[..length]);
+        }
+    }
+    // A header alone, at the end of what is given.
+    guests[0].put(0, (0, 0), &[]);
+    guests[0].commit(0, 16);
+    assert_eq!(guests[0].call(u64::MAX, true), 29);
+    assert_eq!(guests[0].drops(Cause::TooShort), 29);
+    for guest in &mut guests[1..] {
+        assert!(guest.receive(0, 9).is_empty());
+    }
+    assert_eq!(nic.switch().context(0).unwrap().learned.load(Relaxed), 0);
+}
+
+/// The receiver checks that what follows a frame in its record is zero; in the sender's ring it is not.
+fn no_length_shows_what_is_behind(place: Place) {
+    let nic = three(place);
+    let mut guests = attach_all(&nic);
+    let lengths = (14..700).chain((700..9000).step_by(61)).chain(8990..=9018);
+    for length in lengths {
+        for to in [mac(1), BROADCAST] {
+            let bytes = frame(to, mac(0), length, length as u64);
+            guests[0].send(&bytes);
+            assert_eq!(guests[0].call(1, true), 1);
+            assert_eq!(guests[1].receive(0, 9), [&*bytes], "{length}");
+            let flooded = if to == BROADCAST { vec![bytes] } else { vec![] };
+            assert_eq!(guests[2].receive(0, 9), flooded, "{length}");
+        }
+    }
+}
+
+fn a_batch_larger_than_the_ring(place: Place) {
+    let nic = Nic::new(place, geometry(2, 1, SMALL, SMALL));
+    let mut guests = attach_all(&nic);
+    let [sender, receiver] = &mut guests[..] else {
+        unreachable!()
+    };
+    for (seed, count) in (0..).zip([1 << 32, u64::MAX, u64::MAX - 1, 1 << 63, 0x1_0000_0005]) {
+        let bytes = frame(mac(1), mac(0), 60, seed);
+        while sender.try_send(&bytes) {}
+        let frames = sender.call(count, false);
+        assert!((50..=51).contains(&frames), "{frames}");
+        assert_eq!(sender.call(count, false), 0);
+        assert_eq!(receiver.receive(0, 999), vec![bytes; frames as usize]);
+    }
+    assert_eq!(sender.call(0, false), 0);
+}
+
+fn a_call_takes_no_more_than_it_may(place: Place) {
+    let nic = three(place);
+    let mut guests = attach_all(&nic);
+    let mut sent = 0;
+    while guests[0].try_send(&frame(mac(1), mac(0), 14, sent)) {
+        sent += 1;
+    }
+    assert!(sent > 1024);
+    for count in [256, 257, 1000, u64::MAX] {
+        assert_eq!(guests[0].call(count, true), 256);
+    }
+    assert_eq!(guests[0].call(3, true), 3);
+    let received = guests[1].receive(0, usize::MAX);
+    assert_eq!(received.len(), 4 * 256 + 3);
+    for (seed, bytes) in (0..).zip(&received) {
+        assert_eq!(*bytes, frame(mac(1), mac(0), 14, seed));
+    }
+}
+
+/// Each call ends after about so many bytes, however many ports there are.
+fn broadcast_copies_no_more_than_it_may(place: Place) {
+    use postern_abi::service::TX_BYTES;
+    const PORTS: u32 = 64;
+    const LENGTH: usize = 8000;
+    let nic = Nic::new(place, geometry(PORTS, 1, 8 * LARGE, LARGE / 4));
+    let mut guests = attach_all(&nic);
+    let bytes = frame(BROADCAST, mac(0), LENGTH, 1);
+    let mut left = 0;
+    while guests[0].try_send(&bytes) {
+        left += 1;
+    }
+    assert!(left > 50);
+    while left != 0 {
+        let taken = guests[0].call(u64::MAX, false);
+        assert!(taken != 0 && taken <= left);
+        let most = TX_BYTES + u64::from(PORTS - 1) * LENGTH as u64;
+        let copied = taken * u64::from(PORTS - 1) * LENGTH as u64;
+        assert!(copied <= most, "{copied} bytes, {taken} frames");
+        left -= taken;
+    }
+    for guest in &mut guests[1..] {
+        let received = guest.receive(0, 9);
+        assert_eq!(received.len(), 2, "a lane holds two");
+        assert!(received.iter().all(|received| *received == bytes));
+    }
+}
+
+fn headers_that_ask_for_what_was_not_agreed_on(place: Place) {
+    let nic = three(place);
+    let mut guests = attach_all(&nic);
+    let bytes = frame(mac(1), mac(0), 60, 3);
+    let plain = RecordHeader::plain(60).words();
+    let mut bad = 0;
+    for bit in (32..128u32).filter(|bit| *bit != 112) {
+        let (first, second) = match bit {
+            ..64 => (plain.0 | 1 << bit, plain.1),
+            _ => (plain.0, plain.1 | 1 << (bit - 64)),
+        };
+        let header = RecordHeader::from_words(first, second);
+        assert!(header.kind == KIND_FRAME || header.kind > 1);
+        assert!(guests[0].try_put(0, header, &bytes));
+        bad += 1;
+    }
+    assert_eq!(guests[0].call(u64::MAX, true), bad);
+    assert_eq!(guests[0].drops(Cause::BadDescriptor), bad);
+    assert!(guests[1].receive(0, 9).is_empty());
+    let mut guests: Vec<Guest<'_>> = guests;
+    let (sender, others) = guests.split_first_mut().unwrap();
+    exchange(sender, &mut others[0], 5);
+}

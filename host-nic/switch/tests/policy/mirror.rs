@@ -1,0 +1,131 @@
+//! Copies for a port that listens.
+
+use postern_nic_client::policy::acl::AclSpec;
+use postern_nic_client::policy::port::Source;
+use postern_nic_client::policy::vlan::VlanSpec;
+use postern_switch::policy::acl::Verdict;
+use postern_switch::state::Cause;
+
+use crate::ports::packet::{frame, tagged};
+use crate::ports::{BROADCAST, Net, mac};
+
+#[test]
+fn both_directions_are_copied_once() {
+    let net = Net::new(4);
+    net.set(0, |policy| policy.mirror = Some(3));
+    let mut guests = net.guests();
+    let hello = frame(BROADCAST, mac(3), 60, 1);
+    guests[3].send(&hello);
+    for guest in &mut guests {
+        guest.receive();
+    }
+    for length in [14, 60, 128, 129, 1514, 9018] {
+        let there = frame(mac(1), mac(0), length, 1);
+        guests[0].send(&there);
+        assert_eq!(guests[1].receive(), [there.clone()]);
+        assert_eq!(guests[3].receive(), [there]);
+        let back = frame(mac(0), mac(1), length, 2);
+        guests[1].send(&back);
+        assert_eq!(guests[0].receive(), [back.clone()]);
+        assert_eq!(guests[3].receive(), [back]);
+        // Of others, nothing.
+        guests[1].send(&frame(mac(2), mac(1), length, 3));
+        assert_eq!(guests[3].receive().len(), 0);
+        assert_eq!(guests[2].receive().len(), 1);
+    }
+}
+
+#[test]
+fn ports_that_share_a_mirror_give_it_one_copy() {
+    let net = Net::new(4);
+    for port in [0, 1, 2] {
+        net.set(port, |policy| policy.mirror = Some(3));
+    }
+    // The mirror is no part of the bridge, so what it gets are copies.
+    net.set(3, |policy| policy.bridging = false);
+    let mut guests = net.guests();
+    for to in [mac(1), BROADCAST] {
+        let sent = frame(to, mac(0), 100, 1);
+        guests[0].send(&sent);
+        assert_eq!(guests[3].receive(), [sent]);
+    }
+}
+
+#[test]
+fn two_mirrors_get_a_copy_each() {
+    let net = Net::new(4);
+    net.set(0, |policy| policy.mirror = Some(2));
+    net.set(1, |policy| policy.mirror = Some(3));
+    let mut guests = net.guests();
+    let sent = frame(mac(1), mac(0), 100, 1);
+    guests[0].send(&sent);
+    for port in [1, 2, 3] {
+        assert_eq!(guests[port].receive(), [sent.clone()], "port {port}");
+    }
+    // A mirror's own frames are not copied to it.
+    guests[2].send(&frame(mac(0), mac(2), 60, 1));
+    assert_eq!(guests[2].receive().len(), 0);
+    assert_eq!(guests[0].receive().len(), 1);
+}
+
+#[test]
+fn what_is_refused_is_not_copied() {
+    let net = Net::new(3);
+    net.set(2, |policy| policy.bridging = false);
+    net.set(0, |policy| {
+        policy.mirror = Some(2);
+        policy.source = Source::Own;
+    });
+    net.set(1, |policy| {
+        policy.mirror = Some(2);
+        policy.acl = AclSpec {
+            rules: vec!["deny out ethertype 0x88b5".parse().unwrap()],
+            default: Verdict::Permit,
+        };
+    });
+    let mut guests = net.guests();
+    guests[0].send(&frame(mac(1), mac(9), 60, 1));
+    assert_eq!(guests[2].receive().len(), 0);
+    // Port 1 does not get it, so the copy is the one of what port 0 sends.
+    guests[0].send(&frame(mac(1), mac(0), 60, 1));
+    assert_eq!(guests[1].receive().len(), 0);
+    assert_eq!(guests[2].receive().len(), 1);
+    net.set(0, |policy| policy.mirror = None);
+    guests[0].send(&frame(mac(1), mac(0), 60, 1));
+    assert_eq!(guests[2].receive().len(), 0);
+}
+
+#[test]
+fn copies_are_of_what_was_sent_and_held_up_by_nobody() {
+    let geometry = postern_abi::window::Geometry::new(3, 1, 64 << 10, 4096).unwrap();
+    let net = Net::sized(geometry);
+    net.set(0, |policy| {
+        policy.mirror = Some(2);
+        policy.vlan = Some(VlanSpec::Trunk {
+            pvid: None,
+            members: vec![10],
+            untagged: vec![],
+        });
+    });
+    net.set(1, |policy| {
+        policy.vlan = Some(VlanSpec::Access { pvid: 10 })
+    });
+    let mut guests = net.guests();
+    let bare = frame(mac(1), mac(0), 1000, 1);
+    let mut got = 0;
+    for _ in 0..10 {
+        guests[0].put(&tagged(&bare, 10));
+        assert_eq!(guests[0].call_hold(), 1);
+        got += guests[1].receive().len();
+    }
+    assert_eq!(got, 10);
+    // The mirror did not read; its lane has room for some of them.
+    let copies = guests[2].receive();
+    assert!((3..10).contains(&copies.len()));
+    assert!(copies.iter().all(|copy| *copy == tagged(&bare, 10)));
+    let dropped = 10 - copies.len() as u64;
+    assert_eq!(
+        (net.drops(0, Cause::Full), net.lane_drops(2)),
+        (dropped, dropped)
+    );
+}
