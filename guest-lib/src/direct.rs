@@ -5,7 +5,8 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use postern_abi::window::{HeaderError, PortId};
-use postern_switch::credentials::{Caller, window_offset};
+use postern_switch::credentials::Credentials;
+use postern_switch::layout::window_offset;
 use postern_switch::state::{State, StateError};
 use postern_switch::switch;
 
@@ -17,7 +18,7 @@ use crate::service::Service;
 pub struct Direct {
     base: NonNull<u8>,
     /// The words that say who calls; elsewhere the host keeps them.
-    caller: Caller,
+    caller: Credentials,
     /// Which of the port's contexts calls.
     vcpu: u32,
 }
@@ -81,7 +82,7 @@ impl Direct {
         }
         // SAFETY: that much is mapped, and only accessed atomically.
         let state = unsafe { State::at(base.as_ptr()) };
-        let caller = state.caller(port.number()).map_err(DirectError::State)?;
+        let caller = Credentials::of_tenant(state, port.number()).map_err(DirectError::State)?;
         let needed = caller.size();
         if size < needed {
             return Err(too_small(needed));

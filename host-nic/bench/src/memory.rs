@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::ABI_VERSION;
 use postern_abi::window::{Geometry, PortId};
-use postern_switch::credentials::memory_size;
+use postern_switch::layout::memory_size;
 use postern_switch::state::STATE_MAGIC;
 use postern_switch::switch::Switch;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
@@ -73,7 +73,7 @@ impl Nic {
         for (word, key) in state.key.iter().zip(KEY) {
             word.store(key, Relaxed);
         }
-        state.epoch.store(1, Relaxed);
+        state.generation.store(1, Relaxed);
         state.abi_version.store(ABI_VERSION, Relaxed);
         state.set_geometry(geometry);
         state.magic.store(STATE_MAGIC, Relaxed);

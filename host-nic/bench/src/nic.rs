@@ -8,7 +8,7 @@ use std::sync::atomic::{
 
 use postern_abi::service::{OP_TX, tx_flags};
 use postern_abi::window::{PAD_WORD, PortId, Published, RecordHeader, record_size};
-use postern_switch::credentials::Caller;
+use postern_switch::credentials::Credentials;
 use postern_switch::switch::serve;
 
 use crate::case::{Case, Pattern};
@@ -43,7 +43,7 @@ pub struct Traffic<'a> {
     from: PortId,
     case: Case,
     base: *mut u8,
-    caller: Caller,
+    caller: Credentials,
     arguments: Arguments,
     batch: u32,
     producer: &'a AtomicU32,
@@ -85,7 +85,7 @@ impl<'a> Traffic<'a> {
             from: port,
             case,
             base: nic.base(),
-            caller: switch.state().caller(from).expect("the port has a tenant"),
+            caller: switch.credentials(from).expect("the port has a tenant"),
             arguments: Arguments::new(),
             batch: case.batch,
             producer: switch.tx_producer(port, 0).expect("there is a queue"),
@@ -212,7 +212,7 @@ impl<'a> Traffic<'a> {
         let expected = self.sent * u64::from(self.case.copies());
         assert_eq!(delivered, expected, "frames are missing");
         assert!(checked >= self.case.copies(), "no frame is right");
-        let context = switch.context(from).expect("the port has a context");
+        let context = switch.sender(from).expect("the port has a sender");
         assert_eq!(context.frames.load(Relaxed), self.sent);
         for drops in &context.drops {
             assert_eq!(drops.load(Relaxed), 0, "frames were dropped");
@@ -259,7 +259,7 @@ impl Arguments {
 
 /// The call itself, with a name by which a profiler finds it.
 #[inline(never)]
-fn request(base: *mut u8, caller: &Caller, vcpu: u32, op: u64, count: u64, flags: u64) -> u64 {
+fn request(base: *mut u8, caller: &Credentials, vcpu: u32, op: u64, count: u64, flags: u64) -> u64 {
     // SAFETY: the words are those of a tenant of the memory that begins at `base`.
     unsafe { serve(base, caller, vcpu, op, count, flags) }
 }

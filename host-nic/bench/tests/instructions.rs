@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use postern_abi::window::{Geometry, MAX_CONTEXTS, MAX_PORTS, MAX_QUEUES};
+use postern_switch::layout;
 use postern_switch::state;
 
 /// Frames of the shorter run: several laps of rings and lanes, whose ends cost a little.
@@ -191,7 +192,7 @@ fn memory_of_a_port() {
             let lanes = u64::from(queues * geometry.contexts() * geometry.lane());
             let window = geometry.window_size() - rings - lanes;
             let table = size_of::<state::State>() as u64;
-            let own = (state::size(geometry) - table).div_ceil(ports.into());
+            let own = (layout::state_size(geometry) - table).div_ceil(ports.into());
             if queues == 1 {
                 most = most.max(window + own);
             }

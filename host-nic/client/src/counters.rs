@@ -64,7 +64,7 @@ pub struct QueueCounters {
 impl PortCounters {
     /// Adds what belongs to one context and to the RX queue of the same number.
     fn add_queue(&mut self, switch: &Switch<'_>, number: u32) {
-        let Some(context) = switch.context(number) else {
+        let Some(context) = switch.sender(number) else {
             return;
         };
         let lanes = (0..switch.geometry().contexts()).filter_map(|from| switch.lane(from, number));
@@ -99,7 +99,7 @@ impl Counters {
     /// Reads the counters.
     pub fn read(switch: &Switch<'_>) -> Counters {
         let mut stations = BTreeMap::new();
-        for entry in switch.state().table.entries(switch.key()) {
+        for entry in switch.state().fdb.entries(switch.key()) {
             *stations.entry(entry.port).or_default() += 1;
         }
         let geometry = switch.geometry();

@@ -17,8 +17,9 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat,
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::mapping::Mapping;
-use postern_switch::credentials::{Caller, memory_size, window_offset};
-use postern_switch::state::{self, STATE_MAGIC, State, StateError};
+use postern_switch::credentials::Credentials;
+use postern_switch::layout::{self, memory_size, window_offset};
+use postern_switch::state::{STATE_MAGIC, State, StateError};
 use postern_switch::switch::{self, Switch};
 
 /// Why there is no NIC memory.
@@ -149,7 +150,7 @@ impl Memory {
         let state = switch.state();
         state.key[0].store(key as u64, Relaxed);
         state.key[1].store((key >> 64) as u64, Relaxed);
-        state.epoch.store(1, Relaxed);
+        state.generation.store(1, Relaxed);
         state.abi_version.store(ABI_VERSION, Relaxed);
         state.set_geometry(self.geometry);
         state.magic.store(STATE_MAGIC, Release);
@@ -169,10 +170,10 @@ impl Memory {
     /// # Panics
     /// The caller is not one of this NIC.
     #[inline]
-    pub fn serve(&self, caller: &Caller, vcpu: u32, op: u64, a: u64, b: u64) -> u64 {
+    pub fn serve(&self, caller: &Credentials, vcpu: u32, op: u64, a: u64, b: u64) -> u64 {
         assert_eq!(caller.geometry(), self.geometry, "a caller of this NIC");
         // SAFETY: the mapping has the size that callers of this geometry need, is page aligned, and
-        // nothing in this crate accesses it but the core, atomically; a `Caller` is valid by construction.
+        // nothing in this crate accesses it but the core, atomically; a `Credentials` is valid by construction.
         unsafe { switch::serve(self.mapping.base().as_ptr(), caller, vcpu, op, a, b) }
     }
 
@@ -234,14 +235,14 @@ fn map_all(
     windows: &[OwnedFd],
 ) -> Result<Mapping, MemoryError> {
     let mapping = reserve(memory_size(geometry))?;
-    let state_size = state::size(geometry);
+    let state_size = layout::state_size(geometry);
     map(&mapping, 0, state_size, state, 0)?;
     for (port, window) in geometry.all_ports().zip(windows) {
         let offset = window_offset(geometry, port);
         map(&mapping, offset, geometry.window_size(), window, 0)?;
     }
-    let slack = memory_size(geometry) - state::SLACK;
-    map(&mapping, slack, state::SLACK, state, state_size)?;
+    let slack = memory_size(geometry) - layout::SLACK;
+    map(&mapping, slack, layout::SLACK, state, state_size)?;
     Ok(mapping)
 }
 
@@ -251,7 +252,7 @@ fn reserve(size: u64) -> Result<Mapping, MemoryError> {
 
 /// Size of the state's memfd: the state, then the slack, which is mapped behind the windows.
 fn state_file(geometry: Geometry) -> u64 {
-    state::size(geometry) + state::SLACK
+    layout::state_size(geometry) + layout::SLACK
 }
 
 fn map(
@@ -291,10 +292,10 @@ mod tests {
         memory
             .switch()
             .admit(PortId::new(2).unwrap(), 77, [2, 0, 0, 0, 0, 2]);
-        let caller = other.switch().state().caller(2).unwrap();
+        let caller = other.switch().credentials(2).unwrap();
         assert_eq!(caller.tenancy(), 77);
-        assert!(other.switch().state().caller(1).is_err(), "not attached");
-        assert!(other.switch().state().caller(3).is_err(), "no such port");
+        assert!(other.switch().credentials(1).is_err(), "not attached");
+        assert!(other.switch().credentials(3).is_err(), "no such port");
     }
 
     #[test]

@@ -20,7 +20,7 @@
 use postern_abi::ABI_VERSION;
 use postern_abi::machine::Path;
 
-use postern_switch::credentials::{Caller, Words};
+use postern_switch::credentials::{CredentialWords, Credentials};
 
 const REQUEST_MAGIC: u64 = u64::from_le_bytes(*b"PSTNNICQ");
 const REPLY_MAGIC: u64 = u64::from_le_bytes(*b"PSTNNICA");
@@ -213,7 +213,7 @@ pub struct Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// Port, tenancy and geometry.
-    pub caller: Caller,
+    pub caller: Credentials,
     /// MAC address that the NIC suggests.
     pub mac: [u8; 6],
 }
@@ -253,8 +253,8 @@ impl Reply {
             field: "status",
             value: number.into(),
         })?;
-        let words: Words = std::array::from_fn(|number| u64_at(bytes, 64 + number * 8));
-        let grant = match Caller::from_words(words) {
+        let words: CredentialWords = std::array::from_fn(|number| u64_at(bytes, 64 + number * 8));
+        let grant = match Credentials::from_words(words) {
             Some(caller) => Some(Grant {
                 caller,
                 mac: word(bytes, 20),
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn replies_survive_a_round_trip() {
         let geometry = Geometry::new(7, 2, 1 << 16, 1 << 14).unwrap();
-        let caller = Caller::new(geometry, geometry.port(6).unwrap(), 9);
+        let caller = Credentials::new(geometry, geometry.port(6).unwrap(), 9);
         for status in Status::ALL {
             let grant = (status == Status::Granted).then_some(Grant {
                 caller,

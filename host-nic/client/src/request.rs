@@ -20,7 +20,7 @@ use crate::protocol::{
     Grant, ProtocolError, REPLY_MAX, REQUEST_MAX, REQUEST_SIZE, Reply, Request, Status,
 };
 use crate::socket;
-use postern_switch::credentials::Caller;
+use postern_switch::credentials::Credentials;
 use serde::de::DeserializeOwned;
 
 /// How long a NIC may take for an answer: it may have to pin all of its memory, and to wait for the
@@ -96,7 +96,7 @@ pub struct Attachment {
     /// How requests reach the NIC.
     pub path: Path,
     /// Port, tenancy and geometry, for [`postern_switch::switch::serve`].
-    pub caller: Caller,
+    pub caller: Credentials,
     /// MAC address that the NIC suggests to the guest.
     pub mac: [u8; 6],
     /// What the path works with.

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use postern_abi::service::{OP_FEATURES, OP_TX};
 use postern_abi::window::{Geometry, PortId};
 use postern_guest::ring::{Receiver, Window};
-use postern_switch::credentials::{Caller, memory_size, window_offset};
-use postern_switch::state::{
-    Context, LaneState, PortState, State, context_offset, context_stride, port_offset,
-};
+use postern_switch::credentials::Credentials;
+use postern_switch::layout::{memory_size, window_offset};
+use postern_switch::layout::{port_offset, sender_offset, sender_stride};
+use postern_switch::state::{LaneState, PortState, SenderState, State};
 use postern_switch::switch::{Switch, serve};
 
 const PAGE: usize = 4096;
@@ -57,7 +57,7 @@ impl Nic {
         };
         let switch = nic.switch();
         let state = switch.state();
-        state.epoch.store(1, Relaxed);
+        state.generation.store(1, Relaxed);
         state.key[0].store(0x0123_4567_89ab_cdef, Relaxed);
         state.key[1].store(0xfedc_ba98_7654_3211, Relaxed);
         state.set_geometry(geometry);
@@ -132,7 +132,7 @@ impl Nic {
         before.clear();
         before.extend_from_slice(self.plain());
         let tenancy = self.switch().state().tenancy(port(number));
-        let caller = Caller::new(self.geometry, port(number), tenancy.max(1));
+        let caller = Credentials::new(self.geometry, port(number), tenancy.max(1));
         let unread = self.unread();
         // SAFETY: the mapping is of the caller's geometry; there is one call at a time.
         let result = unsafe { serve(self.base, &caller, vcpu, op, a, b) };
@@ -173,23 +173,23 @@ impl Nic {
         if op != OP_TX || vcpu >= geometry.queues() {
             return parts;
         }
-        let table = std::mem::offset_of!(State, table);
-        parts.push(table..size_of::<State>());
-        parts.push(range(std::mem::offset_of!(State, epoch) as u64, 8));
+        let fdb = std::mem::offset_of!(State, fdb);
+        parts.push(fdb..size_of::<State>());
+        parts.push(range(std::mem::offset_of!(State, generation) as u64, 8));
         // Buckets and hits.
         parts.extend((0..geometry.ports()).map(states));
         let context = geometry.context(port(number), vcpu);
         for queue in 0..geometry.queues() {
             let other = geometry.context(port(number), queue);
             parts.push(range(
-                context_offset(geometry, other),
+                sender_offset(geometry, other),
                 size_of::<AtomicU32>(),
             ));
             parts.push(range(own + geometry.tx_consumer_offset(queue), 4));
         }
-        let stride = context_stride(geometry) as usize;
-        assert!(stride >= size_of::<Context>() + size_of::<LaneState>());
-        parts.push(range(context_offset(geometry, context), stride));
+        let stride = sender_stride(geometry) as usize;
+        assert!(stride >= size_of::<SenderState>() + size_of::<LaneState>());
+        parts.push(range(sender_offset(geometry, context), stride));
         for to in geometry.all_ports() {
             let window = window_offset(geometry, to);
             for queue in 0..geometry.queues() {

@@ -9,7 +9,7 @@
 
 use postern_abi::service::OP_NOP;
 use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA, ImageHeader};
-use postern_switch::credentials::Caller;
+use postern_switch::credentials::Credentials;
 use postern_switch::switch::serve;
 
 /// What the host looks for before it maps the image.
@@ -28,10 +28,10 @@ pub unsafe extern "sysv64" fn entry(op: u64, a: u64, b: u64) -> u64 {
     }
     let page = CALL_PAGE_GVA as *const CallPage;
     // SAFETY: the view maps a call page there; during a call nothing changes it but the stub, and
-    // that in another field. Its caller words are aligned as a `Caller` is.
+    // that in another field. Its caller words are aligned as a `Credentials` is.
     let (caller, vcpu) = unsafe {
         (
-            &*(&raw const (*page).caller).cast::<Caller>(),
+            &*(&raw const (*page).caller).cast::<Credentials>(),
             (&raw const (*page).vcpu).read(),
         )
     };

@@ -14,16 +14,16 @@
 //! `build.sh` makes the object; its tests are those of `postern-switch` (`tests/objects.rs`).
 #![no_std]
 
-use postern_switch::credentials::{Caller, Words};
+use postern_switch::credentials::{CredentialWords, Credentials};
 
 /// Bytes of data that calls with these words need; 0 if they are malformed, and then no call may be made.
 ///
 /// # Safety
 /// `caller` must be aligned to 8 bytes and valid for reads of 64.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn postern_nic_size(caller: *const Words) -> u64 {
+pub unsafe extern "C" fn postern_nic_size(caller: *const CredentialWords) -> u64 {
     // SAFETY: the caller's promise.
-    match Caller::from_words(unsafe { caller.read() }) {
+    match Credentials::from_words(unsafe { caller.read() }) {
         Some(caller) => caller.size(),
         None => 0,
     }
@@ -38,7 +38,7 @@ pub unsafe extern "C" fn postern_nic_size(caller: *const Words) -> u64 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn postern_nic_call(
     data: *mut u8,
-    caller: *const Caller,
+    caller: *const Credentials,
     vcpu: u32,
     op: u64,
     a: u64,

@@ -6,7 +6,7 @@ mod common;
 
 use common::{check, port};
 use loom::thread;
-use postern_nic_models::fdb::{Key, Learned, Station, Table, WAYS};
+use postern_nic_models::fdb::{Fdb, Key, Learned, Station, WAYS};
 use postern_nic_models::policy::acl::{Acl, Direction, RULE_WORDS, RuleWords, Verdict};
 use postern_nic_models::policy::headers::Headers;
 use postern_nic_models::policy::rate::Bucket;
@@ -114,13 +114,13 @@ fn a_list_needs_release() {
 const KEY: Key = Key::new([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3211]);
 
 /// Stations that share a bucket.
-fn neighbours(table: &Table, count: usize) -> (Vec<Station>, usize) {
+fn neighbours(table: &Fdb, count: usize) -> (Vec<Station>, usize) {
     let bucket_of = |station| {
         reset(table);
         table.learn(KEY, station, port(0), 0);
         let words = (&raw const *table).cast::<u64>();
         // SAFETY: the table has so many words, and nobody else uses it now.
-        let found = (0..size_of::<Table>() / 8).find(|at| unsafe { *words.add(*at) } != 0);
+        let found = (0..size_of::<Fdb>() / 8).find(|at| unsafe { *words.add(*at) } != 0);
         found.unwrap() / WAYS * WAYS
     };
     let first = Station::new(0, 2);
@@ -132,7 +132,7 @@ fn neighbours(table: &Table, count: usize) -> (Vec<Station>, usize) {
 }
 
 /// One port learns two stations, another one takes over the first, and the host forgets the first port.
-fn learned(table: &'static Table, stations: &[Station], bucket: usize) {
+fn learned(table: &'static Fdb, stations: &[Station], bucket: usize) {
     reset(table);
     let [moving, staying] = [stations[0], stations[1]];
     share_all(table, bucket..bucket + 3);
@@ -166,7 +166,7 @@ fn learned(table: &'static Table, stations: &[Station], bucket: usize) {
 }
 
 fn check_table(mutation: Mutation) {
-    let table = zeroed::<Table>();
+    let table = zeroed::<Fdb>();
     let (stations, bucket) = neighbours(table, 2);
     check(mutation, 2, move || learned(table, &stations, bucket));
 }
@@ -183,7 +183,7 @@ fn entries_of_the_table_are_whole_and_stay_forgotten() {
 }
 
 /// A sweep takes out what is old, not what is renewed at that moment.
-fn swept(table: &'static Table, stations: &[Station], bucket: usize) {
+fn swept(table: &'static Fdb, stations: &[Station], bucket: usize) {
     reset(table);
     let station = stations[0];
     table.learn(KEY, station, port(1), 3);
@@ -197,7 +197,7 @@ fn swept(table: &'static Table, stations: &[Station], bucket: usize) {
 }
 
 fn check_sweep(mutation: Mutation) {
-    let table = zeroed::<Table>();
+    let table = zeroed::<Fdb>();
     let (stations, bucket) = neighbours(table, 1);
     check(mutation, 3, move || swept(table, &stations, bucket));
 }

@@ -170,7 +170,7 @@ fn moves(nic: Nic) {
     let mut second = Guest::new(nic, 2, 1, 1);
     second.send(frame(0, 9, 3));
     sender.send(frame(9, 0, 4));
-    share((&raw const state.epoch).cast(), 8);
+    share((&raw const state.generation).cast(), 8);
     let station = Station::new(0, mac_word(mac(9)));
     let words = BUCKETS * WAYS;
     let way = (0..words).find(|at| is_way(nic, *at, station)).unwrap();
@@ -188,7 +188,7 @@ fn moves(nic: Nic) {
 }
 
 fn table_address(nic: Nic, at: usize) -> *const u8 {
-    (&raw const nic.state().table)
+    (&raw const nic.state().fdb)
         .cast::<u8>()
         .wrapping_add(at * 8)
 }
@@ -207,11 +207,7 @@ fn is_way(nic: Nic, at: usize, station: Station) -> bool {
     let place = table_address(nic, at).cast_mut().cast::<u64>();
     // SAFETY: as above.
     unsafe { *place = 0 };
-    let gone = nic
-        .state()
-        .table
-        .find(nic.switch().key(), station)
-        .is_none();
+    let gone = nic.state().fdb.find(nic.switch().key(), station).is_none();
     // SAFETY: as above.
     unsafe { *place = word };
     gone
@@ -227,7 +223,7 @@ fn frames_follow_a_station_that_moves() {
 #[should_panic]
 fn a_move_that_is_not_told_is_not_followed() {
     let nic = Nic::new(3);
-    let epoch = (&raw const nic.state().epoch) as usize;
+    let epoch = (&raw const nic.state().generation) as usize;
     check(Mutation::Lost(epoch), 3, move || moves(nic));
 }
 

@@ -6,8 +6,8 @@
 mod common;
 
 use common::{Guest, Nic, RECORD, SIZE, frame, mac, port};
-use postern_nic_models::credentials::window_offset;
-use postern_nic_models::state::ROUTES;
+use postern_nic_models::layout::window_offset;
+use postern_nic_models::state::CACHED_ROUTES;
 use postern_nic_models::sync::Ordering::Relaxed;
 use postern_nic_models::sync::modelled::{Mutation, mutate, stop_after, writes_of};
 
@@ -101,7 +101,7 @@ fn refill(nic: Nic) {
     };
     let end = || {
         let geometry = nic.geometry;
-        let next = nic.switch().context(0).unwrap().tx_next.load(Relaxed);
+        let next = nic.switch().sender(0).unwrap().tx_next.load(Relaxed);
         let offset = next & (SIZE - 1);
         let sender = Guest::new(nic, 0, 1, 1);
         let [first, second] = frame(1, 0, 3);
@@ -142,7 +142,7 @@ fn hand_over(nic: Nic, consumed: u32) {
         let mut sender = Guest::new(nic, 0, 1, 1);
         whole(nic);
         sender = Guest {
-            producer: nic.switch().context(0).unwrap().tx_next.load(Relaxed),
+            producer: nic.switch().sender(0).unwrap().tx_next.load(Relaxed),
             ..sender
         };
         sender.send(frame(1, 0, 5));
@@ -163,7 +163,7 @@ fn no_stop_keeps_frames_from_a_new_tenant() {
 }
 
 /// The address of a station behind port 2 whose route is remembered where that of port 1's address is.
-const OTHER: u8 = 1 + ROUTES as u8;
+const OTHER: u8 = 1 + CACHED_ROUTES as u8;
 
 /// Frames to two stations in turn, whose routes share a place.
 fn routes(nic: Nic) {
@@ -210,7 +210,8 @@ fn a_route_needs_to_be_void_while_it_changes() {
     let nic = Nic::new(3);
     nic.reset();
     let [first, _] = frame(1, 0, 0);
-    let route = &nic.switch().context(0).unwrap().routes[(first >> 40) as usize & (ROUTES - 1)];
-    mutate(Mutation::LostZero((&raw const route.epoch) as usize));
+    let route =
+        &nic.switch().sender(0).unwrap().routes[(first >> 40) as usize & (CACHED_ROUTES - 1)];
+    mutate(Mutation::LostZero((&raw const route.generation) as usize));
     routes(nic);
 }

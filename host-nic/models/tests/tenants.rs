@@ -24,7 +24,7 @@ fn change(nic: Nic, stop: u32, known: bool) -> bool {
     let state = nic.state();
     nic.share_lane(0, 1);
     nic.share_longs(1, geometry.lane_offset(0, 0), 4 * 32);
-    share((&raw const state.epoch).cast(), 8);
+    share((&raw const state.generation).cast(), 8);
     share((&raw const state.tenancy[1]).cast(), 4);
     share((&raw const state.attached[0]).cast(), 8);
     let host = thread::spawn(move || {
@@ -39,7 +39,7 @@ fn change(nic: Nic, stop: u32, known: bool) -> bool {
     // The next calls of the context deliver again.
     sender.producer = nic
         .switch()
-        .context(0)
+        .sender(0)
         .unwrap()
         .tx_next
         .load(postern_nic_models::sync::Ordering::Relaxed);
@@ -103,7 +103,7 @@ fn a_change_of_tenants_needs_acquire() {
 #[should_panic(expected = "the next frames arrive")]
 fn a_change_of_tenants_needs_the_epoch() {
     let nic = Nic::new(2);
-    let epoch = (&raw const nic.state().epoch) as usize;
+    let epoch = (&raw const nic.state().generation) as usize;
     check(Mutation::Lost(epoch), 2, move || {
         change(nic, u32::MAX, true);
     });

@@ -153,7 +153,7 @@ impl Policies {
             }
         }
         // Last: routes that were found without a policy are void from here on.
-        switch.state().epoch.fetch_add(1, AcqRel);
+        switch.state().generation.fetch_add(1, AcqRel);
     }
 }
 
@@ -253,7 +253,7 @@ fn apply(
 /// The address that a port's tenant was given, 0 without one. From the table, not from the window, which the guest
 /// can write.
 fn own_address(switch: &Switch<'_>, port: PortId) -> u64 {
-    let mut entries = switch.state().table.entries(switch.key());
+    let mut entries = switch.state().fdb.entries(switch.key());
     let own = entries.find(|entry| {
         entry.port == port.number() && entry.stamp == STATIC && entry.station.vlan() == 0
     });

@@ -14,7 +14,7 @@ use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
 use crate::image::{Image, Segment};
 use postern_nic_client::mapping::Mapping;
 use postern_nic_client::memory::Memory;
-use postern_switch::credentials::Caller;
+use postern_switch::credentials::Credentials;
 
 /// Numbers of the ioctls.
 mod number {
@@ -163,7 +163,12 @@ impl ViewMaker {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn make(&self, memory: &Memory, caller: &Caller, mode: Mode) -> Result<OwnedFd, ViewError> {
+    pub fn make(
+        &self,
+        memory: &Memory,
+        caller: &Credentials,
+        mode: Mode,
+    ) -> Result<OwnedFd, ViewError> {
         let argument = CreateEptView::default();
         // SAFETY: the ioctl reads the argument, which has the size that its number says.
         let fd = unsafe { ioctl_with_ref(&self.device, number::KVM_CREATE_EPT_VIEW(), &argument) };
@@ -187,7 +192,7 @@ impl ViewMaker {
         &self,
         view: &OwnedFd,
         size: u64,
-        caller: &Caller,
+        caller: &Credentials,
         mode: Mode,
     ) -> Result<(), ViewError> {
         let argument = EptViewSeal {

@@ -2,40 +2,41 @@
 
 use postern_abi::window::{Geometry, MIN_FRAME, PortId};
 
-use crate::state;
+use crate::layout::{memory_size, sender_offset, sender_stride, state_size, window_offset};
+use crate::state::{State, StateError};
 
 /// A port, its tenancy, and where things lie in the NIC's memory: what a view is sealed with
 /// (`abi::kvm::EptViewSeal::caller`).
 ///
 /// The words are host-owned and immutable in every place. All offsets that a call needs follow from them, and
 /// none is read from the NIC's memory, so that no content of state or windows can lead the core outside
-/// of it: whoever vouches for the words need only see that [`Caller::check`] accepts them, and that the memory
-/// has [`Caller::size`] bytes.
+/// of it: whoever vouches for the words need only see that [`Credentials::check`] accepts them, and that the memory
+/// has [`Credentials::size`] bytes.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
+pub struct Credentials {
     tenancy: u32,
     port: u8,
     last_port: u8,
     queues: u8,
     ring_log: u8,
     lane_log: u8,
-    /// Number of the port's first context.
-    pub(crate) first: u8,
+    /// Number of the port's first sender.
+    pub(crate) first_sender: u8,
     /// By how much the longest frame is longer than the shortest.
     pub(crate) span: u16,
-    /// Distance from one context to the next.
-    pub(crate) context_stride: u32,
+    /// Distance from one [`SenderState`](crate::state::SenderState) to the next, in bytes.
+    pub(crate) sender_stride: u32,
     /// Offset in a window of the first TX ring.
     pub(crate) rings: u32,
-    /// Offset in a window of the lane of the port's first context to the first RX queue.
+    /// Offset in a window of the lane from the port's first sender to the first RX queue.
     pub(crate) lane: u32,
     /// Size of a TX ring, less one.
     pub(crate) ring_mask: u32,
     /// Size of a lane, less one.
     pub(crate) lane_mask: u32,
-    /// Offset of the port's first context.
-    pub(crate) context: u64,
+    /// Offset of the [`SenderState`](crate::state::SenderState) of the port's first sender.
+    pub(crate) sender: u64,
     /// Offset of the port's window.
     pub(crate) window: u64,
     /// Offset of the window of port 0.
@@ -44,49 +45,64 @@ pub struct Caller {
     pub(crate) window_size: u64,
 }
 
-/// The words of a [`Caller`].
-pub type Words = [u64; 8];
+/// The words of a [`Credentials`].
+pub type CredentialWords = [u64; 8];
 
-const _: () = assert!(size_of::<Caller>() == size_of::<Words>());
+const _: () = assert!(size_of::<Credentials>() == size_of::<CredentialWords>());
 
-impl Caller {
-    /// The caller of a port; `tenancy` says which tenant of it, and is not 0.
-    pub const fn new(geometry: Geometry, port: PortId, tenancy: u32) -> Caller {
-        Caller {
+impl Credentials {
+    /// The credentials of a tenant of a port: `tenancy` says of which, and is not 0.
+    pub const fn new(geometry: Geometry, port: PortId, tenancy: u32) -> Credentials {
+        Credentials {
             tenancy,
             port: port.number() as u8,
             last_port: (geometry.ports() - 1) as u8,
             queues: geometry.queues() as u8,
             ring_log: geometry.ring_log() as u8,
             lane_log: geometry.lane_log() as u8,
-            first: geometry.context(port, 0) as u8,
+            first_sender: geometry.context(port, 0) as u8,
             span: (geometry.max_frame() - MIN_FRAME) as u16,
-            context_stride: state::context_stride(geometry) as u32,
+            sender_stride: sender_stride(geometry) as u32,
             rings: geometry.tx_ring_offset(0) as u32,
             lane: geometry.lane_offset(0, geometry.context(port, 0)) as u32,
             ring_mask: geometry.ring() - 1,
             lane_mask: geometry.lane() - 1,
-            context: state::context_offset(geometry, geometry.context(port, 0)),
+            sender: sender_offset(geometry, geometry.context(port, 0)),
             window: window_offset(geometry, port),
-            windows: state::size(geometry),
+            windows: state_size(geometry),
             window_size: geometry.window_size(),
         }
     }
 
-    /// As words, for a sealed view.
-    pub const fn words(&self) -> Words {
+    /// The credentials of a port's present tenant, for a place that has the state mapped and is told only
+    /// the port (the `direct` path).
+    ///
+    /// # Errors
+    ///
+    /// The state is not a NIC's, or the port does not exist or has no tenant.
+    pub fn of_tenant(state: &State, port: u32) -> Result<Credentials, StateError> {
+        let geometry = state.check()?;
+        let port = geometry.port(port).ok_or(StateError::Port(port))?;
+        match state.tenancy(port) {
+            0 => Err(StateError::Port(port.number())),
+            tenancy => Ok(Credentials::new(geometry, port, tenancy)),
+        }
+    }
+
+    /// The words, for a sealed view.
+    pub const fn words(&self) -> CredentialWords {
         // SAFETY: both have 64 bytes, none of them padding.
         unsafe { core::mem::transmute(*self) }
     }
 
     /// From words, if they are those of a caller.
-    pub fn from_words(words: Words) -> Option<Caller> {
+    pub fn from_words(words: CredentialWords) -> Option<Credentials> {
         // SAFETY: both have 64 bytes, and any content is valid.
-        let caller: Caller = unsafe { core::mem::transmute(words) };
+        let caller: Credentials = unsafe { core::mem::transmute(words) };
         caller.check().then_some(caller)
     }
 
-    /// Whether the words are those that [`Caller::new`] gives for some port, geometry and tenancy.
+    /// Whether the words are those that [`Credentials::new`] gives for some port, geometry and tenancy.
     pub fn check(&self) -> bool {
         let (ring, lane) = (
             1u32.checked_shl(self.ring_log.into()),
@@ -100,7 +116,7 @@ impl Caller {
             Ok(geometry) => {
                 self.tenancy != 0
                     && self.port <= self.last_port
-                    && *self == Caller::new(geometry, self.port(), self.tenancy)
+                    && *self == Credentials::new(geometry, self.port(), self.tenancy)
             }
             Err(_) => false,
         }
@@ -137,16 +153,6 @@ impl Caller {
     }
 }
 
-/// Size in bytes of a NIC's memory: switch state, then the windows of all ports, then [`state::SLACK`].
-pub const fn memory_size(geometry: Geometry) -> u64 {
-    state::size(geometry) + geometry.ports() as u64 * geometry.window_size() + state::SLACK
-}
-
-/// Offset in the NIC's memory of a port's window.
-pub const fn window_offset(geometry: Geometry, port: PortId) -> u64 {
-    state::size(geometry) + port.number() as u64 * geometry.window_size()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,24 +163,24 @@ mod tests {
             for (ring, lane) in [(12, 12), (23, 12), (12, 23), (18, 16)] {
                 let geometry = Geometry::new(ports, queues, 1 << ring, 1 << lane).unwrap();
                 let port = geometry.port(ports - 1).unwrap();
-                let caller = Caller::new(geometry, port, 0xdead_beef);
-                assert_eq!(Caller::from_words(caller.words()), Some(caller));
+                let caller = Credentials::new(geometry, port, 0xdead_beef);
+                assert_eq!(Credentials::from_words(caller.words()), Some(caller));
                 assert_eq!((caller.geometry(), caller.port()), (geometry, port));
                 // The low half of the first word is the tenancy: any but 0 will do.
                 for bit in 32..512 {
                     let mut words = caller.words();
                     words[bit / 64] ^= 1 << (bit % 64);
-                    if let Some(other) = Caller::from_words(words) {
+                    if let Some(other) = Credentials::from_words(words) {
                         panic!("bit {bit} makes {caller:?} {other:?}");
                     }
                 }
                 assert_eq!(
-                    Caller::from_words(Caller::new(geometry, port, 0).words()),
+                    Credentials::from_words(Credentials::new(geometry, port, 0).words()),
                     None
                 );
             }
         }
-        assert_eq!(Caller::from_words([0; 8]), None);
-        assert_eq!(Caller::from_words([u64::MAX; 8]), None);
+        assert_eq!(Credentials::from_words([0; 8]), None);
+        assert_eq!(Credentials::from_words([u64::MAX; 8]), None);
     }
 }

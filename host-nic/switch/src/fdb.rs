@@ -119,7 +119,7 @@ const fn inverse(odd: u64) -> u64 {
     inverse
 }
 
-/// What [`Table::learn`] did.
+/// What [`Fdb::learn`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learned {
     /// The station was known to be there.
@@ -147,7 +147,7 @@ pub struct Entry {
 
 /// The table. All zero is empty.
 #[repr(C, align(128))]
-pub struct Table {
+pub struct Fdb {
     buckets: [[AtomicU64; WAYS]; BUCKETS],
 }
 
@@ -160,7 +160,7 @@ const fn stamp_of(word: u64) -> u32 {
     (word >> STAMP_SHIFT) as u32 & 31
 }
 
-impl Table {
+impl Fdb {
     /// Bucket and rest of a station.
     #[inline]
     fn place(&self, key: Key, station: Station) -> (&[AtomicU64; WAYS], u64) {
@@ -343,9 +343,9 @@ mod tests {
 
     const KEY: Key = Key::new([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3211]);
 
-    fn empty() -> Box<Table> {
+    fn empty() -> Box<Fdb> {
         // SAFETY: all zero is a valid table.
-        unsafe { Box::<Table>::new_zeroed().assume_init() }
+        unsafe { Box::<Fdb>::new_zeroed().assume_init() }
     }
 
     fn port(number: u32) -> PortId {
@@ -357,11 +357,11 @@ mod tests {
         Station::new(0, number << 1)
     }
 
-    fn learn(table: &Table, number: u64, at: u32) -> Learned {
+    fn learn(table: &Fdb, number: u64, at: u32) -> Learned {
         table.learn(KEY, station(number), port(at), 0)
     }
 
-    fn find(table: &Table, number: u64) -> Option<u32> {
+    fn find(table: &Fdb, number: u64) -> Option<u32> {
         table.find(KEY, station(number))
     }
 

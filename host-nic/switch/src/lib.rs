@@ -7,8 +7,9 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`postern_abi::window`] | the picture of a window: rings and packet buffers |
+//! | [`layout`] | where everything lies in the memory |
 //! | [`state`] | the picture of the host-owned memory |
-//! | [`credentials`] | the words that say who calls, and the geometry of the NIC |
+//! | [`credentials`] | the words that say who calls |
 //! | [`switch`] | requests: take, look up, learn, deliver, publish |
 //! | [`fdb`], [`copy`] | forwarding database; the copy of a frame |
 //! | [`offload`] | checksums and large segments, done for receivers that cannot |
@@ -21,6 +22,7 @@
 pub mod copy;
 pub mod credentials;
 pub mod fdb;
+pub mod layout;
 pub mod offload;
 pub mod policy;
 pub mod state;

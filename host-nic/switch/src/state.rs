@@ -8,7 +8,7 @@
 //!                 tenancy of each port, mode of each port       host                      all calls
 //!                 MAC table: buckets of two lines               calls that learn, host    all calls
 //!   PORTS         PortState of each port: what its guest may do host (features: its calls) all calls
-//!   ...           Context of each port's vCPU:
+//!   ...           SenderState of each port's vCPU:
 //!                   TX position of the queue (a line)           calls for that queue      host
 //!                   counters, drops by cause                    that vCPU's calls         host
 //!                   routes that it remembers                    that vCPU's calls         that vCPU's calls
@@ -23,50 +23,16 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use postern_abi::ABI_VERSION;
 use postern_abi::window::{Geometry, GeometryError, MAX_PORTS, PortId};
-use postern_abi::{ABI_VERSION, PAGE_SIZE};
 
-use crate::credentials::Caller;
-use crate::fdb::Table;
+use crate::fdb::Fdb;
 use crate::policy::acl::Acl;
 use crate::policy::rate::Bucket;
 use crate::policy::vlan::Vlan;
 
 /// [`State::magic`]: "PSTNSTAT", little endian.
 pub const STATE_MAGIC: u64 = u64::from_le_bytes(*b"PSTNSTAT");
-
-/// Size in bytes of the state of a NIC, a multiple of the page size.
-#[inline]
-pub const fn size(geometry: Geometry) -> u64 {
-    let end = context_offset(geometry, geometry.contexts());
-    (end + PAGE_SIZE - 1) & !(PAGE_SIZE - 1)
-}
-
-/// Offset of a port's [`PortState`].
-#[inline]
-pub const fn port_offset(port: u32) -> u64 {
-    size_of::<State>() as u64 + port as u64 * size_of::<PortState>() as u64
-}
-
-/// Distance from one [`Context`] to the next: itself and its [`LaneState`]s.
-#[inline]
-pub const fn context_stride(geometry: Geometry) -> u64 {
-    let lanes = geometry.contexts() as u64 * size_of::<LaneState>() as u64;
-    size_of::<Context>() as u64 + lanes
-}
-
-/// Offset of a [`Context`], which its [`LaneState`]s follow.
-#[inline]
-pub const fn context_offset(geometry: Geometry, context: u32) -> u64 {
-    port_offset(geometry.ports()) + context as u64 * context_stride(geometry)
-}
-
-/// Bytes behind the last window that belong to nobody. A call writes a record in one go where a [`LaneState`] says
-/// that there is room; if that is wrong, because somebody tampered with the state, this is
-/// where the record ends at the latest.
-pub const SLACK: u64 = 3 * PAGE_SIZE;
-
-const _: () = assert!(SLACK >= postern_abi::window::record_size(postern_abi::window::MAX_FRAME));
 
 /// Why a frame was not delivered, or a request not served in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +126,8 @@ pub struct State {
     pub magic: AtomicU64,
     /// [`ABI_VERSION`].
     pub abi_version: AtomicU32,
-    /// Number of ports, for those who map the memory; calls take it from [`Caller`].
+    /// Number of ports, for those who map the memory; calls take it from
+    /// [`Credentials`](crate::credentials::Credentials).
     pub ports: AtomicU32,
     /// Number of queues of each port, likewise.
     pub queues: AtomicU32,
@@ -179,20 +146,20 @@ pub struct State {
     /// Bit `p % 64` of word `p / 64`: port `p` receives frames.
     pub attached: [AtomicU64; MAX_PORTS as usize / 64],
     /// Counts changes of the table and of what is attached, from 1: what a context remembers of it is then void.
-    pub epoch: AtomicU64,
+    pub generation: AtomicU64,
     pad1: [AtomicU64; 3],
     /// Which tenant each port has; 0 is nobody.
     pub tenancy: [AtomicU32; MAX_PORTS as usize],
     /// What calls of each port have to mind, `MODE_*`.
     pub mode: [AtomicU32; MAX_PORTS as usize],
     /// Where stations are.
-    pub table: Table,
+    pub fdb: Fdb,
 }
 
 /// [`State::mode`]: the sources of frames from the port are not learned. For a port whose guest sends what
 /// several stations said to each other, such as a replayed capture: learned, each of them
 /// would be behind the sender's own port, and frames to them would go nowhere.
-pub const MODE_UNLEARNED: u32 = 1 << 0;
+pub const MODE_NO_LEARNING: u32 = 1 << 0;
 /// [`State::mode`]: frames from the port meet a policy, of its own or of a port that may receive them.
 pub const MODE_POLICY: u32 = 1 << 1;
 
@@ -238,7 +205,7 @@ pub const SOURCE_OWN: u64 = 1 << 62;
 
 /// What calls of one vCPU keep from one to the next, and what calls for the TX queue of the same number do.
 #[repr(C, align(64))]
-pub struct Context {
+pub struct SenderState {
     /// Position up to which the TX queue's records were taken: the NIC's own copy.
     pub tx_next: AtomicU32,
     reserved: AtomicU32,
@@ -255,24 +222,24 @@ pub struct Context {
     pub drops: [AtomicU64; CAUSES],
     pad1: [AtomicU64; 2],
     /// Where frames with a single destination went, by the last byte of that.
-    pub routes: [LastRoute; ROUTES],
+    pub routes: [CachedRoute; CACHED_ROUTES],
 }
 
 /// Routes that a context remembers, a power of two.
-pub const ROUTES: usize = 16;
+pub const CACHED_ROUTES: usize = 16;
 
 /// A route that a context remembers from one call to the next. Misleading content, however it came about,
 /// only sends that context's own frames elsewhere.
 #[repr(C)]
-pub struct LastRoute {
+pub struct CachedRoute {
     /// First eight bytes of the frames.
     pub first: AtomicU64,
     /// The next four.
     pub second: AtomicU32,
     /// The number of the port.
     pub port: AtomicU32,
-    /// [`State::epoch`] when that was found.
-    pub epoch: AtomicU64,
+    /// [`State::generation`] when that was found.
+    pub generation: AtomicU64,
     pad: AtomicU64,
 }
 
@@ -303,13 +270,13 @@ const _: () = assert!(core::mem::offset_of!(State, clock) == 64);
 const _: () = assert!(core::mem::offset_of!(State, attached) == 128);
 const _: () = assert!(core::mem::offset_of!(State, tenancy) == 192);
 const _: () = assert!(size_of::<LaneState>() == 64);
-const _: () = assert!(size_of::<Context>() == 704);
+const _: () = assert!(size_of::<SenderState>() == 704);
 
 impl State {
     /// The state at the start of a NIC's memory.
     ///
     /// # Safety
-    /// `base` must be aligned to a page and valid for reads and writes of [`size`] bytes for
+    /// `base` must be aligned to a page and valid for reads and writes of [`state_size`](crate::layout::state_size) bytes for
     /// `'a`, and all of it may only be accessed atomically meanwhile.
     #[inline]
     pub const unsafe fn at<'a>(base: *mut u8) -> &'a State {
@@ -341,17 +308,6 @@ impl State {
         self.lane.store(geometry.lane(), Relaxed);
     }
 
-    /// The word for calls of a port's present tenant, for a place that has the state mapped and is
-    /// told only the port (the `direct` path).
-    pub fn caller(&self, port: u32) -> Result<Caller, StateError> {
-        let geometry = self.check()?;
-        let port = geometry.port(port).ok_or(StateError::Port(port))?;
-        match self.tenancy(port) {
-            0 => Err(StateError::Port(port.number())),
-            tenancy => Ok(Caller::new(geometry, port, tenancy)),
-        }
-    }
-
     /// The tenant of a port, 0 if there is none.
     #[inline]
     pub fn tenancy(&self, port: PortId) -> u32 {
@@ -365,7 +321,7 @@ impl State {
     }
 }
 
-impl Context {
+impl SenderState {
     /// Counts frames that were not delivered.
     #[inline]
     pub fn count(&self, cause: Cause, frames: u64) {

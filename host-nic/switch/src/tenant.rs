@@ -18,7 +18,7 @@ use crate::sync::{
 use postern_abi::window::{PortId, Published, WindowHeader};
 
 use crate::fdb::{Key, Station};
-use crate::state::{Context, LaneState, SOURCE_FIXED, SOURCE_OWN};
+use crate::state::{LaneState, SOURCE_FIXED, SOURCE_OWN, SenderState};
 use crate::switch::Switch;
 
 /// A MAC address as the table has it.
@@ -41,8 +41,8 @@ impl Switch<'_> {
         let bit = 1 << (port.number() & 63);
         state.attached[port.index() >> 6].fetch_and(!bit, AcqRel);
         state.tenancy[port.index()].store(0, Release);
-        state.table.forget(port);
-        state.epoch.fetch_add(1, AcqRel);
+        state.fdb.forget(port);
+        state.generation.fetch_add(1, AcqRel);
     }
 
     /// Begins a tenancy: ends the former one, clears the window, gives it a new header, and lets
@@ -67,11 +67,11 @@ impl Switch<'_> {
         let header = WindowHeader::new(self.geometry(), port, tenancy, mac);
         self.write_header(window, &header);
         let station = Station::new(0, mac_word(mac));
-        state.table.pin(self.key(), station, port);
+        state.fdb.pin(self.key(), station, port);
         state.tenancy[port.index()].store(tenancy, Release);
         let bit = 1 << (port.number() & 63);
         state.attached[port.index() >> 6].fetch_or(bit, AcqRel);
-        state.epoch.fetch_add(1, AcqRel);
+        state.generation.fetch_add(1, AcqRel);
     }
 
     fn clear(&self, window: *mut u8) {
@@ -87,8 +87,8 @@ impl Switch<'_> {
         let geometry = self.geometry();
         for queue in 0..geometry.queues() {
             let number = geometry.context(port, queue);
-            if let Some(context) = self.context(number) {
-                let next = context.tx_next.load(Relaxed);
+            if let Some(sender) = self.sender(number) {
+                let next = sender.tx_next.load(Relaxed);
                 let positions = [self.tx_producer(port, queue), self.tx_consumer(port, queue)];
                 for position in positions.into_iter().flatten() {
                     position.store(next, Relaxed);
@@ -114,8 +114,8 @@ impl Switch<'_> {
         let geometry = self.geometry();
         for queue in 0..geometry.queues() {
             let number = geometry.context(port, queue);
-            if let Some(context) = self.context(number) {
-                context.clear_counters();
+            if let Some(sender) = self.sender(number) {
+                sender.clear_counters();
             }
             for other in 0..geometry.contexts() {
                 let both = [self.lane(number, other), self.lane(other, number)];
@@ -155,7 +155,7 @@ impl Switch<'_> {
     }
 }
 
-impl Context {
+impl SenderState {
     fn clear_counters(&self) {
         let own = [&self.frames, &self.bytes, &self.learned, &self.moved];
         for counter in own.into_iter().chain(&self.drops) {

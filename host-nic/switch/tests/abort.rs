@@ -12,7 +12,7 @@ use common::place::Place;
 use common::step::{Step, Stepper, trace};
 use common::{BROADCAST, Guest, Nic, SMALL, frame, geometry, mac};
 use postern_abi::window::Geometry;
-use postern_switch::credentials::Caller;
+use postern_switch::credentials::Credentials;
 
 const PORTS: u32 = 3;
 /// What the call sends: to port 1, everybody, port 2, nobody (too short), port 1, port 2, everybody.
@@ -71,8 +71,8 @@ fn send_all(guest: &mut Guest<'_>, skip: usize, changed: bool) {
     }
 }
 
-fn caller(port: u32) -> Caller {
-    Caller::new(small(), common::port(port), 1)
+fn caller(port: u32) -> Credentials {
+    Credentials::new(small(), common::port(port), 1)
 }
 
 /// Frames taken, of the committed ones, from where the switch is in the ring.

@@ -14,7 +14,7 @@ use common::place::Place;
 use common::step::{Stepper, trace};
 use common::{BROADCAST, Guest, Nic, geometry, mac};
 use postern_abi::window::PAD_WORD;
-use postern_switch::credentials::Caller;
+use postern_switch::credentials::Credentials;
 
 const RING: u32 = 16 << 10;
 /// Ports: the victim's, two good senders', two receivers'.
@@ -59,7 +59,7 @@ fn is_for(receiver: u32, n: u64) -> bool {
 }
 
 /// Puts frames into the ring as long as there is room, and calls, for ever.
-fn send_for_ever(nic: &Nic, caller: Caller) -> i32 {
+fn send_for_ever(nic: &Nic, caller: Credentials) -> i32 {
     let mut guest = Guest::alias(nic, caller);
     let mut buffer = [0; LONGEST];
     let mut n = 0;
@@ -163,7 +163,7 @@ fn others_go_on(receivers: &mut [Receiver<'_>; 2]) {
 fn run(
     place: Place,
     times: u32,
-    mut end: impl FnMut(u64, &Nic, Caller, &mut [Receiver<'_>; 2]) -> bool,
+    mut end: impl FnMut(u64, &Nic, Credentials, &mut [Receiver<'_>; 2]) -> bool,
 ) {
     let nic = Nic::new(place, geometry(PORTS, 1, RING, RING));
     let caller = |port| Guest::attach(&nic, port, 1).caller;
@@ -210,7 +210,7 @@ fn killed_by_signals(place: Place, times: u32) {
     run(place, times, |word, nic, caller, receivers| {
         let child = Child::spawn(|| send_for_ever(nic, caller));
         // Until it has begun: its first frames are taken.
-        let started = nic.switch().context(VICTIM).unwrap();
+        let started = nic.switch().sender(VICTIM).unwrap();
         let before = started.tx_next.load(Relaxed);
         let mut polls = 0;
         while started.tx_next.load(Acquire) == before && polls < 400_000 {

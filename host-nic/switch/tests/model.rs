@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::place::Place;
 use common::{BROADCAST, Guest, Nic, SMALL, frame, geometry, mac};
 use postern_abi::window::RecordHeader;
-use postern_switch::state::{Cause, MODE_UNLEARNED};
+use postern_switch::state::{Cause, MODE_NO_LEARNING};
 use proptest::prelude::*;
 
 const PORTS: u32 = 4;
@@ -264,7 +264,7 @@ fn near_the_end(nic: &Nic, model: &mut Model, start: u32) {
     let contexts = nic.geometry().contexts();
     for context in 0..contexts {
         nic.switch()
-            .context(context)
+            .sender(context)
             .unwrap()
             .tx_next
             .store(start, Relaxed);
@@ -363,7 +363,7 @@ fn run(place: Place, steps: &[Step], start: u32) {
         for context in port * QUEUES..(port + 1) * QUEUES {
             for cause in Cause::ALL {
                 let expected = model.drops.get(&(context, cause.name())).copied();
-                let context = nic.switch().context(context).unwrap();
+                let context = nic.switch().sender(context).unwrap();
                 let found = context.drops[cause as usize].load(Relaxed);
                 assert_eq!(found, expected.unwrap_or(0), "{} of {port}", cause.name());
             }
@@ -390,7 +390,7 @@ fn long_bursts_keep_their_order() {
     for context in 0..2 {
         let near_end = u32::MAX - 20_015;
         nic.switch()
-            .context(context)
+            .sender(context)
             .unwrap()
             .tx_next
             .store(near_end, Relaxed);
@@ -429,7 +429,7 @@ fn long_bursts_keep_their_order() {
 fn unlearned_ports_leave_no_stations() {
     let nic = Nic::native(geometry(3, 1, SMALL, SMALL));
     let switch = nic.switch();
-    switch.state().mode[0].store(MODE_UNLEARNED, Relaxed);
+    switch.state().mode[0].store(MODE_NO_LEARNING, Relaxed);
     let mut replayer = Guest::attach(&nic, 0, 1);
     let mut receiver = Guest::attach(&nic, 1, 1);
     // Both directions of a conversation come from one port.
@@ -437,7 +437,7 @@ fn unlearned_ports_leave_no_stations() {
     replayer.send(&frame(mac(7), mac(8), 64, 2));
     assert_eq!(replayer.call(2, true), 2);
     assert_eq!(receiver.receive(0, 9).len(), 2);
-    let learned = switch.state().table.entries(switch.key());
+    let learned = switch.state().fdb.entries(switch.key());
     assert_eq!(
         learned.filter(|entry| entry.port == 0).count(),
         1,

@@ -8,7 +8,8 @@ use postern_abi::service::{OP_TX, TX_HOLD};
 use postern_abi::window::{
     Geometry, KIND_PAD, PAD_WORD, PortId, Published, RecordHeader, record_size,
 };
-use postern_nic_models::credentials::{Caller, memory_size, window_offset};
+use postern_nic_models::credentials::Credentials;
+use postern_nic_models::layout::{memory_size, window_offset};
 use postern_nic_models::state::State;
 use postern_nic_models::switch::{Switch, serve};
 use postern_nic_models::sync::modelled::{Mutation, begin, mutate, share_one_way};
@@ -73,7 +74,7 @@ impl Nic {
                 .write_bytes(0, memory_size(self.geometry) as usize)
         };
         let state = self.state();
-        state.epoch.store(1, Relaxed);
+        state.generation.store(1, Relaxed);
         state.key[0].store(0x0123_4567_89ab_cdef, Relaxed);
         state.key[1].store(0xfedc_ba98_7654_3211, Relaxed);
         state.set_geometry(self.geometry);
@@ -95,7 +96,7 @@ impl Nic {
     /// A call of the tenant of a port for `count` frames.
     pub fn call(&self, number: u32, count: u64, hold: bool) -> u64 {
         let tenancy = 1;
-        let caller = Caller::new(self.geometry, port(number), tenancy);
+        let caller = Credentials::new(self.geometry, port(number), tenancy);
         let flags = if hold { TX_HOLD } else { 0 };
         // SAFETY: the memory is of that geometry; tests keep calls of a port apart.
         unsafe { serve(self.base, &caller, 0, OP_TX, count, flags) }

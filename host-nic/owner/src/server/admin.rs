@@ -17,7 +17,7 @@ use postern_nic_client::control::{Control, Holder, Mac, MacInfo, PolicyInfo, Por
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::protocol::Status;
 use postern_switch::fdb::{Learned, STATIC, Station};
-use postern_switch::state::MODE_UNLEARNED;
+use postern_switch::state::MODE_NO_LEARNING;
 use postern_switch::tenant::mac_word;
 
 /// Most stations that people can tell a NIC.
@@ -162,7 +162,7 @@ impl Server {
                 mac: Mac(suggested_mac(port)),
                 tenancy: state.tenancy(port),
                 features: features.map(|(_, name)| (*name).to_owned()).collect(),
-                learning: state.mode(port) & MODE_UNLEARNED == 0,
+                learning: state.mode(port) & MODE_NO_LEARNING == 0,
                 policy: self.policy(port) != PortPolicy::default(),
             }
         };
@@ -198,7 +198,7 @@ impl Server {
 
     fn mac_list(&self) -> Vec<MacInfo> {
         let switch = self.ports.memory.switch();
-        let entries = switch.state().table.entries(switch.key());
+        let entries = switch.state().fdb.entries(switch.key());
         let mut list: Vec<_> = entries
             .map(|entry| {
                 let [a, b, c, d, e, f, ..] = entry.station.mac().to_le_bytes();
@@ -267,7 +267,7 @@ impl Server {
         stations.push((vlan, mac, number));
         self.save()?;
         let switch = self.ports.memory.switch();
-        match switch.state().table.pin(switch.key(), station, port) {
+        match switch.state().fdb.pin(switch.key(), station, port) {
             Learned::Refused => {
                 let stations = &mut self.ports.books.notes.stations;
                 stations.pop();
@@ -277,7 +277,7 @@ impl Server {
                 )))
             }
             _ => {
-                switch.state().epoch.fetch_add(1, Relaxed);
+                switch.state().generation.fetch_add(1, Relaxed);
                 Ok(())
             }
         }
@@ -301,20 +301,20 @@ impl Server {
         stations.retain(|(other, address, _)| (*other, *address) != (vlan, mac));
         self.save()?;
         let switch = self.ports.memory.switch();
-        if !switch.state().table.unpin(switch.key(), station) {
+        if !switch.state().fdb.unpin(switch.key(), station) {
             return Err(Denial::bad(format!(
                 "the table has no {mac} in VLAN {vlan}; postern nic show lists what it has"
             )));
         }
-        switch.state().epoch.fetch_add(1, Relaxed);
+        switch.state().generation.fetch_add(1, Relaxed);
         Ok(())
     }
 
     fn flush_macs(&mut self, port: Option<u32>) -> Result<(), Denial> {
         let port = port.map(|number| self.ports.port(number)).transpose()?;
         let state = self.ports.memory.switch().state();
-        state.table.flush(port);
-        state.epoch.fetch_add(1, Relaxed);
+        state.fdb.flush(port);
+        state.generation.fetch_add(1, Relaxed);
         Ok(())
     }
 }

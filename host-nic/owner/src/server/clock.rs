@@ -137,8 +137,8 @@ fn tick(switch: &Switch<'_>) {
     let state = switch.state();
     let tick = (state.clock.tick.load(Relaxed) % STAMPS + 1) % STAMPS;
     state.clock.tick.store(tick, Relaxed);
-    state.table.sweep(tick, AGE);
-    state.epoch.fetch_add(1, AcqRel);
+    state.fdb.sweep(tick, AGE);
+    state.generation.fetch_add(1, AcqRel);
 }
 
 #[cfg(test)]
@@ -155,7 +155,7 @@ mod tests {
     fn stations_that_fall_silent_are_forgotten_after_their_time() {
         let memory = memory();
         let switch = memory.switch();
-        let (key, table) = (switch.key(), &switch.state().table);
+        let (key, table) = (switch.key(), &switch.state().fdb);
         let port = switch.geometry().port(1).unwrap();
         let (silent, talks, pinned) = (Station::new(0, 2), Station::new(0, 4), Station::new(5, 6));
         // Over all numbers that a tick can have.
@@ -182,9 +182,9 @@ mod tests {
     #[test]
     fn a_tick_voids_what_calls_remember() {
         let memory = memory();
-        let before = memory.switch().state().epoch.load(Relaxed);
+        let before = memory.switch().state().generation.load(Relaxed);
         tick(&memory.switch());
-        assert_ne!(memory.switch().state().epoch.load(Relaxed), before);
+        assert_ne!(memory.switch().state().generation.load(Relaxed), before);
         memory.switch().state().clock.tick.store(u32::MAX, Relaxed);
         tick(&memory.switch());
         assert!(memory.switch().state().clock.tick.load(Relaxed) < STAMPS);

@@ -157,7 +157,7 @@ impl Keeper {
             return Ok(false);
         }
         if events.arrival {
-            self.meet();
+            self.learn_source();
         }
         Ok(true)
     }
@@ -243,7 +243,7 @@ impl Keeper {
     }
 
     /// Somebody wants to be the owner.
-    fn meet(&mut self) {
+    fn learn_source(&mut self) {
         let Some((_, own)) = &self.sockets else {
             return;
         };

@@ -17,9 +17,9 @@ use super::{explain, suggested_mac};
 use crate::view::{Mode, ViewMaker};
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::{Grant, Status};
-use postern_switch::credentials::Caller;
+use postern_switch::credentials::Credentials;
 use postern_switch::fdb::Station;
-use postern_switch::state::MODE_UNLEARNED;
+use postern_switch::state::MODE_NO_LEARNING;
 use postern_switch::tenant::mac_word;
 
 /// Names of processes that still have a port's memory begin with this.
@@ -129,7 +129,7 @@ impl Ports {
     pub(super) fn do_not_learn(&self, ports: &[PortId]) {
         let state = self.memory.switch().state();
         for port in ports {
-            state.mode[port.index()].fetch_or(MODE_UNLEARNED, Relaxed);
+            state.mode[port.index()].fetch_or(MODE_NO_LEARNING, Relaxed);
         }
     }
 
@@ -180,7 +180,7 @@ impl Ports {
         if !self.paths.contains(&path) {
             return Err(Refusal::PathRefused(path));
         }
-        let caller = Caller::new(self.memory.geometry(), port, self.next_tenancy()?);
+        let caller = Credentials::new(self.memory.geometry(), port, self.next_tenancy()?);
         let fds = match path {
             Path::Elisa => self.view(&caller, path, Mode::Fast)?,
             // Served from the data of a view that nobody enters.
@@ -249,12 +249,12 @@ impl Ports {
         for (vlan, mac, number) in &self.books.notes.stations {
             if *number == port.number() {
                 let station = Station::new((*vlan).into(), mac_word(mac.0));
-                switch.state().table.pin(switch.key(), station, port);
+                switch.state().fdb.pin(switch.key(), station, port);
             }
         }
     }
 
-    fn view(&self, caller: &Caller, path: Path, mode: Mode) -> Result<Vec<OwnedFd>, Refusal> {
+    fn view(&self, caller: &Credentials, path: Path, mode: Mode) -> Result<Vec<OwnedFd>, Refusal> {
         let maker = match &self.views {
             Views::Here(maker) => maker,
             Views::Missing(reason) => {

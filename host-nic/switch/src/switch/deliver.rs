@@ -1,4 +1,4 @@
-//! A frame on its way into a lane: as it is, with its checksum completed, or cut.
+//! Delivering a frame of the slow path into a lane: as it is, with its checksum completed, or cut.
 
 use postern_abi::window::{
     FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6,
@@ -7,43 +7,44 @@ use postern_abi::window::{
 
 use crate::sync::Ordering::Relaxed;
 
-use super::Call;
-use super::fast::{Lanes, Progress};
-use super::image::{Image, Tagging};
+use super::call::Call;
+use super::egress::{EgressFrame, Tagging};
+use super::lanes::Lanes;
+use super::progress::Progress;
 use super::records::{load, store};
 use crate::offload::checksum::Partial;
 use crate::offload::segment::{Segments, Shape};
 use crate::policy::headers::{Headers, SNAPSHOT_BYTES, Snapshot};
 use crate::state::Cause;
 
-/// What the sender leaves to others.
+/// Work on a frame that its sender leaves to others, as `virtio_net_hdr` describes it.
 #[derive(Clone, Copy)]
-pub enum Rest {
-    /// Nothing.
+pub enum PendingOffload {
+    /// None.
     Nothing,
-    /// A checksum.
+    /// To complete a checksum.
     Checksum(Partial),
-    /// To cut the frame, and the checksums.
-    Large(Shape),
+    /// To cut a large segment into frames, and to complete their checksums.
+    Segmentation(Shape),
 }
 
-/// A frame on its way.
-pub struct Parcel<'s> {
+/// A frame on the slow path, with what has been found out about it.
+pub struct Packet<'s> {
     /// The header of its record.
     pub header: RecordHeader,
     /// First byte of the frame in its ring.
     pub bytes: *const u8,
-    /// Its beginning, which is what is delivered.
+    /// Its first bytes, read once, which are what is delivered.
     pub snapshot: &'s Snapshot,
-    /// What that says.
+    /// The headers in the snapshot.
     pub headers: &'s Headers,
-    /// What is to be done about it.
-    pub rest: Rest,
-    /// Of its flow.
+    /// Work that its sender left undone.
+    pub offload: PendingOffload,
+    /// Hash of its flow.
     pub hash: u32,
 }
 
-impl Parcel<'_> {
+impl Packet<'_> {
     /// Eight bytes of the frame, read anew; what lies behind the frame is still in its record.
     #[inline(always)]
     fn word(&self, index: usize) -> u64 {
@@ -52,14 +53,14 @@ impl Parcel<'_> {
         unsafe { load(self.bytes.add(index * 8)) }
     }
 
-    /// What a receiver must be able to do to take it as it is.
+    /// Features (`FEATURE_*`) that a receiver needs to take it as it is.
     fn needs(&self) -> u32 {
-        match (self.rest, self.header.gso_type & !GSO_ECN) {
-            (Rest::Nothing, _) => 0,
-            (Rest::Checksum(_), _) => FEATURE_CSUM,
-            (Rest::Large(_), GSO_TCPV4) => FEATURE_CSUM | FEATURE_TSO4,
-            (Rest::Large(_), GSO_TCPV6) => FEATURE_CSUM | FEATURE_TSO6,
-            (Rest::Large(_), _) => FEATURE_CSUM | FEATURE_USO,
+        match (self.offload, self.header.gso_type & !GSO_ECN) {
+            (PendingOffload::Nothing, _) => 0,
+            (PendingOffload::Checksum(_), _) => FEATURE_CSUM,
+            (PendingOffload::Segmentation(_), GSO_TCPV4) => FEATURE_CSUM | FEATURE_TSO4,
+            (PendingOffload::Segmentation(_), GSO_TCPV6) => FEATURE_CSUM | FEATURE_TSO6,
+            (PendingOffload::Segmentation(_), _) => FEATURE_CSUM | FEATURE_USO,
         }
     }
 }
@@ -69,34 +70,34 @@ impl<'a> Call<'a> {
     #[inline(never)]
     pub fn deliver(
         &self,
-        parcel: &Parcel<'_>,
+        packet: &Packet<'_>,
         to: PortId,
         tagging: Tagging,
         progress: &mut Progress,
         lanes: &mut Lanes<'a>,
     ) -> Result<(), Cause> {
-        let queue = self.queue_of(parcel.hash);
+        let queue = self.queue_of(packet.hash);
         let able = self.port_state(to).features.load(Relaxed);
-        let whole = parcel.needs() & !able == 0;
-        if let Rest::Large(shape) = parcel.rest
+        let whole = packet.needs() & !able == 0;
+        if let PendingOffload::Segmentation(shape) = packet.offload
             && !whole
         {
-            return self.deliver_cut(parcel, shape, to, queue, tagging, progress, lanes);
+            return self.deliver_segments(packet, shape, to, queue, tagging, progress, lanes);
         }
-        let known = parcel.snapshot.known();
+        let known = packet.snapshot.known();
         // SAFETY: the rest of a frame that is longer than a snapshot is in its record.
-        let rest = unsafe { parcel.bytes.add(SNAPSHOT_BYTES as usize) };
-        let rest_length = parcel.header.length.wrapping_sub(known);
-        let image = Image::new(parcel.snapshot.words(), known, rest, rest_length, tagging);
+        let rest = unsafe { packet.bytes.add(SNAPSHOT_BYTES as usize) };
+        let rest_length = packet.header.length.wrapping_sub(known);
+        let frame = EgressFrame::new(packet.snapshot.words(), known, rest, rest_length, tagging);
         let mut header = RecordHeader::default();
-        if whole && parcel.needs() != 0 {
-            header = parcel.header;
+        if whole && packet.needs() != 0 {
+            header = packet.header;
             header.csum_start = header
                 .csum_start
                 .wrapping_add_signed(tagging.shift() as i16);
             // The sender's is a hint that nobody has looked at.
-            header.hdr_len = match parcel.rest {
-                Rest::Large(shape) => {
+            header.hdr_len = match packet.offload {
+                PendingOffload::Segmentation(shape) => {
                     shape.header_length().wrapping_add_signed(tagging.shift()) as u16
                 }
                 _ => 0,
@@ -107,16 +108,16 @@ impl<'a> Call<'a> {
             GSO_NONE => self.caller.geometry().max_frame(),
             _ => self.caller.geometry().max_segment(),
         };
-        if image.length() > longest {
+        if frame.length() > longest {
             return Err(Cause::TooLong);
         }
-        let at = self.put(&image, header, to, queue, progress, lanes)?;
-        if let Rest::Checksum(partial) = parcel.rest
+        let at = self.emit(&frame, header, to, queue, progress, lanes)?;
+        if let PendingOffload::Checksum(partial) = packet.offload
             && !whole
         {
             let start = (partial.start() as u16).wrapping_add_signed(tagging.shift() as i16);
-            let offset = parcel.header.csum_offset;
-            if let Some(partial) = Partial::new(start, offset, image.length()) {
+            let offset = packet.header.csum_offset;
+            if let Some(partial) = Partial::new(start, offset, frame.length()) {
                 // SAFETY: `at` is the frame in the lane, whose record goes on to a multiple of 16 bytes.
                 unsafe { complete(at, partial) };
             }
@@ -124,12 +125,12 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// The same in several frames.
+    /// Cuts a large segment, and copies the frames into the lane to a port.
     #[expect(clippy::too_many_arguments, reason = "what `deliver` has found out")]
     #[inline(never)]
-    fn deliver_cut(
+    fn deliver_segments(
         &self,
-        parcel: &Parcel<'_>,
+        packet: &Packet<'_>,
         shape: Shape,
         to: PortId,
         queue: u32,
@@ -146,22 +147,22 @@ impl<'a> Call<'a> {
             let needed = shape.records(tagging.shift());
             lanes.open(self, to, queue).wait_for(self, needed)?;
         }
-        let mut segments = Segments::new(parcel.snapshot, shape);
+        let mut segments = Segments::new(packet.snapshot, shape);
         let mut begun = false;
         while let Some(payload) = segments.advance() {
             let (from, end) = (payload.offset, payload.offset.wrapping_add(payload.length));
             let sum = segments
                 .sum()
-                .add_range(from, end, |index| parcel.word(index));
+                .add_range(from, end, |index| packet.word(index));
             segments.finish(sum);
             // SAFETY: the payload lies in the frame.
-            let rest = unsafe { parcel.bytes.add(from as usize) };
+            let rest = unsafe { packet.bytes.add(from as usize) };
             let known = segments.header_length();
-            let image = Image::new(segments.header(), known, rest, payload.length, tagging);
-            match self.put(&image, RecordHeader::default(), to, queue, progress, lanes) {
+            let frame = EgressFrame::new(segments.header(), known, rest, payload.length, tagging);
+            match self.emit(&frame, RecordHeader::default(), to, queue, progress, lanes) {
                 Ok(_) => begun = true,
                 Err(cause) if begun => {
-                    self.refuse(parcel, to, cause, lanes);
+                    self.refuse(packet, to, cause, lanes);
                     return Ok(());
                 }
                 Err(cause) => return Err(cause),
@@ -173,13 +174,13 @@ impl<'a> Call<'a> {
     /// Counts a frame that a port does not get.
     #[cold]
     #[inline(never)]
-    pub fn refuse(&self, parcel: &Parcel<'_>, to: PortId, cause: Cause, lanes: &mut Lanes<'a>) {
+    pub fn refuse(&self, packet: &Packet<'_>, to: PortId, cause: Cause, lanes: &mut Lanes<'a>) {
         match cause {
             Cause::Full | Cause::BadReceiver => {
-                let lane = lanes.open(self, to, self.queue_of(parcel.hash));
+                let lane = lanes.open(self, to, self.queue_of(packet.hash));
                 lane.refuse(self, cause);
             }
-            _ => self.context().count(cause, 1),
+            _ => self.sender().count(cause, 1),
         }
     }
 
@@ -189,27 +190,27 @@ impl<'a> Call<'a> {
         ((u64::from(hash) * u64::from(queues)) >> 32) as u32
     }
 
-    /// Writes a frame into a lane; returns where.
+    /// Writes a frame into the lane to an RX queue; returns the address of its first byte there.
     #[inline(never)]
-    fn put(
+    fn emit(
         &self,
-        image: &Image,
+        frame: &EgressFrame,
         header: RecordHeader,
         to: PortId,
         queue: u32,
         progress: &mut Progress,
         lanes: &mut Lanes<'a>,
     ) -> Result<*mut u8, Cause> {
-        let size = record_size(image.length()) as usize;
+        let size = record_size(frame.length()) as usize;
         let lane = lanes.open(self, to, queue);
         if size > lane.room(self).left {
             lane.make_room(self, size)?;
         }
         let room = lane.room(self);
         // SAFETY: there is room for the record, and the frame's ring is readable.
-        unsafe { image.write(room.to, header) };
-        lane.pass(image.length());
-        progress.copied = progress.copied.wrapping_add(image.length().into());
+        unsafe { frame.write(room.to, header) };
+        lane.pass(frame.length());
+        progress.copied = progress.copied.wrapping_add(frame.length().into());
         // SAFETY: a record has a header of 16 bytes.
         Ok(unsafe { room.to.add(16) })
     }
@@ -226,7 +227,7 @@ unsafe fn complete(frame: *mut u8, partial: Partial) {
     let [first, second] = partial.words();
     for (index, again) in [(first, false), (second, first == second)] {
         if !again {
-            // SAFETY: as above.
+            // SAFETY: the word holds bytes of the frame, in a record that is not published yet.
             unsafe {
                 let at = frame.add(index * 8);
                 store(at, partial.patch(checksum, index, load(at)));

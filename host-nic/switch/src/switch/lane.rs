@@ -7,14 +7,15 @@ use crate::sync::{
 
 use postern_abi::window::{Geometry, PAD_WORD, PortId, Published, RECORD_ALIGN, record_size};
 
-use super::Call;
+use super::call::Call;
+use super::records::Frame;
 use super::run::{Room, Run};
 use crate::state::{Cause, LaneState, add};
 
 /// Where a lane's two ends are.
 #[derive(Clone, Copy)]
 pub struct Ends<'a> {
-    /// The context's side of it.
+    /// The sender's side of it.
     pub state: &'a LaneState,
     /// The receiver's window.
     pub window: *mut u8,
@@ -23,7 +24,7 @@ pub struct Ends<'a> {
 }
 
 impl<'a> Ends<'a> {
-    /// The lane of the call's context to an RX queue of a port of the NIC.
+    /// The lane of the calling sender to an RX queue of a port of the NIC.
     ///
     /// # Safety
     /// The NIC has the port and the queue.
@@ -33,16 +34,16 @@ impl<'a> Ends<'a> {
         unsafe { Ends::with(call, Ends::state(call, to, queue), to, queue) }
     }
 
-    /// The context's side of it alone.
+    /// The sender's side of the lane to an RX queue of a port of the NIC, without the other one.
     ///
     /// # Safety
     /// As [`Ends::of`].
     #[inline(always)]
     pub unsafe fn state(call: &Call<'a>, to: PortId, queue: u32) -> &'a LaneState {
         let number = call.caller.geometry().context(to, queue) as usize;
-        // SAFETY: as many lane states as there are contexts follow the call's.
+        // SAFETY: as many lane states as there are RX queues follow the call's.
         unsafe {
-            let states = (&raw const *call.context()).add(1).cast::<LaneState>();
+            let states = (&raw const *call.sender()).add(1).cast::<LaneState>();
             &*states.add(number)
         }
     }
@@ -70,7 +71,7 @@ impl<'a> Ends<'a> {
         let offset = call
             .caller
             .geometry()
-            .published_offset(self.queue, call.number());
+            .published_offset(self.queue, call.sender_number());
         // SAFETY: the word lies in the window, aligned.
         unsafe { AtomicU64::from_ptr(self.window.add(offset as usize).cast()) }
     }
@@ -81,7 +82,7 @@ impl<'a> Ends<'a> {
         let offset = call
             .caller
             .geometry()
-            .consumed_offset(self.queue, call.number());
+            .consumed_offset(self.queue, call.sender_number());
         // SAFETY: the word lies in the window, aligned.
         unsafe { AtomicU32::from_ptr(self.window.add(offset as usize).cast()) }
     }
@@ -107,7 +108,7 @@ impl<'a> Ends<'a> {
         let position = self.consumed(call).load(Relaxed) & !(RECORD_ALIGN - 1);
         // First, so that nobody goes by a route to a lane whose words do not belong together, in case the call is
         // stopped here.
-        call.forget_routes();
+        call.void_cached_routes();
         self.state.published.store(position, Release);
         self.state.consumed.store(position, Relaxed);
         self.state.limit.store(position, Relaxed);
@@ -132,8 +133,8 @@ pub struct Lane<'a> {
 }
 
 impl<'a> Lane<'a> {
-    /// The lane of the call's context to an RX queue of a port. One that the NIC does not have, because the memory
-    /// was tampered with, stands for queue 0 of port 0.
+    /// The lane of the calling sender to an RX queue of a port. A queue or port that the NIC does not
+    /// have, because the memory was tampered with, stands for queue 0 or port 0.
     ///
     /// `begun`: the call has filled it before.
     #[inline(always)]
@@ -222,7 +223,19 @@ impl<'a> Lane<'a> {
         self.bytes = self.bytes.wrapping_add(run.bytes);
     }
 
-    /// Passes a frame that was written into the room.
+    /// Writes a frame into the room, as it is.
+    ///
+    /// # Safety
+    ///
+    /// The room has [`Frame::size`] bytes, and the frame's record still is what it was made from.
+    #[inline(always)]
+    pub unsafe fn emit(&mut self, call: &Call<'a>, frame: &Frame) {
+        // SAFETY: the caller's promise.
+        unsafe { frame.write(self.room(call).to) };
+        self.pass(frame.length as u32);
+    }
+
+    /// Passes a frame of `length` bytes that was written into the room.
     #[inline(always)]
     pub fn pass(&mut self, length: u32) {
         let size = record_size(length) as u32;
@@ -280,7 +293,7 @@ impl<'a> Lane<'a> {
     #[cold]
     #[inline(never)]
     pub fn refuse(&self, call: &Call<'a>, cause: Cause) {
-        call.context().count(cause, 1);
+        call.sender().count(cause, 1);
         add(&self.ends.state.drops, 1);
     }
 

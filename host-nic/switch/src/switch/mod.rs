@@ -1,6 +1,18 @@
 //! The switch: takes frames from a caller's TX ring and copies them into the caller's lanes at their
 //! destinations.
 //!
+//! | step | functions |
+//! | --- | --- |
+//! | take: read a record of a TX ring once, and check it | `Call::tx_records`, `Stretch::read` |
+//! | look up: find the port that it goes to | `Call::look_up_cached`, `Call::look_up` |
+//! | learn: note the port that its source is behind | `Call::learn` |
+//! | fan out: go from one destination to the next | `Call::fan_out` |
+//! | emit: write it into the sender's lane at a destination | `Lane::emit`, `run`, `Call::deliver` |
+//! | publish: tell the receivers | `Lane::publish`, `Lanes::publish` |
+//!
+//! `transmit` says which frames go together. A frame takes the fast path (`Call::forward_fast`) where its
+//! addresses alone decide, and the slow one (`Call::forward_slow`) where a policy has to be minded.
+//!
 //! Neighbouring frames of a batch mostly go the same way, so a call works in *runs*: frames in a row with
 //! the same destination and source addresses. One lookup serves a run; each of its frames is read once,
 //! checked, and copied at once to where it is received. A run with several destinations (broadcast,
@@ -13,7 +25,7 @@
 //! A guest can stop its own call between any two instructions, for ever, and its other vCPUs can make
 //! calls meanwhile. Therefore:
 //!
-//! * There is no lock and no reservation. The lanes of a context are written by its vCPU alone, and what it
+//! * There is no lock and no reservation. The lanes of a sender are written by its vCPU alone, and what it
 //!   had filled and not published, its next call fills again.
 //! * In a lane, the NIC's own copy of the published position is stored before the one in the window: bytes that
 //!   a receiver may read are never written a second time.
@@ -24,27 +36,36 @@
 //!
 //! # What is believed
 //!
-//! Memory safety depends on the [`Caller`] words and on the size of the memory
+//! Memory safety depends on the [`Credentials`] words and on the size of the memory
 //! alone, not on any content of state or windows. Every loop is bounded by the ring, by
-//! [`TX_MOST`](postern_abi::service::TX_MOST), by the number of contexts or by the longest frame.
+//! [`TX_MOST`](postern_abi::service::TX_MOST), by the number of senders or by the longest frame.
 
+mod apply_policy;
+mod call;
 mod deliver;
+mod egress;
+mod fan_out;
 mod fast;
-mod flood;
-mod image;
 mod lane;
+mod lanes;
+mod lookup;
+mod progress;
 mod records;
-mod route;
 mod run;
+mod sets;
 mod slow;
+mod transmit;
+mod tx;
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, TX_QUEUE_SHIFT};
 use postern_abi::window::{FEATURES, Geometry, PortId};
 
-use crate::credentials::{Caller, window_offset};
-use crate::state::{self, Context, LaneState, PortState, State};
+use self::call::Call;
+use crate::credentials::Credentials;
+use crate::layout::{port_offset, sender_offset, window_offset};
+use crate::state::{LaneState, PortState, SenderState, State, StateError};
 
 /// A NIC's memory with a known geometry.
 #[derive(Clone, Copy)]
@@ -57,12 +78,19 @@ pub struct Switch<'a> {
 /// Serves one request of a vCPU: what each place's entry does.
 ///
 /// # Safety
-/// [`Caller::check`] must accept `caller`, and `base` be aligned to a page and valid for reads and
-/// writes of its [`Caller::size`]; all of that memory may only be accessed atomically by
+/// [`Credentials::check`] must accept `caller`, and `base` be aligned to a page and valid for reads and
+/// writes of its [`Credentials::size`]; all of that memory may only be accessed atomically by
 /// this program during the call. `caller` and `vcpu` must come from the host, never from the guest, and no
 /// two calls of one port may have the same `vcpu` at the same time.
 #[inline(always)]
-pub unsafe fn serve(base: *mut u8, caller: &Caller, vcpu: u32, op: u64, a: u64, b: u64) -> u64 {
+pub unsafe fn serve(
+    base: *mut u8,
+    caller: &Credentials,
+    vcpu: u32,
+    op: u64,
+    a: u64,
+    b: u64,
+) -> u64 {
     if op == OP_NOP {
         return 0;
     }
@@ -72,7 +100,14 @@ pub unsafe fn serve(base: *mut u8, caller: &Caller, vcpu: u32, op: u64, a: u64, 
 
 /// All but [`OP_NOP`], out of line so that the empty request costs nothing but itself.
 #[inline(never)]
-unsafe fn serve_request(base: *mut u8, caller: &Caller, vcpu: u32, op: u64, a: u64, b: u64) -> u64 {
+unsafe fn serve_request(
+    base: *mut u8,
+    caller: &Credentials,
+    vcpu: u32,
+    op: u64,
+    a: u64,
+    b: u64,
+) -> u64 {
     // SAFETY: `serve`'s caller vouches for the memory.
     let state = unsafe { State::at(base) };
     if state.tenancy(caller.port()) != caller.tenancy() {
@@ -89,7 +124,7 @@ unsafe fn serve_request(base: *mut u8, caller: &Caller, vcpu: u32, op: u64, a: u
         };
         // The first vCPU and the first queue, which every port has: with less to compute, and to check.
         if vcpu == 0 && b & !TX_HOLD == 0 && a != 0 {
-            return match (Call { vcpu: 0, ..call }).single(0) {
+            return match (Call { vcpu: 0, ..call }).transmit_one(0) {
                 Some(()) => 1,
                 None => call.transmit(0, a),
             };
@@ -99,7 +134,7 @@ unsafe fn serve_request(base: *mut u8, caller: &Caller, vcpu: u32, op: u64, a: u
         if vcpu < queues && queue < queues.into() {
             return match a {
                 0 => call.transmit(queue as u32, 0),
-                _ => match call.single(queue as u32) {
+                _ => match call.transmit_one(queue as u32) {
                     Some(()) => 1,
                     None => call.transmit(queue as u32, a),
                 },
@@ -108,65 +143,11 @@ unsafe fn serve_request(base: *mut u8, caller: &Caller, vcpu: u32, op: u64, a: u
         return ERR_BAD_REQUEST;
     }
     if op == OP_FEATURES {
-        // SAFETY: as above.
+        // SAFETY: `serve`'s caller vouches for the memory that the caller's geometry needs.
         let switch = unsafe { Switch::from_base(base, caller.geometry()) };
         return switch.agree(caller.port(), a, b);
     }
     ERR_BAD_REQUEST
-}
-
-/// What a call is about: everything that does not change during it.
-#[derive(Clone, Copy)]
-struct Call<'a> {
-    base: *mut u8,
-    caller: &'a Caller,
-    /// Below the number of queues.
-    vcpu: u32,
-    hold: bool,
-}
-
-impl<'a> Call<'a> {
-    #[inline(always)]
-    fn state(&self) -> &'a State {
-        // SAFETY: the memory starts with the state; `serve`'s caller vouches for it.
-        unsafe { State::at(self.base) }
-    }
-
-    /// The context of a queue, or of the vCPU of the same number.
-    ///
-    /// # Safety
-    /// The number is below the number of queues.
-    #[inline(always)]
-    unsafe fn context_of(&self, queue: u32) -> &'a Context {
-        let offset =
-            self.caller.context as usize + queue as usize * self.caller.context_stride as usize;
-        // SAFETY: one of the port's contexts, in memory that `serve`'s caller vouched for; every field is
-        // an atomic.
-        unsafe { &*self.base.add(offset).cast() }
-    }
-
-    /// What calls of this vCPU keep.
-    #[inline(always)]
-    fn context(&self) -> &'a Context {
-        // SAFETY: `vcpu` was compared with the number of queues.
-        unsafe { self.context_of(self.vcpu) }
-    }
-
-    /// Number of the context in the whole NIC.
-    #[inline(always)]
-    fn number(&self) -> u32 {
-        u32::from(self.caller.first).wrapping_add(self.vcpu)
-    }
-
-    /// A word of 32 bits of the NIC's memory.
-    ///
-    /// # Safety
-    /// The offset is that of such a word, and lies in the memory.
-    #[inline(always)]
-    unsafe fn word(&self, offset: u64) -> &'a AtomicU32 {
-        // SAFETY: the caller's promise; all of the memory is accessed atomically.
-        unsafe { AtomicU32::from_ptr(self.base.add(offset as usize).cast()) }
-    }
 }
 
 impl<'a> Switch<'a> {
@@ -174,7 +155,7 @@ impl<'a> Switch<'a> {
     ///
     /// # Safety
     /// `base` must be aligned to a page and valid for reads and writes of
-    /// [`memory_size(geometry)`](crate::credentials::memory_size) bytes for `'a`, and all of that memory
+    /// [`memory_size(geometry)`](crate::layout::memory_size) bytes for `'a`, and all of that memory
     /// may only be accessed atomically by this program meanwhile.
     #[inline]
     pub const unsafe fn from_base(base: *mut u8, geometry: Geometry) -> Switch<'a> {
@@ -184,6 +165,15 @@ impl<'a> Switch<'a> {
             // SAFETY: the memory starts with the state; the caller vouches for it.
             state: unsafe { State::at(base) },
         }
+    }
+
+    /// The credentials of a port's present tenant.
+    ///
+    /// # Errors
+    ///
+    /// The port does not exist or has no tenant.
+    pub fn credentials(&self, port: u32) -> Result<Credentials, StateError> {
+        Credentials::of_tenant(self.state, port)
     }
 
     /// The switch state.
@@ -202,36 +192,37 @@ impl<'a> Switch<'a> {
         if port.number() >= self.geometry.ports() {
             return None;
         }
-        let offset = state::port_offset(port.number()) as usize;
+        let offset = port_offset(port.number()) as usize;
         // SAFETY: one of the states of ports, in memory that `from_base`'s caller vouched for; every
         // field is an atomic.
         Some(unsafe { &*self.base.add(offset).cast() })
     }
 
-    /// What a context keeps, or nothing if the NIC has no such context.
+    /// What calls of a sender keep, or nothing if the NIC has no such sender.
     #[inline]
-    pub fn context(&self, number: u32) -> Option<&'a Context> {
+    pub fn sender(&self, number: u32) -> Option<&'a SenderState> {
         if number >= self.geometry.contexts() {
             return None;
         }
-        let offset = state::context_offset(self.geometry, number) as usize;
-        // SAFETY: one of the contexts, in memory that `from_base`'s caller vouched for; every field is
+        let offset = sender_offset(self.geometry, number) as usize;
+        // SAFETY: one of the senders, in memory that `from_base`'s caller vouched for; every field is
         // an atomic.
         Some(unsafe { &*self.base.add(offset).cast() })
     }
 
-    /// A context's side of its lane to an RX queue (numbered in the whole NIC), or nothing if the
-    /// NIC has no such context or queue.
+    /// A sender's side of its lane to an RX queue (numbered in the whole NIC), or nothing if the
+    /// NIC has no such sender or queue.
     #[inline]
-    pub fn lane(&self, context: u32, queue: u32) -> Option<&'a LaneState> {
-        let contexts = self.geometry.contexts();
-        if context >= contexts || queue >= contexts {
+    pub fn lane(&self, sender: u32, queue: u32) -> Option<&'a LaneState> {
+        let senders = self.geometry.contexts();
+        if sender >= senders || queue >= senders {
             return None;
         }
-        let offset = state::context_offset(self.geometry, context) as usize
-            + size_of::<Context>()
+        let offset = sender_offset(self.geometry, sender) as usize
+            + size_of::<SenderState>()
             + queue as usize * size_of::<LaneState>();
-        // SAFETY: as above; as many lane states as there are queues follow a context.
+        // SAFETY: as many lane states as there are RX queues follow a sender, in memory that
+        // `from_base`'s caller vouched for; every field is an atomic.
         Some(unsafe { &*self.base.add(offset).cast() })
     }
 
@@ -279,27 +270,27 @@ impl<'a> Switch<'a> {
         Some(unsafe { self.word(window, self.geometry.tx_consumer_offset(queue)) })
     }
 
-    /// A context's element of `published` in an RX queue of a port, or nothing if there is none.
+    /// A sender's element of `published` in an RX queue of a port, or nothing if there is none.
     #[inline]
-    pub fn published(&self, context: u32, to: PortId, queue: u32) -> Option<&'a AtomicU64> {
+    pub fn published(&self, sender: u32, to: PortId, queue: u32) -> Option<&'a AtomicU64> {
         let window = self.window(to)?;
-        if context >= self.geometry.contexts() || queue >= self.geometry.queues() {
+        if sender >= self.geometry.contexts() || queue >= self.geometry.queues() {
             return None;
         }
-        let offset = self.geometry.published_offset(queue, context) as usize;
+        let offset = self.geometry.published_offset(queue, sender) as usize;
         // SAFETY: the word lies in the window, aligned; `from_base`'s caller vouched for it.
         Some(unsafe { AtomicU64::from_ptr(window.add(offset).cast()) })
     }
 
-    /// A context's element of `consumed` in an RX queue of a port, or nothing if there is none.
+    /// A sender's element of `consumed` in an RX queue of a port, or nothing if there is none.
     #[inline]
-    pub fn consumed(&self, context: u32, to: PortId, queue: u32) -> Option<&'a AtomicU32> {
+    pub fn consumed(&self, sender: u32, to: PortId, queue: u32) -> Option<&'a AtomicU32> {
         let window = self.window(to)?;
-        if context >= self.geometry.contexts() || queue >= self.geometry.queues() {
+        if sender >= self.geometry.contexts() || queue >= self.geometry.queues() {
             return None;
         }
-        // SAFETY: context and queue are the geometry's.
-        Some(unsafe { self.word(window, self.geometry.consumed_offset(queue, context)) })
+        // SAFETY: sender and queue are the geometry's.
+        Some(unsafe { self.word(window, self.geometry.consumed_offset(queue, sender)) })
     }
 
     /// First byte of a TX queue's ring, or nothing if there is no such queue.
@@ -314,14 +305,14 @@ impl<'a> Switch<'a> {
         Some(unsafe { window.add(offset) })
     }
 
-    /// First byte of a context's lane in an RX queue of a port, or nothing if there is none.
+    /// First byte of a sender's lane in an RX queue of a port, or nothing if there is none.
     #[inline]
-    pub fn lane_ring(&self, context: u32, to: PortId, queue: u32) -> Option<*mut u8> {
+    pub fn lane_ring(&self, sender: u32, to: PortId, queue: u32) -> Option<*mut u8> {
         let window = self.window(to)?;
-        if context >= self.geometry.contexts() || queue >= self.geometry.queues() {
+        if sender >= self.geometry.contexts() || queue >= self.geometry.queues() {
             return None;
         }
-        let offset = self.geometry.lane_offset(queue, context) as usize;
+        let offset = self.geometry.lane_offset(queue, sender) as usize;
         // SAFETY: the lane lies in the window.
         Some(unsafe { window.add(offset) })
     }

@@ -1,7 +1,7 @@
-//! Frames of which more is to be minded than their addresses: policy, VLANs, several RX queues, checksums and
-//! large segments.
+//! The slow path: frames of which more has to be minded than their addresses, because of a policy, VLANs,
+//! several RX queues, checksums or large segments.
 //!
-//! The first 128 bytes of such a frame are read once. All that is decided, is decided on these, and
+//! The first 128 bytes of such a frame are read once. All that is decided is decided on these, and
 //! these are delivered.
 
 use crate::sync::Ordering::Relaxed;
@@ -11,35 +11,34 @@ use postern_abi::window::{
     GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, KIND_FRAME, MIN_FRAME, PortId, RecordHeader,
 };
 
-use super::Call;
-use super::deliver::{Parcel, Rest};
-use super::fast::{Lanes, Progress};
-use super::image::Tagging;
+use super::call::Call;
+use super::deliver::{Packet, PendingOffload};
+use super::egress::Tagging;
+use super::lanes::Lanes;
+use super::progress::Progress;
 use super::records::{Records, Taken, load};
-use super::route::PortSet;
-use crate::fdb::{GROUP_BIT, MAC_MASK, Station};
+use super::sets::PortSet;
+use crate::fdb::{GROUP_BIT, Station};
 use crate::offload::checksum::Partial;
 use crate::offload::segment::{Offload, Shape};
-use crate::policy::acl::{Direction, Verdict};
 use crate::policy::headers::{Headers, Hidden, SNAPSHOT_BYTES, Snapshot};
-use crate::state::{Cause, PortState, SOURCE_FIXED};
+use crate::state::{Cause, PortState};
+
+/// The frame waits, since its only destination has no room.
+struct Held;
+
+/// Destinations of a frame that are still to be served.
+enum Destinations {
+    /// The port of a known station.
+    Known(PortId),
+    /// Ports of a flooded frame; those that it may not reach are no destinations of it.
+    Flooded(PortSet),
+}
 
 impl<'a> Call<'a> {
-    /// The state of a port of this NIC, or port 0's.
-    pub fn port_state(&self, port: PortId) -> &'a PortState {
-        let number = match port.number() < self.caller.geometry().ports() {
-            true => port.number(),
-            false => 0,
-        };
-        let offset = crate::state::port_offset(number) as usize;
-        // SAFETY: one of the states of ports, in memory that `serve`'s caller vouched for; every
-        // field is an atomic.
-        unsafe { &*self.base.add(offset).cast() }
-    }
-
-    /// Takes one record; false if there is none, or if it is held.
+    /// Takes one record and forwards its frame; false if there is none, or if it is held.
     #[inline(never)]
-    pub fn full(
+    pub fn forward_slow(
         &self,
         records: &mut Records,
         progress: &mut Progress,
@@ -53,7 +52,7 @@ impl<'a> Call<'a> {
         let refused = match records.take(geometry.max_frame(), geometry.max_segment()) {
             Taken::Padding => return true,
             Taken::Frame(header, record) => {
-                return match self.parcel(header, record, progress, lanes) {
+                return match self.forward_record(header, record, progress, lanes) {
                     Ok(()) => true,
                     Err(Held) => {
                         *records = before;
@@ -65,14 +64,14 @@ impl<'a> Call<'a> {
             Taken::Length(_) => Cause::TooLong,
             Taken::Outside => Cause::BadDescriptor,
         };
-        self.context().count(refused, 1);
-        progress.pass_one(0);
+        self.sender().count(refused, 1);
+        progress.count_taken(0);
         true
     }
 
-    /// Reads the beginning of a frame and sends it on its way.
+    /// Reads the beginning of a frame, applies the sender's policy, and forwards the frame.
     #[inline(never)]
-    fn parcel(
+    fn forward_record(
         &self,
         header: RecordHeader,
         record: *const u8,
@@ -86,17 +85,17 @@ impl<'a> Call<'a> {
         let mut headers = Headers::default();
         headers.read(&snapshot);
         let sender = self.port_state(self.caller.port());
-        let checked = match self.check_rest(sender, header, &snapshot, &headers) {
-            Some(rest) => self
-                .admit(sender, &mut headers, header.length)
-                .map(|()| rest),
+        let checked = match self.check_offload(sender, header, &snapshot, &headers) {
+            Some(offload) => self
+                .ingress_policy(sender, &mut headers, header.length)
+                .map(|()| offload),
             None => Err(Cause::BadDescriptor),
         };
-        let rest = match checked {
-            Ok(rest) => rest,
+        let offload = match checked {
+            Ok(offload) => offload,
             Err(cause) => {
-                self.context().count(cause, 1);
-                progress.pass_one(header.length);
+                self.sender().count(cause, 1);
+                progress.count_taken(header.length);
                 return Ok(());
             }
         };
@@ -104,38 +103,38 @@ impl<'a> Call<'a> {
             1 => 0,
             _ => headers.flow_hash(self.hash_key()),
         };
-        let parcel = Parcel {
+        let packet = Packet {
             header,
             bytes,
             snapshot: &snapshot,
             headers: &headers,
-            rest,
+            offload,
             hash,
         };
-        self.distribute(sender, &parcel, progress, lanes)?;
-        progress.pass_one(header.length);
+        self.forward_packet(sender, &packet, progress, lanes)?;
+        progress.count_taken(header.length);
         Ok(())
     }
 
     fn hash_key(&self) -> [u64; 2] {
         let [first, second] = &self.state().key;
-        // Not the table's key, which what receivers can see of the hash is not to tell.
+        // Not the key of the forwarding database, about which the hash that receivers see must not tell.
         [!first.load(Relaxed), second.load(Relaxed).rotate_left(17)]
     }
 
-    /// What the header asks for, if that is true of the frame and agreed on.
-    fn check_rest(
+    /// The work that the record's header leaves to others, if it fits the frame and was agreed on.
+    fn check_offload(
         &self,
         sender: &PortState,
         header: RecordHeader,
         snapshot: &Snapshot,
         headers: &Headers,
-    ) -> Option<Rest> {
+    ) -> Option<PendingOffload> {
         if header.kind != KIND_FRAME {
             return None;
         }
         if header == RecordHeader::plain(header.length) {
-            return Some(Rest::Nothing);
+            return Some(PendingOffload::Nothing);
         }
         let features = sender.features.load(Relaxed);
         let partial = Partial::new(header.csum_start, header.csum_offset, header.length)?;
@@ -144,7 +143,7 @@ impl<'a> Call<'a> {
         }
         let needed = match header.gso_type & !GSO_ECN {
             GSO_NONE if header.gso_type == GSO_NONE => {
-                return is_payload(headers, partial).then_some(Rest::Checksum(partial));
+                return is_payload(headers, partial).then_some(PendingOffload::Checksum(partial));
             }
             GSO_TCPV4 => FEATURE_TSO4,
             GSO_TCPV6 => FEATURE_TSO6,
@@ -162,41 +161,20 @@ impl<'a> Call<'a> {
             csum_offset: header.csum_offset,
         };
         let shape = Shape::check(snapshot, headers, offload).ok()?;
-        (shape.longest() <= self.caller.geometry().max_frame()).then_some(Rest::Large(shape))
+        (shape.longest() <= self.caller.geometry().max_frame())
+            .then_some(PendingOffload::Segmentation(shape))
     }
 
-    /// The sender's policy. Sorts the frame into its VLAN.
-    fn admit(&self, sender: &PortState, headers: &mut Headers, length: u32) -> Result<(), Cause> {
-        let source = sender.source.load(Relaxed);
-        if source & SOURCE_FIXED != 0 && headers.source != source & MAC_MASK {
-            return Err(Cause::Spoofed);
-        }
-        if self.state().vlans.load(Relaxed) != 0 {
-            match sender.vlan.ingress(headers.vlan_tag()) {
-                Some(vid) => headers.vlan = vid,
-                None => return Err(Cause::Spoofed),
-            }
-        }
-        if sender.acl.verdict(headers, Direction::Ingress) == Verdict::Deny {
-            return Err(Cause::Policy);
-        }
-        let now = self.state().clock.now.load(Relaxed);
-        if !sender.ingress.take(now, length) {
-            return Err(Cause::Rate);
-        }
-        Ok(())
-    }
-
-    /// Learns where the frame comes from, and delivers it to where it goes.
+    /// Learns where a frame comes from, looks up where it goes, and delivers it there and to mirrors.
     #[inline(never)]
-    fn distribute(
+    fn forward_packet(
         &self,
         sender: &PortState,
-        parcel: &Parcel<'_>,
+        packet: &Packet<'_>,
         progress: &mut Progress,
         lanes: &mut Lanes<'a>,
     ) -> Result<(), Held> {
-        let headers = parcel.headers;
+        let headers = packet.headers;
         let vlan = match self.state().vlans.load(Relaxed) {
             0 => 0,
             _ => u32::from(headers.vlan),
@@ -204,73 +182,82 @@ impl<'a> Call<'a> {
         let key = self.key();
         let mode = self.state().mode(self.caller.port());
         self.learn(key, mode, vlan, headers.source);
-        let mut targets = self.targets(key, vlan, sender, headers);
+        let mut destinations = self.destinations(key, vlan, headers);
         let mut mirrors = PortSet::default();
         self.add_mirror(&mut mirrors, sender);
-        if targets.is_empty() {
-            self.context().count(Cause::NoDestination, 1);
+        let mut next = self.next_destination(&mut destinations, sender, headers);
+        if next.is_none() {
+            self.sender().count(Cause::NoDestination, 1);
         }
-        let mut rest = targets;
-        let alone = rest.pop().is_some() && rest.is_empty();
-        while let Some(to) = targets.pop() {
+        let mut first = true;
+        while let Some((to, tagging)) = next {
+            next = self.next_destination(&mut destinations, sender, headers);
+            let only = first && next.is_none();
+            first = false;
             let receiver = self.port_state(to);
-            let delivered = self
-                .release(sender, receiver, to, parcel)
-                .and_then(|tagging| self.deliver(parcel, to, tagging, progress, lanes));
+            let delivered = tagging.and_then(|tagging| {
+                self.egress_policy(receiver, headers, packet.header.length)?;
+                self.deliver(packet, to, tagging, progress, lanes)
+            });
             match delivered {
                 Ok(()) => self.add_mirror(&mut mirrors, receiver),
-                Err(Cause::Full | Cause::BadReceiver) if self.hold && alone => {
+                Err(Cause::Full | Cause::BadReceiver) if self.hold && only => {
                     // It pays when it goes.
-                    sender.ingress.give_back(parcel.header.length);
-                    receiver.egress.give_back(parcel.header.length);
+                    sender.ingress.give_back(packet.header.length);
+                    receiver.egress.give_back(packet.header.length);
                     return Err(Held);
                 }
-                Err(cause) => self.refuse(parcel, to, cause, lanes),
+                Err(cause) => self.refuse(packet, to, cause, lanes),
             }
         }
         mirrors.remove(self.caller.port());
         while let Some(to) = mirrors.pop() {
-            if let Err(cause) = self.deliver(parcel, to, Tagging::Keep, progress, lanes) {
-                self.refuse(parcel, to, cause, lanes);
+            if let Err(cause) = self.deliver(packet, to, Tagging::Keep, progress, lanes) {
+                self.refuse(packet, to, cause, lanes);
             }
         }
         Ok(())
     }
 
-    fn targets(
-        &self,
-        key: crate::fdb::Key,
-        vlan: u32,
-        sender: &PortState,
-        headers: &Headers,
-    ) -> PortSet {
+    /// Looks up where a frame of a VLAN goes.
+    fn destinations(&self, key: crate::fdb::Key, vlan: u32, headers: &Headers) -> Destinations {
         if headers.destination & GROUP_BIT == 0 {
             let station = Station::new(vlan, headers.destination);
-            let found = self.state().table.find(key, station);
+            let found = self.state().fdb.find(key, station);
             if let Some(port) = found.and_then(PortId::new) {
-                let mut one = PortSet::default();
-                if port != self.caller.port() && self.attached(port) {
-                    one.add(port);
-                }
-                return one;
+                return match port != self.caller.port() && self.attached(port) {
+                    true => Destinations::Known(port),
+                    false => Destinations::Flooded(PortSet::default()),
+                };
             }
         }
-        self.flood_domain(sender, headers)
+        Destinations::Flooded(self.other_ports())
     }
 
-    /// All ports but the caller's that a frame may reach: those that it may not are no destinations of it.
-    fn flood_domain(&self, sender: &PortState, headers: &Headers) -> PortSet {
-        let mut all = self.others();
-        let mut reached = PortSet::default();
-        while let Some(to) = all.pop() {
-            if self
-                .tagging(sender, self.port_state(to), to, headers)
-                .is_some()
-            {
-                reached.add(to);
+    /// The next destination, and how the frame leaves through it: once for each.
+    #[inline(never)]
+    fn next_destination(
+        &self,
+        left: &mut Destinations,
+        sender: &PortState,
+        headers: &Headers,
+    ) -> Option<(PortId, Result<Tagging, Cause>)> {
+        let tagging = |to| self.tagging(sender, self.port_state(to), to, headers);
+        match left {
+            Destinations::Known(to) => {
+                let to = *to;
+                *left = Destinations::Flooded(PortSet::default());
+                Some((to, tagging(to).ok_or(Cause::Policy)))
+            }
+            Destinations::Flooded(ports) => {
+                while let Some(to) = ports.pop() {
+                    if let Some(tagging) = tagging(to) {
+                        return Some((to, Ok(tagging)));
+                    }
+                }
+                None
             }
         }
-        reached
     }
 
     fn add_mirror(&self, mirrors: &mut PortSet, port: &PortState) {
@@ -280,48 +267,6 @@ impl<'a> Call<'a> {
         {
             mirrors.add(to);
         }
-    }
-
-    /// How the frame leaves through a port, unless isolation or VLANs keep it from there.
-    fn tagging(
-        &self,
-        sender: &PortState,
-        receiver: &PortState,
-        to: PortId,
-        headers: &Headers,
-    ) -> Option<Tagging> {
-        let blocked = &sender.blocked[to.index() >> 6];
-        if blocked.load(Relaxed) >> (to.number() & 63) & 1 != 0 {
-            return None;
-        }
-        match self.state().vlans.load(Relaxed) {
-            0 => Some(Tagging::Keep),
-            _ => {
-                let egress = receiver.vlan.egress(headers.vlan);
-                Tagging::of(headers.vlan_tag(), headers.vlan, egress)
-            }
-        }
-    }
-
-    /// The receiver's policy: how the frame leaves through its port, or why it does not.
-    fn release(
-        &self,
-        sender: &PortState,
-        receiver: &PortState,
-        to: PortId,
-        parcel: &Parcel<'_>,
-    ) -> Result<Tagging, Cause> {
-        let headers = parcel.headers;
-        let tagging = self.tagging(sender, receiver, to, headers);
-        let tagging = tagging.ok_or(Cause::Policy)?;
-        if receiver.acl.verdict(headers, Direction::Egress) == Verdict::Deny {
-            return Err(Cause::Policy);
-        }
-        let now = self.state().clock.now.load(Relaxed);
-        if !receiver.egress.take(now, parcel.header.length) {
-            return Err(Cause::Rate);
-        }
-        Ok(tagging)
     }
 }
 
@@ -339,6 +284,3 @@ fn is_payload(headers: &Headers, partial: Partial) -> bool {
         partial.start() >= u32::from(headers.l3_offset) && partial.place() >= SNAPSHOT_BYTES
     }
 }
-
-/// The frame waits, since its only destination has no room.
-struct Held;

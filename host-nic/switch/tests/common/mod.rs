@@ -14,8 +14,10 @@ use postern_abi::window::{
     Geometry, KIND_PAD, PAD_WORD, PortId, Published, RECORD_ALIGN, RecordHeader, record_size,
 };
 use postern_nic_client::memory::Memory;
-use postern_switch::credentials::{Caller, memory_size};
-use postern_switch::state::{self, Cause, SLACK};
+use postern_switch::credentials::Credentials;
+use postern_switch::layout::memory_size;
+use postern_switch::layout::{self, SLACK};
+use postern_switch::state::Cause;
 use postern_switch::switch::Switch;
 
 pub const BROADCAST: [u8; 6] = [0xff; 6];
@@ -76,7 +78,7 @@ impl Nic {
         let base = match place.fixed_base() {
             None => memory.base().as_ptr() as u64,
             Some(base) => {
-                let size = state::size(geometry);
+                let size = layout::state_size(geometry);
                 map_at(base, size, Some((memory.state_fd(), 0)));
                 for (number, fd) in (0..).zip(memory.window_fds()) {
                     map_at(
@@ -114,7 +116,7 @@ impl Nic {
         self.memory.switch()
     }
 
-    pub fn serve(&self, caller: &Caller, vcpu: u32, request: [u64; 3]) -> u64 {
+    pub fn serve(&self, caller: &Credentials, vcpu: u32, request: [u64; 3]) -> u64 {
         // SAFETY: the memory is that of the geometry, which is all that tests put into words.
         unsafe { self.core.serve(self.base as *mut u8, caller, vcpu, request) }
     }
@@ -122,7 +124,7 @@ impl Nic {
     /// A counter of drops of a port's first context.
     pub fn drops(&self, port: u32, cause: Cause) -> u64 {
         let number = port * self.geometry().queues();
-        let context = self.switch().context(number).unwrap();
+        let context = self.switch().sender(number).unwrap();
         context.drops[cause as usize].load(Relaxed)
     }
 }
@@ -139,7 +141,7 @@ impl Drop for Nic {
 /// One port's guest.
 pub struct Guest<'a> {
     pub nic: &'a Nic,
-    pub caller: Caller,
+    pub caller: Credentials,
     /// Its position in each TX ring.
     pub tx: Vec<u32>,
     /// Its position in each lane, those of the first queue first.
@@ -152,11 +154,11 @@ impl<'a> Guest<'a> {
         let port = port(number);
         nic.switch().admit(port, tenancy, mac(number as u8));
         let geometry = nic.geometry();
-        Guest::alias(nic, Caller::new(geometry, port, tenancy))
+        Guest::alias(nic, Credentials::new(geometry, port, tenancy))
     }
 
     /// A tenant that is there already, from where the window says.
-    pub fn alias(nic: &'a Nic, caller: Caller) -> Guest<'a> {
+    pub fn alias(nic: &'a Nic, caller: Credentials) -> Guest<'a> {
         let mut guest = Guest {
             nic,
             caller,

@@ -16,7 +16,7 @@ use std::{env, fs, ptr};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA};
 use postern_nic_owner::image::Image;
-use postern_switch::credentials::Caller;
+use postern_switch::credentials::Credentials;
 use postern_switch::switch::serve;
 
 const PAGE: u64 = 4096;
@@ -83,7 +83,7 @@ impl Place {
     }
 }
 
-type ObjectEntry = unsafe extern "C" fn(*mut u8, *const Caller, u32, u64, u64, u64) -> u64;
+type ObjectEntry = unsafe extern "C" fn(*mut u8, *const Credentials, u32, u64, u64, u64) -> u64;
 type ImageEntry = unsafe extern "sysv64" fn(u64, u64, u64) -> u64;
 
 /// A place in use.
@@ -109,7 +109,7 @@ impl Core {
     pub unsafe fn serve(
         &self,
         base: *mut u8,
-        caller: &Caller,
+        caller: &Credentials,
         vcpu: u32,
         [op, a, b]: [u64; 3],
     ) -> u64 {

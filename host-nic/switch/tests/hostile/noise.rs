@@ -6,8 +6,9 @@ use std::{mem, ptr};
 
 use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, tx_flags};
 use postern_abi::window::{FEATURES, Geometry};
-use postern_switch::credentials::{Caller, memory_size, window_offset};
-use postern_switch::state::{self, Context, LaneState, PortState, State};
+use postern_switch::credentials::Credentials;
+use postern_switch::layout::{self, memory_size, window_offset};
+use postern_switch::state::{LaneState, PortState, SenderState, State};
 use postern_switch::switch::Switch;
 use proptest::prelude::*;
 
@@ -68,30 +69,30 @@ impl Drop for Fenced {
 
 /// The parts of the memory that calls of a vCPU may change: of the state what is its own and the table, of its own
 /// window the TX consumers, of other windows its own lanes.
-fn allowed(geometry: Geometry, caller: Caller, vcpu: u32) -> Vec<Range<usize>> {
+fn allowed(geometry: Geometry, caller: Credentials, vcpu: u32) -> Vec<Range<usize>> {
     let range = |start: u64, size: u64| start as usize..(start + size) as usize;
-    let table = mem::offset_of!(State, table) as u64;
-    let epoch = mem::offset_of!(State, epoch) as u64;
+    let fdb = mem::offset_of!(State, fdb) as u64;
+    let generation = mem::offset_of!(State, generation) as u64;
     let mut parts = vec![
-        range(table, size_of::<State>() as u64 - table),
-        range(epoch, 8),
+        range(fdb, size_of::<State>() as u64 - fdb),
+        range(generation, 8),
     ];
-    let own_port = state::port_offset(caller.port().number());
+    let own_port = layout::port_offset(caller.port().number());
     parts.push(range(own_port, size_of::<PortState>() as u64));
     let number = geometry.context(caller.port(), vcpu);
     let lanes = u64::from(geometry.contexts()) * size_of::<LaneState>() as u64;
-    let context = state::context_offset(geometry, number);
-    parts.push(range(context, size_of::<Context>() as u64 + lanes));
+    let context = layout::sender_offset(geometry, number);
+    parts.push(range(context, size_of::<SenderState>() as u64 + lanes));
     let own = window_offset(geometry, caller.port());
     for queue in 0..geometry.queues() {
-        let of_queue = state::context_offset(geometry, geometry.context(caller.port(), queue));
+        let of_queue = layout::sender_offset(geometry, geometry.context(caller.port(), queue));
         parts.push(range(of_queue, 4));
         parts.push(range(own + geometry.tx_consumer_offset(queue), 4));
     }
     for to in geometry.all_ports().filter(|to| *to != caller.port()) {
         let window = window_offset(geometry, to);
         // Tokens of its buckets, hits of its rules.
-        let policies = state::port_offset(to.number());
+        let policies = layout::port_offset(to.number());
         parts.push(range(policies, size_of::<PortState>() as u64));
         for queue in 0..geometry.queues() {
             parts.push(range(window + geometry.published_offset(queue, number), 8));
@@ -128,7 +129,7 @@ proptest! {
         let geometry = geometry(ports, queues, SMALL, SMALL);
         let port = geometry.port(number % ports).unwrap();
         let (vcpu, filled) = (vcpu % queues, filled * 16);
-        let caller = Caller::new(geometry, port, 0x1234_5678);
+        let caller = Credentials::new(geometry, port, 0x1234_5678);
         let core = place.open();
         let memory = Fenced::new(place, geometry, seed);
         // SAFETY: the memory is of that geometry.
@@ -138,7 +139,7 @@ proptest! {
         state.key[0].store(key[0], Relaxed);
         state.key[1].store(key[1], Relaxed);
         for queue in 0..queues {
-            let context = switch.context(geometry.context(port, queue)).unwrap();
+            let context = switch.sender(geometry.context(port, queue)).unwrap();
             let next = context.tx_next.load(Relaxed) & !15;
             context.tx_next.store(next, Relaxed);
             let producer = switch.tx_producer(port, queue).unwrap();
@@ -198,7 +199,7 @@ proptest! {
         let guest = Guest::attach(&nic, 1, 9);
         let caller = match own {
             true => guest.caller,
-            false => Caller::new(nic.geometry(), port(number), tenancy),
+            false => Credentials::new(nic.geometry(), port(number), tenancy),
         };
         let own = caller == guest.caller;
         let result = nic.serve(&caller, vcpu, [op, a, b]);

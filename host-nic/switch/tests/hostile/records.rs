@@ -31,13 +31,13 @@ fn refused(place: Place, words: (u64, u64), given: u32) -> Cause {
     let [sender, a, b] = &mut guests[..] else {
         unreachable!()
     };
-    let before = nic.switch().context(0).unwrap().frames.load(Relaxed);
+    let before = nic.switch().sender(0).unwrap().frames.load(Relaxed);
     sender.put(0, words, &frame(mac(1), mac(0), 60, 1));
     sender.commit(0, given);
     assert_eq!(sender.call(9, true), 1);
     assert!(a.receive(0, 9).is_empty() && b.receive(0, 9).is_empty());
     assert_eq!(
-        nic.switch().context(0).unwrap().frames.load(Relaxed),
+        nic.switch().sender(0).unwrap().frames.load(Relaxed),
         before + 1
     );
     let causes = Cause::ALL
@@ -202,7 +202,7 @@ fn frames_of_no_and_of_one_byte(place: Place) {
     for guest in &mut guests[1..] {
         assert!(guest.receive(0, 9).is_empty());
     }
-    assert_eq!(nic.switch().context(0).unwrap().learned.load(Relaxed), 0);
+    assert_eq!(nic.switch().sender(0).unwrap().learned.load(Relaxed), 0);
 }
 
 /// The receiver checks that what follows a frame in its record is zero; in the sender's ring it is not.

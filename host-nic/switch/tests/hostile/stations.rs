@@ -32,7 +32,7 @@ fn the_address_of_another_port_in_one_frame(place: Place) {
         exchange(peer, victim, seed);
         assert!(attacker.receive(2, 9).is_empty());
     }
-    assert_eq!(nic.switch().context(0).unwrap().moved.load(Relaxed), 0);
+    assert_eq!(nic.switch().sender(0).unwrap().moved.load(Relaxed), 0);
 }
 
 fn a_flood_of_addresses_evicts_nobody(place: Place) {
@@ -56,7 +56,7 @@ fn a_flood_of_addresses_evicts_nobody(place: Place) {
         assert_eq!(attacker.call(256, true), 256);
     }
     assert_eq!(attacker.drops(Cause::NoDestination), 400 * 256);
-    let learned = nic.switch().context(0).unwrap().learned.load(Relaxed);
+    let learned = nic.switch().sender(0).unwrap().learned.load(Relaxed);
     assert!(learned > 16_000, "the table was full: {learned}");
     peer.skip(0, 1);
     for number in 0..8 {
@@ -75,13 +75,7 @@ fn group_sources_are_not_learned(place: Place) {
     let [attacker, victim, peer] = &mut guests[..] else {
         unreachable!()
     };
-    let known = || {
-        nic.switch()
-            .state()
-            .table
-            .entries(nic.switch().key())
-            .count()
-    };
+    let known = || nic.switch().state().fdb.entries(nic.switch().key()).count();
     let before = known();
     for source in [BROADCAST, MULTICAST, [0x03, 0xaa, 0xbb, 0xcc, 0xdd, 1]] {
         attacker.send(&frame(mac(1), source, 60, 1));

@@ -43,7 +43,7 @@ fn a_new_tenant_inherits_nothing(place: Place) {
     assert!(
         nic.switch()
             .state()
-            .table
+            .fdb
             .entries(key)
             .all(|entry| entry.port != 0)
     );
@@ -74,8 +74,8 @@ fn a_new_tenant_inherits_nothing(place: Place) {
     exchange(third, &mut new, 9);
 }
 
-fn guest_caller(nic: &Nic, number: u32, tenancy: u32) -> postern_switch::credentials::Caller {
-    postern_switch::credentials::Caller::new(nic.geometry(), port(number), tenancy)
+fn guest_caller(nic: &Nic, number: u32, tenancy: u32) -> postern_switch::credentials::Credentials {
+    postern_switch::credentials::Credentials::new(nic.geometry(), port(number), tenancy)
 }
 
 /// What a call does that was stopped between the look at the tenancy and the publication, and goes on when
@@ -122,7 +122,7 @@ fn any_position_is_a_beginning(place: Place) {
     let ends = [0x8000_0000u32, 4096, u32::MAX - 15, u32::MAX - 1023, 16];
     for (tenancy, position) in (1..).zip(ends) {
         for from in 0..4 {
-            let context = nic.switch().context(from).unwrap();
+            let context = nic.switch().sender(from).unwrap();
             context.tx_next.store(position, Relaxed);
             for to in 0..4 {
                 let lane = nic.switch().lane(from, to).unwrap();

@@ -162,7 +162,7 @@ fn a_list_is_replaced_as_a_whole_while_frames_pass() {
         // Each of the lists while it stays.
         for list in &lists {
             net.set(0, |policy| policy.acl = list.clone());
-            let frames = || memory.switch().context(0).unwrap().frames.load(Relaxed);
+            let frames = || memory.switch().sender(0).unwrap().frames.load(Relaxed);
             let before = frames();
             while frames() < before + 100 && !sender.is_finished() {
                 thread::yield_now();

@@ -9,7 +9,7 @@ use postern_nic_client::policy::rate::RateLimit;
 use postern_nic_client::policy::vlan::VlanSpec;
 use postern_nic_owner::policies::Policies;
 use postern_switch::policy::acl::Verdict;
-use postern_switch::state::{Cause, MODE_UNLEARNED};
+use postern_switch::state::{Cause, MODE_NO_LEARNING};
 
 use crate::ports::packet::frame;
 use crate::ports::{Guest, Net, mac, port};
@@ -57,9 +57,9 @@ fn only_those_whose_frames_meet_a_policy_mind_it() {
         ),
     ];
     let mode = &net.memory.switch().state().mode[0];
-    mode.fetch_or(MODE_UNLEARNED, Relaxed);
+    mode.fetch_or(MODE_NO_LEARNING, Relaxed);
     for (number, (change, expected)) in cases.into_iter().enumerate() {
-        let epoch = || net.memory.switch().state().epoch.load(Relaxed);
+        let epoch = || net.memory.switch().state().generation.load(Relaxed);
         let before = epoch();
         net.set(1, change);
         assert_eq!([0, 1, 2].map(|port| net.minds(port)), expected, "{number}");
@@ -75,7 +75,7 @@ fn only_those_whose_frames_meet_a_policy_mind_it() {
     assert!(!net.minds(1));
     net.set(2, |policy| policy.isolation = Isolation::Isolated);
     assert_eq!([0, 1, 2].map(|port| net.minds(port)), [false, true, true]);
-    assert_ne!(mode.load(Relaxed) & MODE_UNLEARNED, 0);
+    assert_ne!(mode.load(Relaxed) & MODE_NO_LEARNING, 0);
 }
 
 /// Without a change of epoch the remembered route would still lead there.

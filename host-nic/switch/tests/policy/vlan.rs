@@ -164,7 +164,7 @@ fn an_address_may_be_in_two_vlans_at_two_ports() {
         assert_eq!(got, [vec![], first, vec![], second, vec![]]);
     }
     let moved = |port| {
-        let context = net.memory.switch().context(port).unwrap();
+        let context = net.memory.switch().sender(port).unwrap();
         context.moved.load(std::sync::atomic::Ordering::Relaxed)
     };
     assert_eq!((moved(1), moved(3)), (0, 0));

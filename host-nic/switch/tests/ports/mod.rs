@@ -14,7 +14,7 @@ use postern_guest::ring::{Receiver, Sender, Window};
 use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_owner::policies::{Policies, PolicyError};
-use postern_switch::credentials::Caller;
+use postern_switch::credentials::Credentials;
 use postern_switch::state::{Cause, MODE_POLICY};
 
 pub const BROADCAST: [u8; 6] = [0xff; 6];
@@ -94,7 +94,7 @@ impl Net {
         let contexts = (0..geometry.queues()).map(|queue| geometry.context(port(number), queue));
         contexts
             .map(|context| {
-                self.memory.switch().context(context).unwrap().drops[cause as usize].load(Relaxed)
+                self.memory.switch().sender(context).unwrap().drops[cause as usize].load(Relaxed)
             })
             .sum()
     }
@@ -131,7 +131,7 @@ pub struct Delivered {
 /// One port's guest.
 pub struct Guest<'a> {
     pub memory: &'a Memory,
-    pub caller: Caller,
+    pub caller: Credentials,
     senders: Vec<Sender>,
     receivers: Vec<Receiver>,
 }
@@ -145,7 +145,7 @@ impl<'a> Guest<'a> {
         let window = unsafe { Window::new(base, geometry.window_size()) }.unwrap();
         Guest {
             memory,
-            caller: memory.switch().state().caller(number).unwrap(),
+            caller: memory.switch().credentials(number).unwrap(),
             senders: (0..geometry.queues())
                 .map(|queue| Sender::new(window, queue))
                 .collect(),

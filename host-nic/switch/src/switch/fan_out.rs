@@ -1,22 +1,23 @@
-//! Frames with several destinations.
+//! Fan out: frames with several destinations, copied to one after the other.
 
 use core::mem::MaybeUninit;
 
 use postern_abi::service::TX_BYTES;
 
-use super::Call;
-use super::fast::{Lanes, Progress};
+use super::call::Call;
+use super::lanes::Lanes;
+use super::progress::Progress;
 use super::records::{Addresses, Frame, Records};
-use super::route::PortSet;
 use super::run::Run;
+use super::sets::PortSet;
 
-/// Most frames that are collected before they are copied.
-const RUN: usize = 32;
+/// Number of frames that are collected at most before they are copied.
+const COLLECTED: usize = 32;
 
 impl<'a> Call<'a> {
     /// Takes a run of frames with the same addresses and copies it to each of the ports.
     #[inline(never)]
-    pub fn flood(
+    pub fn fan_out(
         &self,
         records: &mut Records,
         mut ports: PortSet,
@@ -25,7 +26,7 @@ impl<'a> Call<'a> {
         lanes: &mut Lanes<'a>,
     ) {
         let copies = u64::from(ports.count());
-        let mut frames = [const { MaybeUninit::<Frame>::uninit() }; RUN];
+        let mut frames = [const { MaybeUninit::<Frame>::uninit() }; COLLECTED];
         let mut count = 0;
         let mut bytes = 0u64;
         for place in &mut frames {

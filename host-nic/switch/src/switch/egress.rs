@@ -1,4 +1,5 @@
-//! A frame as it is delivered, where that is not as it was sent: other tags, completed checksums, cut segments.
+//! A frame as it leaves through a port, where that is not as it was sent: other tags, or one of the frames
+//! that a large segment was cut into.
 
 use postern_abi::window::{RecordHeader, record_size};
 
@@ -48,8 +49,8 @@ impl Tagging {
 /// Words of a head: a snapshot and a tag.
 const HEAD_WORDS: usize = SNAPSHOT_WORDS + 1;
 
-/// The beginning of a frame, changed, and where the rest is.
-pub struct Image {
+/// The beginning of a frame as it is to be, and where the rest of it is.
+pub struct EgressFrame {
     head: [u64; HEAD_WORDS],
     /// Bytes of the head.
     known: u32,
@@ -63,7 +64,7 @@ const fn tag_bits(tci: u16) -> u64 {
     (0x0081 | (tci.swap_bytes() as u64) << 16) << 32
 }
 
-impl Image {
+impl EgressFrame {
     /// A frame whose first `known` bytes are in `words`, with zeros behind, and whose rest is at `rest`.
     #[inline(never)]
     pub fn new(
@@ -72,14 +73,14 @@ impl Image {
         rest: *const u8,
         rest_length: u32,
         tagging: Tagging,
-    ) -> Image {
-        let mut image = Image {
+    ) -> EgressFrame {
+        let mut frame = EgressFrame {
             head: [0; HEAD_WORDS],
             known: known.wrapping_add_signed(tagging.shift()),
             rest,
             rest_length,
         };
-        let head = &mut image.head;
+        let head = &mut frame.head;
         let low = words[1] & 0xffff_ffff;
         head[0] = words[0];
         match tagging {
@@ -109,7 +110,7 @@ impl Image {
                 head[SNAPSHOT_WORDS - 1] = last;
             }
         }
-        image
+        frame
     }
 
     /// Bytes of the frame.
@@ -121,8 +122,8 @@ impl Image {
     /// Writes it as a record; the last 16 bytes of that have zeros behind the frame.
     ///
     /// # Safety
-    /// `to` is aligned to 16 bytes and valid for writes of a record of [`Image::length`] bytes in shared memory,
-    /// and what was given to [`Image::new`] as the rest is readable.
+    /// `to` is aligned to 16 bytes and valid for writes of a record of [`EgressFrame::length`] bytes in shared memory,
+    /// and what was given to [`EgressFrame::new`] as the rest is readable.
     #[inline(never)]
     pub unsafe fn write(&self, to: *mut u8, header: RecordHeader) {
         let header = RecordHeader {

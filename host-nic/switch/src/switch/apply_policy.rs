@@ -1,0 +1,79 @@
+//! Applying the policies of ports to a frame of the slow path.
+
+use crate::sync::Ordering::Relaxed;
+
+use postern_abi::window::PortId;
+
+use super::call::Call;
+use super::egress::Tagging;
+use crate::fdb::MAC_MASK;
+use crate::policy::acl::{Direction, Verdict};
+use crate::policy::headers::Headers;
+use crate::state::{Cause, PortState, SOURCE_FIXED};
+
+impl Call<'_> {
+    /// Applies the sender's policy: source address, VLAN, access list, rate. Sorts the frame into its VLAN.
+    pub fn ingress_policy(
+        &self,
+        sender: &PortState,
+        headers: &mut Headers,
+        length: u32,
+    ) -> Result<(), Cause> {
+        let source = sender.source.load(Relaxed);
+        if source & SOURCE_FIXED != 0 && headers.source != source & MAC_MASK {
+            return Err(Cause::Spoofed);
+        }
+        if self.state().vlans.load(Relaxed) != 0 {
+            match sender.vlan.ingress(headers.vlan_tag()) {
+                Some(vid) => headers.vlan = vid,
+                None => return Err(Cause::Spoofed),
+            }
+        }
+        if sender.acl.verdict(headers, Direction::Ingress) == Verdict::Deny {
+            return Err(Cause::Policy);
+        }
+        let now = self.state().clock.now.load(Relaxed);
+        if !sender.ingress.take(now, length) {
+            return Err(Cause::Rate);
+        }
+        Ok(())
+    }
+
+    /// How the frame leaves through a port, unless isolation or VLANs keep it from there.
+    pub fn tagging(
+        &self,
+        sender: &PortState,
+        receiver: &PortState,
+        to: PortId,
+        headers: &Headers,
+    ) -> Option<Tagging> {
+        let blocked = &sender.blocked[to.index() >> 6];
+        if blocked.load(Relaxed) >> (to.number() & 63) & 1 != 0 {
+            return None;
+        }
+        match self.state().vlans.load(Relaxed) {
+            0 => Some(Tagging::Keep),
+            _ => {
+                let egress = receiver.vlan.egress(headers.vlan);
+                Tagging::of(headers.vlan_tag(), headers.vlan, egress)
+            }
+        }
+    }
+
+    /// Applies the receiver's policy to a frame that may reach it: access list, rate.
+    pub fn egress_policy(
+        &self,
+        receiver: &PortState,
+        headers: &Headers,
+        length: u32,
+    ) -> Result<(), Cause> {
+        if receiver.acl.verdict(headers, Direction::Egress) == Verdict::Deny {
+            return Err(Cause::Policy);
+        }
+        let now = self.state().clock.now.load(Relaxed);
+        if !receiver.egress.take(now, length) {
+            return Err(Cause::Rate);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! Look up: which port, or ports, a frame goes to. Learn: which port a station is behind.
+
+use crate::sync::Ordering::{Relaxed, Release};
+
+use postern_abi::window::PortId;
+
+use super::call::Call;
+use super::records::Addresses;
+use super::sets::PortSet;
+use crate::fdb::{GROUP_BIT, Key, Learned, Station};
+use crate::state::{CACHED_ROUTES, CachedRoute, MODE_NO_LEARNING, add};
+
+/// The destination of a frame.
+#[derive(Clone, Copy)]
+pub enum Route {
+    /// One port.
+    One(PortId),
+    /// Several ports.
+    Many(PortSet),
+    /// No port.
+    Nobody,
+}
+
+impl Call<'_> {
+    /// Key of the forwarding database.
+    #[inline]
+    pub fn key(&self) -> Key {
+        let key = &self.state().key;
+        Key::new([key[0].load(Relaxed), key[1].load(Relaxed)])
+    }
+
+    #[inline(always)]
+    fn cached_route(&self, first: u64) -> &CachedRoute {
+        &self.sender().routes[(first >> 40) as usize & (CACHED_ROUTES - 1)]
+    }
+
+    /// Looks up the port that frames with these addresses went to, in the sender's cache of routes.
+    /// Nothing if it is not there, or may not hold any more. The source of a cached route is learned.
+    #[inline(always)]
+    pub fn look_up_cached(&self, first: u64, second: u32) -> Option<PortId> {
+        let route = self.cached_route(first);
+        let port = route.port.load(Relaxed) as u8;
+        let holds = route.first.load(Relaxed) == first
+            && route.second.load(Relaxed) == second
+            && route.generation.load(Relaxed) == self.state().generation.load(Relaxed)
+            && self.caller.has(port);
+        holds.then_some(PortId::from_number(port))
+    }
+
+    /// Puts the port that frames with these addresses go to into the sender's cache, as found in that
+    /// generation of the forwarding database.
+    #[inline]
+    pub fn cache_route(&self, generation: u64, port: PortId, addresses: Addresses) {
+        let route = self.cached_route(addresses.first);
+        // Void while the words belong to different routes, in case the call is stopped here.
+        route.generation.store(0, Relaxed);
+        route.first.store(addresses.first, Release);
+        route.second.store(addresses.second as u32, Release);
+        route.port.store(port.number(), Release);
+        route.generation.store(generation, Release);
+    }
+
+    /// Empties the sender's cache of routes.
+    pub fn void_cached_routes(&self) {
+        for route in &self.sender().routes {
+            route.generation.store(0, Relaxed);
+        }
+    }
+
+    /// Looks up where a frame on a switch without VLANs goes, in the forwarding database.
+    #[inline]
+    pub fn look_up(&self, addresses: Addresses) -> Route {
+        let key = self.key();
+        let destination = addresses.destination();
+        if destination & GROUP_BIT != 0 {
+            return self.flood_route();
+        }
+        let found = self.state().fdb.find(key, Station::new(0, destination));
+        match found.and_then(PortId::new) {
+            Some(port) if port == self.caller.port() || !self.attached(port) => Route::Nobody,
+            Some(port) => Route::One(port),
+            None => self.flood_route(),
+        }
+    }
+
+    /// Learns that a station on a switch without VLANs is behind the caller's port.
+    pub fn learn_source(&self, source: u64) {
+        let mode = self.state().mode(self.caller.port());
+        self.learn(self.key(), mode, 0, source);
+    }
+
+    /// Learns that a station of a VLAN is behind the caller's port, unless the port's mode forbids it.
+    /// Group addresses are no stations.
+    #[inline]
+    pub fn learn(&self, key: Key, mode: u32, vlan: u32, source: u64) {
+        if source & GROUP_BIT != 0 || mode & MODE_NO_LEARNING != 0 {
+            return;
+        }
+        let state = self.state();
+        let tick = state.clock.tick.load(Relaxed);
+        let station = Station::new(vlan, source);
+        match state.fdb.learn(key, station, self.caller.port(), tick) {
+            Learned::Known | Learned::Raced | Learned::Refused => {}
+            Learned::New => {
+                add(&self.sender().learned, 1);
+                state.generation.fetch_add(1, Release);
+            }
+            Learned::Moved => {
+                add(&self.sender().moved, 1);
+                state.generation.fetch_add(1, Release);
+            }
+        }
+    }
+
+    /// Whether a port of this NIC has a tenant.
+    #[inline]
+    pub fn attached(&self, port: PortId) -> bool {
+        let word = &self.state().attached[port.index() >> 6];
+        port.number() < self.caller.geometry().ports()
+            && word.load(Relaxed) >> (port.number() & 63) & 1 != 0
+    }
+
+    /// All ports with a tenant but the caller's: what a broadcast reaches where no policy says otherwise.
+    #[cold]
+    #[inline(never)]
+    pub fn other_ports(&self) -> PortSet {
+        let ports = self.caller.geometry().ports();
+        let mut words = [0; 4];
+        let pairs = words.iter_mut().zip(&self.state().attached);
+        for ((word, attached), base) in pairs.zip([0u32, 64, 128, 192]) {
+            let count = ports.saturating_sub(base);
+            let exist = match count {
+                0 => 0,
+                1..64 => (1u64 << count) - 1,
+                _ => u64::MAX,
+            };
+            *word = attached.load(Relaxed) & exist;
+        }
+        let mut set = PortSet::from_words(words);
+        set.remove(self.caller.port());
+        set
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn flood_route(&self) -> Route {
+        let set = self.other_ports();
+        let mut rest = set;
+        match rest.pop() {
+            None => Route::Nobody,
+            Some(port) if rest.is_empty() => Route::One(port),
+            Some(_) => Route::Many(set),
+        }
+    }
+}

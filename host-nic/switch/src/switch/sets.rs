@@ -1,0 +1,151 @@
+//! Sets of ports and of RX queues: one bit a number, in four words.
+
+use core::marker::PhantomData;
+
+use postern_abi::window::PortId;
+
+/// What a [`Set`] can hold: a number below 256.
+pub trait Member: Copy {
+    /// The number.
+    fn number(self) -> u8;
+    /// The member with that number.
+    fn from_number(number: u8) -> Self;
+}
+
+impl Member for PortId {
+    #[inline(always)]
+    fn number(self) -> u8 {
+        PortId::number(self) as u8
+    }
+
+    #[inline(always)]
+    fn from_number(number: u8) -> PortId {
+        PortId::from_number(number)
+    }
+}
+
+/// An RX queue, numbered in the whole NIC: port times queues of a port, plus the queue of the port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RxQueue(pub u8);
+
+impl Member for RxQueue {
+    #[inline(always)]
+    fn number(self) -> u8 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn from_number(number: u8) -> RxQueue {
+        RxQueue(number)
+    }
+}
+
+/// A set of ports.
+pub type PortSet = Set<PortId>;
+
+/// A set of RX queues of the whole NIC.
+pub type RxQueueSet = Set<RxQueue>;
+
+/// A set of ports or of RX queues.
+#[derive(Clone, Copy)]
+pub struct Set<T> {
+    words: [u64; 4],
+    member: PhantomData<T>,
+}
+
+impl<T> Default for Set<T> {
+    /// The empty set.
+    #[inline]
+    fn default() -> Set<T> {
+        Set::from_words([0; 4])
+    }
+}
+
+impl<T> Set<T> {
+    /// The set of these bits: bit `n % 64` of word `n / 64` is number `n`.
+    #[inline]
+    pub const fn from_words(words: [u64; 4]) -> Set<T> {
+        Set {
+            words,
+            member: PhantomData,
+        }
+    }
+
+    /// Whether nothing is in it.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        let [a, b, c, d] = self.words;
+        a | b | c | d == 0
+    }
+
+    /// How many members it has.
+    #[inline]
+    pub const fn count(&self) -> u32 {
+        let [a, b, c, d] = self.words;
+        a.count_ones() + b.count_ones() + c.count_ones() + d.count_ones()
+    }
+}
+
+impl<T: Member> Set<T> {
+    #[inline(always)]
+    fn place(member: T) -> (usize, u64) {
+        let number = member.number();
+        (usize::from(number >> 6), 1 << (number & 63))
+    }
+
+    /// Whether a member is in it.
+    #[inline]
+    pub fn has(&self, member: T) -> bool {
+        let (word, bit) = Self::place(member);
+        self.words[word] & bit != 0
+    }
+
+    /// Adds a member.
+    #[inline]
+    pub fn add(&mut self, member: T) {
+        let (word, bit) = Self::place(member);
+        self.words[word] |= bit;
+    }
+
+    /// Takes a member out.
+    #[inline]
+    pub fn remove(&mut self, member: T) {
+        let (word, bit) = Self::place(member);
+        self.words[word] &= !bit;
+    }
+
+    /// Takes the member with the lowest number out, if there is any.
+    #[inline]
+    pub fn pop(&mut self) -> Option<T> {
+        for (word, base) in self.words.iter_mut().zip([0, 64, 128, 192]) {
+            if *word != 0 {
+                let bit = word.trailing_zeros() as u8;
+                *word &= word.wrapping_sub(1);
+                return Some(T::from_number(base | bit));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_come_out_in_order() {
+        let mut set = RxQueueSet::default();
+        for number in [255, 0, 64, 63, 192, 7] {
+            set.add(RxQueue(number));
+        }
+        set.remove(RxQueue(7));
+        assert!(set.has(RxQueue(192)) && !set.has(RxQueue(7)));
+        assert_eq!(set.count(), 5);
+        let mut numbers = Vec::new();
+        while let Some(queue) = set.pop() {
+            numbers.push(queue.0);
+        }
+        assert_eq!(numbers, [0, 63, 64, 192, 255]);
+        assert!(set.is_empty());
+    }
+}

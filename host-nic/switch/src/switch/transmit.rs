@@ -1,0 +1,230 @@
+//! Taking frames from a TX queue: one alone, a run of frames with one destination, or a mixture.
+//!
+//! ```text
+//!   transmit_one    a frame alone in its ring, with a cached route: nothing else is looked at
+//!        | not so
+//!   transmit_run    frames whose route is that of the first, cached: copied in one loop
+//!        | others follow
+//!   transmit_each   frame by frame: forward_fast, or forward_slow where a policy has to be minded
+//! ```
+
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
+
+use postern_abi::service::{TX_BYTES, TX_MOST};
+use postern_abi::window::{Published, RECORD_ALIGN};
+
+use super::call::Call;
+use super::fast::CallRoute;
+use super::lane::{Ends, Lane};
+use super::lanes::Lanes;
+use super::progress::Progress;
+use super::records::{Addresses, Frame, Records};
+use super::run::{Stop, run};
+use crate::credentials::Credentials;
+use crate::state::{MODE_POLICY, add};
+
+impl<'a> Call<'a> {
+    /// Takes at most `count` frames from a TX queue's ring; returns how many.
+    #[inline(always)]
+    pub fn transmit(&self, queue: u32, count: u64) -> u64 {
+        transmit_run(self.base, self.caller, self.vcpu, queue, self.hold, count)
+    }
+
+    /// Takes a frame that is alone in the ring and goes where the sender's cache says. Nothing if it is
+    /// not alone, has no cached route, or has to be looked at more closely. With one frame a call, all
+    /// that a call does besides the frame counts most.
+    #[inline(always)]
+    pub fn transmit_one(&self, queue: u32) -> Option<()> {
+        let caller = self.caller;
+        // Take.
+        // SAFETY: `queue` is below the number of queues.
+        let (tx, end, ring) = unsafe { self.tx_queue(queue) };
+        let next = tx.next.load(Relaxed) & !(RECORD_ALIGN - 1);
+        let offset = next & caller.ring_mask;
+        let size = end.wrapping_sub(next);
+        // SAFETY: the offset lies in the ring.
+        let frame = unsafe { Frame::only(ring.add(offset as usize), size, caller.span) }?;
+        // A record that ends with the ring is left to `transmit_run`.
+        if offset + size > caller.ring_mask {
+            return None;
+        }
+        // Look up.
+        let port = self.look_up_cached(frame.addresses.first, frame.addresses.second as u32)?;
+        // Emit.
+        // SAFETY: the port was compared with the number of ports.
+        let state = unsafe { Ends::state(self, port, 0) };
+        let position = state.published.load(Relaxed) & !(RECORD_ALIGN - 1);
+        // A call that was stopped may have left a limit below the position: no room, not a lot of it.
+        let room = state.limit.load(Relaxed).wrapping_sub(position);
+        if room.wrapping_sub(size) > caller.lane_mask {
+            return None;
+        }
+        // SAFETY: the port was compared with the number of ports; `size` bytes may be written at the
+        // position, and the record was read just now.
+        let ends = unsafe {
+            let ends = Ends::with(self, state, port, 0);
+            frame.write_alone(ends.at(self, position));
+            ends
+        };
+        // Publish.
+        let position = position.wrapping_add(size);
+        let tenancy = state.tenancy.load(Relaxed);
+        add(&state.frames, 1);
+        add(&state.bytes, frame.length as u64);
+        state.published.store(position, Release);
+        let word = Published { position, tenancy }.word();
+        ends.published(self).store(word, Release);
+        add(&self.sender().frames, 1);
+        add(&self.sender().bytes, frame.length as u64);
+        tx.complete(end);
+        Some(())
+    }
+
+    /// Takes at most `count` frames, of which most are thought to go where the first one goes.
+    #[inline(always)]
+    fn transmit_run(&self, queue: u32, count: u64) -> u64 {
+        let budget = count.min(TX_MOST.into()) as u32;
+        let mut taken = 0;
+        if budget != 0
+            && self.needs_addresses_only()
+            && let Some((tx, mut records)) = self.tx_records(queue)
+            // SAFETY: the stretch is that of the records.
+            && let Some(frame) = unsafe { records.stretch().read(self.caller.span) }
+            && let Some(port) =
+                self.look_up_cached(frame.addresses.first, frame.addresses.second as u32)
+        {
+            let addresses = frame.addresses;
+            let mut lane = Lane::open(self, port, 0, false);
+            let mut bytes = 0;
+            // The ring and the lane may each end once or twice.
+            for _ in 0..4 {
+                let (from, to) = (records.stretch(), lane.room(self));
+                // SAFETY: stretch and room are the call's.
+                let run = unsafe { run(from, to, addresses, self.caller.span, budget - taken) };
+                lane.advance(&run);
+                records.advance(run.size as u32);
+                taken += run.frames;
+                bytes += run.bytes;
+                if run.stop == Stop::Done || !self.wrap(&mut records, &mut lane, addresses) {
+                    break;
+                }
+            }
+            lane.publish(self);
+            add(&self.sender().frames, taken.into());
+            add(&self.sender().bytes, bytes);
+            tx.complete(records.position());
+            if taken == budget || records.is_empty() {
+                return taken.into();
+            }
+        }
+        let left = budget - taken;
+        u64::from(taken) + transmit_each(self.base, self.caller, self.vcpu, queue, self.hold, left)
+    }
+
+    /// Goes on at the beginning of the ring or the lane where one of them has ended; whether more frames
+    /// with these addresses follow and have room.
+    #[inline(never)]
+    fn wrap(&self, records: &mut Records, lane: &mut Lane<'a>, addresses: Addresses) -> bool {
+        let padded = records.pass_padding();
+        // SAFETY: the stretch is that of the records.
+        match unsafe { records.stretch().read(self.caller.span) } {
+            Some(frame) if frame.addresses.same_way(addresses) => {
+                let fits = frame.size() <= lane.room_left();
+                // That there is no room is found out once more, and counted.
+                padded && fits || !fits && lane.make_room(self, frame.size()).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes at most `budget` frames, each by itself.
+    fn transmit_each(&self, queue: u32, budget: u32) -> u32 {
+        let Some((tx, mut records)) = self.tx_records(queue) else {
+            self.refuse_tx_position(queue);
+            return 0;
+        };
+        let mut progress = Progress {
+            budget,
+            taken: 0,
+            bytes: 0,
+            copied: 0,
+        };
+        // Acquire: what is seen of modes and the forwarding database is not older.
+        let mut route = CallRoute::new(self.state().generation.load(Acquire));
+        let mut lanes = Lanes::default();
+        let fast = self.needs_addresses_only();
+        // Each frame takes one look, and so does padding; more only where the guest changes a frame
+        // between two reads, and it is not to keep the call from ending.
+        let mut looks = budget.wrapping_mul(2).wrapping_add(4);
+        while progress.budget != 0 && progress.copied < TX_BYTES && looks != 0 {
+            looks -= 1;
+            let goes_on = fast
+                && match self.forward_fast(&mut records, &mut progress, &mut lanes, &mut route) {
+                    Some(goes_on) => goes_on,
+                    None => self.forward_slow(&mut records, &mut progress, &mut lanes),
+                }
+                || !fast && self.forward_slow(&mut records, &mut progress, &mut lanes);
+            if !goes_on {
+                break;
+            }
+        }
+        lanes.publish(self);
+        add(&self.sender().frames, progress.taken.into());
+        add(&self.sender().bytes, progress.bytes);
+        // Also without frames: a call that was stopped may have left the published position behind.
+        tx.complete(records.position());
+        progress.taken
+    }
+
+    /// Whether a frame's way depends on its addresses alone: no policy has to be minded, and each port
+    /// has one RX queue.
+    #[inline]
+    fn needs_addresses_only(&self) -> bool {
+        if cfg!(feature = "without-policy") {
+            return true;
+        }
+        let mode = self.state().mode(self.caller.port());
+        mode & MODE_POLICY == 0 && self.caller.geometry().queues() == 1
+    }
+}
+
+// Each of the parts of a call begins from what fits into registers, so that none needs memory for what
+// only the next one uses.
+
+/// [`Call::transmit_run`], out of line.
+#[inline(never)]
+fn transmit_run(
+    base: *mut u8,
+    caller: &Credentials,
+    vcpu: u32,
+    queue: u32,
+    hold: bool,
+    count: u64,
+) -> u64 {
+    let call = Call {
+        base,
+        caller,
+        vcpu,
+        hold,
+    };
+    call.transmit_run(queue, count)
+}
+
+/// [`Call::transmit_each`], out of line.
+#[inline(never)]
+fn transmit_each(
+    base: *mut u8,
+    caller: &Credentials,
+    vcpu: u32,
+    queue: u32,
+    hold: bool,
+    budget: u32,
+) -> u64 {
+    let call = Call {
+        base,
+        caller,
+        vcpu,
+        hold,
+    };
+    call.transmit_each(queue, budget).into()
+}
