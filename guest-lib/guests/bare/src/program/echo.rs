@@ -5,8 +5,8 @@ use core::array;
 use postern_abi::window::MAX_FRAME;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::service::Service;
-use postern_testguest::cmdline::{Frames, Input, MAX_BATCH};
-use postern_testguest::synthetic;
+use postern_guest_bare::cmdline::{Frames, Input, MAX_BATCH};
+use postern_guest_bare::synthetic;
 
 use super::Machine;
 use super::failure::Failure;

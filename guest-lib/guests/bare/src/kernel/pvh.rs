@@ -8,7 +8,7 @@ use core::slice;
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::machine::NIC_GPA;
-use postern_testguest::memory_map;
+use postern_guest_bare::memory_map;
 
 /// [`Header::magic`].
 const MAGIC: u32 = 0x336e_c578;

@@ -2,7 +2,7 @@
 
 use core::hint;
 
-use postern_testguest::cmdline::Options;
+use postern_guest_bare::cmdline::Options;
 
 use super::failure::Failure;
 use crate::syscall;

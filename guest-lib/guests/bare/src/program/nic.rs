@@ -7,8 +7,8 @@ use postern_guest::gate::Gate;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::ring::Window;
 use postern_guest::service::{Hypercall, PortRequest, Service};
+use postern_guest_bare::announce;
 use postern_nic::direct::Direct;
-use postern_testguest::announce;
 
 use super::Machine;
 use super::failure::Failure;

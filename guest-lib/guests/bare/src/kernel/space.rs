@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use postern_guest::attachment::Attachment;
-use postern_testguest::cmdline::Options;
+use postern_guest_bare::cmdline::Options;
 use x86_64::structures::paging::mapper::{MapToError, UnmapError};
 use x86_64::structures::paging::{
     FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTable, PageTableFlags, PhysFrame,

@@ -4,7 +4,7 @@
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 
-use postern_testguest::cmdline::Options;
+use postern_guest_bare::cmdline::Options;
 
 use super::frames::Frames;
 use super::image::Image;

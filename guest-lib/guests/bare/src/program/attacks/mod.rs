@@ -26,7 +26,7 @@ mod verdict;
 mod vmfunc_direct;
 
 use postern_abi::machine::Path;
-use postern_testguest::status;
+use postern_guest_bare::status;
 
 use super::Machine;
 use super::failure::Failure;

@@ -27,7 +27,7 @@ pub use cpu::{KERNEL_CODE, KERNEL_DATA, TASK_STATE};
 
 use core::fmt;
 
-use postern_testguest::status;
+use postern_guest_bare::status;
 
 use crate::console::{exit, println};
 

@@ -65,5 +65,5 @@ pub fn send_outbox(outbox: u32) {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     println!("error: {info}");
-    exit(postern_testguest::status::CRASHED)
+    exit(postern_guest_bare::status::CRASHED)
 }

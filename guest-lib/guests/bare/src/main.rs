@@ -22,6 +22,6 @@ mod syscall;
 
 #[cfg(not(target_os = "none"))]
 fn main() {
-    eprintln!("error: the test guest runs on bare metal alone: build it for x86_64-unknown-none");
+    eprintln!("error: this guest runs on bare metal alone: build it for x86_64-unknown-none");
     std::process::exit(1);
 }

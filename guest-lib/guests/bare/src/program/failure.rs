@@ -4,10 +4,10 @@ use core::fmt;
 
 use postern_abi::machine::CMDLINE_NIC;
 use postern_abi::window::HeaderError;
+use postern_guest_bare::cmdline::CmdlineError;
+use postern_guest_bare::pcap::PcapError;
+use postern_guest_bare::status;
 use postern_nic::direct::DirectError;
-use postern_testguest::cmdline::CmdlineError;
-use postern_testguest::pcap::PcapError;
-use postern_testguest::status;
 
 /// Why a role failed.
 pub enum Failure {

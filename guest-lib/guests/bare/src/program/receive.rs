@@ -4,8 +4,8 @@ use postern_abi::PAGE_SIZE;
 use postern_abi::machine::mark;
 use postern_guest::nic::Nic;
 use postern_guest::service::Service;
-use postern_testguest::cmdline::{Frames, Options};
-use postern_testguest::pcap::{FILE_HEADER, Full, RECORD_HEADER, Recorder};
+use postern_guest_bare::cmdline::{Frames, Options};
+use postern_guest_bare::pcap::{FILE_HEADER, Full, RECORD_HEADER, Recorder};
 
 use super::Machine;
 use super::failure::Failure;

@@ -11,7 +11,7 @@ use core::mem;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use postern_abi::PAGE_SIZE;
-use postern_testguest::status;
+use postern_guest_bare::status;
 use x86_64::instructions::{interrupts, tlb};
 use x86_64::registers::control::Cr2;
 use x86_64::registers::rflags::RFlags;

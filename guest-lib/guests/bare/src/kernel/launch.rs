@@ -7,7 +7,7 @@ use postern_abi::machine::Path;
 use postern_abi::view::{GATE_AREA_GVA, LANDING_GVA};
 use postern_guest::attachment::Attachment;
 use postern_guest::gate::{self, CodePage};
-use postern_testguest::cmdline::Options;
+use postern_guest_bare::cmdline::Options;
 use x86_64::registers::rflags::RFlags;
 
 use super::frames::Frames;

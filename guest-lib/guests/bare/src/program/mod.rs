@@ -26,8 +26,8 @@ mod send;
 
 use core::{slice, str};
 
-use postern_testguest::cmdline::{Options, Role};
-use postern_testguest::status;
+use postern_guest_bare::cmdline::{Options, Role};
+use postern_guest_bare::status;
 
 use crate::console::{exit, println};
 use crate::{layout, syscall};
