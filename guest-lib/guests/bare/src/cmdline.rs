@@ -45,7 +45,7 @@ pub enum Role {
     Echo,
     /// Sends frames to an `echo` and checks what comes back.
     Ping,
-    /// Tries to break out; see [`Options::attack`].
+    /// Tries to break out; see [`GuestOptions::attack`].
     Attack,
 }
 
@@ -97,7 +97,7 @@ pub enum Input {
 
 /// A command line that was understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options<'a> {
+pub struct GuestOptions<'a> {
     /// `role=`
     pub role: Role,
     /// `attack=`
@@ -200,15 +200,15 @@ fn list_roles(f: &mut fmt::Formatter<'_>) -> fmt::Result {
         .try_for_each(|role| write!(f, " role={}", role.name()))
 }
 
-impl<'a> Options<'a> {
+impl<'a> GuestOptions<'a> {
     /// Understands a command line.
     ///
     /// # Errors
     ///
     /// The first word that is wrong, then what is missing.
-    pub fn parse(cmdline: &'a str) -> Result<Options<'a>, CmdlineError<'a>> {
+    pub fn parse(cmdline: &'a str) -> Result<GuestOptions<'a>, CmdlineError<'a>> {
         let mut role = None;
-        let mut options = Options {
+        let mut options = GuestOptions {
             role: Role::Hello,
             attack: None,
             batch: 32,
@@ -323,13 +323,13 @@ mod tests {
 
     #[test]
     fn all_words_are_understood() {
-        let options = Options::parse(
+        let options = GuestOptions::parse(
             " role=send batch=1 frames=77 calls=5 input=64 timer=0 \t patience=9 hello=off \
              postern.nic=elisa-strict,2,0xc0000000,0x5000\n",
         );
         assert_eq!(
             options,
-            Ok(Options {
+            Ok(GuestOptions {
                 role: Role::Send,
                 attack: None,
                 batch: 1,
@@ -350,11 +350,11 @@ mod tests {
         for role in Role::ALL {
             let word = format!("role={}", role.name());
             if role == Role::Attack {
-                assert_eq!(Options::parse(&word), Err(CmdlineError::Attack));
+                assert_eq!(GuestOptions::parse(&word), Err(CmdlineError::Attack));
                 let both = format!("{word} attack=idt");
-                assert_eq!(Options::parse(&both).unwrap().attack, Some("idt"));
+                assert_eq!(GuestOptions::parse(&both).unwrap().attack, Some("idt"));
             } else {
-                let options = Options::parse(&word).unwrap();
+                let options = GuestOptions::parse(&word).unwrap();
                 assert_eq!((options.role, options.frames), (role, Frames::Input));
             }
         }
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn says_what_is_wrong() {
         use CmdlineError::*;
-        let refused = |line| Options::parse(line).unwrap_err();
+        let refused = |line| GuestOptions::parse(line).unwrap_err();
         assert_eq!(refused(""), NoRole);
         assert_eq!(refused("role=fly"), Role("fly"));
         assert_eq!(refused("quiet role=hello"), Unknown("quiet"));
@@ -393,7 +393,7 @@ mod tests {
             for value in values {
                 let line = format!("role=hello {key}={value}");
                 assert!(
-                    matches!(Options::parse(&line), Err(Number { key: k, .. }) if k == key),
+                    matches!(GuestOptions::parse(&line), Err(Number { key: k, .. }) if k == key),
                     "{line}"
                 );
             }
@@ -403,7 +403,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_understood_or_refused(line in "\\PC{0,60}") {
-            let _ = Options::parse(&line);
+            let _ = GuestOptions::parse(&line);
         }
 
         #[test]
@@ -411,7 +411,7 @@ mod tests {
             words in proptest::collection::vec("(role|batch|frames|input|postern.nic|x)=[a-z0-9,]{0,8}", 0..6)
         ) {
             let line = words.join(" ");
-            if let Err(error) = Options::parse(&line) {
+            if let Err(error) = GuestOptions::parse(&line) {
                 prop_assert!(error.to_string().starts_with("command line: "));
             }
         }

@@ -2,7 +2,7 @@
 //! runs: its command line, pcap files, frames, its way to find free memory.
 #![cfg_attr(not(test), no_std)]
 
-pub mod announce;
+pub mod beacon;
 pub mod cmdline;
 pub mod memory_map;
 pub mod pcap;

@@ -8,9 +8,11 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
-mod catch;
+mod arch;
 #[cfg(target_os = "none")]
 mod console;
+#[cfg(target_os = "none")]
+mod exception;
 #[cfg(target_os = "none")]
 mod kernel;
 #[cfg(target_os = "none")]

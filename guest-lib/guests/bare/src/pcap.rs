@@ -112,19 +112,19 @@ impl fmt::Display for PcapError {
 
 /// A checked pcap file of Ethernet frames, at least one.
 #[derive(Clone, Copy, Debug)]
-pub struct Pcap<'a> {
+pub struct PcapReader<'a> {
     records: &'a [u8],
     order: ByteOrder,
     frames: usize,
 }
 
-impl<'a> Pcap<'a> {
+impl<'a> PcapReader<'a> {
     /// Checks a file whose frames are at most `max_frame` bytes long.
     ///
     /// # Errors
     ///
     /// The first thing that is wrong with the file.
-    pub fn parse(file: &'a [u8], max_frame: usize) -> Result<Pcap<'a>, PcapError> {
+    pub fn parse(file: &'a [u8], max_frame: usize) -> Result<PcapReader<'a>, PcapError> {
         let len = file.len();
         let (header, records) = file
             .split_first_chunk::<FILE_HEADER>()
@@ -172,7 +172,7 @@ impl<'a> Pcap<'a> {
         if frames == 0 {
             return Err(PcapError::Empty);
         }
-        Ok(Pcap {
+        Ok(PcapReader {
             records,
             order,
             frames,
@@ -244,31 +244,33 @@ impl<'a> Iterator for Walk<'a> {
 /// A pcap file that is being written into a piece of memory. The time of each frame is its number,
 /// in microseconds: the same run gives the same file.
 #[derive(Debug)]
-pub struct Recorder<'a> {
+pub struct PcapWriter<'a> {
     memory: &'a mut [u8],
     used: usize,
     frames: u64,
 }
 
-/// The memory of a [`Recorder`] is full.
+/// The memory of a [`PcapWriter`] is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct PcapFullError;
 
-impl<'a> Recorder<'a> {
+impl<'a> PcapWriter<'a> {
     /// Starts a file with no frame.
     ///
     /// # Errors
     ///
     /// The memory does not hold even a header.
-    pub fn new(memory: &'a mut [u8]) -> Result<Recorder<'a>, Full> {
-        let header = memory.first_chunk_mut::<FILE_HEADER>().ok_or(Full)?;
+    pub fn new(memory: &'a mut [u8]) -> Result<PcapWriter<'a>, PcapFullError> {
+        let header = memory
+            .first_chunk_mut::<FILE_HEADER>()
+            .ok_or(PcapFullError)?;
         header.fill(0);
         header[0..4].copy_from_slice(&MAGIC_MICROS.to_le_bytes());
         header[4] = 2;
         header[6] = 4;
         header[16..20].copy_from_slice(&u32::from(u16::MAX).to_le_bytes());
         header[20..24].copy_from_slice(&ETHERNET.to_le_bytes());
-        Ok(Recorder {
+        Ok(PcapWriter {
             memory,
             used: FILE_HEADER,
             frames: 0,
@@ -280,11 +282,15 @@ impl<'a> Recorder<'a> {
     /// # Errors
     ///
     /// It does not fit; the file stays as it was.
-    pub fn append(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), Full> {
+    pub fn append(
+        &mut self,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), PcapFullError> {
         let (header, rest) = self.memory[self.used..]
             .split_first_chunk_mut::<RECORD_HEADER>()
-            .ok_or(Full)?;
-        let frame = rest.get_mut(..len).ok_or(Full)?;
+            .ok_or(PcapFullError)?;
+        let frame = rest.get_mut(..len).ok_or(PcapFullError)?;
         let size = (len as u32).to_le_bytes();
         header[0..4].copy_from_slice(&((self.frames / 1_000_000) as u32).to_le_bytes());
         header[4..8].copy_from_slice(&((self.frames % 1_000_000) as u32).to_le_bytes());
@@ -353,7 +359,7 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong_with_a_file() {
-        let parse = |bytes: &[u8]| Pcap::parse(bytes, MAX).unwrap_err();
+        let parse = |bytes: &[u8]| PcapReader::parse(bytes, MAX).unwrap_err();
         assert_eq!(parse(&[]), PcapError::NoHeader { len: 0 });
         assert_eq!(parse(&good()[..23]), PcapError::NoHeader { len: 23 });
         assert_eq!(parse(&good()[..24]), PcapError::Empty);
@@ -399,13 +405,13 @@ mod tests {
     #[test]
     fn a_full_recorder_keeps_what_it_has() {
         let mut memory = [0; FILE_HEADER + RECORD_HEADER + 60];
-        let mut recorder = Recorder::new(&mut memory).unwrap();
-        assert_eq!(recorder.append(61, |_| panic!("no room")), Err(Full));
-        recorder.append(60, |frame| frame.fill(9)).unwrap();
-        assert_eq!(recorder.append(0, |_| panic!("no room")), Err(Full));
-        let pcap = Pcap::parse(recorder.file(), MAX).unwrap();
+        let mut writer = PcapWriter::new(&mut memory).unwrap();
+        assert_eq!(writer.append(61, |_| panic!("no room")), Err(PcapFullError));
+        writer.append(60, |frame| frame.fill(9)).unwrap();
+        assert_eq!(writer.append(0, |_| panic!("no room")), Err(PcapFullError));
+        let pcap = PcapReader::parse(writer.file(), MAX).unwrap();
         assert!(pcap.frames().eq([&[9; 60][..]]));
-        assert!(Recorder::new(&mut [0; FILE_HEADER - 1]).is_err());
+        assert!(PcapWriter::new(&mut [0; FILE_HEADER - 1]).is_err());
     }
 
     proptest! {
@@ -417,7 +423,7 @@ mod tests {
         ) {
             let magic = if nanos { MAGIC_NANOS } else { MAGIC_MICROS };
             let bytes = file(magic, big, ETHERNET, &frames);
-            let pcap = Pcap::parse(&bytes, MAX).unwrap();
+            let pcap = PcapReader::parse(&bytes, MAX).unwrap();
             prop_assert_eq!(pcap.len(), frames.len());
             prop_assert!(pcap.frames().eq(frames.iter().map(Vec::as_slice)));
         }
@@ -425,11 +431,11 @@ mod tests {
         #[test]
         fn what_the_recorder_writes_is_read(frames in vec(vec(any::<u8>(), 14..200), 1..20)) {
             let mut memory = vec![0xee; 8192];
-            let mut recorder = Recorder::new(&mut memory).unwrap();
+            let mut writer = PcapWriter::new(&mut memory).unwrap();
             for frame in &frames {
-                recorder.append(frame.len(), |room| room.copy_from_slice(frame)).unwrap();
+                writer.append(frame.len(), |room| room.copy_from_slice(frame)).unwrap();
             }
-            let pcap = Pcap::parse(recorder.file(), MAX).unwrap();
+            let pcap = PcapReader::parse(writer.file(), MAX).unwrap();
             prop_assert!(pcap.frames().eq(frames.iter().map(Vec::as_slice)));
         }
 
@@ -443,7 +449,7 @@ mod tests {
             let len = bytes.len();
             bytes[at % len] = value;
             bytes.truncate(cut);
-            if let Ok(pcap) = Pcap::parse(&bytes, MAX) {
+            if let Ok(pcap) = PcapReader::parse(&bytes, MAX) {
                 prop_assert_eq!(pcap.frames().count(), pcap.len());
                 prop_assert!(pcap.frames().all(|frame| (14..=MAX).contains(&frame.len())));
             }
@@ -451,7 +457,7 @@ mod tests {
 
         #[test]
         fn garbage_is_read_or_refused(bytes in vec(any::<u8>(), 0..300)) {
-            if let Ok(pcap) = Pcap::parse(&bytes, MAX) {
+            if let Ok(pcap) = PcapReader::parse(&bytes, MAX) {
                 prop_assert_eq!(pcap.frames().count(), pcap.len());
             }
         }

@@ -14,7 +14,7 @@ pub const WAIT: u64 = 0;
 /// Where the program goes on after its next exception: RIP and RSP; a RIP of 0 withdraws that. It
 /// serves one exception. Then RDI is its vector, RSI its error code, RDX its RIP, RCX the value
 /// of CR2, and the other registers are 0.
-pub const CATCH: u64 = 1;
+pub const SET_FIXUP: u64 = 1;
 
 /// Runs a function, `fn(u64) -> u64`, of the *kernel's* copy of the image at CPL 0, with an argument.
 /// Result: the function's.

@@ -6,7 +6,7 @@ use core::ptr;
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{FrameAllocator, PhysFrame, Size4KiB};
 
-use super::refuse;
+use super::fatal::fatal;
 
 const PAGE: u64 = postern_abi::PAGE_SIZE;
 
@@ -31,7 +31,7 @@ impl Frames {
     pub fn allocate(&mut self, size: u64) -> Range<u64> {
         let size = size.next_multiple_of(PAGE);
         if self.free.end - self.free.start < size {
-            refuse("the VM has too little memory; give it more");
+            fatal("the VM has too little memory; give it more");
         }
         let start = self.free.start;
         self.free.start += size;
@@ -44,7 +44,7 @@ impl Frames {
     pub fn take_rest(&mut self) -> Range<u64> {
         let start = (self.free.start + KEPT).next_multiple_of(LARGE_PAGE);
         if start >= self.free.end {
-            refuse("the VM has too little memory; give it more");
+            fatal("the VM has too little memory; give it more");
         }
         let rest = start..self.free.end;
         self.free.end = start;

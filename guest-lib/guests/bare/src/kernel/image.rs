@@ -4,7 +4,7 @@ use core::ops::Range;
 use core::ptr;
 
 use super::frames::Frames;
-use super::space::{AddressSpace, Rights};
+use super::paging::{AddressSpace, Rights};
 
 unsafe extern "C" {
     static __image_start: u8;

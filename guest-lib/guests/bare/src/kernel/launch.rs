@@ -7,16 +7,20 @@ use postern_abi::machine::Path;
 use postern_abi::view::{GATE_AREA_GVA, LANDING_GVA};
 use postern_guest::attachment::Attachment;
 use postern_guest::gate::{self, CodePage};
-use postern_guest_bare::cmdline::Options;
+use postern_guest_bare::cmdline::GuestOptions;
 use x86_64::registers::rflags::RFlags;
 
+use super::descriptors::DescriptorTables;
+use super::fatal::fatal;
 use super::frames::Frames;
 use super::image::{self, Image};
+use super::paging::{AddressSpace, Rights};
 use super::pvh::StartInfo;
-use super::space::{AddressSpace, Rights};
-use super::{cpu, refuse, trap};
+use super::stacks::TrapStacks;
+use super::stubs;
 use crate::layout;
-use crate::program::{self, Arguments};
+use crate::program;
+use crate::program::arguments::Arguments;
 
 /// Where the command line lies in the page of arguments.
 const CMDLINE_OFFSET: u64 = 256;
@@ -32,11 +36,11 @@ impl Program {
     /// Builds the address space and fills in the arguments. The program gets all RAM that is left.
     pub fn new(
         frames: &mut Frames,
-        machine: &StartInfo,
-        options: &Options<'_>,
+        start_info: &StartInfo,
+        options: &GuestOptions<'_>,
         copy: &Image,
-        stacks: &trap::Stacks,
-        tables: &cpu::Tables,
+        stacks: &TrapStacks,
+        tables: &DescriptorTables,
     ) -> Program {
         let mut space = AddressSpace::new(frames);
         image::map_trampoline(&mut space, frames);
@@ -50,12 +54,12 @@ impl Program {
 
         let mut arguments = Arguments {
             cmdline: layout::ARGUMENTS + CMDLINE_OFFSET,
-            cmdline_size: machine.cmdline.len() as u64,
+            cmdline_size: start_info.cmdline.len() as u64,
             ..Arguments::default()
         };
-        if let Some(initrd) = &machine.initrd {
+        if let Some(initrd) = &start_info.initrd {
             if !initrd.start.is_multiple_of(PAGE_SIZE) {
-                refuse("the initrd does not begin on a page");
+                fatal("the initrd does not begin on a page");
             }
             arguments.initrd_size = initrd.end - initrd.start;
             let size = arguments.initrd_size.next_multiple_of(PAGE_SIZE);
@@ -90,7 +94,7 @@ impl Program {
         // SAFETY: the frames are new, mapped one to one, and hold both.
         unsafe {
             let cmdline = (page.start + CMDLINE_OFFSET) as *mut u8;
-            let source = machine.cmdline;
+            let source = start_info.cmdline;
             ptr::copy_nonoverlapping(source.as_ptr(), cmdline, source.len());
             (page.start as *mut Arguments).write(arguments);
         }
@@ -103,13 +107,13 @@ impl Program {
     }
 
     /// Runs it, at CPL 3, with interrupts, and with the right to use I/O ports.
-    pub fn enter(self, stacks: &trap::Stacks) -> ! {
+    pub fn enter(self, stacks: &TrapStacks) -> ! {
         let flags = RFlags::INTERRUPT_FLAG | RFlags::IOPL_LOW | RFlags::IOPL_HIGH;
         // SAFETY: the program's address space has the trampoline, the trap stack, the program's
         // code at the address that it has here, too, and its stack. A function expects a return
         // address on the stack, so RSP is 8 bytes off.
         unsafe {
-            trap::enter_user(
+            stubs::enter_user(
                 self.space.root().start_address().as_u64(),
                 program::main as *const () as u64,
                 layout::STACK_TOP - 8,
@@ -122,12 +126,12 @@ impl Program {
 }
 
 /// Ends the VM unless the window is whole pages that are not RAM.
-pub fn check_window(machine: &StartInfo, attachment: Attachment) {
+pub fn check_window(start_info: &StartInfo, attachment: Attachment) {
     let Attachment { gpa, size, .. } = attachment;
     let end = gpa.checked_add(size).filter(|&end| end < 1 << 46);
     let pages = (gpa | size).is_multiple_of(PAGE_SIZE) && size != 0;
-    if end.is_none() || !pages || gpa < machine.ram_end() {
-        refuse(format_args!(
+    if end.is_none() || !pages || gpa < start_info.ram_end() {
+        fatal(format_args!(
             "the NIC at {gpa:#x} with {size:#x} bytes is not made of whole pages beyond RAM"
         ));
     }

@@ -2,37 +2,39 @@
 //!
 //! | module | object |
 //! | --- | --- |
-//! | [`start`] | the entry point |
-//! | [`pvh`] | what the VMM says about the VM |
-//! | [`frames`] | free page frames |
-//! | [`space`] | page tables |
+//! | [`start`] | the entry point, and the order in which the rest is set up |
+//! | [`pvh`] | the start info: what the VMM says about the VM |
+//! | [`frames`] | the allocator of page frames |
+//! | [`paging`] | an address space: page tables and the rights of a page |
 //! | [`image`] | the two copies of this image |
-//! | [`cpu`] | control registers, descriptor tables |
-//! | [`trap`] | interrupts, exceptions, system calls |
-//! | [`apic`] | the timer |
+//! | [`cpu`] | control registers |
+//! | [`stacks`] | the stacks that traps run on |
+//! | [`stubs`] | the assembly that enters and leaves the kernel |
+//! | [`descriptors`] | the descriptor tables: GDT, IDT, task state |
+//! | [`kernel_space`] | the kernel's address space |
 //! | [`launch`] | the program's address space, and its start |
+//! | [`trap`] | the handler of all vectors |
+//! | [`exceptions`] | exceptions: resumes the interrupted code at its fixup, or ends the VM |
+//! | [`system_calls`] | system calls |
+//! | [`trap_frame`] | the registers of interrupted code |
+//! | [`state`] | what system calls and exceptions share |
+//!
+//! Each module uses only modules of this list and `fatal`, which ends the VM, and none that use it.
 
-mod apic;
 mod cpu;
+mod descriptors;
+mod exceptions;
+mod fatal;
 mod frames;
 mod image;
+mod kernel_space;
 mod launch;
+mod paging;
 mod pvh;
-mod space;
+mod stacks;
 mod start;
+mod state;
+mod stubs;
+mod system_calls;
 mod trap;
-
-pub use apic::{TIMER, end_of_interrupt};
-pub use cpu::{KERNEL_CODE, KERNEL_DATA, TASK_STATE};
-
-use core::fmt;
-
-use postern_guest_bare::status;
-
-use crate::console::{exit, println};
-
-/// Ends the VM, since it is not what the guest needs.
-fn refuse(why: impl fmt::Display) -> ! {
-    println!("error: {why}");
-    exit(status::USAGE)
-}
+mod trap_frame;

@@ -4,12 +4,16 @@
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 
-use postern_guest_bare::cmdline::Options;
+use postern_guest_bare::cmdline::GuestOptions;
 
+use super::descriptors::DescriptorTables;
+use super::fatal::fatal;
 use super::frames::Frames;
 use super::image::Image;
 use super::pvh::StartInfo;
-use super::{apic, cpu, launch, refuse, space, trap};
+use super::stacks::TrapStacks;
+use super::{cpu, kernel_space, launch, state, stubs};
+use crate::arch::apic;
 
 /// The stack until the program runs; traps have another.
 #[repr(C, align(16))]
@@ -38,34 +42,35 @@ global_asm!(
 /// # Safety
 ///
 /// Called once, by `_start`, in the state that the module's documentation has.
-unsafe extern "sysv64" fn main(start_info: u64) -> ! {
+unsafe extern "sysv64" fn main(address: u64) -> ! {
     // SAFETY: the VMM put a start info there, and nothing has written to RAM since.
-    let machine = match unsafe { StartInfo::read(start_info) } {
-        Ok(machine) => machine,
-        Err(error) => refuse(error),
+    let start_info = match unsafe { StartInfo::read(address) } {
+        Ok(start_info) => start_info,
+        Err(error) => fatal(error),
     };
-    let options = match Options::parse(machine.cmdline) {
+    let options = match GuestOptions::parse(start_info.cmdline) {
         Ok(options) => options,
-        Err(error) => refuse(error),
+        Err(error) => fatal(error),
     };
     cpu::check_features();
     if let Some(attachment) = options.nic {
-        launch::check_window(&machine, attachment);
+        launch::check_window(&start_info, attachment);
     }
 
-    let Some(free) = machine.largest_gap(&[Image::own().range()]) else {
-        refuse("the VM has no free memory; give it more");
+    let Some(free) = start_info.largest_gap(&[Image::own().range()]) else {
+        fatal("the VM has no free memory; give it more");
     };
     let mut frames = Frames::new(free);
     // Before anything in the image changes.
     let copy = Image::own().duplicate(&mut frames);
 
-    let stacks = trap::Stacks::new(&mut frames);
-    let tables = cpu::Tables::new(&mut frames, &stacks);
-    let kernel = space::kernel(&mut frames, &machine, &options, &stacks);
-    let program = launch::Program::new(&mut frames, &machine, &options, &copy, &stacks, &tables);
+    let stacks = TrapStacks::new(&mut frames);
+    let tables = DescriptorTables::new(&mut frames, &stacks);
+    let kernel = kernel_space::build(&mut frames, &start_info, &options, &stacks);
+    let program = launch::Program::new(&mut frames, &start_info, &options, &copy, &stacks, &tables);
 
-    trap::start(kernel, program.space(), frames);
+    stubs::set_kernel_space(kernel);
+    state::init(kernel, program.space(), frames);
     cpu::enable(kernel.root());
     tables.load();
     if options.timer != 0 {

@@ -10,9 +10,9 @@ use postern_abi::service::OP_NOP;
 use postern_guest::nic::Nic;
 use postern_guest::service::Service;
 
-use super::Machine;
-use super::failure::Failure;
-use super::nic::{self, Work};
+use super::error::RoleError;
+use super::port::{self, PortRole};
+use super::resources::Resources;
 use crate::console::{mark, println};
 
 /// Calls before the first mark, so that page tables and caches are as they will be.
@@ -21,17 +21,17 @@ const WARM_UP: u64 = 100;
 struct Calls;
 
 /// Plays the role.
-pub fn play(machine: Machine) -> Result<(), Failure> {
-    nic::with_port(machine, Calls)
+pub fn run(resources: Resources) -> Result<(), RoleError> {
+    port::with_port(resources, Calls)
 }
 
-impl Work for Calls {
-    fn run<S: Service>(self, machine: &mut Machine, mut nic: Nic<S>) -> Result<(), Failure> {
+impl PortRole for Calls {
+    fn run<S: Service>(self, resources: &mut Resources, mut nic: Nic<S>) -> Result<(), RoleError> {
         let service = nic.service();
-        let calls = machine.options.calls;
+        let calls = resources.options.calls;
         for _ in 0..WARM_UP {
             if let Some(answer @ 1..) = service.call(OP_NOP, 0, 0) {
-                return Err(Failure::Answer(answer));
+                return Err(RoleError::Answer(answer));
             }
         }
         mark(mark::NOTHING_BEGIN);

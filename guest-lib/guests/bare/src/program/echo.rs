@@ -8,10 +8,10 @@ use postern_guest::service::Service;
 use postern_guest_bare::cmdline::{Frames, Input, MAX_BATCH};
 use postern_guest_bare::synthetic;
 
-use super::Machine;
-use super::failure::Failure;
+use super::error::RoleError;
 use super::idle::Idle;
-use super::nic::{self, Work};
+use super::port::{self, PortRole};
+use super::resources::Resources;
 use super::send::{Numbered, Source, send_all};
 use crate::console::println;
 
@@ -19,32 +19,32 @@ use crate::console::println;
 const PING_SIZE: usize = 64;
 
 /// Plays the role `echo`.
-pub fn echo(machine: Machine) -> Result<(), Failure> {
-    nic::with_port(machine, Echo)
+pub fn echo(resources: Resources) -> Result<(), RoleError> {
+    port::with_port(resources, Echo)
 }
 
 /// Plays the role `ping`.
-pub fn ping(machine: Machine) -> Result<(), Failure> {
-    nic::with_port(machine, Ping)
+pub fn ping(resources: Resources) -> Result<(), RoleError> {
+    port::with_port(resources, Ping)
 }
 
 struct Echo;
 
-impl Work for Echo {
-    fn run<S: Service>(self, machine: &mut Machine, mut nic: Nic<S>) -> Result<(), Failure> {
-        let options = machine.options;
+impl PortRole for Echo {
+    fn run<S: Service>(self, resources: &mut Resources, mut nic: Nic<S>) -> Result<(), RoleError> {
+        let options = resources.options;
         let wanted = match options.frames {
             Frames::Count(count) => count,
             Frames::Input | Frames::Endless => u64::MAX,
         };
-        let memory = machine.arena.take(MAX_BATCH * MAX_FRAME as usize);
-        let memory = memory.ok_or(Failure::Full { frames: 0 })?;
+        let memory = resources.arena.take(MAX_BATCH * MAX_FRAME as usize);
+        let memory = memory.ok_or(RoleError::Full { frames: 0 })?;
         let mut buffers = memory.chunks_exact_mut(MAX_FRAME as usize);
         let mut buffers: [_; MAX_BATCH] = array::from_fn(|_| buffers.next().unwrap_or_default());
 
         let mut idle = Idle::new(&options);
         nic.rx_discard();
-        nic::announce(&mut nic, &mut idle, options.hello)?;
+        port::send_beacons(&mut nic, &mut idle, options.hello)?;
         nic.set_when_full(WhenFull::Hold);
         let mac = nic.mac();
         let mut frames = 0;
@@ -75,25 +75,25 @@ impl Work for Echo {
 
 struct Ping;
 
-impl Work for Ping {
-    fn run<S: Service>(self, machine: &mut Machine, mut nic: Nic<S>) -> Result<(), Failure> {
-        let options = machine.options;
+impl PortRole for Ping {
+    fn run<S: Service>(self, resources: &mut Resources, mut nic: Nic<S>) -> Result<(), RoleError> {
+        let options = resources.options;
         let wanted = match options.frames {
             Frames::Count(count) => count,
             Frames::Endless => u64::MAX,
-            Frames::Input => return Err(Failure::Needs("frames=N")),
+            Frames::Input => return Err(RoleError::Needs("frames=N")),
         };
         let size = match options.input {
             Input::Synthetic(size) => size,
             Input::Pcap => PING_SIZE,
         };
         let mut idle = Idle::new(&options);
-        let peer = nic::await_announcement(&mut nic, &mut idle)?;
+        let peer = port::await_beacon(&mut nic, &mut idle)?;
         nic.set_when_full(WhenFull::Hold);
         let mac = nic.mac();
-        let mut source = Numbered::new(&mut machine.arena, &nic, size, peer)?;
-        let buffer = machine.arena.take(MAX_FRAME as usize);
-        let buffer = buffer.ok_or(Failure::Full { frames: 0 })?;
+        let mut source = Numbered::new(&mut resources.arena, &nic, size, peer)?;
+        let buffer = resources.arena.take(MAX_FRAME as usize);
+        let buffer = buffer.ok_or(RoleError::Full { frames: 0 })?;
         let mut frames = 0;
         while frames < wanted {
             let count = (wanted - frames).min(options.batch as u64);
@@ -114,7 +114,7 @@ impl Work for Ping {
                     frames += 1;
                 });
                 if let Some(frame) = wrong {
-                    return Err(Failure::Altered { frame });
+                    return Err(RoleError::Altered { frame });
                 }
                 if got == 0 {
                     idle.wait("frames to come back", frames)?;

@@ -2,9 +2,9 @@
 
 use core::hint;
 
-use postern_guest_bare::cmdline::Options;
+use postern_guest_bare::cmdline::GuestOptions;
 
-use super::failure::Failure;
+use super::error::RoleError;
 use crate::syscall;
 
 /// Loops that count as a tick where there is no timer.
@@ -22,7 +22,7 @@ pub struct Idle {
 
 impl Idle {
     /// Has the patience that the command line says.
-    pub fn new(options: &Options<'_>) -> Idle {
+    pub fn new(options: &GuestOptions<'_>) -> Idle {
         Idle {
             timer: options.timer != 0,
             patience: options.patience,
@@ -60,7 +60,7 @@ impl Idle {
     }
 
     /// Sleeps until the next tick, if it still has patience. `frames` is what was achieved so far.
-    pub fn wait(&mut self, what: &'static str, frames: u64) -> Result<(), Failure> {
+    pub fn wait(&mut self, what: &'static str, frames: u64) -> Result<(), RoleError> {
         // The first tick says what time it is.
         let first = self.now == 0;
         self.sleep();
@@ -68,7 +68,7 @@ impl Idle {
             self.moved();
         }
         if self.since() > self.patience {
-            return Err(Failure::Stalled {
+            return Err(RoleError::Stalled {
                 ticks: self.patience,
                 what,
                 frames,

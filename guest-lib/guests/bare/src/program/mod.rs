@@ -5,60 +5,41 @@
 //!
 //! | module | object |
 //! | --- | --- |
+//! | [`arguments`] | the page that the kernel passes to the program |
 //! | [`arena`] | the program's memory |
-//! | [`failure`] | how roles fail |
-//! | [`idle`] | waiting, and for how long |
-//! | [`nic`] | the NIC port, on any path |
+//! | [`resources`] | the parts of the VM that a role works with |
+//! | [`error`] | the reasons for which a role fails |
+//! | [`idle`] | waiting for ticks of the timer, and giving up |
+//! | [`port`] | the NIC port, on any path |
 //! | [`calls`] | role `calls` |
 //! | [`send`], [`receive`] | roles `send` and `receive` |
 //! | [`echo`] | roles `echo` and `ping` |
 //! | [`attacks`] | role `attack` |
 
 mod arena;
+pub mod arguments;
 mod attacks;
 mod calls;
 mod echo;
-mod failure;
+mod error;
 mod idle;
-mod nic;
+mod port;
 mod receive;
+mod resources;
 mod send;
 
 use core::{slice, str};
 
-use postern_guest_bare::cmdline::{Options, Role};
+use postern_guest_bare::cmdline::{GuestOptions, Role};
 use postern_guest_bare::status;
 
 use crate::console::{exit, println};
 use crate::{layout, syscall};
 use arena::Arena;
-use failure::Failure;
+use arguments::Arguments;
 
-/// What the kernel tells the program. Addresses are the program's; see [`layout`].
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct Arguments {
-    /// Address of the command line.
-    pub cmdline: u64,
-    /// Its bytes.
-    pub cmdline_size: u64,
-    /// Bytes of the initrd, 0 if there is none.
-    pub initrd_size: u64,
-    /// Guest-physical address of the arena, which is contiguous.
-    pub arena_physical: u64,
-    /// Bytes of the arena.
-    pub arena_size: u64,
-    /// Bytes at [`layout::WINDOW`], 0 if there is no NIC.
-    pub window_size: u64,
-}
-
-/// What a role has to work with.
-struct Machine {
-    options: Options<'static>,
-    initrd: Option<&'static [u8]>,
-    arena: Arena,
-    window_size: u64,
-}
+use error::RoleError;
+use resources::Resources;
 
 /// Where the kernel starts the program.
 pub extern "sysv64" fn main(arguments: &'static Arguments) -> ! {
@@ -75,28 +56,28 @@ pub extern "sysv64" fn main(arguments: &'static Arguments) -> ! {
             Arena::new(arguments.arena_physical, arguments.arena_size),
         )
     };
-    let played = match Options::parse(cmdline) {
-        Ok(options) => play(Machine {
+    let result = match GuestOptions::parse(cmdline) {
+        Ok(options) => run_role(Resources {
             options,
             initrd,
             arena,
             window_size: arguments.window_size,
         }),
-        Err(error) => Err(Failure::Cmdline(error)),
+        Err(error) => Err(RoleError::Cmdline(error)),
     };
-    match played {
+    match result {
         Ok(()) => exit(status::OK),
-        Err(failure) => {
-            println!("error: {failure}");
-            exit(failure.status())
+        Err(error) => {
+            println!("error: {error}");
+            exit(error.status())
         }
     }
 }
 
-fn play(machine: Machine) -> Result<(), Failure> {
-    match machine.options.role {
+fn run_role(resources: Resources) -> Result<(), RoleError> {
+    match resources.options.role {
         Role::Hello => {
-            let ticks = if machine.options.timer == 0 {
+            let ticks = if resources.options.timer == 0 {
                 0
             } else {
                 syscall::wait()
@@ -104,11 +85,11 @@ fn play(machine: Machine) -> Result<(), Failure> {
             println!("result role=hello ticks={ticks}");
             Ok(())
         }
-        Role::Calls => calls::play(machine),
-        Role::Send => send::play(machine),
-        Role::Receive => receive::play(machine),
-        Role::Echo => echo::echo(machine),
-        Role::Ping => echo::ping(machine),
-        Role::Attack => attacks::play(machine),
+        Role::Calls => calls::run(resources),
+        Role::Send => send::run(resources),
+        Role::Receive => receive::run(resources),
+        Role::Echo => echo::echo(resources),
+        Role::Ping => echo::ping(resources),
+        Role::Attack => attacks::run(resources),
     }
 }

@@ -4,13 +4,13 @@ use postern_abi::PAGE_SIZE;
 use postern_abi::machine::mark;
 use postern_guest::nic::Nic;
 use postern_guest::service::Service;
-use postern_guest_bare::cmdline::{Frames, Options};
-use postern_guest_bare::pcap::{FILE_HEADER, Full, RECORD_HEADER, Recorder};
+use postern_guest_bare::cmdline::{Frames, GuestOptions};
+use postern_guest_bare::pcap::{FILE_HEADER, PcapFullError, PcapWriter, RECORD_HEADER};
 
-use super::Machine;
-use super::failure::Failure;
+use super::error::RoleError;
 use super::idle::Idle;
-use super::nic::{self, Work};
+use super::port::{self, PortRole};
+use super::resources::Resources;
 use crate::console::{mark, println};
 
 /// How long to go on after the last frame that was asked for, in ticks: one too many is to be seen.
@@ -20,33 +20,33 @@ const LINGER: u64 = 10;
 const USUAL_FRAME: usize = 1514;
 
 /// Plays the role.
-pub fn play(machine: Machine) -> Result<(), Failure> {
-    nic::with_port(machine, Receive)
+pub fn run(resources: Resources) -> Result<(), RoleError> {
+    port::with_port(resources, Receive)
 }
 
 struct Receive;
 
-impl Work for Receive {
-    fn run<S: Service>(self, machine: &mut Machine, mut nic: Nic<S>) -> Result<(), Failure> {
-        let options = machine.options;
-        let memory = machine.arena.take_rest();
+impl PortRole for Receive {
+    fn run<S: Service>(self, resources: &mut Resources, mut nic: Nic<S>) -> Result<(), RoleError> {
+        let options = resources.options;
+        let memory = resources.arena.take_rest();
         let wanted = match options.frames {
             Frames::Count(count) => count,
             Frames::Endless => u64::MAX,
-            Frames::Input => return Err(Failure::Needs("frames=N or frames=endless")),
+            Frames::Input => return Err(RoleError::Needs("frames=N or frames=endless")),
         };
         touch(memory, wanted);
-        let full = |Full| Failure::Full { frames: 0 };
-        let mut recorder = Recorder::new(memory).map_err(full)?;
+        let full = |PcapFullError| RoleError::Full { frames: 0 };
+        let mut writer = PcapWriter::new(memory).map_err(full)?;
         let mut idle = Idle::new(&options);
         mark(mark::NOTHING_BEGIN);
         mark(mark::NOTHING_END);
-        let received = record(&mut nic, &mut idle, &mut recorder, &options, wanted);
+        let received = record(&mut nic, &mut idle, &mut writer, &options, wanted);
         // Whatever happened: the host gets what there is.
-        machine.arena.send_to_host(recorder.file());
+        resources.arena.send_to_host(writer.file());
         println!(
             "result role=receive frames={} malformed={} waits={}",
-            recorder.frames(),
+            writer.frames(),
             nic.stats().malformed,
             idle.waits()
         );
@@ -67,27 +67,27 @@ fn touch(memory: &mut [u8], frames: u64) {
 fn record<S: Service>(
     nic: &mut Nic<S>,
     idle: &mut Idle,
-    recorder: &mut Recorder<'_>,
-    options: &Options<'_>,
+    writer: &mut PcapWriter<'_>,
+    options: &GuestOptions<'_>,
     wanted: u64,
-) -> Result<(), Failure> {
+) -> Result<(), RoleError> {
     nic.rx_discard();
-    nic::announce(nic, idle, options.hello)?;
+    port::send_beacons(nic, idle, options.hello)?;
     mark(mark::TRAFFIC_BEGIN);
-    while recorder.frames() < wanted {
-        if take(nic, recorder, options.batch)? != 0 {
+    while writer.frames() < wanted {
+        if take(nic, writer, options.batch)? != 0 {
             idle.moved();
-        } else if let Err(failure) = idle.wait("more frames", recorder.frames()) {
+        } else if let Err(error) = idle.wait("more frames", writer.frames()) {
             return match options.frames {
                 Frames::Endless => Ok(()),
-                _ => Err(failure),
+                _ => Err(error),
             };
         }
     }
     mark(mark::TRAFFIC_END);
     idle.moved();
     while idle.since() < LINGER {
-        take(nic, recorder, options.batch)?;
+        take(nic, writer, options.batch)?;
         idle.sleep();
     }
     Ok(())
@@ -96,18 +96,18 @@ fn record<S: Service>(
 /// Records a burst; gives the number of its frames.
 fn take<S: Service>(
     nic: &mut Nic<S>,
-    recorder: &mut Recorder<'_>,
+    writer: &mut PcapWriter<'_>,
     batch: usize,
-) -> Result<usize, Failure> {
+) -> Result<usize, RoleError> {
     let mut full = false;
     let got = nic.rx_burst(batch, |frame| {
-        full |= recorder
+        full |= writer
             .append(frame.len(), |room| frame.copy_to(room))
             .is_err();
     });
     if full {
-        return Err(Failure::Full {
-            frames: recorder.frames(),
+        return Err(RoleError::Full {
+            frames: writer.frames(),
         });
     }
     Ok(got)

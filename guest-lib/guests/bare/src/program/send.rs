@@ -6,14 +6,14 @@ use postern_abi::machine::mark;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::service::Service;
 use postern_guest_bare::cmdline::{Frames, Input, MAX_BATCH};
-use postern_guest_bare::pcap::Pcap;
+use postern_guest_bare::pcap::PcapReader;
 use postern_guest_bare::synthetic;
 
-use super::Machine;
 use super::arena::Arena;
-use super::failure::Failure;
+use super::error::RoleError;
 use super::idle::Idle;
-use super::nic::{self, Work};
+use super::port::{self, PortRole};
+use super::resources::Resources;
 use crate::console::{mark, println};
 
 /// How long to be silent after the last frame, in ticks: a line on the console and the end of a VM cost
@@ -24,20 +24,20 @@ const LINGER: u64 = 20;
 const NOBODY: [u8; 6] = [2, 0, 0, 0, 0xff, 0xff];
 
 /// Plays the role.
-pub fn play(machine: Machine) -> Result<(), Failure> {
-    nic::with_port(machine, Send)
+pub fn run(resources: Resources) -> Result<(), RoleError> {
+    port::with_port(resources, Send)
 }
 
 struct Send;
 
-impl Work for Send {
-    fn run<S: Service>(self, machine: &mut Machine, mut nic: Nic<S>) -> Result<(), Failure> {
-        let options = machine.options;
+impl PortRole for Send {
+    fn run<S: Service>(self, resources: &mut Resources, mut nic: Nic<S>) -> Result<(), RoleError> {
+        let options = resources.options;
         let longest = nic.geometry().max_frame() as usize;
         let pcap = match options.input {
             Input::Pcap => {
-                let file = machine.initrd.ok_or(Failure::NoInitrd)?;
-                Some(Pcap::parse(file, longest).map_err(Failure::Pcap)?)
+                let file = resources.initrd.ok_or(RoleError::NoInitrd)?;
+                Some(PcapReader::parse(file, longest).map_err(RoleError::Pcap)?)
             }
             Input::Synthetic(_) => None,
         };
@@ -45,19 +45,19 @@ impl Work for Send {
             (Frames::Count(count), _) => Some(count),
             (Frames::Endless, _) => None,
             (Frames::Input, Some(pcap)) => Some(pcap.len() as u64),
-            (Frames::Input, None) => return Err(Failure::Needs("frames=N")),
+            (Frames::Input, None) => return Err(RoleError::Needs("frames=N")),
         };
 
         let mut idle = Idle::new(&options);
         let destination = if options.hello {
-            nic::await_announcement(&mut nic, &mut idle)?
+            port::await_beacon(&mut nic, &mut idle)?
         } else {
             NOBODY
         };
         nic.set_when_full(WhenFull::Hold);
         match (options.input, pcap) {
             (Input::Synthetic(size), _) => {
-                let source = Numbered::new(&mut machine.arena, &nic, size, destination)?;
+                let source = Numbered::new(&mut resources.arena, &nic, size, destination)?;
                 transmit(&mut nic, &mut idle, source, options.batch, count)
             }
             (Input::Pcap, Some(pcap)) => {
@@ -67,7 +67,7 @@ impl Work for Send {
                 };
                 transmit(&mut nic, &mut idle, source, options.batch, count)
             }
-            (Input::Pcap, None) => Err(Failure::NoInitrd),
+            (Input::Pcap, None) => Err(RoleError::NoInitrd),
         }
     }
 }
@@ -112,16 +112,16 @@ impl Numbered {
         nic: &Nic<S>,
         size: usize,
         destination: [u8; 6],
-    ) -> Result<Numbered, Failure>
+    ) -> Result<Numbered, RoleError>
     where
         S: Service,
     {
         let longest = nic.geometry().max_frame() as usize;
         if size > longest {
-            return Err(Failure::TooLong { size, longest });
+            return Err(RoleError::TooLong { size, longest });
         }
         let memory = arena.take(size * MAX_BATCH);
-        let memory = memory.ok_or(Failure::Full { frames: 0 })?;
+        let memory = memory.ok_or(RoleError::Full { frames: 0 })?;
         let mut frames = memory.chunks_exact_mut(size);
         let mut batch = array::from_fn(|_| frames.next().unwrap_or_default());
         for frame in &mut batch {
@@ -151,7 +151,7 @@ fn transmit<S: Service>(
     mut source: impl Source,
     batch: usize,
     count: Option<u64>,
-) -> Result<(), Failure> {
+) -> Result<(), RoleError> {
     let before = nic.stats();
     let waits = idle.waits();
     let mut left = count.unwrap_or(u64::MAX);
@@ -183,7 +183,7 @@ pub fn send_all<S: Service, F: AsRef<[u8]>>(
     nic: &mut Nic<S>,
     idle: &mut Idle,
     mut frames: &[F],
-) -> Result<(), Failure> {
+) -> Result<(), RoleError> {
     loop {
         let before = nic.stats().sent;
         let written = nic.tx_burst(frames);

@@ -9,10 +9,10 @@ use x86_64::registers::debug::{
     Dr6, Dr7, Dr7Flags, Dr7Value,
 };
 
+use super::attacker::Attacker;
 use super::enter::{Registers, enter};
-use super::ground::Ground;
 use super::verdict::{Verdict, repelled, succeeded};
-use crate::catch::Exception;
+use crate::exception::Exception;
 use crate::syscall;
 
 /// `popfq; vmfunc`: the trap flag acts after the VMFUNC.
@@ -54,30 +54,30 @@ fn set(address: u64, condition: BreakpointCondition, size: BreakpointSize) -> u6
 }
 
 /// Runs the attack.
-pub fn run(ground: &mut Ground) -> Verdict {
+pub fn run(attacker: &mut Attacker) -> Verdict {
     let (mut aborted, mut undisturbed) = (0, 0);
     for offset in 0..PAGE_SIZE {
-        match stopped_call(ground, break_at, GATE_GVA + offset) {
+        match stopped_call(attacker, break_at, GATE_GVA + offset) {
             Ok(_) => undisturbed += 1,
             Err(exception) if exception.is_abort() => aborted += 1,
             Err(exception) => return succeeded!("breakpoint at {offset:#x}: {exception}"),
         }
-        if ground.entry_is_armed() {
+        if attacker.entry_is_armed() {
             return succeeded!("breakpoint at {offset:#x}: the service's entry is left armed");
         }
     }
     if aborted == 0 {
         return succeeded!("no breakpoint in page B ended a call: the attack did not take place");
     }
-    match stopped_call(ground, watch, LIST_GVA + u64::from(SERVICE_INDEX) * 8) {
+    match stopped_call(attacker, watch, LIST_GVA + u64::from(SERVICE_INDEX) * 8) {
         Ok(_) => {}
         Err(exception) if exception.is_abort() => aborted += 1,
         Err(exception) => return succeeded!("watchpoint: {exception}"),
     }
-    if ground.entry_is_armed() {
+    if attacker.entry_is_armed() {
         return succeeded!("watchpoint: the service's entry is left armed");
     }
-    match stepping_call(ground) {
+    match stepping_call(attacker) {
         Ok(_) => undisturbed += 1,
         Err(exception) if exception.is_abort() => aborted += 1,
         Err(exception) => return succeeded!("single step: {exception}"),
@@ -87,33 +87,33 @@ pub fn run(ground: &mut Ground) -> Verdict {
 
 /// A call with a breakpoint.
 fn stopped_call(
-    ground: &mut Ground,
+    attacker: &mut Attacker,
     arm: extern "sysv64" fn(u64) -> u64,
     address: u64,
 ) -> Result<u64, Exception> {
     // SAFETY: the breakpoint is on nothing that Rust code executes or accesses.
     unsafe { syscall::privileged(arm, address) };
-    let result = ground.call();
+    let result = attacker.call();
     // SAFETY: no breakpoint.
     unsafe { syscall::privileged(break_at, 0) };
     result
 }
 
 /// A call whose first instruction in the gate view is followed by a trap.
-fn stepping_call(ground: &mut Ground) -> Result<u64, Exception> {
+fn stepping_call(attacker: &mut Attacker) -> Result<u64, Exception> {
     // The library's page A enters the gate without POPFQ.
-    let target = ground.place_code(GATE_GVA, &POPF_VMFUNC);
-    let top = ground.memory.bytes.len() - 8;
-    ground.memory.bytes[top..].copy_from_slice(&STEPPING.to_le_bytes());
+    let target = attacker.place_code(GATE_GVA, &POPF_VMFUNC);
+    let top = attacker.memory.bytes.len() - 8;
+    attacker.memory.bytes[top..].copy_from_slice(&STEPPING.to_le_bytes());
     let registers = Registers {
         rcx: GATE_INDEX.into(),
         rdi: OP_NOP,
-        rsp: ground.memory.bytes.as_ptr() as u64 + top as u64,
+        rsp: attacker.memory.bytes.as_ptr() as u64 + top as u64,
         target,
         ..Registers::default()
     };
     // SAFETY: an empty call, or an exception.
     let result = unsafe { enter(&registers) };
-    ground.reset_code();
+    attacker.reset_code();
     result
 }

@@ -6,9 +6,9 @@ use postern_abi::view::{GATE_AREA_GVA, LANDING_GVA};
 use postern_guest::gate::Gate;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
-use super::ground::Ground;
+use super::attacker::Attacker;
 use super::verdict::{Verdict, repelled, succeeded};
-use crate::catch::{Exception, catch};
+use crate::exception::{Exception, catch_exception};
 use crate::syscall::{self, MAP_KERNEL_EXECUTE};
 
 /// What keeps the kernel from executing and accessing user pages.
@@ -29,10 +29,10 @@ pub extern "sysv64" fn set_protections(on: u64) -> u64 {
 }
 
 /// Runs the attack.
-pub fn run(ground: &mut Ground) -> Verdict {
+pub fn run(attacker: &mut Attacker) -> Verdict {
     for (page, physical) in [
-        (GATE_AREA_GVA, ground.page_a()),
-        (LANDING_GVA, ground.page_c()),
+        (GATE_AREA_GVA, attacker.page_a()),
+        (LANDING_GVA, attacker.page_c()),
     ] {
         // SAFETY: no reference leads to the gate area.
         unsafe { syscall::map(page, physical, PAGE_SIZE, MAP_KERNEL_EXECUTE) };
@@ -43,7 +43,7 @@ pub fn run(ground: &mut Ground) -> Verdict {
     let unprotected = call();
     // SAFETY: as the kernel began.
     unsafe { syscall::privileged(set_protections, 1) };
-    ground.map_code();
+    attacker.map_code();
 
     for (result, how) in [(protected, "with"), (unprotected, "without")] {
         match result {
@@ -57,5 +57,5 @@ pub fn run(ground: &mut Ground) -> Verdict {
 
 fn call() -> Result<u64, Exception> {
     // SAFETY: an empty call, or an exception.
-    catch(|| unsafe { syscall::privileged(call_gate, 0) })
+    catch_exception(|| unsafe { syscall::privileged(call_gate, 0) })
 }

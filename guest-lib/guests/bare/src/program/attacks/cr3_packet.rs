@@ -7,7 +7,7 @@ use postern_abi::view::{
     STACK_GVA, STACK_SIZE,
 };
 
-use super::ground::{Ground, PacketPage};
+use super::attacker::{Attacker, PacketPage};
 use super::verdict::{Verdict, repelled, succeeded};
 use crate::layout::SCRATCH;
 use crate::syscall::{self, MAP_READ};
@@ -20,16 +20,16 @@ const CANARY: u8 = 0xff;
 
 /// Page tables made of packets.
 struct Tables<'a> {
-    ground: &'a Ground,
+    attacker: &'a Attacker,
     root: PacketPage,
     used: u32,
 }
 
 impl<'a> Tables<'a> {
-    fn new(ground: &'a Ground) -> Tables<'a> {
+    fn new(attacker: &'a Attacker) -> Tables<'a> {
         Tables {
-            ground,
-            root: ground.packet_page(0),
+            attacker,
+            root: attacker.packet_page(0),
             used: 1,
         }
     }
@@ -39,12 +39,12 @@ impl<'a> Tables<'a> {
         let mut table = self.root;
         for level in [3, 2, 1] {
             let entry = table.read(index(level));
-            let next = (1..self.used).map(|number| self.ground.packet_page(number));
+            let next = (1..self.used).map(|number| self.attacker.packet_page(number));
             let next = next
                 .into_iter()
                 .find(|page| page.physical | ENTRY == entry & !0x60);
             table = next.unwrap_or_else(|| {
-                let page = self.ground.packet_page(self.used);
+                let page = self.attacker.packet_page(self.used);
                 self.used += 1;
                 (0..512).for_each(|index| page.write(index, 0));
                 table.write(index(level), page.physical | ENTRY);
@@ -56,23 +56,23 @@ impl<'a> Tables<'a> {
 }
 
 /// Runs the attack.
-pub fn run(ground: &mut Ground) -> Verdict {
+pub fn run(attacker: &mut Attacker) -> Verdict {
     // SAFETY: the root that is in use stays in use.
     let own_root = unsafe { syscall::set_root(0) };
     // SAFETY: nothing refers to the scratch area.
     unsafe { syscall::map(SCRATCH, own_root, PAGE_SIZE, MAP_READ) };
-    ground.memory.bytes.fill(CANARY);
-    let memory = ground.memory.physical;
+    attacker.memory.bytes.fill(CANARY);
+    let memory = attacker.memory.physical;
 
-    let mut tables = Tables::new(ground);
+    let mut tables = Tables::new(attacker);
     for index in 0..512 {
         // SAFETY: the page is mapped for reading.
         let entry = unsafe { (SCRATCH as *const u64).add(index).read_volatile() };
         tables.root.write(index, entry);
     }
     tables.root.write((GATE_GVA >> 39) as usize & 511, 0);
-    tables.map(GATE_AREA_GVA, ground.page_a());
-    tables.map(LANDING_GVA, ground.page_c());
+    tables.map(GATE_AREA_GVA, attacker.page_a());
+    tables.map(LANDING_GVA, attacker.page_c());
     // Where the gate's code lies for every view.
     tables.map(GATE_GVA, RESERVED_GPA);
     tables.map(LIST_GVA, memory);
@@ -90,7 +90,7 @@ pub fn run(ground: &mut Ground) -> Verdict {
     for _ in 0..100 {
         // SAFETY: the new root maps all that the old one did.
         unsafe { syscall::set_root(root) };
-        let result = ground.call();
+        let result = attacker.call();
         // SAFETY: back to the root that the program began with.
         unsafe { syscall::set_root(0) };
         match result {
@@ -98,7 +98,12 @@ pub fn run(ground: &mut Ground) -> Verdict {
             Err(exception) if exception.is_abort() => aborts += 1,
             Err(exception) => return succeeded!("a call ended elsewhere: {exception}"),
         }
-        if let Some(at) = ground.memory.bytes.iter().position(|&byte| byte != CANARY) {
+        if let Some(at) = attacker
+            .memory
+            .bytes
+            .iter()
+            .position(|&byte| byte != CANARY)
+        {
             let entry = at as u32 / 8;
             return succeeded!(
                 "the gate armed entry {entry:#x} (the service's: {SERVICE_INDEX:#x}) of a list of the guest's own"

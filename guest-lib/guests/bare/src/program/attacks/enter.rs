@@ -4,7 +4,7 @@ use core::arch::naked_asm;
 use core::mem::offset_of;
 use core::sync::atomic::AtomicU64;
 
-use crate::catch::{Exception, catch};
+use crate::exception::{Exception, catch_exception};
 
 /// What the registers are at the jump's target.
 #[repr(C)]
@@ -47,7 +47,7 @@ impl Registers {
 /// The code there harms no Rust code, whatever its registers.
 pub unsafe fn enter(registers: &Registers) -> Result<u64, Exception> {
     // SAFETY: the caller vouches for what follows the jump.
-    catch(|| unsafe { jump(registers) })
+    catch_exception(|| unsafe { jump(registers) })
 }
 
 static SAVED_RSP: AtomicU64 = AtomicU64::new(0);

@@ -4,8 +4,8 @@
 use postern_abi::PAGE_SIZE;
 use postern_abi::view::{GATE_GVA, GATE_INDEX, LANDING_GVA, LIST_GVA, SERVICE_INDEX};
 
+use super::attacker::{Attacker, MEMORY_PAGES, VMFUNC};
 use super::enter::{Registers, enter};
-use super::ground::{Ground, MEMORY_PAGES, VMFUNC};
 use super::verdict::{Verdict, repelled, succeeded};
 
 /// What the guest's own memory holds.
@@ -15,10 +15,10 @@ const CANARY: u8 = 0xa5;
 const ENTRY: u64 = LIST_GVA + SERVICE_INDEX as u64 * 8;
 
 /// Runs the attack.
-pub fn run(ground: &mut Ground) -> Verdict {
-    ground.memory.bytes.fill(CANARY);
+pub fn run(attacker: &mut Attacker) -> Verdict {
+    attacker.memory.bytes.fill(CANARY);
     let canaries = &[CANARY; MEMORY_PAGES * PAGE_SIZE as usize];
-    let memory = ground.memory.bytes.as_ptr() as u64 + PAGE_SIZE;
+    let memory = attacker.memory.bytes.as_ptr() as u64 + PAGE_SIZE;
     // The stack, too, or the program's own, so that the code can return.
     let fillings = [
         Registers::filled(memory),
@@ -40,7 +40,7 @@ pub fn run(ground: &mut Ground) -> Verdict {
             let registers = Registers {
                 rax: 0,
                 rcx: GATE_INDEX.into(),
-                target: ground.place_code(GATE_GVA + offset, &VMFUNC),
+                target: attacker.place_code(GATE_GVA + offset, &VMFUNC),
                 ..filling
             };
             // SAFETY: what the gate does with these registers is the question. The library's pages
@@ -55,10 +55,10 @@ pub fn run(ground: &mut Ground) -> Verdict {
                 }
             }
         }
-        if *ground.memory.bytes != canaries[..] {
+        if *attacker.memory.bytes != canaries[..] {
             return succeeded!("offset {offset:#x}: the gate wrote the guest's memory");
         }
-        if ground.entry_is_armed() {
+        if attacker.entry_is_armed() {
             return succeeded!("offset {offset:#x}: the service's entry is left armed");
         }
     }

@@ -16,12 +16,13 @@ use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::Descriptor;
 use x86_64::structures::tss::TaskStateSegment;
 
+use super::attacker::{Attacker, PacketPage, VMFUNC};
 use super::cpl0::set_protections;
 use super::enter::{Registers, enter};
-use super::ground::{Ground, PacketPage, VMFUNC};
 use super::verdict::{Verdict, repelled, succeeded};
-use crate::catch::Exception;
-use crate::kernel::{self, KERNEL_CODE, KERNEL_DATA, TASK_STATE, TIMER};
+use crate::arch::apic::{self, TIMER};
+use crate::arch::selectors::{KERNEL_CODE, KERNEL_DATA, TASK_STATE};
+use crate::exception::Exception;
 use crate::syscall::{self, MAP_KERNEL_WRITE};
 
 /// The stack of the timer's interrupt, counted from 0.
@@ -101,33 +102,33 @@ extern "sysv64" fn move_tables(base: u64) -> u64 {
 
 /// At CPL 0: tells the interrupt controller that the timer's interrupt was handled.
 extern "sysv64" fn end_interrupt(_: u64) -> u64 {
-    kernel::end_of_interrupt();
+    apic::end_of_interrupt();
     0
 }
 
 /// Runs the attack.
-pub fn run(ground: &mut Ground) -> Verdict {
-    let window = DATA_GVA + window_offset(ground.geometry(), ground.port());
-    let base = window + ground.packet_page(0).offset;
+pub fn run(attacker: &mut Attacker) -> Verdict {
+    let window = DATA_GVA + window_offset(attacker.geometry(), attacker.port());
+    let base = window + attacker.packet_page(0).offset;
     for number in 0..PAGES {
-        let page = ground.packet_page(number);
+        let page = attacker.packet_page(number);
         let address = base + u64::from(number) * PAGE_SIZE;
         // SAFETY: nothing is mapped there.
         unsafe { syscall::map(address, page.physical, PAGE_SIZE, MAP_KERNEL_WRITE) };
     }
     // SAFETY: the pages are mapped, and stay so; nothing is sent any more that would need them.
     unsafe { syscall::privileged(move_tables, base) };
-    let stack = ground.packet_page(PAGES - 1);
+    let stack = attacker.packet_page(PAGES - 1);
 
-    let first = ground.idle.sleep();
-    let protected = calls(ground, stack);
-    let ticks = ground.idle.sleep() - first;
+    let first = attacker.idle.sleep();
+    let protected = calls(attacker, stack);
+    let ticks = attacker.idle.sleep() - first;
     if ticks < 2 && matches!(protected, Outcome::Undisturbed) {
         return succeeded!("the attack did not take place: it needs the timer");
     }
 
     // A fault of the gate itself.
-    let target = ground.place_code(GATE_GVA + HLT, &VMFUNC);
+    let target = attacker.place_code(GATE_GVA + HLT, &VMFUNC);
     let registers = Registers {
         rcx: GATE_INDEX.into(),
         rdi: OP_NOP,
@@ -136,7 +137,7 @@ pub fn run(ground: &mut Ground) -> Verdict {
     };
     // SAFETY: an exception ends it.
     let fault = unsafe { enter(&registers) };
-    ground.reset_code();
+    attacker.reset_code();
     match fault {
         Err(exception) if exception.is_abort() => {}
         Err(exception) => return succeeded!("a fault in the gate ended elsewhere: {exception}"),
@@ -145,10 +146,10 @@ pub fn run(ground: &mut Ground) -> Verdict {
 
     // SAFETY: the kernel's address space has no user pages; they are on again below.
     unsafe { syscall::privileged(set_protections, 0) };
-    let armed = ground.call().is_ok();
+    let armed = attacker.call().is_ok();
     // Some of the interrupts come while the gate view is active, which has no packets.
     let unprotected = armed.then(|| {
-        let mut outcomes = (0..TRIES).map(|_| calls(ground, stack));
+        let mut outcomes = (0..TRIES).map(|_| calls(attacker, stack));
         let last = outcomes.find(|outcome| !matches!(outcome, Outcome::Ended(_)));
         last.unwrap_or(Outcome::Undisturbed)
     });
@@ -181,11 +182,11 @@ enum Outcome {
 }
 
 /// Makes calls while the timer runs.
-fn calls(ground: &mut Ground, stack: PacketPage) -> Outcome {
+fn calls(attacker: &mut Attacker, stack: PacketPage) -> Outcome {
     let gate = GATE_GVA..GATE_GVA + PAGE_SIZE;
     let image = IMAGE_GVA..IMAGE_GVA + IMAGE_MAX;
     let in_view = |rip: u64| gate.contains(&rip) || image.contains(&rip);
-    let result = ground.calls(CALLS, || in_view(stack.read(FRAME_RIP)));
+    let result = attacker.calls(CALLS, || in_view(stack.read(FRAME_RIP)));
     let (rip, cs) = (stack.read(FRAME_RIP), stack.read(FRAME_RIP + 1));
     if result.is_err() {
         // The interrupt that was lost must not block the next ones.

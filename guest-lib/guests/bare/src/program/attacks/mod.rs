@@ -14,12 +14,12 @@
 //! | `read-nic` | to read the memory of views, and of the NIC, from the default view |
 //! | `cpl0` | to call the gate from CPL 0, with and without SMEP and SMAP |
 
+mod attacker;
 mod breakpoint;
 mod cpl0;
 mod cr3_packet;
 mod enter;
 mod gate_offsets;
-mod ground;
 mod idt;
 mod read_nic;
 mod verdict;
@@ -28,14 +28,14 @@ mod vmfunc_direct;
 use postern_abi::machine::Path;
 use postern_guest_bare::status;
 
-use super::Machine;
-use super::failure::Failure;
+use super::error::RoleError;
+use super::resources::Resources;
 use crate::console::{exit, println};
-use ground::Ground;
+use attacker::Attacker;
 use verdict::Verdict;
 
 /// One attack.
-type Attack = fn(&mut Ground) -> Verdict;
+type Attack = fn(&mut Attacker) -> Verdict;
 
 const ATTACKS: [(&str, Attack); 7] = [
     ("vmfunc-direct", vmfunc_direct::run),
@@ -48,11 +48,11 @@ const ATTACKS: [(&str, Attack); 7] = [
 ];
 
 /// Plays the role.
-pub fn play(machine: Machine) -> Result<(), Failure> {
-    let name = machine.options.attack.unwrap_or_default();
+pub fn run(resources: Resources) -> Result<(), RoleError> {
+    let name = resources.options.attack.unwrap_or_default();
     let attack = ATTACKS.iter().find(|(known, _)| *known == name);
-    let &(name, run) = attack.ok_or(Failure::NoAttack(name))?;
-    let path = machine.options.nic.ok_or(Failure::NoNic)?.path;
+    let &(name, run) = attack.ok_or(RoleError::NoAttack(name))?;
+    let path = resources.options.nic.ok_or(RoleError::NoNic)?.path;
     // Where there is no isolation, there is nothing to enter, but all to read.
     let fits = match path {
         Path::Elisa | Path::ElisaStrict => true,
@@ -60,11 +60,11 @@ pub fn play(machine: Machine) -> Result<(), Failure> {
         Path::ExitKernel | Path::ExitUser => false,
     };
     if !fits {
-        return Err(Failure::Needs("the path elisa or elisa-strict"));
+        return Err(RoleError::Needs("the path elisa or elisa-strict"));
     }
-    let mut ground = Ground::new(machine)?;
+    let mut attacker = Attacker::new(resources)?;
     println!("attack {name}: begins");
-    let verdict = run(&mut ground).and_still_works(&mut ground);
+    let verdict = run(&mut attacker).and_still_works(&mut attacker);
     println!("attack {name}: {verdict}");
     exit(if verdict.repelled() {
         status::OK

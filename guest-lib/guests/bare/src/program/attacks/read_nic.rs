@@ -6,9 +6,9 @@ use postern_abi::PAGE_SIZE;
 use postern_abi::machine::NIC_GPA;
 use postern_abi::view::{DATA_GVA, IMAGE_GVA, LIST_GVA, RESERVED_GPA, RESERVED_GPA_SIZE};
 
-use super::ground::Ground;
+use super::attacker::Attacker;
 use super::verdict::{Verdict, repelled, succeeded};
-use crate::catch::catch;
+use crate::exception::catch_exception;
 use crate::syscall::{self, MAP_NOTHING, MAP_READ};
 
 /// What a bus with nothing on it reads as.
@@ -21,7 +21,7 @@ const PAGES: u64 = 32;
 const REACH: u64 = 16 << 20;
 
 /// Runs the attack.
-pub fn run(ground: &mut Ground) -> Verdict {
+pub fn run(attacker: &mut Attacker) -> Verdict {
     // Where the parts of views begin, and the ends of the range.
     let places = [
         RESERVED_GPA,
@@ -38,7 +38,7 @@ pub fn run(ground: &mut Ground) -> Verdict {
         }
     }
     // What the other ports have in the NIC's memory, around the guest's own window.
-    let own = ground.own_memory();
+    let own = attacker.own_memory();
     for physical in (NIC_GPA..NIC_GPA + REACH).step_by(PAGE_SIZE as usize) {
         if !own.contains(&physical) {
             reader.read_page(DATA_GVA, physical, PAGE_SIZE as usize);
@@ -71,7 +71,7 @@ impl Reader {
         for offset in (0..PAGE_SIZE).step_by(step) {
             let word = (address + offset) as *const u64;
             // SAFETY: the page is mapped, unless the host objects.
-            match catch(|| unsafe { ptr::read_volatile(word) }) {
+            match catch_exception(|| unsafe { ptr::read_volatile(word) }) {
                 Ok(NOTHING) => self.nothing += 1,
                 Ok(value) => {
                     self.found.get_or_insert((physical + offset, value));

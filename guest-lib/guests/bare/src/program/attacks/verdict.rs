@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use super::ground::Ground;
+use super::attacker::Attacker;
 
 /// Whether an attack was repelled, and what was seen.
 pub struct Verdict {
@@ -47,14 +47,14 @@ impl Verdict {
     }
 
     /// An attack that was repelled has also left the gate in order.
-    pub fn and_still_works(self, ground: &mut Ground) -> Verdict {
+    pub fn and_still_works(self, attacker: &mut Attacker) -> Verdict {
         if !self.repelled {
             return self;
         }
-        if ground.entry_is_armed() {
+        if attacker.entry_is_armed() {
             return succeeded!("the service's entry is left armed");
         }
-        match ground.call() {
+        match attacker.call() {
             Ok(0) => self,
             Ok(answer) => succeeded!("a call answers {answer:#x} afterwards"),
             Err(exception) => succeeded!("a call fails afterwards: {exception}"),

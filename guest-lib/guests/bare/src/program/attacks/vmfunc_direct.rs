@@ -2,7 +2,7 @@
 
 use postern_abi::view::{DEFAULT_INDEX, GATE_INDEX, SERVICE_INDEX, STUB_GVA};
 
-use super::ground::{Ground, VMFUNC, is_refused_vmfunc};
+use super::attacker::{Attacker, VMFUNC, is_refused_vmfunc};
 use super::verdict::{Verdict, repelled, succeeded};
 
 /// Entries of an EPTP list, and some more.
@@ -12,7 +12,7 @@ const INDICES: u32 = 520;
 const FUNCTIONS: u32 = 66;
 
 /// Runs the attack.
-pub fn run(ground: &mut Ground) -> Verdict {
+pub fn run(attacker: &mut Attacker) -> Verdict {
     let indices = (0..INDICES).chain([0x1_0000 | SERVICE_INDEX, 1 << 31, u32::MAX]);
     let switches = indices
         .filter(|index| ![DEFAULT_INDEX, GATE_INDEX].contains(index))
@@ -27,7 +27,7 @@ pub fn run(ground: &mut Ground) -> Verdict {
         .chain(switches)
         .chain(others)
     {
-        match ground.vmfunc(function, index) {
+        match attacker.vmfunc(function, index) {
             Ok(_) => {
                 return succeeded!("VM function {function} with index {index:#x} entered a view");
             }

@@ -13,11 +13,12 @@ use postern_guest::gate::{self, ABORT_VECTOR, CodePage, Gate};
 use postern_guest::ring::Window;
 
 use super::super::arena::Pages;
-use super::super::failure::Failure;
+use super::super::error::RoleError;
 use super::super::idle::Idle;
-use super::super::{Machine, nic};
+use super::super::port;
+use super::super::resources::Resources;
 use super::enter::{Registers, enter};
-use crate::catch::{Exception, catch};
+use crate::exception::{Exception, catch_exception};
 use crate::layout;
 use crate::syscall::{self, MAP_EXECUTE};
 
@@ -31,7 +32,7 @@ static PAGE_A: CodePage = gate::page_a();
 static PAGE_B: CodePage = [0xcc; PAGE_SIZE as usize];
 
 /// Where attacks take place.
-pub struct Ground {
+pub struct Attacker {
     gate: Gate,
     attachment: Attachment,
     geometry: Geometry,
@@ -45,19 +46,19 @@ pub struct Ground {
     pub idle: Idle,
 }
 
-/// Pages of [`Ground::memory`].
+/// Pages of [`Attacker::memory`].
 pub const MEMORY_PAGES: usize = 8;
 
-impl Ground {
+impl Attacker {
     /// Takes the gate into use, with pages A, B and C that can be changed.
-    pub fn new(mut machine: Machine) -> Result<Ground, Failure> {
-        let attachment = machine.options.nic.ok_or(Failure::NoNic)?;
-        let window = nic::window(&machine)?;
+    pub fn new(mut resources: Resources) -> Result<Attacker, RoleError> {
+        let attachment = resources.options.nic.ok_or(RoleError::NoNic)?;
+        let window = port::window(&resources)?;
         window.populate();
-        let no_memory = || Failure::Full { frames: 0 };
-        let code = machine.arena.take_pages(3).ok_or_else(no_memory)?;
-        let memory = machine.arena.take_pages(MEMORY_PAGES);
-        let ground = Ground {
+        let no_memory = || RoleError::Full { frames: 0 };
+        let code = resources.arena.take_pages(3).ok_or_else(no_memory)?;
+        let memory = resources.arena.take_pages(MEMORY_PAGES);
+        let attacker = Attacker {
             // SAFETY: the kernel mapped the gate area for this path; this is CPL 3.
             gate: unsafe { Gate::new() },
             attachment,
@@ -65,15 +66,15 @@ impl Ground {
             code,
             placed: 0..0,
             memory: memory.ok_or_else(no_memory)?,
-            idle: Idle::new(&machine.options),
+            idle: Idle::new(&resources.options),
         };
         let pages = [PAGE_A, PAGE_B, gate::page_c()];
         let bytes = pages.iter().flatten();
-        for (target, byte) in ground.code.bytes.iter_mut().zip(bytes) {
+        for (target, byte) in attacker.code.bytes.iter_mut().zip(bytes) {
             *target = *byte;
         }
-        ground.map_code();
-        Ok(ground)
+        attacker.map_code();
+        Ok(attacker)
     }
 
     /// What of the NIC's memory is the guest's own, by guest-physical addresses: nothing where all
@@ -88,12 +89,12 @@ impl Ground {
 
     /// Makes an empty call.
     pub fn call(&mut self) -> Result<u64, Exception> {
-        catch(|| self.gate.call(OP_NOP, 0, 0))
+        catch_exception(|| self.gate.call(OP_NOP, 0, 0))
     }
 
     /// Makes empty calls, up to that many, until `done` says so after one.
     pub fn calls(&mut self, count: u32, mut done: impl FnMut() -> bool) -> Result<(), Exception> {
-        catch(|| {
+        catch_exception(|| {
             for _ in 0..count {
                 self.gate.call(OP_NOP, 0, 0);
                 if done() {

@@ -10,7 +10,7 @@ use postern_guest_bare::status;
 use postern_nic::direct::DirectError;
 
 /// Why a role failed.
-pub enum Failure {
+pub enum RoleError {
     /// The command line was refused.
     Cmdline(CmdlineError<'static>),
     /// The role needs a word that is not there.
@@ -59,45 +59,45 @@ pub enum Failure {
     NoAttack(&'static str),
 }
 
-impl Failure {
+impl RoleError {
     /// The VM's status.
     pub fn status(&self) -> u32 {
         match self {
-            Failure::Full { .. }
-            | Failure::Stalled { .. }
-            | Failure::Answer(_)
-            | Failure::Altered { .. } => status::FAILED,
+            RoleError::Full { .. }
+            | RoleError::Stalled { .. }
+            | RoleError::Answer(_)
+            | RoleError::Altered { .. } => status::FAILED,
             _ => status::USAGE,
         }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for RoleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Cmdline(error) => error.fmt(f),
-            Failure::Needs(word) => write!(f, "command line: this role needs {word}"),
-            Failure::NoNic => write!(
+            RoleError::Cmdline(error) => error.fmt(f),
+            RoleError::Needs(word) => write!(f, "command line: this role needs {word}"),
+            RoleError::NoNic => write!(
                 f,
                 "this role needs a NIC port, which the VMM describes by {CMDLINE_NIC}"
             ),
-            Failure::Window(error) => error.fmt(f),
-            Failure::Direct(error) => error.fmt(f),
-            Failure::OtherPort => {
+            RoleError::Window(error) => error.fmt(f),
+            RoleError::Direct(error) => error.fmt(f),
+            RoleError::OtherPort => {
                 f.write_str("the window is that of another port than the command line says")
             }
-            Failure::NoInitrd => f.write_str("input=pcap needs a pcap file as the VM's initrd"),
-            Failure::Pcap(error) => write!(f, "initrd: {error}"),
-            Failure::TooLong { size, longest } => write!(
+            RoleError::NoInitrd => f.write_str("input=pcap needs a pcap file as the VM's initrd"),
+            RoleError::Pcap(error) => write!(f, "initrd: {error}"),
+            RoleError::TooLong { size, longest } => write!(
                 f,
                 "command line: input={size} is more than the {longest} bytes that the NIC's rings take; \
                  give the NIC larger ones, or send shorter frames"
             ),
-            Failure::Full { frames } => write!(
+            RoleError::Full { frames } => write!(
                 f,
                 "the VM's memory is full after {frames} frames; give it more, or receive fewer"
             ),
-            Failure::Stalled {
+            RoleError::Stalled {
                 ticks,
                 what,
                 frames,
@@ -105,11 +105,11 @@ impl fmt::Display for Failure {
                 f,
                 "waited {ticks} ticks for {what}, after {frames} frames; nothing moved"
             ),
-            Failure::Answer(answer) => write!(f, "an empty call answered {answer:#x}, not 0"),
-            Failure::Altered { frame } => {
+            RoleError::Answer(answer) => write!(f, "an empty call answered {answer:#x}, not 0"),
+            RoleError::Altered { frame } => {
                 write!(f, "frame {frame} came back altered or out of order")
             }
-            Failure::NoAttack(name) => write!(f, "command line: there is no attack '{name}'"),
+            RoleError::NoAttack(name) => write!(f, "command line: there is no attack '{name}'"),
         }
     }
 }

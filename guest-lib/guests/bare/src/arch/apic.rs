@@ -1,6 +1,7 @@
 //! The local APIC's timer (Intel SDM volume 3, "Advanced Programmable Interrupt Controller (APIC)").
 
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::instructions::port::PortWriteOnly;
 
@@ -53,4 +54,17 @@ pub fn start_timer(hertz: u32) {
 /// Ends the handling of an interrupt.
 pub fn end_of_interrupt() {
     write(END_OF_INTERRUPT, 0);
+}
+
+/// Interrupts of the timer so far.
+static TICKS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts an interrupt of the timer.
+pub fn count_tick() {
+    TICKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Interrupts of the timer so far, in the kernel's copy of the image.
+pub fn ticks() -> u64 {
+    TICKS.load(Ordering::Relaxed)
 }

@@ -1,9 +1,7 @@
-//! Address spaces: four levels of page tables.
+//! Address spaces: four levels of page tables, and the rights of a page.
 
 use core::ops::Range;
 
-use postern_guest::attachment::Attachment;
-use postern_guest_bare::cmdline::Options;
 use x86_64::structures::paging::mapper::{MapToError, UnmapError};
 use x86_64::structures::paging::{
     FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTable, PageTableFlags, PhysFrame,
@@ -11,10 +9,8 @@ use x86_64::structures::paging::{
 };
 use x86_64::{PhysAddr, VirtAddr};
 
+use super::fatal::fatal;
 use super::frames::Frames;
-use super::image::{self, Image};
-use super::pvh::StartInfo;
-use super::{apic, refuse, trap};
 
 /// What may be done with a page, and by whom. No page can be both written and executed.
 #[derive(Clone, Copy)]
@@ -58,7 +54,7 @@ impl AddressSpace {
     pub fn new(frames: &mut Frames) -> AddressSpace {
         let root = frames.allocate_frame();
         AddressSpace {
-            root: root.unwrap_or_else(|| refuse("the VM has too little memory; give it more")),
+            root: root.unwrap_or_else(|| fatal("the VM has too little memory; give it more")),
         }
     }
 
@@ -92,7 +88,7 @@ impl AddressSpace {
             };
             match step {
                 Ok(step) => at += step,
-                Err((at, why)) => refuse(format_args!("page {at:#x} cannot be mapped: {why}")),
+                Err((at, why)) => fatal(format_args!("page {at:#x} cannot be mapped: {why}")),
             }
         }
     }
@@ -125,7 +121,7 @@ impl AddressSpace {
                 // As in `map_page`.
                 Ok((_, flush)) => flush.ignore(),
                 Err(UnmapError::PageNotMapped) => {}
-                Err(_) => refuse(format_args!(
+                Err(_) => fatal(format_args!(
                     "page {at:#x} cannot be unmapped: it is no small page"
                 )),
             }
@@ -140,27 +136,4 @@ fn describe<S: PageSize>(at: u64, error: &MapToError<S>) -> (u64, &'static str) 
         MapToError::PageAlreadyMapped(_) => "it is mapped already",
     };
     (at, why)
-}
-
-/// The kernel's address space: everything one to one, nothing for user mode.
-pub fn kernel(
-    frames: &mut Frames,
-    machine: &StartInfo,
-    options: &Options<'_>,
-    stacks: &trap::Stacks,
-) -> AddressSpace {
-    let mut space = AddressSpace::new(frames);
-    let image = Image::own().range();
-    let ram_end = machine.ram_end().next_multiple_of(Size4KiB::SIZE);
-    space.map(frames, 0..image.start, 0, Rights::WRITE);
-    image::map_trampoline(&mut space, frames);
-    Image::own().map(&mut space, frames, false);
-    space.map(frames, image.end..ram_end, image.end, Rights::WRITE);
-    if let Some(Attachment { gpa, size, .. }) = options.nic {
-        space.map(frames, gpa..gpa + size, gpa, Rights::WRITE);
-    }
-    let apic = apic::ADDRESS..apic::ADDRESS + Size4KiB::SIZE;
-    space.map(frames, apic, apic::ADDRESS, Rights::DEVICE);
-    stacks.map(&mut space, frames);
-    space
 }

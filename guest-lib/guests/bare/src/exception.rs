@@ -51,7 +51,7 @@ impl fmt::Display for Exception {
 /// Does some work, and says which exception ended it if one did.
 ///
 /// The exception leaves the work's stack frames as they are: what they would drop is not dropped.
-pub fn catch<R, W: FnOnce() -> R>(work: W) -> Result<R, Exception> {
+pub fn catch_exception<R, W: FnOnce() -> R>(work: W) -> Result<R, Exception> {
     struct Call<R, W> {
         work: Option<W>,
         result: Option<R>,
@@ -67,11 +67,11 @@ pub fn catch<R, W: FnOnce() -> R>(work: W) -> Result<R, Exception> {
     // SAFETY: `run` gets the argument that it was made for; the pointers are valid for the call.
     let failed = unsafe {
         let run: extern "sysv64" fn(&mut Call<R, W>) = run::<R, W>;
-        guard(run as usize, (&raw mut call).cast(), exception.as_mut_ptr())
+        call_with_fixup(run as usize, (&raw mut call).cast(), exception.as_mut_ptr())
     };
     match call.result {
         Some(result) if !failed => Ok(result),
-        // SAFETY: `guard` wrote it.
+        // SAFETY: `call_with_fixup` wrote it.
         _ => Err(unsafe { exception.assume_init() }),
     }
 }
@@ -79,7 +79,7 @@ pub fn catch<R, W: FnOnce() -> R>(work: W) -> Result<R, Exception> {
 /// Calls a function with an argument. If an exception comes meanwhile, describes that and returns
 /// true.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn guard(
+unsafe extern "sysv64" fn call_with_fixup(
     function: usize,
     argument: *mut u8,
     exception: *mut Exception,
@@ -94,13 +94,13 @@ unsafe extern "sysv64" fn guard(
         "push rdx",
         "mov rbx, rdi",
         "mov rbp, rsi",
-        "mov eax, {catch}",
+        "mov eax, {set_fixup}",
         "lea rdi, [rip + 2f]",
         "mov rsi, rsp",
         "int {system_call}",
         "mov rdi, rbp",
         "call rbx",
-        "mov eax, {catch}",
+        "mov eax, {set_fixup}",
         "xor edi, edi",
         "int {system_call}",
         "xor eax, eax",
@@ -121,7 +121,7 @@ unsafe extern "sysv64" fn guard(
         "pop rbp",
         "pop rbx",
         "ret",
-        catch = const syscall::CATCH,
+        set_fixup = const syscall::SET_FIXUP,
         system_call = const syscall::VECTOR as u32,
     )
 }

@@ -7,12 +7,12 @@ use postern_guest::gate::Gate;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::ring::Window;
 use postern_guest::service::{Hypercall, PortRequest, Service};
-use postern_guest_bare::announce;
+use postern_guest_bare::beacon;
 use postern_nic::direct::Direct;
 
-use super::Machine;
-use super::failure::Failure;
+use super::error::RoleError;
 use super::idle::Idle;
+use super::resources::Resources;
 use crate::layout;
 
 /// Where the kernel maps the window, or the NIC.
@@ -22,68 +22,68 @@ const BASE: NonNull<u8> = match NonNull::new(layout::WINDOW as *mut u8) {
 };
 
 /// How often a receiver announces itself, in ticks.
-const ANNOUNCE: u64 = 20;
+const BEACON_INTERVAL: u64 = 20;
 
 /// What is done with a port, on each path with code of its own.
-pub trait Work {
+pub trait PortRole {
     /// Does it.
-    fn run<S: Service>(self, machine: &mut Machine, nic: Nic<S>) -> Result<(), Failure>;
+    fn run<S: Service>(self, resources: &mut Resources, nic: Nic<S>) -> Result<(), RoleError>;
 }
 
 /// The window of the VM's port.
-pub fn window(machine: &Machine) -> Result<Window, Failure> {
-    let attachment = machine.options.nic.ok_or(Failure::NoNic)?;
+pub fn window(resources: &Resources) -> Result<Window, RoleError> {
+    let attachment = resources.options.nic.ok_or(RoleError::NoNic)?;
     if attachment.path == Path::Direct {
         // SAFETY: the kernel mapped that much there, for nobody else.
-        let opened = unsafe { Direct::new(BASE, machine.window_size, attachment.port) };
-        return opened.map(|(_, window)| window).map_err(Failure::Direct);
+        let opened = unsafe { Direct::new(BASE, resources.window_size, attachment.port) };
+        return opened.map(|(_, window)| window).map_err(RoleError::Direct);
     }
     // SAFETY: the kernel mapped that much there, for nobody else.
-    let window = unsafe { Window::new(BASE, machine.window_size) };
-    let window = window.map_err(Failure::Window)?;
+    let window = unsafe { Window::new(BASE, resources.window_size) };
+    let window = window.map_err(RoleError::Window)?;
     if window.port() != attachment.port {
-        return Err(Failure::OtherPort);
+        return Err(RoleError::OtherPort);
     }
     Ok(window)
 }
 
 /// Opens the VM's port and does some work with it.
-pub fn with_port(mut machine: Machine, work: impl Work) -> Result<(), Failure> {
-    let attachment = machine.options.nic.ok_or(Failure::NoNic)?;
+pub fn with_port(mut resources: Resources, work: impl PortRole) -> Result<(), RoleError> {
+    let attachment = resources.options.nic.ok_or(RoleError::NoNic)?;
     if attachment.path == Path::Direct {
         // SAFETY: the kernel mapped that much there, for nobody else.
-        let opened = unsafe { Direct::new(BASE, machine.window_size, attachment.port) };
-        let (direct, window) = opened.map_err(Failure::Direct)?;
+        let opened = unsafe { Direct::new(BASE, resources.window_size, attachment.port) };
+        let (direct, window) = opened.map_err(RoleError::Direct)?;
         direct.populate();
-        return work.run(&mut machine, Nic::new(direct, window));
+        return work.run(&mut resources, Nic::new(direct, window));
     }
-    let window = window(&machine)?;
+    let window = window(&resources)?;
     window.populate();
-    let machine = &mut machine;
+    let resources = &mut resources;
     // SAFETY: the VM is on that path, as the VMM says: the kernel mapped the gate area, and the
     // host serves the hypercall or the I/O port. The program runs at CPL 3 with IOPL 3.
     unsafe {
         match attachment.path {
-            Path::ExitKernel => work.run(machine, Nic::new(Hypercall::new(), window)),
-            Path::ExitUser => work.run(machine, Nic::new(PortRequest::new(), window)),
-            _ => work.run(machine, Nic::new(Gate::new(), window)),
+            Path::ExitKernel => work.run(resources, Nic::new(Hypercall::new(), window)),
+            Path::ExitUser => work.run(resources, Nic::new(PortRequest::new(), window)),
+            _ => work.run(resources, Nic::new(Gate::new(), window)),
         }
     }
 }
 
 /// Says that this station receives, again and again until the first frame comes.
-pub fn announce<S: Service>(
+pub fn send_beacons<S: Service>(
     nic: &mut Nic<S>,
     idle: &mut Idle,
     enabled: bool,
-) -> Result<(), Failure> {
-    let frame = announce::frame(nic.mac());
+) -> Result<(), RoleError> {
+    let frame = beacon::frame(nic.mac());
     let mut next = 0;
     while !nic.rx_ready() {
         if enabled && idle.since() >= next {
             nic.set_when_full(WhenFull::Drop);
             nic.tx_burst(&[frame]);
-            next = idle.since() + ANNOUNCE;
+            next = idle.since() + BEACON_INTERVAL;
         }
         idle.wait("the first frame", 0)?;
     }
@@ -92,18 +92,15 @@ pub fn announce<S: Service>(
 }
 
 /// Waits for a station that receives; gives its address.
-pub fn await_announcement<S: Service>(
-    nic: &mut Nic<S>,
-    idle: &mut Idle,
-) -> Result<[u8; 6], Failure> {
+pub fn await_beacon<S: Service>(nic: &mut Nic<S>, idle: &mut Idle) -> Result<[u8; 6], RoleError> {
     nic.rx_discard();
     let mut found = None;
     loop {
         nic.rx_burst(1, |frame| {
-            let mut bytes = [0; announce::SIZE];
+            let mut bytes = [0; beacon::SIZE];
             if frame.len() == bytes.len() {
                 frame.copy_to(&mut bytes);
-                found = announce::source(&bytes);
+                found = beacon::source(&bytes);
             }
         });
         match found {
