@@ -3,7 +3,6 @@
 //!
 //! | module | object |
 //! | --- | --- |
-//! | [`attachment`] | what the VMM says about the VM's NIC port |
 //! | [`gate`] | the guest's pages of the gate area, and a call through them |
 //! | [`service`] | a request to the host, whichever path carries it |
 //! | [`ring`] | the guest's ends of the rings in its window |
@@ -13,7 +12,6 @@
 //! program and bare metal alike.
 #![cfg_attr(not(test), no_std)]
 
-pub mod attachment;
 pub mod gate;
 pub mod nic;
 pub mod ring;

@@ -18,9 +18,9 @@
 use core::fmt;
 use core::ops::RangeInclusive;
 
+use postern_abi::attachment::{Attachment, AttachmentError};
 use postern_abi::machine::CMDLINE_NIC;
 use postern_abi::window::MAX_FRAME;
-use postern_guest::attachment::{Attachment, AttachmentError};
 
 use crate::synthetic;
 

@@ -2,7 +2,8 @@
 
 use core::ops::Range;
 
-/// The largest part of the `ram` ranges that no `taken` range touches. Its ends are multiples of `align`, a power of two.
+/// The largest part of the `ram` ranges that no `taken` range touches. Its ends are multiples of
+/// `align`, a power of two.
 pub fn largest_gap(ram: &[Range<u64>], taken: &[Range<u64>], align: u64) -> Option<Range<u64>> {
     let taken = || taken.iter().filter(|taken| !taken.is_empty());
     let mut best: Option<Range<u64>> = None;

@@ -220,8 +220,8 @@ impl ByteOrder {
     }
 }
 
-/// Goes through records: each frame, and its length when it was captured. Ends where the next record
-/// is not there in full.
+/// Goes through records: each frame, and its length when it was captured. Ends where the next
+/// record is not there in full.
 #[derive(Clone, Debug)]
 struct Walk<'a> {
     records: &'a [u8],

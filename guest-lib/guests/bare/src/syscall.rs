@@ -1,7 +1,8 @@
 //! System calls: what the program asks of the kernel, by `int 0x80`.
 //!
-//! Number in RAX, up to four arguments in RDI, RSI, RDX and R10; result in RAX, other registers kept. What a
-//! program with IOPL 3 can do itself (the console, marks, ending the VM) has no system call.
+//! Number in RAX, up to four arguments in RDI, RSI, RDX and R10; result in RAX, other registers
+//! kept. What a program with IOPL 3 can do itself (the console, marks, ending the VM) has no system
+//! call.
 
 use core::arch::asm;
 
@@ -16,13 +17,13 @@ pub const WAIT: u64 = 0;
 /// of CR2, and the other registers are 0.
 pub const SET_FIXUP: u64 = 1;
 
-/// Runs a function, `fn(u64) -> u64`, of the *kernel's* copy of the image at CPL 0, with an argument.
-/// Result: the function's.
+/// Runs a function, `fn(u64) -> u64`, of the *kernel's* copy of the image at CPL 0, with an
+/// argument. Result: the function's.
 pub const PRIVILEGED: u64 = 2;
 
 /// Maps pages, in place of what is there: virtual address, physical address, size, and one of the
-/// `MAP_` constants. The pages of the kernel appear in both address spaces, those of user mode in the
-/// program's alone.
+/// `MAP_` constants. The pages of the kernel appear in both address spaces, those of user mode in
+/// the program's alone.
 pub const MAP: u64 = 3;
 
 /// The program's address space has another root from now on, at a physical address; 0 is the one
@@ -69,8 +70,8 @@ pub fn wait() -> u64 {
 ///
 /// # Safety
 ///
-/// The function is sound at CPL 0, in the kernel's address space, with this argument, and so is what
-/// it does to the machine.
+/// The function is sound at CPL 0, in the kernel's address space, with this argument, and so is
+/// what it does to the machine.
 pub unsafe fn privileged(work: extern "sysv64" fn(u64) -> u64, argument: u64) -> u64 {
     call(PRIVILEGED, [work as usize as u64, argument, 0, 0])
 }

@@ -1,4 +1,5 @@
-//! The local APIC's timer (Intel SDM volume 3, "Advanced Programmable Interrupt Controller (APIC)").
+//! The local APIC's timer (Intel SDM volume 3, "Advanced Programmable Interrupt Controller
+//! (APIC)").
 
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 use postern_abi::PAGE_SIZE;
-use postern_guest::attachment::Attachment;
+use postern_abi::attachment::Attachment;
 use postern_guest_bare::cmdline::GuestOptions;
 
 use super::frames::Frames;

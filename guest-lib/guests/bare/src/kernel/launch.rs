@@ -3,9 +3,9 @@
 use core::ptr;
 
 use postern_abi::PAGE_SIZE;
+use postern_abi::attachment::Attachment;
 use postern_abi::machine::Path;
 use postern_abi::view::{GATE_AREA_GVA, LANDING_GVA};
-use postern_guest::attachment::Attachment;
 use postern_guest::gate::{self, CodePage};
 use postern_guest_bare::cmdline::GuestOptions;
 use x86_64::registers::rflags::RFlags;

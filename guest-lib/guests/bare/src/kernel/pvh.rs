@@ -101,8 +101,8 @@ impl StartInfo {
     ///
     /// # Safety
     ///
-    /// The low 4 GiB are mapped one to one. If there is a start info at that address, what it points
-    /// to is as the ABI has it, and stays unchanged for ever.
+    /// The low 4 GiB are mapped one to one. If there is a start info at that address, what it
+    /// points to is as the ABI has it, and stays unchanged for ever.
     pub unsafe fn read(address: u64) -> Result<StartInfo, StartInfoError> {
         // SAFETY: RAM is mapped; the fields are plain numbers.
         let header = unsafe { &*(address as *const Header) };
@@ -146,8 +146,8 @@ impl StartInfo {
         self.ram().map(|range| range.end).max().unwrap_or(0)
     }
 
-    /// The largest free piece of RAM: whole pages, touching neither the low 1 MiB nor the initrd nor
-    /// the `taken` ranges.
+    /// The largest free piece of RAM: whole pages, touching neither the low 1 MiB nor the initrd
+    /// nor the `taken` ranges.
     pub fn largest_gap(&self, taken: &[Range<u64>]) -> Option<Range<u64>> {
         const NOTHING: Range<u64> = 0..0;
         let mut ram = [NOTHING; MAX_MAP];

@@ -1,5 +1,5 @@
-//! The entry point: 64-bit mode, CPL 0, RDI = guest-physical address of an `hvm_start_info`, the low
-//! 4 GiB mapped one to one for writing.
+//! The entry point: 64-bit mode, CPL 0, RDI = guest-physical address of an `hvm_start_info`, the
+//! low 4 GiB mapped one to one for writing.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;

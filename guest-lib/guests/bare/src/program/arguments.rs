@@ -1,7 +1,8 @@
 //! The page that the kernel passes to the program.
 #![deny(unsafe_code)]
 
-/// The first words of the page at [`crate::layout::ARGUMENTS`], written by the kernel. Addresses are the program's; see [`crate::layout`].
+/// The first words of the page at [`crate::layout::ARGUMENTS`], written by the kernel. Addresses
+/// are the program's; see [`crate::layout`].
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Arguments {

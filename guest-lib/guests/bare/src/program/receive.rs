@@ -16,7 +16,8 @@ use crate::console::{mark, println};
 /// How long to go on after the last frame that was asked for, in ticks: one too many is to be seen.
 const LINGER: u64 = 10;
 
-/// Longest frame that memory is readied for, in bytes: an MTU of 1500. Longer ones are recorded as well.
+/// Longest frame that memory is readied for, in bytes: an MTU of 1500. Longer ones are recorded as
+/// well.
 const USUAL_FRAME: usize = 1514;
 
 /// Plays the role.

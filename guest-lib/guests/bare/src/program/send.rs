@@ -16,8 +16,8 @@ use super::port::{self, PortRole};
 use super::resources::Resources;
 use crate::console::{mark, println};
 
-/// How long to be silent after the last frame, in ticks: a line on the console and the end of a VM cost
-/// the host much, and are not to fall into the time in which others still take its frames.
+/// How long to be silent after the last frame, in ticks: a line on the console and the end of a VM
+/// cost the host much, and are not to fall into the time in which others still take its frames.
 const LINGER: u64 = 20;
 
 /// Where the receiver's address is not known: nobody's.

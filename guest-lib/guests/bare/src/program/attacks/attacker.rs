@@ -4,11 +4,11 @@ use core::ops::Range;
 use core::ptr;
 
 use postern_abi::PAGE_SIZE;
+use postern_abi::attachment::Attachment;
 use postern_abi::machine::Path;
 use postern_abi::service::OP_NOP;
 use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, LANDING_GVA, SERVICE_INDEX, STUB_GVA};
 use postern_abi::window::{Geometry, PortId};
-use postern_guest::attachment::Attachment;
 use postern_guest::gate::{self, ABORT_VECTOR, CodePage, Gate};
 use postern_guest::ring::Window;
 

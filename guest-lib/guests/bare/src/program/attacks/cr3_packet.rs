@@ -15,7 +15,8 @@ use crate::syscall::{self, MAP_READ};
 /// Present, writable, for user mode.
 const ENTRY: u64 = 7;
 
-/// What the page of the guest's own that stands for the EPTP list holds: the gate would clear a bit.
+/// What the page of the guest's own that stands for the EPTP list holds: the gate would clear a
+/// bit.
 const CANARY: u8 = 0xff;
 
 /// Page tables made of packets.

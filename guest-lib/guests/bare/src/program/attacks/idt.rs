@@ -52,7 +52,8 @@ const TRIES: u32 = 50;
 /// An offset in page B with no code: HLT.
 const HLT: u64 = 0x800;
 
-/// At CPL 0: copies the CPU's tables to `base`, with another stack for the timer, and uses the copy.
+/// At CPL 0: copies the CPU's tables to `base`, with another stack for the timer, and uses the
+/// copy.
 extern "sysv64" fn move_tables(base: u64) -> u64 {
     let (old_idt, old_gdt) = (sidt(), sgdt());
     let gdt = base + PAGE_SIZE;
@@ -64,7 +65,8 @@ extern "sysv64" fn move_tables(base: u64) -> u64 {
     copy(old_idt.base, base, usize::from(old_idt.limit) + 1);
     copy(old_gdt.base, gdt, usize::from(old_gdt.limit) + 1);
     // SAFETY: the copies are complete: the old segment's address is taken out of its descriptor
-    // (Intel SDM volume 3, "TSS Descriptor in 64-bit mode"), the new one's put in. All stays mapped.
+    // (Intel SDM volume 3, "TSS Descriptor in 64-bit mode"), the new one's put in. All stays
+    // mapped.
     unsafe {
         let descriptor = (gdt as *mut u64).add(usize::from(TASK_STATE.index()));
         let (low, high) = (descriptor.read(), descriptor.add(1).read());

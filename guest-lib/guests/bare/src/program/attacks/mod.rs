@@ -1,8 +1,8 @@
 //! Role `attack`: tries to break out of what the gate allows, as a hostile guest kernel or process
 //! would, and says whether that worked.
 //!
-//! The last line is `attack NAME: repelled: ...` (status 0) or `attack NAME: succeeded: ...` (status
-//! 1). An attack that ends the VM has been repelled, too; the status of the VMM tells.
+//! The last line is `attack NAME: repelled: ...` (status 0) or `attack NAME: succeeded: ...`
+//! (status 1). An attack that ends the VM has been repelled, too; the status of the VMM tells.
 //!
 //! | name | what is tried |
 //! | --- | --- |

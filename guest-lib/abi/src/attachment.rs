@@ -1,21 +1,34 @@
-//! What the VMM tells a guest about its NIC port: the value of the command-line word
-//! [`postern_abi::machine::CMDLINE_NIC`].
+//! The NIC port of a VM, as the VMM describes it to the guest: the value of the command-line word
+//! [`CMDLINE_NIC`](crate::machine::CMDLINE_NIC), written by [`Attachment`]'s `Display` and read by
+//! [`Attachment::parse`].
+#![forbid(unsafe_code)]
 
 use core::fmt;
 
-use postern_abi::machine::{CMDLINE_NIC, Path};
-use postern_abi::window::PortId;
+use crate::machine::{CMDLINE_NIC, Path};
+use crate::window::PortId;
 
-/// One NIC port of this VM.
+/// The NIC port of a VM.
+///
+/// ```
+/// use postern_abi::attachment::Attachment;
+/// use postern_abi::machine::Path;
+///
+/// let attachment = Attachment::parse("elisa,3,0xc0000000,0x100000")?;
+/// assert_eq!(attachment.path, Path::Elisa);
+/// assert_eq!(attachment.size, 1 << 20);
+/// assert_eq!(attachment.to_string(), "elisa,3,0xc0000000,0x100000");
+/// # Ok::<(), postern_abi::attachment::AttachmentError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// How requests reach the data plane.
+    /// The path that requests take to the data plane.
     pub path: Path,
     /// The port.
     pub port: PortId,
     /// Guest-physical address of the port's window or, on [`Path::Direct`], of the NIC's memory.
     pub gpa: u64,
-    /// Bytes there.
+    /// Size of the memory at that address, in bytes.
     pub size: u64,
 }
 
@@ -24,7 +37,7 @@ impl Attachment {
     ///
     /// # Errors
     ///
-    /// The first part that is not as it should be.
+    /// The first part that is missing, unknown or not a number.
     pub fn parse(value: &str) -> Result<Attachment, AttachmentError<'_>> {
         let mut parts = value.split(',');
         let mut part = |name| parts.next().ok_or(AttachmentError::Missing(name));
@@ -44,30 +57,43 @@ impl Attachment {
     }
 }
 
-/// Digits alone: `from_str_radix` takes a sign, too.
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Attachment {
+            path,
+            port,
+            gpa,
+            size,
+        } = self;
+        write!(f, "{},{port},{gpa:#x},{size:#x}", path.name())
+    }
+}
+
+/// A number of decimal digits alone: `str::parse` takes a sign, too.
 fn decimal(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }
 
+/// A number of hexadecimal digits behind `0x`, with no sign.
 fn hexadecimal(text: &str) -> Option<u64> {
     let text = text.strip_prefix("0x")?;
     let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
     digits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 
-/// Why the description of a port was refused.
+/// A description of a port that [`Attachment::parse`] refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachmentError<'a> {
-    /// This part is missing.
+    /// The part of this name is missing.
     Missing(&'static str),
-    /// Something follows the last part.
+    /// This follows the last part.
     More(&'a str),
-    /// No such path.
+    /// No [`Path`] has this name.
     Path(&'a str),
-    /// No NIC has that port.
+    /// This is no decimal number, or no NIC has a port of this number.
     Port(&'a str),
-    /// No hexadecimal number with 0x.
+    /// This is no hexadecimal number with 0x.
     Number(&'a str),
 }
 
@@ -137,6 +163,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_written_is_read(path in 0..Path::ALL.len(), port: u8, gpa: u64, size: u64) {
+            let attachment = Attachment {
+                path: Path::ALL[path],
+                port: PortId::from_number(port),
+                gpa,
+                size,
+            };
+            let word = attachment.to_string();
+            prop_assert_eq!(Attachment::parse(&word), Ok(attachment));
+        }
+
         #[test]
         fn any_text_is_parsed_or_refused(value in "[elisadrct,0-9xaf-]{0,40}") {
             if let Ok(attachment) = Attachment::parse(&value) {
