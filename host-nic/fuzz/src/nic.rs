@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use postern_abi::service::{OP_FEATURES, OP_TX};
 use postern_abi::window::{Geometry, PortId};
-use postern_guest::ring::{Receiver, Window};
+use postern_guest::ring::{RxQueue as Receiver, Window};
 use postern_nic::caller::{Caller, memory_size, window_offset};
 use postern_nic::state::{
     Context, LaneState, PortState, State, context_offset, context_stride, port_offset,

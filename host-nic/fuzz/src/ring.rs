@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_TX};
 use postern_abi::window::{FEATURES, Geometry, MIN_RING, RecordHeader, record_size};
-use postern_guest::ring::Receiver;
+use postern_guest::ring::RxQueue as Receiver;
 use postern_nic::state::MODE_POLICY;
 
 use super::bytes::Bytes;

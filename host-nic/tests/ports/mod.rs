@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use postern_abi::service::{OP_FEATURES, OP_TX, tx_flags};
 use postern_abi::window::{Geometry, PortId, RecordHeader, record_size};
-use postern_guest::ring::{Receiver, Sender, Window};
+use postern_guest::ring::{RxQueue as Receiver, TxQueue as Sender, Window};
 use postern_nic::caller::Caller;
 use postern_nic::memory::Memory;
 use postern_nic::policy::apply::{Policies, PolicyError};
