@@ -6,8 +6,8 @@
 //! | layer | module | object |
 //! | --- | --- | --- |
 //! | a port | [`nic`] | [`Nic`](nic::Nic): bursts of frames out and in, counters |
-//! | rings | [`ring`] | [`Window`](ring::Window), [`TxQueue`](ring::TxQueue), [`RxQueue`](ring::RxQueue): the guest's ends of the rings |
-//! | a call | [`service`] | [`Service`](service::Service): one request to the host, by VMFUNC, VMCALL, OUT or a function call |
+//! | rings | [`ring`] | the guest's ends of the rings in its window |
+//! | a call | [`service`] | one request to the host, on any path |
 //! | a call | [`gate`] | the two pages of code through which a VMFUNC call goes |
 //!
 //! Numbers and layouts are those of [`postern_abi`]. The library is `no_std`, allocates nothing and
@@ -25,7 +25,7 @@
 //! use postern_nic::direct::Direct;
 //! use postern_nic::memory::Memory;
 //!
-//! // A NIC of two ports with one queue each, TX rings and lanes of 64 KiB, and a guest on each port.
+//! // A NIC of two ports with one queue, TX rings and lanes of 64 KiB, and a guest on each port.
 //! let memory = Memory::create(Geometry::new(2, 1, 64 << 10, 64 << 10)?)?;
 //! let mut nics = Vec::new();
 //! for port in memory.geometry().all_ports() {

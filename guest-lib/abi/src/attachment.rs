@@ -1,5 +1,5 @@
 //! The NIC port of a VM, as the VMM describes it to the guest: the value of the command-line word
-//! [`CMDLINE_NIC`](crate::machine::CMDLINE_NIC), written by [`Attachment`]'s `Display` and read by
+//! [`CMDLINE_NIC`], written by [`Attachment`]'s `Display` and read by
 //! [`Attachment::parse`].
 #![forbid(unsafe_code)]
 

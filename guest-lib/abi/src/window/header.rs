@@ -97,7 +97,7 @@ pub enum HeaderError {
     Magic(u64),
     /// The window was made for another [`crate::ABI_VERSION`].
     Version(u32),
-    /// Its numbers of ports and queues or its sizes are not valid.
+    /// The numbers of ports and queues or the sizes of rings are not valid.
     Geometry(GeometryError),
     /// The window's own port does not exist.
     Port(u32),

@@ -24,12 +24,12 @@ impl PortId {
         PortId(number)
     }
 
-    /// Its number.
+    /// The port's number.
     pub const fn number(self) -> u32 {
         self.0 as u32
     }
 
-    /// Its number, as an index of arrays of [`MAX_PORTS`] elements.
+    /// The port's number, as an index of arrays of [`MAX_PORTS`] elements.
     pub const fn index(self) -> usize {
         self.0 as usize
     }

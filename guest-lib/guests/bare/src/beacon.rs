@@ -1,17 +1,18 @@
-//! How a receiver says that it is there: a broadcast that no measured frame looks like.
+//! Beacons: the broadcast frame by which a receiver says that it is ready. No measured frame looks
+//! like it.
 //!
-//! A sender waits for it, so that no frame is sent to a port that nobody has opened yet, and learns
-//! the receiver's address from it. It counts neither as sent nor as received.
+//! A sender waits for a beacon, so that it sends no frame to a port that nobody has opened yet, and
+//! learns the receiver's address from it. A beacon counts neither as sent nor as received.
 
 use crate::synthetic::ETHERTYPE;
 
-/// Bytes of an announcement.
+/// Length of a beacon in bytes.
 pub const SIZE: usize = 60;
 
-/// What follows the header.
+/// Payload of a beacon, behind the Ethernet header; zeros follow.
 const TEXT: &[u8; 25] = b"Postern: ready to receive";
 
-/// The announcement of the station with this address.
+/// The beacon of the station with this MAC address.
 pub fn frame(source: [u8; 6]) -> [u8; SIZE] {
     let mut frame = [0; SIZE];
     frame[0..6].fill(0xff);
@@ -21,7 +22,7 @@ pub fn frame(source: [u8; 6]) -> [u8; SIZE] {
     frame
 }
 
-/// Who announces itself, if the frame is an announcement.
+/// The MAC address of the station that sent the frame, if the frame is a beacon.
 pub fn source(received: &[u8]) -> Option<[u8; 6]> {
     let source = received.get(6..12)?.try_into().ok()?;
     (received == frame(source)).then_some(source)
@@ -32,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_announcement_is_known_by_every_byte() {
+    fn a_beacon_is_known_by_every_byte() {
         let mut good = frame([2, 0, 0, 0, 0, 9]);
         assert_eq!(source(&good), Some([2, 0, 0, 0, 0, 9]));
         assert_eq!(source(&good[..59]), None);

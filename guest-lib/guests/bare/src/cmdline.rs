@@ -1,4 +1,4 @@
-//! The command line of the test guest: words `KEY=VALUE`, separated by blanks.
+//! The command line of the bare guest: words `KEY=VALUE`, separated by blanks.
 //!
 //! | word | meaning | where absent |
 //! | --- | --- | --- |
@@ -10,7 +10,7 @@
 //! | `input=pcap`, `input=SIZE` | the initrd, or frames of that size made up | pcap |
 //! | `timer=HZ` | rate of the timer's interrupts, 0 to [`MAX_TIMER`] | 1000 |
 //! | `patience=TICKS` | how long to wait with nothing moving | 5000 |
-//! | `hello=on`, `hello=off` | the receiver says when it is ready and the sender waits for that | on |
+//! | `hello=on`, `hello=off` | the receiver sends beacons and the sender waits for one | on |
 //! | `postern.nic=...` | the NIC port, see [`Attachment`] | none |
 //!
 //! Any other word, a word said twice and a value out of range are errors.
@@ -24,13 +24,13 @@ use postern_abi::window::MAX_FRAME;
 
 use crate::synthetic;
 
-/// Frames of the largest burst.
+/// Most frames of a burst.
 pub const MAX_BATCH: usize = 256;
 
-/// Most interrupts a second.
+/// Highest rate of the timer's interrupts, in hertz.
 pub const MAX_TIMER: u32 = 5000;
 
-/// What the guest does.
+/// The role that the guest plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Starts, and ends well.
@@ -61,7 +61,7 @@ impl Role {
         Role::Attack,
     ];
 
-    /// Its name on the command line.
+    /// The role's name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Role::Hello => "hello",
@@ -75,85 +75,85 @@ impl Role {
     }
 }
 
-/// How many frames.
+/// The number of frames to send or to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frames {
-    /// As many as the input has.
+    /// As many frames as the input has.
     Input,
-    /// That many; the input is repeated as often as it takes.
+    /// This many frames; the input is repeated as often as needed.
     Count(u64),
-    /// Until the VM is ended.
+    /// Frames until the VM is ended.
     Endless,
 }
 
-/// Which frames.
+/// The frames to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Those of the pcap file in the initrd.
+    /// The frames of the pcap file in the initrd.
     Pcap,
-    /// Made-up ones of this many bytes ([`synthetic`]).
+    /// Made-up frames of this many bytes ([`synthetic`]).
     Synthetic(usize),
 }
 
-/// A command line that was understood.
+/// The words of a command line that was understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestOptions<'a> {
-    /// `role=`
+    /// `role=`: what to do.
     pub role: Role,
-    /// `attack=`
+    /// `attack=`: the name of the attack, with [`Role::Attack`].
     pub attack: Option<&'a str>,
-    /// `batch=`
+    /// `batch=`: the number of frames of a burst.
     pub batch: usize,
-    /// `frames=`
+    /// `frames=`: the number of frames.
     pub frames: Frames,
-    /// `calls=`
+    /// `calls=`: the number of empty calls.
     pub calls: u64,
-    /// `input=`
+    /// `input=`: the frames to send.
     pub input: Input,
-    /// `timer=`, in hertz
+    /// `timer=`: the rate of the timer's interrupts, in hertz.
     pub timer: u32,
-    /// `patience=`, in ticks of the timer
+    /// `patience=`: how long to wait while no frame moves, in ticks of the timer.
     pub patience: u64,
-    /// `hello=`
+    /// `hello=`: whether a receiver sends beacons and a sender waits for one.
     pub hello: bool,
-    /// `postern.nic=`
+    /// `postern.nic=`: the NIC port.
     pub nic: Option<Attachment>,
 }
 
-/// Why a command line was refused.
+/// A command line that [`GuestOptions::parse`] refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CmdlineError<'a> {
-    /// Not a word this guest knows.
+    /// This word is not one of the guest's.
     Unknown(&'a str),
-    /// A word that was there before.
+    /// The key of this word was there before.
     Twice(&'a str),
-    /// No role.
+    /// There is no role.
     NoRole,
-    /// An attack without its role, or the reverse.
+    /// There is `role=attack` without `attack=`, or the reverse.
     Attack,
-    /// A role that does not exist.
+    /// There is no role of this name.
     Role(&'a str),
-    /// A number that is none, or out of range.
+    /// A value is no number, or out of range.
     Number {
         /// The word's key.
         key: &'static str,
-        /// Its value.
+        /// The word's value.
         value: &'a str,
         /// Least value.
         min: u64,
         /// Greatest value.
         max: u64,
     },
-    /// A value other than the listed ones.
+    /// A value is not one of the listed ones.
     Choice {
         /// The word's key.
         key: &'static str,
-        /// Its value.
+        /// The word's value.
         value: &'a str,
-        /// What it may be.
+        /// The values that there are.
         choices: &'static str,
     },
-    /// The NIC port's description.
+    /// The description of the NIC port is wrong.
     Nic(AttachmentError<'a>),
 }
 
@@ -194,6 +194,7 @@ impl fmt::Display for CmdlineError<'_> {
 
 impl core::error::Error for CmdlineError<'_> {}
 
+/// Writes `role=NAME` for all roles.
 fn list_roles(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Role::ALL
         .iter()
@@ -201,11 +202,11 @@ fn list_roles(f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 impl<'a> GuestOptions<'a> {
-    /// Understands a command line.
+    /// Reads a command line.
     ///
     /// # Errors
     ///
-    /// The first word that is wrong, then what is missing.
+    /// The first word that is wrong or, if all are right, what is missing.
     pub fn parse(cmdline: &'a str) -> Result<GuestOptions<'a>, CmdlineError<'a>> {
         let mut role = None;
         let mut options = GuestOptions {
@@ -297,6 +298,7 @@ impl<'a> GuestOptions<'a> {
     }
 }
 
+/// The number that a word's value is, of decimal digits alone.
 fn number<'a>(
     key: &'static str,
     value: &'a str,
@@ -317,6 +319,7 @@ fn number<'a>(
 #[cfg(test)]
 mod tests {
     use postern_abi::machine::Path;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
@@ -408,7 +411,7 @@ mod tests {
 
         #[test]
         fn any_words_are_understood_or_refused(
-            words in proptest::collection::vec("(role|batch|frames|input|postern.nic|x)=[a-z0-9,]{0,8}", 0..6)
+            words in vec("(role|batch|frames|input|postern.nic|x)=[a-z0-9,]{0,8}", 0..6)
         ) {
             let line = words.join(" ");
             if let Err(error) = GuestOptions::parse(&line) {

@@ -16,6 +16,7 @@ macro_rules! println {
 }
 pub(crate) use println;
 
+/// The serial console.
 struct Console;
 
 impl Write for Console {
@@ -30,19 +31,20 @@ impl Write for Console {
     }
 }
 
-/// What `println` does.
+/// Writes a line to the console; `println` is a short form of it.
 pub fn print_line(line: fmt::Arguments<'_>) {
     // The console never fails.
     let _ = Console.write_fmt(line);
     let _ = Console.write_str("\n");
 }
 
+/// Writes to an I/O port of the VMM.
 fn write(port: u16, value: u32) {
     // SAFETY: the callers write ports of the VMM that change no memory.
     unsafe { PortWriteOnly::<u32>::new(port).write(value) }
 }
 
-/// Ends the VM.
+/// Ends the VM with a status of [`postern_guest_bare::status`].
 pub fn exit(status: u32) -> ! {
     loop {
         write(PORT_EXIT, status);
@@ -50,14 +52,14 @@ pub fn exit(status: u32) -> ! {
     }
 }
 
-/// Has the VMM note all counters under a label of [`postern_abi::machine::mark`].
+/// Takes a snapshot of all counters, in the VMM, under a label of [`postern_abi::machine::mark`].
 #[inline(always)]
-pub fn mark(label: u32) {
+pub fn snapshot_counters(label: u32) {
     write(PORT_MARK, label);
 }
 
-/// Has the VMM append some memory to its output file. `outbox` is the guest-physical address of a
-/// [`postern_abi::machine::Outbox`].
+/// Appends some memory of the guest's to the VMM's output file. `outbox` is the guest-physical
+/// address of a [`postern_abi::machine::Outbox`].
 pub fn send_outbox(outbox: u32) {
     write(PORT_OUTBOX, outbox);
 }

@@ -1,4 +1,5 @@
-//! Catching exceptions: how a test sees that something is refused.
+//! Exceptions of the CPU, and code that goes on after one. So a test sees that something is
+//! refused.
 
 use core::arch::naked_asm;
 use core::fmt;
@@ -12,18 +13,18 @@ use crate::syscall;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Exception {
-    /// Its vector.
+    /// The exception's vector.
     pub vector: u64,
-    /// Its error code, 0 where it has none.
+    /// The exception's error code, 0 where it has none.
     pub error: u64,
-    /// The instruction.
+    /// Address of the instruction that raised it.
     pub rip: u64,
-    /// The address of the last page fault.
+    /// CR2: the address that the last page fault was about.
     pub cr2: u64,
 }
 
 impl Exception {
-    /// Whether this is an aborted call.
+    /// Whether the exception reports an aborted call.
     pub fn is_abort(&self) -> bool {
         gate::is_abort(self.vector as u8, self.rip)
     }
@@ -48,9 +49,13 @@ impl fmt::Display for Exception {
     }
 }
 
-/// Does some work, and says which exception ended it if one did.
+/// Runs `work` and gives its result.
 ///
-/// The exception leaves the work's stack frames as they are: what they would drop is not dropped.
+/// The values in the work's stack frames are not dropped if an exception ends it.
+///
+/// # Errors
+///
+/// The exception that ended the work.
 pub fn catch_exception<R, W: FnOnce() -> R>(work: W) -> Result<R, Exception> {
     struct Call<R, W> {
         work: Option<W>,
@@ -64,20 +69,22 @@ pub fn catch_exception<R, W: FnOnce() -> R>(work: W) -> Result<R, Exception> {
         result: None,
     };
     let mut exception = MaybeUninit::uninit();
-    // SAFETY: `run` gets the argument that it was made for; the pointers are valid for the call.
+    // SAFETY: `run` gets the `Call` of its own types as argument; both pointers are valid during
+    // the call.
     let failed = unsafe {
         let run: extern "sysv64" fn(&mut Call<R, W>) = run::<R, W>;
         call_with_fixup(run as usize, (&raw mut call).cast(), exception.as_mut_ptr())
     };
     match call.result {
         Some(result) if !failed => Ok(result),
-        // SAFETY: `call_with_fixup` wrote it.
+        // SAFETY: `call_with_fixup` returned true, or the work left no result since an exception
+        // ended it: in both cases it wrote the exception.
         _ => Err(unsafe { exception.assume_init() }),
     }
 }
 
-/// Calls a function with an argument. If an exception comes meanwhile, describes that and returns
-/// true.
+/// Calls a function with an argument. If an exception comes meanwhile, writes it to `exception` and
+/// returns true.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn call_with_fixup(
     function: usize,

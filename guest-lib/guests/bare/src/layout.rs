@@ -15,8 +15,9 @@
 //!   0x20_0000_0000  KERNEL_STACKS    rw                rw, for the kernel alone
 //!   GATE_AREA_GVA   gate area        -                 rx   pages A and C (postern_abi::view)
 //! ```
+#![deny(unsafe_code)]
 
-/// One page: [`crate::program::Arguments`], then the command line.
+/// Address of one page: [`crate::program::arguments::Arguments`], then the command line.
 pub const ARGUMENTS: u64 = 0x10_0000_0000;
 
 /// First byte above the program's stack.
@@ -25,17 +26,17 @@ pub const STACK_TOP: u64 = 0x11_0000_0000 + STACK_SIZE;
 /// Bytes of the program's stack.
 pub const STACK_SIZE: u64 = 256 << 10;
 
-/// The initrd.
+/// Address of the initrd.
 pub const INITRD: u64 = 0x12_0000_0000;
 
-/// The program's memory.
+/// Address of the program's memory.
 pub const ARENA: u64 = 0x13_0000_0000;
 
-/// The window of the NIC port or, on the direct path, the NIC's whole memory.
+/// Address of the window of the NIC port or, on the direct path, the NIC's whole memory.
 pub const WINDOW: u64 = 0x14_0000_0000;
 
-/// Pages that attacks map.
+/// Address of pages that attacks map.
 pub const SCRATCH: u64 = 0x15_0000_0000;
 
-/// The stacks of traps, a gap below each.
+/// Address of the stacks of traps, with a gap below each.
 pub const KERNEL_STACKS: u64 = 0x20_0000_0000;

@@ -1,4 +1,4 @@
-//! The test guest: a small kernel, and a program that runs on it at CPL 3 with a timer going.
+//! The bare guest: a small kernel, and a program that runs on it at CPL 3 with a timer going.
 //!
 //! The VMM enters [`kernel`] at `_start`. It sets up its own descriptor tables and page tables,
 //! then runs [`program`] in an address space of its own. Both are compiled from this one crate, and

@@ -1,4 +1,4 @@
-//! Finding free RAM.
+//! The search for free RAM.
 
 use core::ops::Range;
 

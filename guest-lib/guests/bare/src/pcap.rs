@@ -25,21 +25,21 @@ const MAGIC_NANOS: u32 = 0xa1b2_3c4d;
 /// First word of a pcapng file, the same in both byte orders.
 const MAGIC_NG: u32 = 0x0a0d_0d0a;
 
-/// Why a file was refused.
+/// A file that [`PcapReader::parse`] refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PcapError {
-    /// Shorter than a file header.
+    /// The file is shorter than a file header.
     NoHeader {
         /// Bytes in the file.
         len: usize,
     },
-    /// A pcapng file.
+    /// The file is a pcapng file.
     NextGeneration,
-    /// Something else altogether.
+    /// The file begins with this word, which no pcap file does.
     Magic(u32),
-    /// A version other than 2.4.
+    /// The file has a version other than 2.4.
     Version(u16, u16),
-    /// A link type other than Ethernet.
+    /// The file has a link type other than Ethernet.
     LinkType(u32),
     /// The file ends within a record.
     Truncated {
@@ -55,7 +55,7 @@ pub enum PcapError {
         /// Bytes on the wire.
         original: u32,
     },
-    /// Shorter than an Ethernet header, or longer than the NIC takes.
+    /// A frame is shorter than an Ethernet header, or longer than the NIC takes.
     FrameLength {
         /// Number of the record, from 1.
         record: usize,
@@ -64,7 +64,7 @@ pub enum PcapError {
         /// The most that the NIC takes.
         max: usize,
     },
-    /// A file with no frame.
+    /// The file has no frame.
     Empty,
 }
 
@@ -147,7 +147,7 @@ impl<'a> PcapReader<'a> {
             return Err(PcapError::LinkType(link_type));
         }
 
-        let mut walk = Walk { records, order };
+        let mut walk = Records { records, order };
         let mut frames = 0;
         while !walk.records.is_empty() {
             let record = frames + 1;
@@ -179,7 +179,7 @@ impl<'a> PcapReader<'a> {
         })
     }
 
-    /// How many frames the file holds; never zero.
+    /// Number of the file's frames; never zero.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.frames
@@ -187,7 +187,7 @@ impl<'a> PcapReader<'a> {
 
     /// The frames in the order of the file.
     pub fn frames(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
-        let walk = Walk {
+        let walk = Records {
             records: self.records,
             order: self.order,
         };
@@ -220,15 +220,15 @@ impl ByteOrder {
     }
 }
 
-/// Goes through records: each frame, and its length when it was captured. Ends where the next
-/// record is not there in full.
+/// An iterator over records: each frame, and its length in bytes when it was captured. It ends
+/// where the next record is not there in full.
 #[derive(Clone, Debug)]
-struct Walk<'a> {
+struct Records<'a> {
     records: &'a [u8],
     order: ByteOrder,
 }
 
-impl<'a> Iterator for Walk<'a> {
+impl<'a> Iterator for Records<'a> {
     type Item = (&'a [u8], u32);
 
     fn next(&mut self) -> Option<(&'a [u8], u32)> {
@@ -250,7 +250,7 @@ pub struct PcapWriter<'a> {
     frames: u64,
 }
 
-/// The memory of a [`PcapWriter`] is full.
+/// The error of a [`PcapWriter`] whose memory is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PcapFullError;
 
@@ -259,7 +259,7 @@ impl<'a> PcapWriter<'a> {
     ///
     /// # Errors
     ///
-    /// The memory does not hold even a header.
+    /// [`PcapFullError`] if the memory does not hold even a file header.
     pub fn new(memory: &'a mut [u8]) -> Result<PcapWriter<'a>, PcapFullError> {
         let header = memory
             .first_chunk_mut::<FILE_HEADER>()
@@ -281,7 +281,7 @@ impl<'a> PcapWriter<'a> {
     ///
     /// # Errors
     ///
-    /// It does not fit; the file stays as it was.
+    /// [`PcapFullError`] if the memory has no room for it; the file stays as it was.
     pub fn append(
         &mut self,
         len: usize,
@@ -302,7 +302,7 @@ impl<'a> PcapWriter<'a> {
         Ok(())
     }
 
-    /// Frames so far.
+    /// Number of frames so far.
     pub fn frames(&self) -> u64 {
         self.frames
     }

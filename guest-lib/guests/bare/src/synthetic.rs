@@ -1,4 +1,4 @@
-//! Frames that are made up: each carries its number.
+//! Synthetic frames: each is made up and carries its number.
 //!
 //! ```text
 //!   0   destination MAC    6 bytes
@@ -11,10 +11,10 @@
 /// IEEE 802 local experimental EtherType 1.
 pub const ETHERTYPE: u16 = 0x88b5;
 
-/// Bytes before the filling.
+/// Least size of a frame, in bytes: those before the filling.
 pub const MIN_SIZE: usize = 22;
 
-/// Where the number lies in a frame.
+/// The bytes of a frame that hold its number.
 const NUMBER: core::ops::Range<usize> = 14..22;
 
 /// Writes all of a frame but its number.
@@ -52,6 +52,7 @@ pub fn number(frame: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
@@ -82,7 +83,7 @@ mod tests {
         }
 
         #[test]
-        fn short_frames_have_no_number(frame in proptest::collection::vec(any::<u8>(), 0..MIN_SIZE)) {
+        fn short_frames_have_no_number(frame in vec(any::<u8>(), 0..MIN_SIZE)) {
             prop_assert_eq!(number(&frame), None);
         }
     }

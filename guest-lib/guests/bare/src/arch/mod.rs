@@ -1,4 +1,4 @@
-//! What the kernel and, at CPL 0, some attacks of the program know of the CPU.
+//! Parts of the CPU that the kernel uses and so do, at CPL 0, some attacks of the program.
 //!
 //! | module | object |
 //! | --- | --- |

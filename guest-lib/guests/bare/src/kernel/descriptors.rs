@@ -17,7 +17,7 @@ use super::stacks::TrapStacks;
 use super::stubs;
 use crate::arch::selectors::{KERNEL_CODE, KERNEL_DATA, TASK_STATE};
 
-/// What lies in the frames of [`DescriptorTables`].
+/// The tables themselves, as they lie in the frames of [`DescriptorTables`].
 #[repr(C)]
 struct Contents {
     idt: [Entry<HandlerFunc>; 256],
@@ -87,7 +87,7 @@ impl DescriptorTables {
         );
     }
 
-    /// Has the CPU use the tables.
+    /// Loads the tables into the CPU.
     pub fn load(&self) {
         self.contents.gdt.load();
         // SAFETY: the tables are complete, mapped and never freed; the selectors are theirs.

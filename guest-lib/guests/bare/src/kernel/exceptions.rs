@@ -9,7 +9,7 @@ use super::trap_frame::TrapFrame;
 use crate::console::{exit, println};
 use crate::exception::Exception;
 
-/// Has the interrupted code go on at its fixup, or ends the VM if it has set none.
+/// Resumes the interrupted code at its fixup, or ends the VM if it has set none.
 pub fn raise(frame: &mut TrapFrame, exception: Exception) {
     let level = frame.level();
     let Some(fixup) = with_state(|state| state.fixups[level].take()) else {

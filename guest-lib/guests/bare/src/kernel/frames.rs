@@ -8,12 +8,13 @@ use x86_64::structures::paging::{FrameAllocator, PhysFrame, Size4KiB};
 
 use super::fatal::fatal;
 
+/// Size of a small page, in bytes.
 const PAGE: u64 = postern_abi::PAGE_SIZE;
 
-/// A large page.
+/// Size of a large page, in bytes.
 const LARGE_PAGE: u64 = 2 << 20;
 
-/// What is left for page tables after the program has the rest, at least.
+/// Least number of bytes that are kept for page tables when the program takes the rest.
 const KEPT: u64 = 512 << 10;
 
 /// The page frames that nobody uses, mapped one to one.
@@ -22,12 +23,12 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// All frames of a range of RAM, whole pages.
+    /// The allocator of all frames of a range of RAM, whole pages.
     pub fn new(free: Range<u64>) -> Frames {
         Frames { free }
     }
 
-    /// Consecutive zeroed frames for `size` bytes; gives their range.
+    /// Takes consecutive zeroed frames for `size` bytes; gives their guest-physical range.
     pub fn allocate(&mut self, size: u64) -> Range<u64> {
         let size = size.next_multiple_of(PAGE);
         if self.free.end - self.free.start < size {
@@ -40,7 +41,8 @@ impl Frames {
         start..start + size
     }
 
-    /// All frames but a few, from the end, not zeroed; they begin on a large page.
+    /// Takes all frames but a few ([`KEPT`]), not zeroed; they begin on a large page. Gives their
+    /// guest-physical range.
     pub fn take_rest(&mut self) -> Range<u64> {
         let start = (self.free.start + KEPT).next_multiple_of(LARGE_PAGE);
         if start >= self.free.end {

@@ -28,7 +28,7 @@ impl Image {
         }
     }
 
-    /// Where the copy lies: guest-physical addresses.
+    /// The guest-physical range of the copy.
     pub fn range(&self) -> Range<u64> {
         let image = addresses().image;
         self.start..self.start + (image.end - image.start)
@@ -39,8 +39,8 @@ impl Image {
         let source = self.range();
         let size = source.end - source.start;
         let target = frames.allocate(size);
-        // SAFETY: both ranges are RAM that is mapped one to one; the target's frames are new. What
-        // of the source changes meanwhile is the boot stack, which no copy uses.
+        // SAFETY: both ranges are RAM that is mapped one to one; the target's frames are new. The
+        // only part of the source that changes meanwhile is the boot stack, which no copy uses.
         unsafe {
             ptr::copy_nonoverlapping(
                 source.start as *const u8,
@@ -75,7 +75,7 @@ pub fn map_trampoline(space: &mut AddressSpace, frames: &mut Frames) {
     space.map(frames, trampoline, physical, Rights::CODE);
 }
 
-/// Where the linker put the parts of the image.
+/// The ranges of addresses at which the linker put the parts of the image.
 struct Addresses {
     image: Range<u64>,
     trampoline: Range<u64>,

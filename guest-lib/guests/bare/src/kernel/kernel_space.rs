@@ -12,7 +12,8 @@ use super::pvh::StartInfo;
 use super::stacks::TrapStacks;
 use crate::arch::apic;
 
-/// Builds it: RAM, the NIC and the local APIC one to one, nothing for user mode.
+/// Builds the kernel's address space: RAM, the NIC and the local APIC one to one, nothing for user
+/// mode.
 pub fn build(
     frames: &mut Frames,
     start_info: &StartInfo,

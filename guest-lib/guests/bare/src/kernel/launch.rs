@@ -22,7 +22,7 @@ use crate::layout;
 use crate::program;
 use crate::program::arguments::Arguments;
 
-/// Where the command line lies in the page of arguments.
+/// Offset of the command line in the page of arguments, in bytes.
 const CMDLINE_OFFSET: u64 = 256;
 
 const _: () = assert!(size_of::<Arguments>() as u64 <= CMDLINE_OFFSET);
@@ -101,12 +101,12 @@ impl Program {
         Program { space }
     }
 
-    /// Its address space.
+    /// The program's address space.
     pub fn space(&self) -> AddressSpace {
         self.space
     }
 
-    /// Runs it, at CPL 3, with interrupts, and with the right to use I/O ports.
+    /// Runs the program, at CPL 3, with interrupts, and with the right to use I/O ports.
     pub fn enter(self, stacks: &TrapStacks) -> ! {
         let flags = RFlags::INTERRUPT_FLAG | RFlags::IOPL_LOW | RFlags::IOPL_HIGH;
         // SAFETY: the program's address space has the trampoline, the trap stack, the program's
@@ -137,6 +137,7 @@ pub fn check_window(start_info: &StartInfo, attachment: Attachment) {
     }
 }
 
+/// Maps a copy of a page of code for the program.
 fn map_code(space: &mut AddressSpace, frames: &mut Frames, at: u64, code: &CodePage) {
     let frame = frames.allocate(PAGE_SIZE);
     // SAFETY: the frame is new and mapped one to one.

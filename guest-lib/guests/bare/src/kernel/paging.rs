@@ -12,7 +12,8 @@ use x86_64::{PhysAddr, VirtAddr};
 use super::fatal::fatal;
 use super::frames::Frames;
 
-/// What may be done with a page, and by whom. No page can be both written and executed.
+/// The rights to a page: what may be done with it, at which privilege level. No page can be both
+/// written and executed.
 #[derive(Clone, Copy)]
 pub struct Rights(PageTableFlags);
 
@@ -63,6 +64,7 @@ impl AddressSpace {
         self.root
     }
 
+    /// The page tables.
     fn tables(&mut self) -> OffsetPageTable<'_> {
         let root = self.root.start_address().as_u64() as *mut PageTable;
         // SAFETY: `new` took the frame for a root table; all tables are mapped one to one, and the
@@ -93,6 +95,7 @@ impl AddressSpace {
         }
     }
 
+    /// Maps one page of size `S`.
     fn map_page<S: PageSize>(
         &mut self,
         frames: &mut Frames,
@@ -113,12 +116,12 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Undoes what is mapped in a range of whole small pages.
+    /// Unmaps a range of whole small pages, as far as they are mapped.
     pub fn unmap(&mut self, range: Range<u64>) {
         for at in range.step_by(Size4KiB::SIZE as usize) {
             let page = Page::<Size4KiB>::containing_address(VirtAddr::new(at));
             match self.tables().unmap(page) {
-                // As in `map_page`.
+                // The TLB is flushed at the next load of CR3, before anybody uses the page.
                 Ok((_, flush)) => flush.ignore(),
                 Err(UnmapError::PageNotMapped) => {}
                 Err(_) => fatal(format_args!(
@@ -129,6 +132,7 @@ impl AddressSpace {
     }
 }
 
+/// The reason for which the page at an address was not mapped, beside that address.
 fn describe<S: PageSize>(at: u64, error: &MapToError<S>) -> (u64, &'static str) {
     let why = match error {
         MapToError::FrameAllocationFailed => "no memory for page tables",

@@ -1,5 +1,5 @@
 //! The start info of the x86/HVM direct boot ABI (Xen: `docs/misc/pvh.pandoc`,
-//! `public/arch-x86/hvm/start_info.h`): what the VMM says about the VM.
+//! `public/arch-x86/hvm/start_info.h`): the VMM's description of the VM.
 
 use core::ffi::CStr;
 use core::fmt;
@@ -10,16 +10,16 @@ use postern_abi::PAGE_SIZE;
 use postern_abi::machine::NIC_GPA;
 use postern_guest_bare::memory_map;
 
-/// [`Header::magic`].
+/// Value of [`Header::magic`].
 const MAGIC: u32 = 0x336e_c578;
 
-/// [`MapEntry::kind`] of RAM.
+/// Value of [`MapEntry::kind`] for RAM.
 const RAM: u32 = 1;
 
-/// Entries of the longest memory map that is read.
-const MAX_MAP: usize = 32;
+/// Most entries of a memory map that is read.
+const MAX_MAP_ENTRIES: usize = 32;
 
-/// First byte above what boot structures and legacy devices occupy.
+/// Guest-physical address of the first byte above boot structures and legacy devices.
 const LOW_END: u64 = 0x10_0000;
 
 /// `struct hvm_start_info`.
@@ -59,22 +59,22 @@ const _: () = assert!(size_of::<Header>() == 56);
 const _: () = assert!(size_of::<Module>() == 32);
 const _: () = assert!(size_of::<MapEntry>() == 24);
 
-/// What this guest wants to know of the start info.
+/// The parts of the start info that this guest uses.
 pub struct StartInfo {
     /// The command line.
     pub cmdline: &'static str,
-    /// The first module, where there is one: guest-physical addresses.
+    /// The guest-physical range of the first module, if there is one.
     pub initrd: Option<Range<u64>>,
     map: &'static [MapEntry],
 }
 
-/// Why a start info cannot be used.
+/// A start info that [`StartInfo::read`] refuses.
 pub enum StartInfoError {
-    /// RDI pointed at something else.
+    /// RDI points at something else, which begins with this word.
     Magic(u32),
-    /// A version without a memory map, or an empty or overlong one.
+    /// The version has no memory map, or the map is empty or too long.
     NoMemoryMap,
-    /// No command line, or one that is not UTF-8.
+    /// There is no command line, or it is not UTF-8.
     Cmdline,
 }
 
@@ -97,7 +97,7 @@ impl StartInfo {
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// The first thing that is wrong with it.
     ///
     /// # Safety
     ///
@@ -110,7 +110,8 @@ impl StartInfo {
             return Err(StartInfoError::Magic(header.magic));
         }
         let entries = header.memory_map_entries as usize;
-        if header.version < 1 || header.memory_map == 0 || entries == 0 || entries > MAX_MAP {
+        if header.version < 1 || header.memory_map == 0 || entries == 0 || entries > MAX_MAP_ENTRIES
+        {
             return Err(StartInfoError::NoMemoryMap);
         }
         if header.cmdline == 0 {
@@ -132,7 +133,7 @@ impl StartInfo {
         }
     }
 
-    /// RAM below the NIC's memory.
+    /// The ranges of RAM below the NIC's memory.
     fn ram(&self) -> impl Iterator<Item = Range<u64>> {
         let ram = self.map.iter().filter(|entry| entry.kind == RAM);
         ram.map(|entry| {
@@ -150,7 +151,7 @@ impl StartInfo {
     /// nor the `taken` ranges.
     pub fn largest_gap(&self, taken: &[Range<u64>]) -> Option<Range<u64>> {
         const NOTHING: Range<u64> = 0..0;
-        let mut ram = [NOTHING; MAX_MAP];
+        let mut ram = [NOTHING; MAX_MAP_ENTRIES];
         for (slot, range) in ram.iter_mut().zip(self.ram()) {
             *slot = range;
         }

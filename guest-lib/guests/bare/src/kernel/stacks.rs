@@ -15,20 +15,24 @@ pub const IST_VECTORS: [u8; 3] = [2, 8, 18];
 
 /// The stacks that traps run on, mapped in both address spaces, a gap below each.
 pub struct TrapStacks {
+    /// Guest-physical address of each stack.
     frames: [u64; 1 + IST_VECTORS.len()],
 }
 
 impl TrapStacks {
+    /// Size of a stack in bytes.
     const SIZE: u64 = 32 << 10;
+    /// Distance of two stacks in bytes: a page between them is never mapped.
     const DISTANCE: u64 = Self::SIZE + PAGE_SIZE;
 
-    /// Makes them.
+    /// Takes page frames for the stacks.
     pub fn new(frames: &mut Frames) -> TrapStacks {
         TrapStacks {
             frames: array::from_fn(|_| frames.allocate(Self::SIZE).start),
         }
     }
 
+    /// First byte above the stack of this number.
     const fn top(number: usize) -> u64 {
         layout::KERNEL_STACKS + (number as u64 + 1) * Self::DISTANCE
     }
@@ -43,7 +47,7 @@ impl TrapStacks {
         array::from_fn(|number| Self::top(number + 1))
     }
 
-    /// Maps them for the kernel.
+    /// Maps the stacks for the kernel into an address space.
     pub fn map(&self, space: &mut AddressSpace, frames: &mut Frames) {
         for (number, &stack) in self.frames.iter().enumerate() {
             let top = Self::top(number);

@@ -5,16 +5,16 @@ use core::cell::RefCell;
 use super::frames::Frames;
 use super::paging::AddressSpace;
 
-/// Where code of one privilege level goes on after its next exception.
+/// The place at which code of one privilege level goes on after its next exception.
 #[derive(Clone, Copy)]
 pub struct Fixup {
-    /// Its RIP then.
+    /// The value of RIP.
     pub rip: u64,
-    /// Its RSP then.
+    /// The value of RSP.
     pub rsp: u64,
 }
 
-/// What system calls and exceptions work on.
+/// The address spaces, free page frames and fixups that system calls and exceptions change.
 pub struct State {
     /// Page frames for page tables.
     pub frames: Frames,
@@ -28,7 +28,7 @@ pub struct State {
     pub fixups: [Option<Fixup>; 2],
 }
 
-/// A cell for a machine of one CPU, whose interrupt handlers leave it alone.
+/// A cell for a VM of one virtual CPU, whose interrupt handlers leave it alone.
 struct OneCpu<T>(RefCell<T>);
 
 // SAFETY: there is one CPU, and only system calls and exceptions use the cell: not interrupts.
@@ -36,7 +36,7 @@ unsafe impl<T> Sync for OneCpu<T> {}
 
 static STATE: OneCpu<Option<State>> = OneCpu(RefCell::new(None));
 
-/// Makes the state: before the first trap.
+/// Makes the state; to be called before the first trap.
 pub fn init(kernel: AddressSpace, program: AddressSpace, frames: Frames) {
     *STATE.0.borrow_mut() = Some(State {
         frames,
@@ -46,7 +46,7 @@ pub fn init(kernel: AddressSpace, program: AddressSpace, frames: Frames) {
     });
 }
 
-/// Does something with the state. Not for interrupts, which may come while it is borrowed.
+/// Runs `work` on the state. Not for interrupts, which may come while it is borrowed.
 pub fn with_state<R>(work: impl FnOnce(&mut State) -> R) -> R {
     let mut state = STATE.0.borrow_mut();
     work(state.as_mut().expect("`init` comes before the first trap"))

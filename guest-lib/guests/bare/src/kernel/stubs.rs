@@ -13,11 +13,13 @@ use super::trap;
 use crate::arch::{apic, selectors};
 use crate::syscall;
 
-/// Exceptions that push an error code (Intel SDM volume 3, "Exceptions and Interrupts").
+/// Whether the exception of this vector pushes an error code (Intel SDM volume 3, "Exceptions and
+/// Interrupts").
 const fn has_error_code(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
 }
 
+/// The stub of a vector.
 #[unsafe(naked)]
 #[unsafe(link_section = ".trampoline")]
 extern "sysv64" fn stub<const VECTOR: u8>() {
@@ -34,6 +36,7 @@ extern "sysv64" fn stub<const VECTOR: u8>() {
 }
 
 unsafe extern "C" {
+    /// The part that all stubs share.
     fn trap_common();
     /// Leaves the kernel for good: root of the address space, RIP, RSP, RFLAGS, first argument, top
     /// of the trap stack.
@@ -108,19 +111,20 @@ global_asm!(
     user_code = const selectors::USER_CODE.0,
 );
 
-/// One gate of the interrupt descriptor table.
+/// A gate of the interrupt descriptor table.
 pub struct Gate {
-    /// Its number.
+    /// The vector that it serves.
     pub vector: u8,
     /// Address of its stub.
     pub stub: u64,
     /// Whether user mode may use it.
     pub user: bool,
-    /// Its index in [`super::stacks::TrapStacks::ist_tops`], for vectors that may come at any time.
+    /// Index of its stack in [`super::stacks::TrapStacks::ist_tops`], for a vector that may come at
+    /// any time.
     pub ist_stack: Option<u16>,
 }
 
-/// All gates.
+/// The gates of all vectors that have one.
 pub fn gates() -> impl Iterator<Item = Gate> {
     macro_rules! stubs {
         ($($vector:literal)*) => { [$(($vector, stub::<$vector> as extern "sysv64" fn())),*] };

@@ -10,7 +10,7 @@ use crate::arch::apic;
 use crate::exception::Exception;
 use crate::syscall;
 
-/// Where all stubs lead, on a trap stack and in the kernel's address space.
+/// Serves a vector. All stubs call it, on a trap stack and in the kernel's address space.
 pub extern "sysv64" fn handle(frame: &mut TrapFrame) {
     match frame.vector as u8 {
         apic::TIMER => {

@@ -8,7 +8,7 @@ use postern_abi::machine::Outbox;
 
 use crate::{console, layout};
 
-/// All RAM that the kernel left.
+/// The RAM that the kernel has left to the program, as far as it was not taken yet.
 pub struct Arena {
     /// Guest-physical address.
     physical: u64,
@@ -16,16 +16,16 @@ pub struct Arena {
     free: &'static mut [u8],
 }
 
-/// Whole pages.
+/// Consecutive whole pages of the arena.
 pub struct Pages {
     /// Guest-physical address.
     pub physical: u64,
-    /// The bytes.
+    /// The bytes of the pages.
     pub bytes: &'static mut [u8],
 }
 
 impl Arena {
-    /// The arena.
+    /// The arena of `size` bytes.
     ///
     /// # Safety
     ///
@@ -47,7 +47,7 @@ impl Arena {
         }
     }
 
-    /// Takes some bytes out of the arena for good; nothing, if it has less.
+    /// Takes `size` bytes out of the arena for good; `None` if it has less.
     pub fn take(&mut self, size: usize) -> Option<&'static mut [u8]> {
         let free = mem::take(&mut self.free);
         match free.split_at_mut_checked(size) {
@@ -62,7 +62,7 @@ impl Arena {
         }
     }
 
-    /// Takes some pages, and says where they are for the host.
+    /// Takes `count` pages out of the arena for good; `None` if it has less.
     pub fn take_pages(&mut self, count: usize) -> Option<Pages> {
         let start = self.free.as_ptr() as u64;
         let skip = start.next_multiple_of(PAGE_SIZE) - start;
@@ -86,7 +86,7 @@ impl Arena {
             gpa: self.physical + (bytes.as_ptr() as u64 - layout::ARENA),
             len: bytes.len() as u64,
         };
-        // What the host reads has to be in memory before.
+        // The outbox has to be in memory before the host reads it.
         console::send_outbox(self.physical as u32);
     }
 }

@@ -8,13 +8,13 @@
 pub struct Arguments {
     /// Address of the command line.
     pub cmdline: u64,
-    /// Its bytes.
+    /// Length of the command line, in bytes.
     pub cmdline_size: u64,
-    /// Bytes of the initrd, 0 if there is none.
+    /// Size of the initrd in bytes, 0 if there is none.
     pub initrd_size: u64,
     /// Guest-physical address of the arena, which is contiguous.
     pub arena_physical: u64,
-    /// Bytes of the arena.
+    /// Size of the arena in bytes.
     pub arena_size: u64,
     /// Bytes at [`crate::layout::WINDOW`], 0 if there is no NIC.
     pub window_size: u64,

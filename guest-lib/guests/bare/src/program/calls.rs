@@ -1,7 +1,8 @@
-//! Role `calls`: what a call costs by itself.
+//! Role `calls`: the cost of a call by itself.
 //!
-//! Two loops of the same structure run between marks. Both load the three arguments of an empty
-//! request; one calls the service with them. Their difference is what the calls cost.
+//! Two loops of the same structure run between snapshots of the counters. Both load the three
+//! arguments of an empty request; one calls the service with them. Their difference is the cost of
+//! the calls.
 
 use core::arch::asm;
 
@@ -13,11 +14,12 @@ use postern_guest::service::Service;
 use super::error::RoleError;
 use super::port::{self, PortRole};
 use super::resources::Resources;
-use crate::console::{mark, println};
+use crate::console::{println, snapshot_counters};
 
-/// Calls before the first mark, so that page tables and caches are as they will be.
+/// Number of calls before the first snapshot, so that page tables and caches are warm.
 const WARM_UP: u64 = 100;
 
+/// The role `calls`.
 struct Calls;
 
 /// Plays the role.
@@ -34,22 +36,22 @@ impl PortRole for Calls {
                 return Err(RoleError::Answer(answer));
             }
         }
-        mark(mark::NOTHING_BEGIN);
-        mark(mark::NOTHING_END);
+        snapshot_counters(mark::NOTHING_BEGIN);
+        snapshot_counters(mark::NOTHING_END);
 
-        mark(mark::LOOP_BEGIN);
+        snapshot_counters(mark::LOOP_BEGIN);
         repeat(calls, || NoCall.call(OP_NOP, 0, 0));
-        mark(mark::LOOP_END);
+        snapshot_counters(mark::LOOP_END);
 
-        mark(mark::CALLS_BEGIN);
+        snapshot_counters(mark::CALLS_BEGIN);
         repeat(calls, || service.call(OP_NOP, 0, 0));
-        mark(mark::CALLS_END);
+        snapshot_counters(mark::CALLS_END);
         println!("result role=calls calls={calls}");
         Ok(())
     }
 }
 
-/// Does something `count` times, not zero.
+/// Runs `work` `count` times, not zero.
 #[inline(always)]
 fn repeat(count: u64, mut work: impl FnMut() -> Option<u64>) {
     let mut left = count;
@@ -61,7 +63,8 @@ fn repeat(count: u64, mut work: impl FnMut() -> Option<u64>) {
     }
 }
 
-/// Loads the arguments, has the same registers overwritten, and leaves it at that.
+/// A service that is not called: the arguments are loaded, the registers of a call are taken for
+/// overwritten, and nothing else happens.
 struct NoCall;
 
 impl Service for NoCall {

@@ -1,4 +1,5 @@
 //! Roles `echo` and `ping`: frames there and back.
+#![deny(unsafe_code)]
 
 use core::array;
 
@@ -15,7 +16,7 @@ use super::resources::Resources;
 use super::send::{Numbered, Source, send_all};
 use crate::console::println;
 
-/// Size of the frames of `ping` where the command line says no other.
+/// Default length of the frames of `ping`, in bytes.
 const PING_SIZE: usize = 64;
 
 /// Plays the role `echo`.
@@ -28,6 +29,7 @@ pub fn ping(resources: Resources) -> Result<(), RoleError> {
     port::with_port(resources, Ping)
 }
 
+/// The role `echo`.
 struct Echo;
 
 impl PortRole for Echo {
@@ -73,6 +75,7 @@ impl PortRole for Echo {
     }
 }
 
+/// The role `ping`.
 struct Ping;
 
 impl PortRole for Ping {
@@ -104,7 +107,7 @@ impl PortRole for Ping {
                 let got = nic.rx_burst((end - frames) as usize, |frame| {
                     let bytes = &mut buffer[..frame.len()];
                     frame.copy_to(bytes);
-                    // What others send to nobody that the switch knows comes here, too.
+                    // Frames of others to stations that the switch does not know come here, too.
                     if bytes[0..6] != mac || bytes[6..12] != peer {
                         return;
                     }

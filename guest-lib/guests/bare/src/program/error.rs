@@ -1,4 +1,5 @@
-//! How roles fail.
+//! The reasons for which a role fails.
+#![deny(unsafe_code)]
 
 use core::fmt;
 
@@ -9,11 +10,11 @@ use postern_guest_bare::pcap::PcapError;
 use postern_guest_bare::status;
 use postern_nic::direct::DirectError;
 
-/// Why a role failed.
+/// The reason for which a role failed.
 pub enum RoleError {
     /// The command line was refused.
     Cmdline(CmdlineError<'static>),
-    /// The role needs a word that is not there.
+    /// The role needs this word or path, which is not there.
     Needs(&'static str),
     /// The VM has no NIC port.
     NoNic,
@@ -21,7 +22,7 @@ pub enum RoleError {
     Window(HeaderError),
     /// The NIC's memory cannot be used.
     Direct(DirectError),
-    /// The window of another port than the command line says.
+    /// The window is not that of the port on the command line.
     OtherPort,
     /// There is no initrd.
     NoInitrd,
@@ -29,33 +30,33 @@ pub enum RoleError {
     Pcap(PcapError),
     /// The frames to make up are longer than the NIC takes.
     TooLong {
-        /// Their size in bytes.
+        /// Size of the frames in bytes.
         size: usize,
         /// The longest that the NIC takes, in bytes.
         longest: usize,
     },
     /// The frames do not fit into the VM's memory.
     Full {
-        /// Frames that did.
+        /// Number of frames that did fit.
         frames: u64,
     },
     /// Nothing moved for as long as the role was willing to wait.
     Stalled {
-        /// That long.
+        /// The time that it waited, in ticks.
         ticks: u64,
-        /// What it waited for.
+        /// The event that it waited for.
         what: &'static str,
-        /// Frames until then.
+        /// Number of frames until then.
         frames: u64,
     },
-    /// An empty call did not answer 0.
+    /// An empty call gave this result, which is not 0.
     Answer(u64),
-    /// What came back is not what was sent.
+    /// A frame came back altered or out of order.
     Altered {
         /// Number of the frame.
         frame: u64,
     },
-    /// No attack has that name.
+    /// No attack has this name.
     NoAttack(&'static str),
 }
 
@@ -90,8 +91,8 @@ impl fmt::Display for RoleError {
             RoleError::Pcap(error) => write!(f, "initrd: {error}"),
             RoleError::TooLong { size, longest } => write!(
                 f,
-                "command line: input={size} is more than the {longest} bytes that the NIC's rings take; \
-                 give the NIC larger ones, or send shorter frames"
+                "command line: input={size} is more than the {longest} bytes that the NIC's rings \
+                 take; give the NIC larger ones, or send shorter frames"
             ),
             RoleError::Full { frames } => write!(
                 f,

@@ -1,4 +1,5 @@
-//! Waiting when there is nothing to do, and for how long.
+//! Waiting while there is nothing to do, and giving up after a time.
+#![deny(unsafe_code)]
 
 use core::hint;
 
@@ -7,21 +8,24 @@ use postern_guest_bare::cmdline::GuestOptions;
 use super::error::RoleError;
 use crate::syscall;
 
-/// Loops that count as a tick where there is no timer.
+/// Number of loops that count as a tick where there is no timer.
 const SPINS: u32 = 10_000;
 
-/// Somebody who waits.
+/// A role's clock while it waits: it gives up when no frame has moved for too long.
 pub struct Idle {
     timer: bool,
+    /// How long to wait while no frame moves, in ticks.
     patience: u64,
+    /// The time, in ticks.
     now: u64,
-    /// When something moved last.
+    /// Time at which a frame moved last, in ticks.
     moved: u64,
+    /// Number of times that it slept.
     waits: u64,
 }
 
 impl Idle {
-    /// Has the patience that the command line says.
+    /// A clock with the patience that the command line gives.
     pub fn new(options: &GuestOptions<'_>) -> Idle {
         Idle {
             timer: options.timer != 0,
@@ -44,22 +48,26 @@ impl Idle {
         self.now
     }
 
-    /// How often it slept.
+    /// Number of times that it slept.
     pub fn waits(&self) -> u64 {
         self.waits
     }
 
-    /// Ticks since something moved.
+    /// Ticks since a frame moved.
     pub fn since(&self) -> u64 {
         self.now - self.moved
     }
 
-    /// Something moved, or nothing could so far.
+    /// Notes that a frame moved, or that none could until now.
     pub fn moved(&mut self) {
         self.moved = self.now;
     }
 
-    /// Sleeps until the next tick, if it still has patience. `frames` is what was achieved so far.
+    /// Sleeps until the next tick. `what` is awaited, and `frames` frames have moved so far.
+    ///
+    /// # Errors
+    ///
+    /// [`RoleError::Stalled`] when no frame has moved for longer than the patience.
     pub fn wait(&mut self, what: &'static str, frames: u64) -> Result<(), RoleError> {
         // The first tick says what time it is.
         let first = self.now == 0;

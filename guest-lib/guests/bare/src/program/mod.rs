@@ -1,7 +1,7 @@
 //! The program: runs at CPL 3 in an address space of its own and plays one role.
 //!
-//! What it says on the console is meant for people, except the last line: `result role=NAME ...`
-//! with figures, or `error: ...`.
+//! Its output on the console is meant for people, except the last line: `result role=NAME ...` with
+//! figures, or `error: ...`.
 //!
 //! | module | object |
 //! | --- | --- |
@@ -41,7 +41,7 @@ use arguments::Arguments;
 use error::RoleError;
 use resources::Resources;
 
-/// Where the kernel starts the program.
+/// The program's entry point, which the kernel starts.
 pub extern "sysv64" fn main(arguments: &'static Arguments) -> ! {
     // SAFETY: the kernel mapped all three, for the program alone, and found the command line to be
     // UTF-8.
@@ -74,6 +74,7 @@ pub extern "sysv64" fn main(arguments: &'static Arguments) -> ! {
     }
 }
 
+/// Plays the role that the command line names.
 fn run_role(resources: Resources) -> Result<(), RoleError> {
     match resources.options.role {
         Role::Hello => {

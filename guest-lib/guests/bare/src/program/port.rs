@@ -1,4 +1,4 @@
-//! The NIC port, whichever path it is on.
+//! The NIC port of the VM, on any path.
 
 use core::ptr::NonNull;
 
@@ -15,18 +15,18 @@ use super::idle::Idle;
 use super::resources::Resources;
 use crate::layout;
 
-/// Where the kernel maps the window, or the NIC.
+/// Address at which the kernel maps the window or, on the direct path, the NIC's memory.
 const BASE: NonNull<u8> = match NonNull::new(layout::WINDOW as *mut u8) {
     Some(base) => base,
     None => unreachable!(),
 };
 
-/// How often a receiver announces itself, in ticks.
+/// Time between two beacons of a receiver, in ticks.
 const BEACON_INTERVAL: u64 = 20;
 
-/// What is done with a port, on each path with code of its own.
+/// A role that works with a port. It is compiled once for each path.
 pub trait PortRole {
-    /// Does it.
+    /// Plays the role.
     fn run<S: Service>(self, resources: &mut Resources, nic: Nic<S>) -> Result<(), RoleError>;
 }
 
@@ -47,15 +47,15 @@ pub fn window(resources: &Resources) -> Result<Window, RoleError> {
     Ok(window)
 }
 
-/// Opens the VM's port and does some work with it.
-pub fn with_port(mut resources: Resources, work: impl PortRole) -> Result<(), RoleError> {
+/// Opens the VM's port and plays a role with it.
+pub fn with_port(mut resources: Resources, role: impl PortRole) -> Result<(), RoleError> {
     let attachment = resources.options.nic.ok_or(RoleError::NoNic)?;
     if attachment.path == Path::Direct {
         // SAFETY: the kernel mapped that much there, for nobody else.
         let opened = unsafe { Direct::new(BASE, resources.window_size, attachment.port) };
         let (direct, window) = opened.map_err(RoleError::Direct)?;
         direct.populate();
-        return work.run(&mut resources, Nic::new(direct, window));
+        return role.run(&mut resources, Nic::new(direct, window));
     }
     let window = window(&resources)?;
     window.populate();
@@ -64,14 +64,14 @@ pub fn with_port(mut resources: Resources, work: impl PortRole) -> Result<(), Ro
     // host serves the hypercall or the I/O port. The program runs at CPL 3 with IOPL 3.
     unsafe {
         match attachment.path {
-            Path::ExitKernel => work.run(resources, Nic::new(Hypercall::new(), window)),
-            Path::ExitUser => work.run(resources, Nic::new(PortRequest::new(), window)),
-            _ => work.run(resources, Nic::new(Gate::new(), window)),
+            Path::ExitKernel => role.run(resources, Nic::new(Hypercall::new(), window)),
+            Path::ExitUser => role.run(resources, Nic::new(PortRequest::new(), window)),
+            _ => role.run(resources, Nic::new(Gate::new(), window)),
         }
     }
 }
 
-/// Says that this station receives, again and again until the first frame comes.
+/// Sends beacons from this station, if `enabled`, until the first frame comes.
 pub fn send_beacons<S: Service>(
     nic: &mut Nic<S>,
     idle: &mut Idle,
@@ -91,7 +91,7 @@ pub fn send_beacons<S: Service>(
     Ok(())
 }
 
-/// Waits for a station that receives; gives its address.
+/// Waits for the beacon of a station that receives; gives its MAC address.
 pub fn await_beacon<S: Service>(nic: &mut Nic<S>, idle: &mut Idle) -> Result<[u8; 6], RoleError> {
     nic.rx_discard();
     let mut found = None;

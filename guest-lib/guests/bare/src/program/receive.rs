@@ -1,4 +1,5 @@
 //! Role `receive`: takes frames and hands them to the host as a pcap file.
+#![deny(unsafe_code)]
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::machine::mark;
@@ -11,13 +12,14 @@ use super::error::RoleError;
 use super::idle::Idle;
 use super::port::{self, PortRole};
 use super::resources::Resources;
-use crate::console::{mark, println};
+use crate::console::{println, snapshot_counters};
 
-/// How long to go on after the last frame that was asked for, in ticks: one too many is to be seen.
+/// How long to go on after the last frame that was asked for, in ticks, so that one too many is
+/// seen.
 const LINGER: u64 = 10;
 
-/// Longest frame that memory is readied for, in bytes: an MTU of 1500. Longer ones are recorded as
-/// well.
+/// Length of the frames that memory is made ready for, in bytes: an MTU of 1500. Longer ones are
+/// recorded as well.
 const USUAL_FRAME: usize = 1514;
 
 /// Plays the role.
@@ -25,6 +27,7 @@ pub fn run(resources: Resources) -> Result<(), RoleError> {
     port::with_port(resources, Receive)
 }
 
+/// The role `receive`.
 struct Receive;
 
 impl PortRole for Receive {
@@ -40,10 +43,10 @@ impl PortRole for Receive {
         let full = |PcapFullError| RoleError::Full { frames: 0 };
         let mut writer = PcapWriter::new(memory).map_err(full)?;
         let mut idle = Idle::new(&options);
-        mark(mark::NOTHING_BEGIN);
-        mark(mark::NOTHING_END);
+        snapshot_counters(mark::NOTHING_BEGIN);
+        snapshot_counters(mark::NOTHING_END);
         let received = record(&mut nic, &mut idle, &mut writer, &options, wanted);
-        // Whatever happened: the host gets what there is.
+        // Even if the role failed, the host gets the frames that came.
         resources.arena.send_to_host(writer.file());
         println!(
             "result role=receive frames={} malformed={} waits={}",
@@ -55,7 +58,7 @@ impl PortRole for Receive {
     }
 }
 
-/// Has the host give memory for that many frames now, not while they come.
+/// Has the host give memory for this many frames now, so that none waits for it later.
 fn touch(memory: &mut [u8], frames: u64) {
     let size = frames.saturating_mul((RECORD_HEADER + USUAL_FRAME) as u64);
     let size = size.saturating_add(FILE_HEADER as u64);
@@ -65,6 +68,7 @@ fn touch(memory: &mut [u8], frames: u64) {
     }
 }
 
+/// Records frames until `wanted` have come, and some time longer.
 fn record<S: Service>(
     nic: &mut Nic<S>,
     idle: &mut Idle,
@@ -74,7 +78,7 @@ fn record<S: Service>(
 ) -> Result<(), RoleError> {
     nic.rx_discard();
     port::send_beacons(nic, idle, options.hello)?;
-    mark(mark::TRAFFIC_BEGIN);
+    snapshot_counters(mark::TRAFFIC_BEGIN);
     while writer.frames() < wanted {
         if take(nic, writer, options.batch)? != 0 {
             idle.moved();
@@ -85,7 +89,7 @@ fn record<S: Service>(
             };
         }
     }
-    mark(mark::TRAFFIC_END);
+    snapshot_counters(mark::TRAFFIC_END);
     idle.moved();
     while idle.since() < LINGER {
         take(nic, writer, options.batch)?;

@@ -1,4 +1,5 @@
 //! Role `send`: frames of a pcap file, or made-up ones, as fast as they are taken.
+#![deny(unsafe_code)]
 
 use core::array;
 
@@ -14,13 +15,13 @@ use super::error::RoleError;
 use super::idle::Idle;
 use super::port::{self, PortRole};
 use super::resources::Resources;
-use crate::console::{mark, println};
+use crate::console::{println, snapshot_counters};
 
-/// How long to be silent after the last frame, in ticks: a line on the console and the end of a VM
-/// cost the host much, and are not to fall into the time in which others still take its frames.
+/// How long to be silent after the last frame, in ticks. A line on the console and the end of a VM
+/// cost the host much; they should not fall into the time in which others still take the frames.
 const LINGER: u64 = 20;
 
-/// Where the receiver's address is not known: nobody's.
+/// MAC address of no station, for frames where the receiver's is not known.
 const NOBODY: [u8; 6] = [2, 0, 0, 0, 0xff, 0xff];
 
 /// Plays the role.
@@ -28,6 +29,7 @@ pub fn run(resources: Resources) -> Result<(), RoleError> {
     port::with_port(resources, Send)
 }
 
+/// The role `send`.
 struct Send;
 
 impl PortRole for Send {
@@ -72,16 +74,16 @@ impl PortRole for Send {
     }
 }
 
-/// Where frames come from.
+/// A source of frames.
 pub trait Source {
-    /// A frame.
+    /// The type of a frame.
     type Frame: AsRef<[u8]>;
 
     /// The next `count` frames, at most [`MAX_BATCH`].
     fn next(&mut self, count: usize) -> &[Self::Frame];
 }
 
-/// The frames of a file, over and over.
+/// The source of a pcap file's frames, over and over.
 struct Replay<I> {
     frames: I,
     batch: [&'static [u8]; MAX_BATCH],
@@ -99,7 +101,7 @@ impl<I: Iterator<Item = &'static [u8]>> Source for Replay<I> {
     }
 }
 
-/// Made-up frames.
+/// The source of made-up frames ([`synthetic`]).
 pub struct Numbered {
     batch: [&'static mut [u8]; MAX_BATCH],
     number: u64,
@@ -155,15 +157,15 @@ fn transmit<S: Service>(
     let before = nic.stats();
     let waits = idle.waits();
     let mut left = count.unwrap_or(u64::MAX);
-    mark(mark::NOTHING_BEGIN);
-    mark(mark::NOTHING_END);
-    mark(mark::TRAFFIC_BEGIN);
+    snapshot_counters(mark::NOTHING_BEGIN);
+    snapshot_counters(mark::NOTHING_END);
+    snapshot_counters(mark::TRAFFIC_BEGIN);
     while left != 0 {
         let frames = source.next(left.min(batch as u64) as usize);
         left -= frames.len() as u64;
         send_all(nic, idle, frames)?;
     }
-    mark(mark::TRAFFIC_END);
+    snapshot_counters(mark::TRAFFIC_END);
     let after = nic.stats();
     let waits = idle.waits() - waits;
     idle.moved();

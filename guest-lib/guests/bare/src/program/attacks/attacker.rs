@@ -1,4 +1,4 @@
-//! What attacks have in common: the gate, pages of code around it, pages of packets, memory.
+//! The attacker: what a hostile guest has for an attack on the gate.
 
 use core::ops::Range;
 use core::ptr;
@@ -22,7 +22,7 @@ use crate::exception::{Exception, catch_exception};
 use crate::layout;
 use crate::syscall::{self, MAP_EXECUTE};
 
-/// VMFUNC.
+/// Code of VMFUNC.
 pub const VMFUNC: [u8; 3] = [0x0f, 0x01, 0xd4];
 
 /// Page A as the library makes it.
@@ -31,22 +31,22 @@ static PAGE_A: CodePage = gate::page_a();
 /// The guest's own page B where nothing is placed: INT3.
 static PAGE_B: CodePage = [0xcc; PAGE_SIZE as usize];
 
-/// Where attacks take place.
+/// A hostile guest's means: the gate, pages of code around it, pages of packets, memory.
 pub struct Attacker {
     gate: Gate,
     attachment: Attachment,
     geometry: Geometry,
     /// Pages A, B and C, one after the other, as the attack wants them.
     code: Pages,
-    /// Which bytes of the code are not as they were.
+    /// The range of bytes of the code that are not as they were made.
     placed: Range<usize>,
     /// Memory for the attack: nothing else uses it.
     pub memory: Pages,
-    /// Waits for ticks.
+    /// The clock.
     pub idle: Idle,
 }
 
-/// Pages of [`Attacker::memory`].
+/// Number of pages of [`Attacker::memory`].
 pub const MEMORY_PAGES: usize = 8;
 
 impl Attacker {
@@ -77,8 +77,8 @@ impl Attacker {
         Ok(attacker)
     }
 
-    /// What of the NIC's memory is the guest's own, by guest-physical addresses: nothing where all
-    /// of it is mapped without being the guest's.
+    /// The guest-physical range of the NIC's memory that is the guest's own: empty on the direct
+    /// path, where all of it is mapped and most of it is not the guest's.
     pub fn own_memory(&self) -> Range<u64> {
         let Attachment { gpa, size, .. } = self.attachment;
         match self.attachment.path {
@@ -92,7 +92,7 @@ impl Attacker {
         catch_exception(|| self.gate.call(OP_NOP, 0, 0))
     }
 
-    /// Makes empty calls, up to that many, until `done` says so after one.
+    /// Makes empty calls, up to `count`, until `done` is true after one.
     pub fn calls(&mut self, count: u32, mut done: impl FnMut() -> bool) -> Result<(), Exception> {
         catch_exception(|| {
             for _ in 0..count {
@@ -104,12 +104,12 @@ impl Attacker {
         })
     }
 
-    /// Where page A lies for the host.
+    /// Guest-physical address of page A.
     pub fn page_a(&self) -> u64 {
         self.code.physical
     }
 
-    /// Where page C lies for the host.
+    /// Guest-physical address of page C.
     pub fn page_c(&self) -> u64 {
         self.code.physical + 2 * PAGE_SIZE
     }
@@ -134,7 +134,7 @@ impl Attacker {
         start
     }
 
-    /// Page A as the library makes it, page B with no code.
+    /// Makes page A as the library has it and page B without code again.
     pub fn reset_code(&mut self) {
         let original = PAGE_A.iter().chain(&PAGE_B).skip(self.placed.start);
         for (byte, original) in self.code.bytes[self.placed.clone()]
@@ -166,17 +166,17 @@ impl Attacker {
         result
     }
 
-    /// The window's port.
+    /// The VM's port.
     pub fn port(&self) -> PortId {
         self.attachment.port
     }
 
-    /// Ports, queues and sizes of the NIC.
+    /// The NIC's numbers of ports and queues and sizes of rings.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// A page of the window that holds nothing but packets: of the first TX ring.
+    /// The page of this number of the first TX ring, which holds nothing but packets.
     pub fn packet_page(&self, number: u32) -> PacketPage {
         let offset = u64::from(number) * PAGE_SIZE;
         let size = u64::from(self.geometry.ring());
@@ -214,12 +214,12 @@ impl PacketPage {
     /// Reads the 64-bit word of that number.
     pub fn read(self, index: usize) -> u64 {
         assert!(index < 512, "a page has 512 words");
-        // SAFETY: as in `write`.
+        // SAFETY: the page lies in the window, which only raw pointers lead to.
         unsafe { ptr::read_volatile((self.address as *const u64).add(index)) }
     }
 }
 
-/// Whether an exception is what a VMFUNC raises that may not be, at this address.
+/// Whether an exception is the one that a refused VMFUNC at address `at` raises.
 pub fn is_refused_vmfunc(exception: &Exception, at: u64) -> bool {
     exception.is_abort() || exception.vector == u64::from(ABORT_VECTOR) && exception.rip == at
 }

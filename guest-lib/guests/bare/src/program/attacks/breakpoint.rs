@@ -15,10 +15,10 @@ use super::verdict::{Verdict, repelled, succeeded};
 use crate::exception::Exception;
 use crate::syscall;
 
-/// `popfq; vmfunc`: the trap flag acts after the VMFUNC.
+/// Code of `popfq; vmfunc`: the trap flag acts after the VMFUNC.
 const POPF_VMFUNC: [u8; 4] = [0x9d, 0x0f, 0x01, 0xd4];
 
-/// Interrupt flag, IOPL 3, trap flag.
+/// RFLAGS with interrupt flag, IOPL 3 and trap flag.
 const STEPPING: u64 = 0x3302;
 
 /// At CPL 0: a breakpoint where the argument says; none, if it is 0.
@@ -85,7 +85,7 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
     repelled!("{aborted} calls aborted, {undisturbed} not met; never left armed")
 }
 
-/// A call with a breakpoint.
+/// Makes a call with a breakpoint.
 fn stopped_call(
     attacker: &mut Attacker,
     arm: extern "sysv64" fn(u64) -> u64,
@@ -99,7 +99,7 @@ fn stopped_call(
     result
 }
 
-/// A call whose first instruction in the gate view is followed by a trap.
+/// Makes a call whose first instruction in the gate view is followed by a trap.
 fn stepping_call(attacker: &mut Attacker) -> Result<u64, Exception> {
     // The library's page A enters the gate without POPFQ.
     let target = attacker.place_code(GATE_GVA, &POPF_VMFUNC);

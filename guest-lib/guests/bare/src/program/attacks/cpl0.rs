@@ -11,7 +11,7 @@ use super::verdict::{Verdict, repelled, succeeded};
 use crate::exception::{Exception, catch_exception};
 use crate::syscall::{self, MAP_KERNEL_EXECUTE};
 
-/// What keeps the kernel from executing and accessing user pages.
+/// SMEP and SMAP, which keep the kernel from executing and accessing user pages.
 const PROTECTIONS: Cr4Flags = Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION
     .union(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION);
 
@@ -41,7 +41,7 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
     // SAFETY: they are on again before anything relies on them.
     unsafe { syscall::privileged(set_protections, 0) };
     let unprotected = call();
-    // SAFETY: as the kernel began.
+    // SAFETY: SMEP and SMAP are on again, as when the kernel began.
     unsafe { syscall::privileged(set_protections, 1) };
     attacker.map_code();
 

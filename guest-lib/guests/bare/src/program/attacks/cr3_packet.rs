@@ -12,11 +12,11 @@ use super::verdict::{Verdict, repelled, succeeded};
 use crate::layout::SCRATCH;
 use crate::syscall::{self, MAP_READ};
 
-/// Present, writable, for user mode.
+/// Bits of a page-table entry: present, writable, for user mode.
 const ENTRY: u64 = 7;
 
-/// What the page of the guest's own that stands for the EPTP list holds: the gate would clear a
-/// bit.
+/// Value of each byte of the guest's own page that stands for the EPTP list: the gate would clear a
+/// bit of one.
 const CANARY: u8 = 0xff;
 
 /// Page tables made of packets.
@@ -74,7 +74,7 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
     tables.root.write((GATE_GVA >> 39) as usize & 511, 0);
     tables.map(GATE_AREA_GVA, attacker.page_a());
     tables.map(LANDING_GVA, attacker.page_c());
-    // Where the gate's code lies for every view.
+    // The gate's code lies there in every view.
     tables.map(GATE_GVA, RESERVED_GPA);
     tables.map(LIST_GVA, memory);
     tables.map(CALL_PAGE_GVA, memory + PAGE_SIZE);
@@ -92,7 +92,7 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
         // SAFETY: the new root maps all that the old one did.
         unsafe { syscall::set_root(root) };
         let result = attacker.call();
-        // SAFETY: back to the root that the program began with.
+        // SAFETY: this is the root that the program began with.
         unsafe { syscall::set_root(0) };
         match result {
             Ok(_) => calls += 1,
@@ -107,7 +107,8 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
         {
             let entry = at as u32 / 8;
             return succeeded!(
-                "the gate armed entry {entry:#x} (the service's: {SERVICE_INDEX:#x}) of a list of the guest's own"
+                "the gate armed entry {entry:#x} (the service's: {SERVICE_INDEX:#x}) of a list of \
+                 the guest's own"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Jumping somewhere with all registers of one's choice.
+//! A jump to any address with all registers of the attacker's choice.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicU64;
 
 use crate::exception::{Exception, catch_exception};
 
-/// What the registers are at the jump's target.
+/// The registers at the target of a jump, and the target.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Registers {
@@ -17,16 +17,16 @@ pub struct Registers {
     pub rsi: u64,
     pub rdi: u64,
     pub rbp: u64,
-    /// 0 is the program's stack, with a return address on top.
+    /// RSP; 0 is the program's stack, with a return address on top.
     pub rsp: u64,
     /// R8 to R15.
     pub high: [u64; 8],
-    /// Where to.
+    /// Address of the target.
     pub target: u64,
 }
 
 impl Registers {
-    /// Has the same value in all registers but RAX, RCX and RSP.
+    /// The same value in all registers but RAX, RCX and RSP.
     pub fn filled(value: u64) -> Registers {
         Registers {
             rbx: value,
@@ -40,7 +40,11 @@ impl Registers {
     }
 }
 
-/// Jumps. If what is there returns, gives RDX.
+/// Jumps to the target. If the code there returns, gives RDX.
+///
+/// # Errors
+///
+/// The exception that ended the code there.
 ///
 /// # Safety
 ///
@@ -50,9 +54,12 @@ pub unsafe fn enter(registers: &Registers) -> Result<u64, Exception> {
     catch_exception(|| unsafe { jump(registers) })
 }
 
+/// The program's RSP during a jump.
 static SAVED_RSP: AtomicU64 = AtomicU64::new(0);
+/// The target of a jump.
 static TARGET: AtomicU64 = AtomicU64::new(0);
 
+/// Loads the registers and jumps; gives RDX when the code there has returned.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn jump(registers: &Registers) -> u64 {
     naked_asm!(

@@ -8,7 +8,7 @@ use super::attacker::{Attacker, MEMORY_PAGES, VMFUNC};
 use super::enter::{Registers, enter};
 use super::verdict::{Verdict, repelled, succeeded};
 
-/// What the guest's own memory holds.
+/// Value of each byte of the guest's own memory.
 const CANARY: u8 = 0xa5;
 
 /// The service's entry of the EPTP list.
@@ -19,7 +19,7 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
     attacker.memory.bytes.fill(CANARY);
     let canaries = &[CANARY; MEMORY_PAGES * PAGE_SIZE as usize];
     let memory = attacker.memory.bytes.as_ptr() as u64 + PAGE_SIZE;
-    // The stack, too, or the program's own, so that the code can return.
+    // RSP points there, too, or to the program's own stack, so that the code can return.
     let fillings = [
         Registers::filled(memory),
         Registers {

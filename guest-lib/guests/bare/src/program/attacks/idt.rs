@@ -28,12 +28,14 @@ use crate::syscall::{self, MAP_KERNEL_WRITE};
 /// The stack of the timer's interrupt, counted from 0.
 const STACK_NUMBER: usize = 6;
 
-/// Vectors of faults.
+/// Vector of the double fault.
 const DOUBLE_FAULT: u8 = 8;
+/// Vector of the general protection exception.
 const GENERAL_PROTECTION: u8 = 13;
+/// Vector of the page fault.
 const PAGE_FAULT: u8 = 14;
 
-/// Pages: interrupt descriptors, then segment descriptors and task state, then the stack.
+/// Number of pages: interrupt descriptors, then segment descriptors and task state, then the stack.
 const PAGES: u32 = 8;
 
 /// Offset of the task state segment in its page.
@@ -43,10 +45,10 @@ const TSS_OFFSET: u64 = 2048;
 /// stack segment follow.
 const FRAME_RIP: usize = 512 - 5;
 
-/// Calls, enough for many interrupts.
+/// Number of calls, enough for many interrupts.
 const CALLS: u32 = 400_000;
 
-/// Rounds of calls without SMEP and SMAP, each until an interrupt ends one.
+/// Number of rounds of calls without SMEP and SMAP, each until an interrupt ends one.
 const TRIES: u32 = 50;
 
 /// An offset in page B with no code: HLT.
@@ -81,7 +83,8 @@ extern "sysv64" fn move_tables(base: u64) -> u64 {
             descriptor.write(low);
             descriptor.add(1).write(high);
         }
-        // The stack's number, from 1, is the fifth byte of a gate (ibid., "64-Bit Mode IDT").
+        // The stack's number, from 1, is the fifth byte of a gate (Intel SDM volume 3,
+        // "64-Bit Mode IDT").
         let stack_of = |vector: u8| (base + u64::from(vector) * 16 + 4) as *mut u8;
         stack_of(TIMER).write(STACK_NUMBER as u8 + 1);
         // The handler is not there in the view: a fault follows. On a stack that is not there
@@ -155,7 +158,7 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
         let last = outcomes.find(|outcome| !matches!(outcome, Outcome::Ended(_)));
         last.unwrap_or(Outcome::Undisturbed)
     });
-    // SAFETY: as the kernel began.
+    // SAFETY: SMEP and SMAP are on again, as when the kernel began.
     unsafe { syscall::privileged(set_protections, 1) };
 
     // The worst first.
@@ -173,11 +176,11 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
     }
 }
 
-/// How calls went while the timer ran.
+/// The outcome of calls while the timer ran.
 enum Outcome {
-    /// As if there were no timer.
+    /// All calls returned.
     Undisturbed,
-    /// One was aborted.
+    /// One call was aborted.
     Ended(Exception),
     /// The CPU delivered an event where the view's code was.
     Delivered { rip: u64, cs: u64 },

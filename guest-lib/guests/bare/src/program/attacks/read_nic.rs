@@ -11,19 +11,19 @@ use super::verdict::{Verdict, repelled, succeeded};
 use crate::exception::catch_exception;
 use crate::syscall::{self, MAP_NOTHING, MAP_READ};
 
-/// What a bus with nothing on it reads as.
+/// Value that a read of an address with no memory gives.
 const NOTHING: u64 = u64::MAX;
 
-/// Pages that are read at each place.
+/// Number of pages that are read from each address on.
 const PAGES: u64 = 32;
 
-/// How far from [`NIC_GPA`] other ports' windows are looked for, in bytes.
+/// Size of the range from [`NIC_GPA`] on in which other ports' windows are looked for, in bytes.
 const REACH: u64 = 16 << 20;
 
 /// Runs the attack.
 pub fn run(attacker: &mut Attacker) -> Verdict {
-    // Where the parts of views begin, and the ends of the range.
-    let places = [
+    // The addresses at which the parts of views begin, and the end of the range.
+    let starts = [
         RESERVED_GPA,
         RESERVED_GPA + (1 << 30),
         RESERVED_GPA + RESERVED_GPA_SIZE / 2,
@@ -31,13 +31,13 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
     ];
     let mut reader = Reader::default();
     for address in [DATA_GVA, IMAGE_GVA, LIST_GVA] {
-        for physical in places {
+        for physical in starts {
             for page in 0..PAGES {
                 reader.read_page(address, physical + page * PAGE_SIZE, 512);
             }
         }
     }
-    // What the other ports have in the NIC's memory, around the guest's own window.
+    // The windows of other ports in the NIC's memory, around the guest's own window.
     let own = attacker.own_memory();
     for physical in (NIC_GPA..NIC_GPA + REACH).step_by(PAGE_SIZE as usize) {
         if !own.contains(&physical) {
@@ -54,12 +54,12 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
     }
 }
 
-/// Reads, and keeps account.
+/// Reads memory and counts the outcomes.
 #[derive(Default)]
 struct Reader {
     nothing: u64,
     faults: u64,
-    /// The first address with something, and what.
+    /// The first guest-physical address that holds something, and its value.
     found: Option<(u64, u64)>,
 }
 
@@ -79,7 +79,7 @@ impl Reader {
                 Err(_) => self.faults += 1,
             }
         }
-        // SAFETY: as above.
+        // SAFETY: only this function uses the page, and it is done with it.
         unsafe { syscall::map(address, 0, PAGE_SIZE, MAP_NOTHING) };
     }
 }

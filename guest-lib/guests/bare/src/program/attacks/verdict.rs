@@ -1,4 +1,5 @@
-//! What became of an attack.
+//! The verdict on an attack: repelled or succeeded.
+#![deny(unsafe_code)]
 
 use core::fmt::{self, Write};
 
@@ -27,13 +28,13 @@ macro_rules! succeeded {
 pub(crate) use succeeded;
 
 impl Verdict {
-    /// What the macros make.
+    /// A verdict with a text of up to 200 bytes; [`repelled`] and [`succeeded`] are short forms.
     pub fn new(repelled: bool, detail: fmt::Arguments<'_>) -> Verdict {
         let mut text = Text {
             bytes: [0; 200],
             len: 0,
         };
-        // What does not fit is left out.
+        // A text that is longer is cut.
         let _ = text.write_fmt(detail);
         Verdict {
             repelled,
@@ -46,7 +47,8 @@ impl Verdict {
         self.repelled
     }
 
-    /// An attack that was repelled has also left the gate in order.
+    /// The same verdict, unless a repelled attack has left the gate out of order: then it
+    /// succeeded.
     pub fn and_still_works(self, attacker: &mut Attacker) -> Verdict {
         if !self.repelled {
             return self;

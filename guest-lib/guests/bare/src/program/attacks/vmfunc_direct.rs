@@ -1,14 +1,15 @@
 //! VMFUNC from the default view to anything but the gate view.
+#![deny(unsafe_code)]
 
 use postern_abi::view::{DEFAULT_INDEX, GATE_INDEX, SERVICE_INDEX, STUB_GVA};
 
 use super::attacker::{Attacker, VMFUNC, is_refused_vmfunc};
 use super::verdict::{Verdict, repelled, succeeded};
 
-/// Entries of an EPTP list, and some more.
+/// Number of indices that are tried: the entries of an EPTP list, and some more.
 const INDICES: u32 = 520;
 
-/// VM functions, and some more.
+/// Number of VM functions that are tried: all that can be enabled, and some more.
 const FUNCTIONS: u32 = 66;
 
 /// Runs the attack.
