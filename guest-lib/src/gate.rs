@@ -1,4 +1,5 @@
-//! The gate's trampoline: the two pages of the gate area that belong to the guest.
+//! The guest's side of the gate: the two pages of the gate area that belong to it, and a call
+//! through them.
 //!
 //! ```text
 //!   GATE_AREA_GVA  page A   ...         xor eax, eax          EPTP switching
@@ -8,32 +9,33 @@
 //!   LANDING_GVA    page C   0x000       ret                   to the caller of page A
 //! ```
 //!
-//! A VMFUNC changes what page B is, not where the CPU fetches next: the VMFUNC that ends page A goes
-//! on at the first byte of page B, and the one that ends page B goes on in page C. To its caller the
-//! whole is one function, `extern "sysv64" fn(u64, u64, u64) -> u64` at [`ENTRY_GVA`].
+//! A VMFUNC changes what page B is, not where the CPU fetches next: the VMFUNC that ends page A
+//! goes on at the first byte of page B, and the one that ends page B goes on in page C. To its
+//! caller the whole is one function, `extern "sysv64" fn(u64, u64, u64) -> u64` at [`ENTRY_GVA`].
 //!
-//! Whoever owns the address space copies [`page_a`] and [`page_c`] into two pages of the guest, maps
-//! them executable (for user space) at their addresses, and leaves page B unmapped.
+//! The owner of the address space copies [`page_a`] and [`page_c`] into two pages of the guest,
+//! maps them executable (for user space) at their addresses, and leaves page B unmapped. Both pages
+//! are the guest's; only their code is fixed.
 //!
 //! # A call that is aborted
 //!
 //! The host ends a call that breaks the rules, or whose NIC has gone, by resuming the guest at
-//! [`VMFUNC_GVA`] with an invalid-opcode exception (vector 6) and all registers but RSP zero. RSP is
-//! what it was there: the caller's return address lies on top. What becomes of the caller is the
-//! operating system's business, which knows the place by [`is_abort`]; Linux sends SIGILL.
+//! [`VMFUNC_GVA`] with an invalid-opcode exception (vector 6) and all registers but RSP zero. RSP
+//! is what it was there: the caller's return address lies on top. The operating system decides
+//! about the caller, after [`is_abort`] has told it what happened; Linux sends SIGILL.
 
 use core::arch::asm;
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, GATE_INDEX};
 
-/// A page of code.
+/// The bytes of a page of code.
 pub type CodePage = [u8; PAGE_SIZE as usize];
 
-/// VMFUNC (Intel SDM volume 3, "VMFUNC - Invoke VM function").
+/// Code of VMFUNC (Intel SDM volume 3, "VMFUNC - Invoke VM function").
 const VMFUNC: [u8; 3] = [0x0f, 0x01, 0xd4];
 
-/// `xor eax, eax; mov ecx, GATE_INDEX; vmfunc`: EPTP switching is VM function 0.
+/// Code of `xor eax, eax; mov ecx, GATE_INDEX; vmfunc`: EPTP switching is VM function 0.
 const ENTER: [u8; 10] = {
     let index = GATE_INDEX.to_le_bytes();
     [
@@ -41,16 +43,16 @@ const ENTER: [u8; 10] = {
     ]
 };
 
-/// `ret`.
+/// Code of `ret`.
 const LEAVE: u8 = 0xc3;
 
-/// `int3`: what fills the rest of both pages.
+/// Code of `int3`, which fills the rest of both pages.
 const FILLER: u8 = 0xcc;
 
-/// Where a call enters page A.
+/// Address at which a call enters page A.
 pub const ENTRY_GVA: u64 = GATE_GVA - ENTER.len() as u64;
 
-/// The VMFUNC in page A, where an aborted call raises its exception.
+/// Address of the VMFUNC in page A, where an aborted call raises its exception.
 pub const VMFUNC_GVA: u64 = GATE_GVA - VMFUNC.len() as u64;
 
 /// Vector of the exception that reports an aborted call: invalid opcode.
@@ -75,7 +77,7 @@ pub const fn page_c() -> CodePage {
     page
 }
 
-/// Whether an exception with this vector at this instruction is an aborted call.
+/// Whether an exception of this vector, raised at address `rip`, is an aborted call.
 pub const fn is_abort(vector: u8, rip: u64) -> bool {
     vector == ABORT_VECTOR && rip == VMFUNC_GVA
 }
@@ -99,10 +101,10 @@ impl Gate {
         Gate(())
     }
 
-    /// Calls the service: request and two arguments, one result.
+    /// Calls the service with the number of a request and two arguments; gives its result.
     #[inline(always)]
     pub fn call(self, op: u64, a: u64, b: u64) -> u64 {
-        /// In memory, so that a call is one instruction wherever the caller lies.
+        /// The address in memory, so that a call is one instruction from any address.
         static ENTRY: u64 = ENTRY_GVA;
         let result;
         // SAFETY: `new` was promised that page A is at that address. The call convention keeps the

@@ -1,38 +1,40 @@
 //! A port of the shared NIC: bursts of frames out, bursts of frames in.
 //!
 //! Sending copies frames into the window and makes one request a burst; receiving polls the window
-//! and makes none.
+//! and makes none. A frame given to [`Nic::tx_burst`] is the caller's again when the call returns;
+//! a frame that [`Nic::rx_burst`] shows is the caller's only during the call of its closure.
+#![deny(unsafe_code)]
 
 use core::array;
 
 use postern_abi::service::{OP_FEATURES, OP_TX, TX_MOST, tx_flags};
 use postern_abi::window::{Geometry, MAX_QUEUES, PortId, RecordHeader};
 
-use crate::ring::{Frame, Receiver, SendError, Sender, Window};
+use crate::ring::{Frame, RxQueue, TxError, TxQueue, Window};
 use crate::service::Service;
 
-/// What happens to a frame whose destination has no room.
+/// The fate of a frame whose destination has no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
     /// The switch drops it and counts that.
     #[default]
     Drop,
-    /// It waits in the TX ring, and so do those behind it; see [`Nic::pending`].
+    /// The frame waits in the TX ring, and so do those behind it; see [`Nic::pending`].
     Hold,
 }
 
-/// What a port did so far.
+/// Counters of a [`Nic`], from 0 when it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Requests made.
+    /// Number of requests made.
     pub calls: u64,
-    /// Frames that the switch took.
+    /// Number of frames that the switch took.
     pub sent: u64,
-    /// Frames given to [`Nic::tx_burst`] that were too short or too long to be sent.
+    /// Number of frames given to [`Nic::tx_burst`] that were too short or too long to be sent.
     pub bad_length: u64,
-    /// Frames received.
+    /// Number of frames received.
     pub received: u64,
-    /// Lanes that were emptied because they did not hold what they should.
+    /// Number of lanes that were emptied because they held no valid record.
     pub malformed: u64,
 }
 
@@ -41,22 +43,23 @@ pub struct Stats {
 pub struct Nic<S> {
     service: S,
     window: Window,
-    sender: Sender,
-    receivers: [Option<Receiver>; MAX_QUEUES as usize],
+    tx: TxQueue,
+    rx: [Option<RxQueue>; MAX_QUEUES as usize],
     when_full: WhenFull,
-    /// Frames that were written and not taken, when last looked.
+    /// Number of frames that were written and that the switch had not taken after the last request.
     waiting: u32,
     stats: Stats,
 }
 
 impl<S: Service> Nic<S> {
-    /// Opens the port that a window belongs to: TX queue 0, and all RX queues. There must be no other
-    /// `Nic` on them, else the two garble each other's frames.
+    /// Opens the port that a window belongs to: TX queue 0, and all RX queues. There must be no
+    /// other `Nic` on these queues, else the two garble each other's frames.
     pub fn new(service: S, window: Window) -> Nic<S> {
         Nic::open(service, window, 0, |_| true)
     }
 
-    /// Opens one TX queue, and the RX queue of the same number.
+    /// Opens one TX queue of the port that a window belongs to, and the RX queue of the same
+    /// number.
     ///
     /// # Panics
     ///
@@ -67,15 +70,15 @@ impl<S: Service> Nic<S> {
 
     fn open(service: S, window: Window, queue: u32, which: impl Fn(u32) -> bool) -> Nic<S> {
         let queues = window.geometry().queues();
-        let receivers = array::from_fn(|number| {
+        let rx = array::from_fn(|number| {
             let number = number as u32;
-            (number < queues && which(number)).then(|| Receiver::new(window, number))
+            (number < queues && which(number)).then(|| RxQueue::new(window, number))
         });
         Nic {
             service,
             window,
-            sender: Sender::new(window, queue),
-            receivers,
+            tx: TxQueue::new(window, queue),
+            rx,
             when_full: WhenFull::Drop,
             waiting: 0,
             stats: Stats::default(),
@@ -92,12 +95,12 @@ impl<S: Service> Nic<S> {
         self.window.mac()
     }
 
-    /// Ports, queues and sizes of the NIC.
+    /// The NIC's numbers of ports and queues and sizes of rings.
     pub fn geometry(&self) -> Geometry {
         self.window.geometry()
     }
 
-    /// What the port did so far.
+    /// The counters so far.
     pub fn stats(&self) -> Stats {
         self.stats
     }
@@ -107,8 +110,8 @@ impl<S: Service> Nic<S> {
         &mut self.service
     }
 
-    /// Tells the NIC which features this guest has, `FEATURE_*` of [`postern_abi::window`]; the result is
-    /// what is agreed on, or `None` where the path carries no result or the NIC refuses.
+    /// Tells the NIC which features this guest has, `FEATURE_*` of [`postern_abi::window`]. Gives
+    /// the features that are agreed on; `None` where the path carries no result or the NIC refuses.
     pub fn agree(&mut self, features: u32) -> Option<u32> {
         let agreed = self.service.call(OP_FEATURES, features.into(), 0)?;
         u32::try_from(agreed).ok()
@@ -119,25 +122,26 @@ impl<S: Service> Nic<S> {
         self.when_full = when;
     }
 
-    /// Frames that wait in the TX ring.
+    /// Number of frames that wait in the TX ring.
     pub fn pending(&mut self) -> u32 {
-        self.sender.pending()
+        self.tx.pending()
     }
 
-    /// Sends frames in order, as far as the TX ring has room, and says how many that were. Frames that still
-    /// wait there ([`WhenFull::Hold`]) go before them; with no frames at all the request is for those alone.
-    /// There is one request, or another for each [`TX_MOST`] frames.
+    /// Sends frames in order, as far as the TX ring has room for them, and gives the number of
+    /// those that it took from the slice. Frames that still wait in the ring ([`WhenFull::Hold`])
+    /// go before them; with an empty slice the request is for those alone. There is one request for
+    /// each [`TX_MOST`] frames.
     ///
-    /// A frame whose length no Ethernet frame has counts as sent, but is only counted
-    /// ([`Stats::bad_length`]).
+    /// A frame that is too short or too long for the NIC is part of that number, but it is not
+    /// sent, only counted ([`Stats::bad_length`]).
     #[inline]
     pub fn tx_burst<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> usize {
         let mut written = 0;
         for frame in frames {
-            match self.sender.write(frame.as_ref()) {
+            match self.tx.write(frame.as_ref()) {
                 Ok(()) => self.waiting += 1,
-                Err(SendError::BadLength(_)) => self.stats.bad_length += 1,
-                Err(SendError::Full) => break,
+                Err(TxError::BadLength(_)) => self.stats.bad_length += 1,
+                Err(TxError::Full) => break,
             }
             written += 1;
         }
@@ -145,35 +149,35 @@ impl<S: Service> Nic<S> {
         written
     }
 
-    /// Sends one frame whose header asks for more than delivery; false if there is no room for it now.
+    /// Sends one frame whose header asks for offloads; false if there is no room for it now.
     ///
-    /// A frame that no ring takes is only counted, as in [`Nic::tx_burst`].
+    /// A frame that is too short or too long for the NIC is only counted ([`Stats::bad_length`]).
     pub fn tx_with(&mut self, header: RecordHeader, frame: &[u8]) -> bool {
-        let result = self.sender.write_with(header, frame);
+        let result = self.tx.write_with(header, frame);
         match result {
             Ok(()) => self.waiting += 1,
-            Err(SendError::BadLength(_)) => self.stats.bad_length += 1,
-            Err(SendError::Full) => {}
+            Err(TxError::BadLength(_)) => self.stats.bad_length += 1,
+            Err(TxError::Full) => {}
         }
         self.flush();
-        result != Err(SendError::Full)
+        result != Err(TxError::Full)
     }
 
     /// Makes requests until the switch has taken what waits, or takes no more.
     #[inline]
     fn flush(&mut self) {
-        self.sender.commit();
-        // Padding alone is worth a request, too: the frame that comes behind it may need its room.
-        let mut more = self.waiting != 0 || !self.sender.is_empty();
+        self.tx.commit();
+        // Padding alone is worth a request: the frame that comes behind it may need its room.
+        let mut more = self.waiting != 0 || !self.tx.is_empty();
         while more {
-            let before = self.sender.taken();
+            let before = self.tx.taken();
             let hold = self.when_full == WhenFull::Hold;
-            let flags = tx_flags(self.sender.queue(), hold);
+            let flags = tx_flags(self.tx.queue(), hold);
             self.service.call(OP_TX, TX_MOST.into(), flags);
             self.stats.calls += 1;
-            more = !self.sender.is_empty();
+            more = !self.tx.is_empty();
             let left = if more {
-                self.sender.pending().min(self.waiting)
+                self.tx.pending().min(self.waiting)
             } else {
                 0
             };
@@ -182,7 +186,7 @@ impl<S: Service> Nic<S> {
             self.waiting = left;
             // A request that took less than it might have stopped at a frame that is held.
             let stopped = hold && sent < TX_MOST;
-            if stopped || self.sender.taken() == before {
+            if stopped || self.tx.taken() == before {
                 break;
             }
         }
@@ -191,16 +195,16 @@ impl<S: Service> Nic<S> {
     /// Whether a frame waits to be received.
     #[inline]
     pub fn rx_ready(&self) -> bool {
-        self.receivers.iter().flatten().any(Receiver::ready)
+        self.rx.iter().flatten().any(RxQueue::ready)
     }
 
-    /// Receives at most `max` frames, gives each to `sink`, and says how many that were. Frames of
-    /// one sender's queue come in the order it sent them; senders take turns.
+    /// Receives at most `max` frames, gives each to `sink`, and gives their number. The frames of
+    /// one TX queue come in the order in which they were sent; TX queues take turns.
     #[inline]
     pub fn rx_burst(&mut self, max: usize, mut sink: impl FnMut(Frame<'_>)) -> usize {
         let mut got = 0;
-        for receiver in self.receivers.iter_mut().flatten() {
-            let received = receiver.receive(max - got, &mut sink);
+        for queue in self.rx.iter_mut().flatten() {
+            let received = queue.receive(max - got, &mut sink);
             got += received.frames;
             self.stats.malformed += received.malformed as u64;
         }
@@ -208,14 +212,15 @@ impl<S: Service> Nic<S> {
         got
     }
 
-    /// Takes all frames that wait to be received and forgets them, as far as they were there when the
-    /// call began; says how many that were.
+    /// Takes all frames that wait to be received and forgets them, as far as they were there when
+    /// the call began; says how many that were.
     pub fn rx_discard(&mut self) -> usize {
         self.rx_burst(usize::MAX, |_| ())
     }
 }
 
 #[cfg(test)]
+#[allow(unsafe_code, reason = "the fake service reaches into the window")]
 mod tests {
     use core::ptr::NonNull;
     use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -232,7 +237,7 @@ mod tests {
     #[repr(C, align(4096))]
     struct Memory([u8; GEOMETRY.window_size() as usize]);
 
-    /// Takes all that is in the ring.
+    /// A service that takes all that is in the ring.
     struct TakesAll(NonNull<u8>);
 
     impl Service for TakesAll {

@@ -1,11 +1,13 @@
-//! Requests to a service of the host, one type a path.
+//! Requests to a service of the host: the trait, and one type for each path of a request.
 //!
 //! | type | path | instruction |
 //! | --- | --- | --- |
 //! | [`Gate`] | elisa, elisa-strict | VMFUNC: no VM exit |
 //! | [`Hypercall`] | exit-kernel | VMCALL |
 //! | [`PortRequest`] | exit-user | OUT |
-//! | `postern_guest::direct::Direct` | direct | none: a function call |
+//! | `crate::direct::Direct` | direct | none: a function call |
+//!
+//! `examples/service_of_ones_own.rs` has a service other than the NIC.
 
 use core::arch::asm;
 
@@ -13,10 +15,11 @@ use postern_abi::{machine, service};
 
 use crate::gate::Gate;
 
-/// A way to call a service.
+/// A service of the host, as its caller sees it.
 pub trait Service {
-    /// Makes one request (see [`postern_abi::service`]) with two arguments. The result is `None`
-    /// where the path carries none back: what the request did is then seen in the shared memory.
+    /// Makes one request: its number ([`postern_abi::service`] has those of the NIC) and two
+    /// arguments. The result is `None` where the path carries none back: the effect of the request
+    /// is then seen in the shared memory alone.
     fn call(&mut self, op: u64, a: u64, b: u64) -> Option<u64>;
 }
 
@@ -27,7 +30,7 @@ impl Service for Gate {
     }
 }
 
-/// Calls by VMCALL, at any privilege level.
+/// The right to call by VMCALL, at any privilege level.
 #[derive(Clone, Copy, Debug)]
 pub struct Hypercall(());
 
@@ -36,8 +39,8 @@ impl Hypercall {
     ///
     /// # Safety
     ///
-    /// The program runs in a VM whose host serves [`service::HYPERCALL`]: elsewhere VMCALL may raise
-    /// an exception or mean something else.
+    /// The program runs in a VM whose host serves [`service::HYPERCALL`]: elsewhere VMCALL may
+    /// raise an exception or mean something else.
     pub const unsafe fn new() -> Hypercall {
         Hypercall(())
     }
@@ -63,7 +66,7 @@ impl Service for Hypercall {
     }
 }
 
-/// Calls by writing to an I/O port of the VMM.
+/// The right to call by a write to an I/O port of the VMM.
 #[derive(Clone, Copy, Debug)]
 pub struct PortRequest(());
 

@@ -60,7 +60,7 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
         ("postern-viewtest", "postern-viewtest"),
     ];
     let mut built = cargo.build(&MUSL, &host)?;
-    let guest = "postern-testguest";
+    let guest = "postern-guest-bare";
     built.extend(cargo.build(&NONE, &[(guest, guest)])?);
     built.push(image(cache, progress, root, "postern-nic-image", "")?);
     built.push(image(
@@ -76,7 +76,7 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
         init: program("postern-init"),
         postern: program("postern"),
         viewtest: program("postern-viewtest"),
-        testguest: program("postern-testguest"),
+        testguest: program("postern-guest-bare"),
         nic_image: program("postern-nic-image"),
         locking_image: program("postern-nic-image-lock"),
     })

@@ -12,7 +12,7 @@ use crate::interrupt;
 
 /// Crates that run without an operating system. They are not built for the host.
 const FREESTANDING: [&str; 3] = [
-    "postern-testguest",
+    "postern-guest-bare",
     "postern-nic-image",
     "postern-nic-kernel",
 ];

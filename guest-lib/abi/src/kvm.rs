@@ -1,27 +1,29 @@
 //! The module's ioctls: the Rust side of `kvm_ept_view.h`, which documents each call.
 //!
-//! All structures are 64-bit clean, and every reserved field must be zero.
+//! All structures are 64-bit clean, and every reserved field must be zero. Addresses and sizes are
+//! in bytes.
+#![forbid(unsafe_code)]
 
-/// `KVM_CHECK_EXTENSION` argument; answers 1 where views can be created.
+/// Argument of `KVM_CHECK_EXTENSION`; the result is 1 where views can be created.
 pub const KVM_CAP_EPT_VIEW: u32 = 0x4550_5401;
 
 /// `kvm_run.exit_reason` when a call was aborted and the vCPU was attached with
 /// [`ATTACH_EXIT_ON_ABORT`]; the payload is an [`AbortExit`].
 pub const KVM_EXIT_EPT_VIEW: u32 = 0x4550;
 
-/// Type of the ioctl numbers, KVM's own.
+/// Type of the ioctl numbers: KVM's own.
 pub const KVMIO: u32 = 0xae;
-/// On /dev/kvm, [`CreateEptView`]: returns a view fd.
+/// Number of `KVM_CREATE_EPT_VIEW`, on /dev/kvm, with a [`CreateEptView`]: returns a view fd.
 pub const KVM_CREATE_EPT_VIEW_NR: u32 = 0xf0;
-/// On a view fd, [`EptViewMap`].
+/// Number of `KVM_EPT_VIEW_MAP`, on a view fd, with an [`EptViewMap`].
 pub const KVM_EPT_VIEW_MAP_NR: u32 = 0xf1;
-/// On a view fd, [`EptViewSeal`].
+/// Number of `KVM_EPT_VIEW_SEAL`, on a view fd, with an [`EptViewSeal`].
 pub const KVM_EPT_VIEW_SEAL_NR: u32 = 0xf2;
-/// On a vCPU fd, [`AttachEptView`].
+/// Number of `KVM_ATTACH_EPT_VIEW`, on a vCPU fd, with an [`AttachEptView`].
 pub const KVM_ATTACH_EPT_VIEW_NR: u32 = 0xf3;
-/// On a vCPU fd, [`DetachEptView`].
+/// Number of `KVM_DETACH_EPT_VIEW`, on a vCPU fd, with a [`DetachEptView`].
 pub const KVM_DETACH_EPT_VIEW_NR: u32 = 0xf4;
-/// On a vCPU fd, [`EptViewStats`].
+/// Number of `KVM_GET_EPT_VIEW_STATS`, on a vCPU fd, with an [`EptViewStats`].
 pub const KVM_GET_EPT_VIEW_STATS_NR: u32 = 0xf5;
 
 /// Argument of `KVM_CREATE_EPT_VIEW`.
@@ -50,9 +52,9 @@ pub struct EptViewMap {
     pub gva: u64,
     /// Address in the caller's address space, page aligned.
     pub user_addr: u64,
-    /// Bytes, a multiple of the page size.
+    /// Size in bytes, a multiple of the page size.
     pub size: u64,
-    /// [`VIEW_READ`] and so on.
+    /// Rights: [`VIEW_READ`], [`VIEW_WRITE`], [`VIEW_EXEC`].
     pub prot: u32,
     /// Must be zero.
     pub flags: u32,
@@ -77,9 +79,9 @@ pub struct EptViewSeal {
     pub entry_gva: u64,
     /// First byte of the service's data, given to it on the hypercall path. Mapped read and write.
     pub data_gva: u64,
-    /// Bytes of the data.
+    /// Size of the data, in bytes.
     pub data_size: u64,
-    /// Who is calling; see [`crate::view::CallPage::caller`].
+    /// The words that say who is calling; see [`crate::view::CallPage::caller`].
     pub caller: [u64; 8],
     /// Must be zero.
     pub reserved: [u64; 4],
@@ -95,9 +97,9 @@ pub const ATTACH_HYPERCALL: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttachEptView {
-    /// A sealed view.
+    /// File descriptor of a sealed view.
     pub view_fd: i32,
-    /// Which gate; only 0 exists.
+    /// Number of the gate; only 0 exists.
     pub slot: u32,
     /// [`ATTACH_EXIT_ON_ABORT`], [`ATTACH_HYPERCALL`].
     pub flags: u32,
@@ -109,7 +111,7 @@ pub struct AttachEptView {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DetachEptView {
-    /// As attached.
+    /// Number of the gate, as in [`AttachEptView::slot`].
     pub slot: u32,
     /// Must be zero.
     pub flags: u32,
@@ -121,15 +123,15 @@ pub struct DetachEptView {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EptViewStats {
-    /// Calls that ended in an abort.
+    /// Number of calls that ended in an abort.
     pub aborts: u64,
-    /// Calls whose return was completed by KVM because an event was waiting.
+    /// Number of calls whose return KVM completed because an event was waiting.
     pub deferred_leaves: u64,
-    /// VM exits taken while a view was active, of any reason.
+    /// Number of VM exits, of any reason, that were taken while a view was active.
     pub exits_in_view: u64,
-    /// Requests served by VMCALL.
+    /// Number of requests served by VMCALL.
     pub hypercalls: u64,
-    /// Zero.
+    /// Reads as zero.
     pub reserved: [u64; 4],
 }
 

@@ -1,18 +1,48 @@
-//! Everything two sides of Postern must agree on, and nothing else.
+//! The numbers, layouts and text formats that two sides of Postern share.
 //!
-//! | module | agreed between |
-//! | --- | --- |
-//! | [`view`] | kernel module, guest library, NIC image: where things lie in a view, how a call passes registers |
-//! | [`kvm`] | kernel module and host programs: ioctls, capability, exit reason |
-//! | [`service`] | guest, kernel, VMM, NIC: request numbers and their results |
-//! | [`window`] | guest and NIC: rings |
-//! | [`machine`] | guest and VMM: port I/O devices, guest-physical layout, command line |
-//! | [`emulated`] | emulated machine and host programs: exact counters |
+//! A side is a program that is built by itself: the guest, the NIC's image in a view, the kernel
+//! module, the VM monitor (VMM), the owner of a NIC, the emulated machine. Whatever one of them
+//! writes and another reads is defined in this crate, once, and nothing else is.
 //!
-//! No number of these is written a second time anywhere in Rust; the C side has its own header
-//! (`kvm_ept_view.h`, added by the kernel patch) and a test compares the two.
+//! | module | what it defines | shared by |
+//! | --- | --- | --- |
+//! | [`view`] | the layout of an EPT view, and the registers of a call | module, guest, NIC image |
+//! | [`kvm`] | the module's ioctls: numbers, arguments, exit reason | module, VMM, owner |
+//! | [`service`] | requests to the NIC: numbers, arguments, results | guest, module, VMM, NIC |
+//! | [`window`] | the memory that a guest shares with the NIC: rings, positions | guest, NIC |
+//! | [`machine`] | a VM as its guest sees it: addresses, I/O ports, paths | guest, VMM |
+//! | [`attachment`] | the command-line word that describes a VM's NIC port | guest, VMM |
+//! | [`emulated`] | exact event counters of the emulated machine | emulated machine, VMM |
+//!
+//! The crate depends on nothing, allocates nothing and is `no_std`. No number of it is written a
+//! second time in Rust. The kernel module has its own header (`kvm_ept_view.h`, added by the first
+//! kernel patch), and a test compares the two.
+//!
+//! # Example
+//!
+//! Where everything is in a window follows from the geometry of the NIC: its numbers of ports and
+//! queues, and the sizes of a TX ring and of a lane in bytes.
+//!
+//! ```
+//! use postern_abi::window::{Geometry, RecordHeader, record_size};
+//!
+//! let geometry = Geometry::new(4, 1, 64 << 10, 16 << 10)?;
+//! let port = geometry.port(2).expect("the NIC has ports 0 to 3");
+//!
+//! // A frame of 60 bytes in a ring: a header of 16 bytes, the frame, padding to a multiple of 16.
+//! assert_eq!(record_size(60), 80);
+//! let (first, second) = RecordHeader::plain(60).words();
+//! assert_eq!(RecordHeader::from_words(first, second).length, 60);
+//!
+//! // What port 2 sends to any other port lies in the same place of the receiver's window.
+//! let lane = geometry.lane_offset(0, geometry.context(port, 0));
+//! assert!(lane + u64::from(geometry.lane()) <= geometry.window_size());
+//! # Ok::<(), postern_abi::window::GeometryError>(())
+//! ```
 #![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
 
+pub mod attachment;
 pub mod emulated;
 pub mod kvm;
 pub mod machine;

@@ -1,25 +1,27 @@
-//! What a test VM looks like to its guest: guest-physical layout, port I/O devices, command line.
+//! A VM as its guest sees it: guest-physical layout, port I/O devices, paths of a request.
+#![forbid(unsafe_code)]
 
-/// Where the VMM puts what a guest sees of the NIC's memory: on the `direct` path the whole of it,
-/// otherwise the port's own window. Below 4 GiB, above any RAM of the low part.
+/// Guest-physical address of the part of the NIC's memory that a guest sees: the whole of it on the
+/// `direct` path, otherwise the port's own window. Below 4 GiB, above any RAM of the low part.
 pub const NIC_GPA: u64 = 0xc000_0000;
 
-/// First byte of RAM above the hole that starts at [`NIC_GPA`].
+/// Guest-physical address of the first byte of RAM above the hole that starts at [`NIC_GPA`].
 pub const HIGH_RAM_GPA: u64 = 1 << 32;
 
-/// COM1.
+/// First I/O port of the serial console, COM1.
 pub const PORT_SERIAL: u16 = 0x3f8;
-/// Interrupt line of COM1.
+/// Interrupt line of the serial console.
 pub const IRQ_SERIAL: u8 = 4;
 
-/// 32-bit write: end the VM with this status (0 to 63).
+/// I/O port; a 32-bit write ends the VM with this status (0 to 63).
 pub const PORT_EXIT: u16 = 0xce0;
-/// 32-bit write: take a snapshot of all counters under this label.
+/// I/O port; a 32-bit write takes a snapshot of all counters under this label ([`mark`]).
 pub const PORT_MARK: u16 = 0xce4;
-/// 32-bit write: an exit-user request, [`user_request`]; its effect is seen in the rings.
+/// I/O port; a 32-bit write is an exit-user request ([`user_request`]), whose effect is seen in the
+/// rings.
 pub const PORT_REQUEST: u16 = 0xce8;
-/// 32-bit write: guest-physical address of an [`Outbox`]; its bytes are appended to the VM's output
-/// file.
+/// I/O port; a 32-bit write is the guest-physical address of an [`Outbox`], whose bytes are
+/// appended to the VM's output file.
 pub const PORT_OUTBOX: u16 = 0xcec;
 
 /// Packs an exit-user request into the 32 bits that one OUT carries: request number (8 bits), flags
@@ -33,7 +35,7 @@ pub const fn user_request(op: u64, count: u64, flags: u64) -> u32 {
 const _: () = assert!(crate::service::tx_flags(crate::window::MAX_QUEUES - 1, true) <= 0xff);
 const _: () = assert!(crate::service::TX_MOST <= 0xffff && crate::window::FEATURES <= 0xffff);
 
-/// The reverse of [`user_request`]: request number, count, flags.
+/// Request number, count and flags of a word that [`user_request`] packed.
 pub const fn parse_user_request(word: u32) -> (u64, u64, u64) {
     (
         (word >> 24) as u64,
@@ -42,24 +44,25 @@ pub const fn parse_user_request(word: u32) -> (u64, u64, u64) {
     )
 }
 
-/// Argument of [`PORT_OUTBOX`].
+/// A piece of guest memory for the host: the argument of [`PORT_OUTBOX`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outbox {
     /// Guest-physical address of the bytes.
     pub gpa: u64,
-    /// How many.
+    /// Number of the bytes.
     pub len: u64,
 }
 
-/// Labels that the test guest writes to [`PORT_MARK`]. Counters are compared between the two marks
-/// of a pair; what a mark itself costs is known from [`mark::NOTHING_BEGIN`] and its end.
+/// Labels of the snapshots that a guest has the VMM take ([`PORT_MARK`]). Counters are compared
+/// between the two snapshots of a pair. The cost of a snapshot itself is the difference between
+/// [`mark::NOTHING_BEGIN`] and [`mark::NOTHING_END`].
 pub mod mark {
     /// Begin of a pair with nothing in between.
     pub const NOTHING_BEGIN: u32 = 1;
     /// End of the pair with nothing in between.
     pub const NOTHING_END: u32 = 2;
-    /// Begin of the loop that [`CALLS_BEGIN`] starts, run as often, with no call in it.
+    /// Begin of a loop like that of [`CALLS_BEGIN`], run as often, with no call in it.
     pub const LOOP_BEGIN: u32 = 3;
     /// End of the loop with no call in it.
     pub const LOOP_END: u32 = 4;
@@ -73,12 +76,11 @@ pub mod mark {
     pub const TRAFFIC_END: u32 = 8;
 }
 
-/// Key of the word that the VMM appends to the command line of a VM with a NIC port:
-/// `postern.nic=PATH,PORT,GPA,SIZE`, path by name, GPA and size of the window (or, for `direct`, of
-/// the NIC's whole memory) in hexadecimal with 0x.
+/// Key, with the equals sign, of the word that the VMM appends to the command line of a VM with a
+/// NIC port. Its value is an [`Attachment`](crate::attachment::Attachment).
 pub const CMDLINE_NIC: &str = "postern.nic=";
 
-/// How a request reaches the data plane.
+/// The path of a request: how it reaches the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
     /// VMFUNC into the NIC view, three VMFUNCs a call.
@@ -94,7 +96,7 @@ pub enum Path {
 }
 
 impl Path {
-    /// All paths, in the order of the tables.
+    /// All paths, in the order in which tables list them.
     pub const ALL: [Path; 5] = [
         Path::Elisa,
         Path::ElisaStrict,
@@ -114,7 +116,7 @@ impl Path {
         }
     }
 
-    /// The path of that name.
+    /// The path of that [`Path::name`].
     pub fn from_name(name: &str) -> Option<Path> {
         Path::ALL.into_iter().find(|path| path.name() == name)
     }

@@ -1,68 +1,71 @@
 //! Guest-virtual and guest-physical layout of views, and the call convention of the gate.
 //!
 //! ```text
-//!   guest-virtual                        default view     gate view        NIC view
-//!   GATE_AREA_GVA         page A         guest code       -                -
-//!   GATE_GVA              page B         -                gate (X)         entry stub (X)
-//!   GATE_GVA + 0x1000     page C         guest code       -                -
-//!   STACK_GVA                            -                -                stack (RW, this vCPU's)
-//!   CALL_PAGE_GVA                        -                -                call page (RW, this vCPU's)
-//!   LIST_GVA                             -                EPTP list (RW)   EPTP list (RW), fast mode only
-//!   IMAGE_GVA                            -                -                service image (R, X)
-//!   DATA_GVA                             -                -                switch state, windows (RW)
+//!   guest-virtual              default view   gate view        NIC view
+//!   GATE_AREA_GVA      page A  guest code     -                -
+//!   GATE_GVA           page B  -              gate (X)         entry stub (X)
+//!   GATE_GVA + 0x1000  page C  guest code     -                -
+//!   STACK_GVA                  -              -                stack (RW, one a vCPU)
+//!   CALL_PAGE_GVA              -              -                call page (RW, one a vCPU)
+//!   LIST_GVA                   -              EPTP list (RW)   EPTP list (RW), fast mode only
+//!   IMAGE_GVA                  -              -                service image (R, X)
+//!   DATA_GVA                   -              -                switch state, windows (RW)
 //! ```
 //!
-//! Every page of a view is a user page (U=1) of page tables that the kernel makes; what a view may do
-//! with a page is decided by its EPT entry alone.
+//! Every page of a view is a user page (U=1) of page tables that the kernel makes. The rights of a
+//! view to a page are those of its EPT entry alone.
 //!
-//! The indices of [`GATE_GVA`] and [`LIST_GVA`] in the four levels of page tables are chosen so that
-//! no lower-level table of a view, taken for a root, translates the gate: the level-4 index (32) is
-//! not among the indices used at the levels below (1; 2, 50, 60; 3, 99, ...). A CR3 that points at such a table
-//! therefore faults at the first fetch (Intel SDM volume 3, "4-Level Paging and 5-Level Paging").
+//! The indices of [`GATE_GVA`] and [`LIST_GVA`] in the four levels of page tables are chosen so
+//! that no lower-level table of a view, taken for a root, translates the gate: the level-4 index
+//! (32) is not among the indices used at the levels below (1; 2, 50, 60; 3, 99, ...). A CR3 that
+//! points at such a table therefore faults at the first fetch (Intel SDM volume 3, "4-Level Paging
+//! and 5-Level Paging").
+#![forbid(unsafe_code)]
 
 use crate::{ABI_VERSION, PAGE_SIZE};
 
-/// Page A: the guest's own code, whose last three bytes are VMFUNC.
+/// Address of page A: the guest's own code, whose last three bytes are VMFUNC.
 pub const GATE_AREA_GVA: u64 = GATE_GVA - PAGE_SIZE;
 
-/// Page B: the gate in the gate view, the entry stub in a NIC view.
+/// Address of page B: the gate in the gate view, the entry stub in a NIC view.
 pub const GATE_GVA: u64 = (32 << 39) | (1 << 30) | (2 << 21) | (3 << 12);
 
-/// Where the NIC view's entry stub begins: right behind the VMFUNC of the gate, which is this long.
+/// Address of the NIC view's entry stub: right behind the gate's VMFUNC, which ends 14 bytes into
+/// page B (`STUB_OFFSET` of the kernel module).
 pub const STUB_GVA: u64 = GATE_GVA + 14;
 
-/// Page C: the guest's own landing pad, entered by the VMFUNC at the end of page B.
+/// Address of page C: the guest's own landing pad, entered by the VMFUNC at the end of page B.
 pub const LANDING_GVA: u64 = GATE_GVA + PAGE_SIZE;
 
-/// Distance from page B to the page of the EPTP list. The gate's instruction that arms an entry has
-/// this distance in its bytes; the value keeps every other decoding of those bytes harmless.
+/// Distance in bytes from page B to the page of the EPTP list. It is part of the instruction with
+/// which the gate arms an entry; this value keeps every other decoding of those bytes harmless.
 pub const LIST_DISTANCE: u64 = 0x0606_0000;
 
-/// The page that holds the vCPU's EPTP list.
+/// Address of the page that holds the vCPU's EPTP list.
 pub const LIST_GVA: u64 = GATE_GVA + LIST_DISTANCE;
 
-/// First byte of the stack that a service runs on; one stack a vCPU and view.
+/// Address of the stack that a service runs on; there is one stack a vCPU and view.
 pub const STACK_GVA: u64 = (32 << 39) | (1 << 30) | (60 << 21);
 
 /// Size of the stack in bytes. The page below it is never mapped.
 pub const STACK_SIZE: u64 = 4 * PAGE_SIZE;
 
-/// The host-owned page that says who is calling, a [`CallPage`].
+/// Address of the host-owned page that says who is calling, a [`CallPage`].
 pub const CALL_PAGE_GVA: u64 = STACK_GVA + STACK_SIZE + PAGE_SIZE;
 
-/// Where the flat image of a service is mapped. Within 2 GiB of page B, as the stub's call needs.
+/// Address of the flat image of a service. Within 2 GiB of page B, as the stub's call needs.
 pub const IMAGE_GVA: u64 = (32 << 39) | (1 << 30) | (128 << 21);
 
-/// Size limit of the image, in bytes.
+/// Largest size of an image, in bytes.
 pub const IMAGE_MAX: u64 = 16 << 20;
 
-/// Where the data of a service starts (for the NIC: switch state, then windows).
+/// Address of the data of a service (for the NIC: switch state, then windows).
 pub const DATA_GVA: u64 = (32 << 39) | (4 << 30);
 
 /// First guest-physical address of the range R that only views use; no memory slot may touch it.
 pub const RESERVED_GPA: u64 = 256 << 30;
 
-/// Size of R in bytes.
+/// Size of the range R, in bytes.
 pub const RESERVED_GPA_SIZE: u64 = 64 << 30;
 
 /// EPTP-list index of KVM's own hierarchy.
@@ -74,16 +77,16 @@ pub const GATE_INDEX: u32 = 1;
 /// EPTP-list index of a service's view in slot 0; invalid unless the gate has armed it.
 pub const SERVICE_INDEX: u32 = 0xcc;
 
-/// VMFUNCs of one call in fast mode.
+/// Number of VMFUNCs of one call in fast mode.
 pub const VMFUNCS_FAST: u64 = 3;
 
-/// VMFUNCs of one call in strict mode.
+/// Number of VMFUNCs of one call in strict mode.
 pub const VMFUNCS_STRICT: u64 = 4;
 
-/// What the kernel tells the service about the call: mapped at [`CALL_PAGE_GVA`], private to one
-/// vCPU and one view, never writable outside the view.
+/// The call page: the kernel's words to the service about who is calling. It is mapped at
+/// [`CALL_PAGE_GVA`], private to one vCPU and one view, never writable outside the view.
 ///
-/// The call convention, both directions, is that of a SysV function of three arguments:
+/// The call convention, in both directions, is that of a System V function of three arguments:
 ///
 /// | register | into the service | back to the caller |
 /// | --- | --- | --- |
@@ -103,7 +106,8 @@ pub struct CallPage {
     pub vcpu: u32,
     /// Always zero.
     pub reserved: [u32; 13],
-    /// The words given when the view was sealed: who is calling. The kernel does not look into them.
+    /// The words given when the view was sealed, which say who is calling. The kernel does not look
+    /// into them.
     pub caller: [u64; 8],
 }
 

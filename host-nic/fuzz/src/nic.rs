@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use postern_abi::service::{OP_FEATURES, OP_TX};
 use postern_abi::window::{Geometry, PortId};
-use postern_guest::ring::{Receiver, Window};
+use postern_guest::ring::{RxQueue, Window};
 use postern_switch::credentials::Credentials;
 use postern_switch::layout::{memory_size, window_offset};
 use postern_switch::layout::{port_offset, sender_offset, sender_stride};
@@ -109,8 +109,8 @@ impl Nic {
     }
 
     /// A receiver of a port's queue.
-    pub fn receiver(&self, number: u32, queue: u32) -> Option<Receiver> {
-        Some(Receiver::new(self.window(number)?, queue))
+    pub fn receiver(&self, number: u32, queue: u32) -> Option<RxQueue> {
+        Some(RxQueue::new(self.window(number)?, queue))
     }
 
     /// Puts bytes into a TX ring at the producer's position and moves that on by so many.

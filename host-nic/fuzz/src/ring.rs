@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_TX};
 use postern_abi::window::{FEATURES, Geometry, MIN_RING, RecordHeader, record_size};
-use postern_guest::ring::Receiver;
+use postern_guest::ring::RxQueue;
 use postern_switch::state::MODE_POLICY;
 
 use super::bytes::Bytes;
@@ -56,7 +56,7 @@ fn offset(geometry: Geometry, input: &mut Bytes) -> u64 {
     }
 }
 
-fn step(nic: &mut Nic, input: &mut Bytes, receivers: &mut Vec<Receiver>, queues: u32) {
+fn step(nic: &mut Nic, input: &mut Bytes, receivers: &mut Vec<RxQueue>, queues: u32) {
     let geometry = nic.geometry;
     let kind = input.u8();
     let (number, queue) = (u32::from(kind >> 4 & 1), u32::from(kind >> 5 & 1) % queues);
@@ -154,7 +154,7 @@ fn step(nic: &mut Nic, input: &mut Bytes, receivers: &mut Vec<Receiver>, queues:
 }
 
 /// Nobody can make the NIC give an honest guest what is no frame.
-fn drain(receivers: &mut [Receiver], most: usize, geometry: Geometry) {
+fn drain(receivers: &mut [RxQueue], most: usize, geometry: Geometry) {
     for receiver in receivers {
         let received = receiver.receive(most, |frame| {
             assert!(frame.len() <= geometry.lane() as usize);

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use postern_abi::service::{OP_FEATURES, OP_TX, tx_flags};
 use postern_abi::window::{Geometry, PortId, RecordHeader, record_size};
-use postern_guest::ring::{Receiver, Sender, Window};
+use postern_guest::ring::{RxQueue, TxQueue, Window};
 use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_owner::policies::{Policies, PolicyError};
@@ -132,8 +132,8 @@ pub struct Delivered {
 pub struct Guest<'a> {
     pub memory: &'a Memory,
     pub caller: Credentials,
-    senders: Vec<Sender>,
-    receivers: Vec<Receiver>,
+    senders: Vec<TxQueue>,
+    receivers: Vec<RxQueue>,
 }
 
 impl<'a> Guest<'a> {
@@ -147,10 +147,10 @@ impl<'a> Guest<'a> {
             memory,
             caller: memory.switch().credentials(number).unwrap(),
             senders: (0..geometry.queues())
-                .map(|queue| Sender::new(window, queue))
+                .map(|queue| TxQueue::new(window, queue))
                 .collect(),
             receivers: (0..geometry.queues())
-                .map(|queue| Receiver::new(window, queue))
+                .map(|queue| RxQueue::new(window, queue))
                 .collect(),
         }
     }

@@ -1,0 +1,375 @@
+//! The geometry of a NIC, and the offsets in a window that follow from it.
+
+use core::fmt;
+
+use super::limits::{
+    DEFAULT_LANE_MIN, DEFAULT_LANES, MAX_CONTEXTS, MAX_FRAME, MAX_PORTS, MAX_QUEUES, MAX_RING,
+    MAX_SEGMENT, MIN_RING,
+};
+use super::port::PortId;
+use super::record::RECORD_ALIGN;
+use crate::PAGE_SIZE;
+
+/// Size of a cache line, in bytes: the distance of two words that different sides write.
+pub const LINE_SIZE: u64 = 64;
+/// Offset in the window of the first TX queue's producer position, in bytes.
+pub const TX_LINES: u64 = 1024;
+
+/// The geometry of a NIC: numbers of ports and queues and sizes of rings, from which every offset
+/// in a window follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    last_port: u8,
+    queues: u8,
+    ring_log: u8,
+    lane_log: u8,
+}
+
+impl Geometry {
+    /// The geometry of 2 to [`MAX_PORTS`] ports of 1 to [`MAX_QUEUES`] queues, at most
+    /// [`MAX_CONTEXTS`] in all, with TX rings of `ring` and lanes of `lane` bytes, powers of two
+    /// from [`MIN_RING`] to [`MAX_RING`].
+    ///
+    /// # Errors
+    ///
+    /// The first number that is out of range.
+    pub const fn new(
+        ports: u32,
+        queues: u32,
+        ring: u32,
+        lane: u32,
+    ) -> Result<Geometry, GeometryError> {
+        if ports < 2 || ports > MAX_PORTS {
+            return Err(GeometryError::Ports(ports));
+        }
+        if queues < 1 || queues > MAX_QUEUES || ports * queues > MAX_CONTEXTS {
+            return Err(GeometryError::Queues { ports, queues });
+        }
+        if ring < MIN_RING || ring > MAX_RING || !ring.is_power_of_two() {
+            return Err(GeometryError::Ring(ring));
+        }
+        if lane < MIN_RING || lane > MAX_RING || !lane.is_power_of_two() {
+            return Err(GeometryError::Lane(lane));
+        }
+        Ok(Geometry {
+            last_port: (ports - 1) as u8,
+            queues: queues as u8,
+            ring_log: ring.trailing_zeros() as u8,
+            lane_log: lane.trailing_zeros() as u8,
+        })
+    }
+
+    /// The geometry of numbers that were checked before: the last port, the number of queues, and
+    /// the binary logarithms of the sizes of a TX ring and of a lane.
+    ///
+    /// # Safety
+    ///
+    /// [`Geometry::new`] accepts the numbers that these stand for.
+    #[expect(
+        unsafe_code,
+        reason = "the switch relies on the ranges that `new` checks"
+    )]
+    #[inline]
+    pub const unsafe fn from_logs(
+        last_port: u8,
+        queues: u8,
+        ring_log: u8,
+        lane_log: u8,
+    ) -> Geometry {
+        Geometry {
+            last_port,
+            queues,
+            ring_log,
+            lane_log,
+        }
+    }
+
+    /// Default size of a lane, in bytes: the lanes of an RX queue share
+    /// [`DEFAULT_LANES`], yet none is larger than a TX ring or smaller than [`DEFAULT_LANE_MIN`].
+    pub const fn default_lane(ports: u32, queues: u32, ring: u32) -> u32 {
+        let contexts = match ports.checked_mul(queues) {
+            Some(contexts) if contexts != 0 && contexts <= MAX_CONTEXTS => contexts,
+            _ => MAX_CONTEXTS,
+        };
+        let share = DEFAULT_LANES / contexts.next_power_of_two();
+        let share = if share > ring { ring } else { share };
+        if share < DEFAULT_LANE_MIN {
+            DEFAULT_LANE_MIN
+        } else {
+            share
+        }
+    }
+
+    /// Number of the NIC's ports.
+    pub const fn ports(self) -> u32 {
+        self.last_port as u32 + 1
+    }
+
+    /// Number of TX queues of each port, which is also that of its RX queues.
+    pub const fn queues(self) -> u32 {
+        self.queues as u32
+    }
+
+    /// Number of the NIC's contexts, which is also that of its RX queues: `T`.
+    pub const fn contexts(self) -> u32 {
+        self.ports() * self.queues()
+    }
+
+    /// Size of a TX ring in bytes.
+    pub const fn ring(self) -> u32 {
+        1 << (self.ring_log & 31)
+    }
+
+    /// Size of a lane in bytes.
+    pub const fn lane(self) -> u32 {
+        1 << (self.lane_log & 31)
+    }
+
+    /// Binary logarithm of [`Geometry::ring`].
+    pub const fn ring_log(self) -> u32 {
+        self.ring_log as u32
+    }
+
+    /// Binary logarithm of [`Geometry::lane`].
+    pub const fn lane_log(self) -> u32 {
+        self.lane_log as u32
+    }
+
+    /// Longest ordinary frame that every ring of this NIC can hold, in bytes.
+    pub const fn max_frame(self) -> u32 {
+        self.longest(MAX_FRAME)
+    }
+
+    /// Longest large segment that every ring of this NIC can hold, in bytes.
+    pub const fn max_segment(self) -> u32 {
+        self.longest(MAX_SEGMENT)
+    }
+
+    const fn longest(self, most: u32) -> u32 {
+        let smaller = if self.ring_log < self.lane_log {
+            self.ring()
+        } else {
+            self.lane()
+        };
+        // At most half of a ring, so that a record fits into an empty one wherever its positions
+        // are.
+        let fits = smaller / 2 - RECORD_ALIGN;
+        if fits < most { fits } else { most }
+    }
+
+    /// The port of that number, if this NIC has it.
+    pub const fn port(self, number: u32) -> Option<PortId> {
+        if number < self.ports() {
+            PortId::new(number)
+        } else {
+            None
+        }
+    }
+
+    /// All ports.
+    pub fn all_ports(self) -> impl Iterator<Item = PortId> {
+        (0..self.ports()).filter_map(PortId::new)
+    }
+
+    /// Number in the whole NIC of the context of a port's vCPU, or of a port's RX queue.
+    pub const fn context(self, port: PortId, queue: u32) -> u32 {
+        port.number() * self.queues() + queue
+    }
+
+    /// The port of a context.
+    pub const fn port_of(self, context: u32) -> Option<PortId> {
+        self.port(context / self.queues())
+    }
+
+    /// Bytes between two positions of a ring of `size` bytes; `None` if the pair is invalid.
+    pub const fn filled(size: u32, producer: u32, consumer: u32) -> Option<u32> {
+        let filled = producer.wrapping_sub(consumer);
+        if filled <= size { Some(filled) } else { None }
+    }
+
+    /// Offset in the window of a TX queue's producer position, a `u32` on a line of its own.
+    pub const fn tx_producer_offset(self, queue: u32) -> u64 {
+        TX_LINES + queue as u64 * 2 * LINE_SIZE
+    }
+
+    /// Offset in the window of a TX queue's consumer position, a `u32` on a line of its own.
+    pub const fn tx_consumer_offset(self, queue: u32) -> u64 {
+        self.tx_producer_offset(queue) + LINE_SIZE
+    }
+
+    /// Offset in the window of a context's element of an RX queue's `published`, a `u64`.
+    pub const fn published_offset(self, queue: u32, context: u32) -> u64 {
+        PAGE_SIZE * (1 + queue as u64) + context as u64 * 8
+    }
+
+    /// Offset in the window of a context's element of an RX queue's `consumed`, a `u32`.
+    pub const fn consumed_offset(self, queue: u32, context: u32) -> u64 {
+        PAGE_SIZE * (1 + queue as u64) + MAX_CONTEXTS as u64 * 8 + context as u64 * 4
+    }
+
+    /// Offset in the window of a TX queue's ring.
+    pub const fn tx_ring_offset(self, queue: u32) -> u64 {
+        PAGE_SIZE * (1 + self.queues() as u64) + ((queue as u64) << self.ring_log)
+    }
+
+    /// Offset in the window of a context's lane in an RX queue.
+    pub const fn lane_offset(self, queue: u32, context: u32) -> u64 {
+        let number = queue as u64 * self.contexts() as u64 + context as u64;
+        self.tx_ring_offset(self.queues()) + (number << self.lane_log)
+    }
+
+    /// Size of a window in bytes, a multiple of the page size.
+    pub const fn window_size(self) -> u64 {
+        self.lane_offset(self.queues(), 0)
+    }
+}
+
+const _: () = assert!(TX_LINES + MAX_QUEUES as u64 * 2 * LINE_SIZE <= PAGE_SIZE);
+const _: () = assert!(MAX_CONTEXTS as u64 * 12 <= PAGE_SIZE);
+const _: () = assert!((MIN_RING as u64).is_multiple_of(PAGE_SIZE));
+
+/// A number or a size that [`Geometry::new`] refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GeometryError {
+    /// Too few or too many ports.
+    Ports(u32),
+    /// Too few or too many queues, alone or with so many ports.
+    Queues {
+        /// Ports of the NIC.
+        ports: u32,
+        /// Queues of each.
+        queues: u32,
+    },
+    /// A TX ring that is too small or too large, or not a power of two.
+    Ring(u32),
+    /// A lane that is too small or too large, or not a power of two.
+    Lane(u32),
+}
+
+impl fmt::Display for GeometryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GeometryError::Ports(ports) => {
+                write!(f, "a NIC has 2 to {MAX_PORTS} ports, not {ports}")
+            }
+            GeometryError::Queues { ports, queues } => write!(
+                f,
+                "a port has 1 to {MAX_QUEUES} queues, and a NIC at most {MAX_CONTEXTS}, \
+                 not {queues} on each of {ports} ports"
+            ),
+            GeometryError::Ring(size) => write!(
+                f,
+                "a TX ring has {MIN_RING} to {MAX_RING} bytes, a power of two, not {size}"
+            ),
+            GeometryError::Lane(size) => write!(
+                f,
+                "a lane has {MIN_RING} to {MAX_RING} bytes, a power of two, not {size}"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for GeometryError {}
+
+#[cfg(test)]
+mod tests {
+    use super::super::header::WindowHeader;
+    use super::super::limits::DEFAULT_RING;
+    use super::*;
+
+    fn geometries() -> impl Iterator<Item = Geometry> {
+        let numbers = [
+            (2, 1),
+            (2, 8),
+            (3, 2),
+            (16, 1),
+            (16, 3),
+            (64, 4),
+            (255, 1),
+            (256, 1),
+        ];
+        numbers.into_iter().flat_map(|(ports, queues)| {
+            [(12, 12), (12, 14), (18, 12)].map(|(ring, lane)| {
+                Geometry::new(ports, queues, 1 << ring, 1 << lane).expect("valid")
+            })
+        })
+    }
+
+    /// Every word and ring of a window, as offset and size.
+    fn parts(geometry: Geometry) -> Vec<(u64, u64)> {
+        let mut parts = vec![(0, size_of::<WindowHeader>() as u64)];
+        for queue in 0..geometry.queues() {
+            parts.push((geometry.tx_producer_offset(queue), LINE_SIZE));
+            parts.push((geometry.tx_consumer_offset(queue), LINE_SIZE));
+            parts.push((geometry.tx_ring_offset(queue), geometry.ring().into()));
+            for context in 0..geometry.contexts() {
+                parts.push((geometry.published_offset(queue, context), 8));
+                parts.push((geometry.consumed_offset(queue, context), 4));
+                parts.push((geometry.lane_offset(queue, context), geometry.lane().into()));
+            }
+        }
+        parts
+    }
+
+    #[test]
+    fn parts_of_a_window_do_not_overlap_and_are_aligned() {
+        for geometry in geometries() {
+            let mut parts = parts(geometry);
+            parts.sort_unstable();
+            let mut end = 0;
+            for (offset, size) in parts {
+                assert!(
+                    offset >= end,
+                    "{geometry:?}: {offset:#x} lies below {end:#x}"
+                );
+                assert_eq!(offset % size.min(PAGE_SIZE), 0, "{geometry:?}: {offset:#x}");
+                end = offset + size;
+            }
+            assert_eq!(end, geometry.window_size());
+            assert_eq!(end % PAGE_SIZE, 0);
+        }
+    }
+
+    #[test]
+    fn wrong_numbers_are_refused() {
+        let ring = DEFAULT_RING;
+        for ports in [0, 1, 257, u32::MAX] {
+            let error = Geometry::new(ports, 1, ring, ring).unwrap_err();
+            assert_eq!(error, GeometryError::Ports(ports));
+        }
+        for (ports, queues) in [(2, 0), (2, 9), (256, 2), (86, 3), (2, u32::MAX)] {
+            let error = Geometry::new(ports, queues, ring, ring).unwrap_err();
+            assert_eq!(error, GeometryError::Queues { ports, queues });
+        }
+        for size in [0, 1, 2048, 4097, 16 << 20, u32::MAX] {
+            let error = Geometry::new(2, 1, size, ring).unwrap_err();
+            assert_eq!(error, GeometryError::Ring(size));
+            let error = Geometry::new(2, 1, ring, size).unwrap_err();
+            assert_eq!(error, GeometryError::Lane(size));
+        }
+    }
+
+    #[test]
+    fn lanes_chosen_by_default_are_valid() {
+        for ports in 2..=MAX_PORTS {
+            for queues in 1..=MAX_QUEUES.min(MAX_CONTEXTS / ports) {
+                for log in 15..=23 {
+                    let lane = Geometry::default_lane(ports, queues, 1 << log);
+                    let geometry = Geometry::new(ports, queues, 1 << log, lane);
+                    assert_eq!(geometry.expect("valid").max_frame(), MAX_FRAME);
+                }
+            }
+        }
+        assert_eq!(Geometry::default_lane(2, 1, DEFAULT_RING), DEFAULT_RING);
+        assert_eq!(Geometry::default_lane(64, 1, DEFAULT_RING), 64 << 10);
+        assert_eq!(Geometry::default_lane(256, 1, DEFAULT_RING), 32 << 10);
+    }
+
+    #[test]
+    fn positions_wrap() {
+        assert_eq!(Geometry::filled(4096, 16, u32::MAX - 15), Some(32));
+        assert_eq!(Geometry::filled(4096, 4095, u32::MAX), Some(4096));
+        assert_eq!(Geometry::filled(4096, 4097, 0), None);
+        assert_eq!(Geometry::filled(4096, 0, 1), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! The window of a port: the memory that a guest shares with the NIC, and the rings in it.
+//!
+//! A NIC with `P` ports of `Q` queues has `T = P x Q` *contexts*. A context is one vCPU of a port's
+//! VM in its role as a sender: calls of vCPU `v` of a port send with context `port x Q + v`. Each
+//! port has one window. Offsets and sizes are in bytes, and all offsets follow from [`Geometry`]:
+//!
+//! ```text
+//!   offset              content                        written by           read by
+//!   0                   WindowHeader                   host, at attach      guest
+//!   TX_LINES            TX queue 0: producer (a line)  guest                NIC
+//!                                   consumer (a line)  NIC                  guest
+//!                       TX queue 1: producer ...
+//!   a page each         RX queue 0: published[T], u64  NIC, element c for   guest
+//!                                                      calls of context c
+//!                                   consumed[T], u32   guest                NIC, element c
+//!                                                                           for context c
+//!                       RX queue 1: published ...
+//!   page aligned        TX ring of queue 0, 1, ...     guest                NIC
+//!   page aligned        RX queue 0: lane of context 0  NIC, for context 0   guest
+//!                                   lane of context 1  NIC, for context 1   guest
+//!                       RX queue 1: lane of context 0 ...
+//!   page aligned        end of the window
+//! ```
+//!
+//! A *lane* is the ring from one context to one RX queue. So no two senders share an index, a
+//! buffer or a cache line that one of them could hold up: each ring has one producer and one
+//! consumer. The table says who *may rely on* having written a line. A guest can write all of its
+//! window at any time. The NIC keeps its own copy of each position that it advances, reads each
+//! word of the guest's once, and bounds it before use. A wrong value harms only the guest that
+//! wrote it.
+//!
+//! # Records
+//!
+//! A ring holds *records*: a [`RecordHeader`] of 16 bytes, a frame, and as many bytes as bring the
+//! next record to a multiple of [`RECORD_ALIGN`]. A record never wraps: where the next one does not
+//! fit in front of the ring's end, a record of kind [`KIND_PAD`] says that it is at the beginning.
+//! So frames of 64 bytes take 80 bytes of a ring, and those of 1514 bytes take 1536.
+//!
+//! # Positions
+//!
+//! A position is a `u32` count of bytes that runs freely and wraps, a multiple of [`RECORD_ALIGN`].
+//! Position `p` is at offset `p % size` of its ring. `producer - consumer` (wrapping) bytes are in
+//! the ring; more than its size is an invalid pair.
+//!
+//! Positions continue across the tenants of a port: a guest that starts takes the TX consumer as
+//! its TX producer, and `consumed` as it finds it. After a call that was stopped before its end the
+//! TX consumer may lag behind the records that the NIC took. Any request puts it right, so a guest
+//! that may begin after such a call first makes a request for no frames ([`crate::service::OP_TX`],
+//! count 0).
+//!
+//! An element of `published` is a [`Published`]: a position (low half) and the tenancy that its
+//! frames are meant for (high half, [`WindowHeader::tenancy`]). One store publishes both. A guest
+//! takes a lane whose tenancy is not its own as empty: its frames are for a former tenant, by a
+//! call that was stopped meanwhile.
+//!
+//! # Orderings
+//!
+//! Each last store is a release; a load of the same word with acquire makes the fourth column
+//! visible.
+//!
+//! | action | order of the writes | last store | visible with it |
+//! | --- | --- | --- | --- |
+//! | guest sends | records, then | TX producer | the records below the position |
+//! | NIC takes | (reads records), then | TX consumer | that the bytes below are free again |
+//! | NIC delivers | records, then | `published` | the records below the position |
+//! | guest receives | (reads records), then | `consumed` | that the bytes below are free again |
+//!
+//! The bytes between consumer and producer belong to the consumer, and the producer never writes
+//! them; all other bytes of a ring belong to its producer.
+//!
+//! # Frames
+//!
+//! A frame is an Ethernet frame without FCS, [`MIN_FRAME`] to [`Geometry::max_frame`] bytes long.
+//! Longer ones are accepted only as large segments ([`RecordHeader::gso_type`]). A frame with one
+//! destination (known unicast, or any frame where only one other port is attached) is held back by
+//! [`crate::service::TX_HOLD`] while the destination's lane is full. A frame with several
+//! destinations is dropped for each of them that has no room. A receiver that wants lossless
+//! unicast among more than two ports sends a frame first, so that the switch learns where it is.
+
+mod geometry;
+mod header;
+mod limits;
+mod port;
+mod record;
+
+pub use geometry::{Geometry, GeometryError, LINE_SIZE, TX_LINES};
+pub use header::{HeaderError, WINDOW_MAGIC, WindowHeader};
+pub use limits::{
+    DEFAULT_LANE_MIN, DEFAULT_LANES, DEFAULT_RING, MAX_CONTEXTS, MAX_FRAME, MAX_PORTS, MAX_QUEUES,
+    MAX_RING, MAX_SEGMENT, MIN_FRAME, MIN_RING,
+};
+pub use port::PortId;
+pub use record::{
+    FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, FEATURES, FLAG_NEEDS_CSUM, GSO_ECN,
+    GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, KIND_FRAME, KIND_PAD, PAD_WORD, Published,
+    RECORD_ALIGN, RecordHeader, record_size,
+};

@@ -1,0 +1,74 @@
+//! Role `attack`: tries to break out of what the gate allows, as a hostile guest kernel or process
+//! would, and says whether that worked.
+//!
+//! The last line is `attack NAME: repelled: ...` (status 0) or `attack NAME: succeeded: ...`
+//! (status 1). An attack that ends the VM has been repelled, too; the status of the VMM tells.
+//!
+//! | name | what is tried |
+//! | --- | --- |
+//! | `vmfunc-direct` | VMFUNC straight to the service's index, and to all others |
+//! | `gate-offsets` | to enter the gate view at every byte of page B |
+//! | `cr3-packet` | CR3 at page tables in the TX ring |
+//! | `breakpoint` | to stop a call at every instruction: breakpoints, watchpoint, single step |
+//! | `idt` | interrupts in a view, with descriptor tables in the TX ring |
+//! | `read-nic` | to read the memory of views, and of the NIC, from the default view |
+//! | `cpl0` | to call the gate from CPL 0, with and without SMEP and SMAP |
+
+mod attacker;
+mod breakpoint;
+mod cpl0;
+mod cr3_packet;
+mod enter;
+mod gate_offsets;
+mod idt;
+mod read_nic;
+mod verdict;
+mod vmfunc_direct;
+
+use postern_abi::machine::Path;
+use postern_guest_bare::status;
+
+use super::error::RoleError;
+use super::resources::Resources;
+use crate::console::{exit, println};
+use attacker::Attacker;
+use verdict::Verdict;
+
+/// One attack.
+type Attack = fn(&mut Attacker) -> Verdict;
+
+const ATTACKS: [(&str, Attack); 7] = [
+    ("vmfunc-direct", vmfunc_direct::run),
+    ("gate-offsets", gate_offsets::run),
+    ("cr3-packet", cr3_packet::run),
+    ("breakpoint", breakpoint::run),
+    ("idt", idt::run),
+    ("read-nic", read_nic::run),
+    ("cpl0", cpl0::run),
+];
+
+/// Plays the role.
+pub fn run(resources: Resources) -> Result<(), RoleError> {
+    let name = resources.options.attack.unwrap_or_default();
+    let attack = ATTACKS.iter().find(|(known, _)| *known == name);
+    let &(name, run) = attack.ok_or(RoleError::NoAttack(name))?;
+    let path = resources.options.nic.ok_or(RoleError::NoNic)?.path;
+    // Where there is no isolation, there is nothing to enter, but all to read.
+    let fits = match path {
+        Path::Elisa | Path::ElisaStrict => true,
+        Path::Direct => name == "read-nic",
+        Path::ExitKernel | Path::ExitUser => false,
+    };
+    if !fits {
+        return Err(RoleError::Needs("the path elisa or elisa-strict"));
+    }
+    let mut attacker = Attacker::new(resources)?;
+    println!("attack {name}: begins");
+    let verdict = run(&mut attacker).and_still_works(&mut attacker);
+    println!("attack {name}: {verdict}");
+    exit(if verdict.repelled() {
+        status::OK
+    } else {
+        status::FAILED
+    })
+}
