@@ -19,7 +19,7 @@ pub struct Direct {
     base: NonNull<u8>,
     /// The words that say who calls; elsewhere the host keeps them.
     caller: Credentials,
-    /// Which of the port's contexts calls.
+    /// Which of the port's senders calls.
     vcpu: u32,
 }
 

@@ -7,7 +7,7 @@
 
 use core::array;
 
-use postern_abi::service::{OP_FEATURES, OP_TX, TX_MOST, tx_flags};
+use postern_abi::service::{MAX_TX_FRAMES, OP_FEATURES, OP_TX, tx_flags};
 use postern_abi::window::{Geometry, MAX_QUEUES, PortId, RecordHeader};
 
 use crate::ring::{Frame, RxQueue, TxError, TxQueue, Window};
@@ -130,7 +130,7 @@ impl<S: Service> Nic<S> {
     /// Sends frames in order, as far as the TX ring has room for them, and gives the number of
     /// those that it took from the slice. Frames that still wait in the ring ([`WhenFull::Hold`])
     /// go before them; with an empty slice the request is for those alone. There is one request for
-    /// each [`TX_MOST`] frames.
+    /// each [`MAX_TX_FRAMES`] frames.
     ///
     /// A frame that is too short or too long for the NIC is part of that number, but it is not
     /// sent, only counted ([`Stats::bad_length`]).
@@ -173,7 +173,7 @@ impl<S: Service> Nic<S> {
             let before = self.tx.taken();
             let hold = self.when_full == WhenFull::Hold;
             let flags = tx_flags(self.tx.queue(), hold);
-            self.service.call(OP_TX, TX_MOST.into(), flags);
+            self.service.call(OP_TX, MAX_TX_FRAMES.into(), flags);
             self.stats.calls += 1;
             more = !self.tx.is_empty();
             let left = if more {
@@ -185,7 +185,7 @@ impl<S: Service> Nic<S> {
             self.stats.sent += u64::from(sent);
             self.waiting = left;
             // A request that took less than it might have stopped at a frame that is held.
-            let stopped = hold && sent < TX_MOST;
+            let stopped = hold && sent < MAX_TX_FRAMES;
             if stopped || self.tx.taken() == before {
                 break;
             }

@@ -11,7 +11,7 @@
 
 use core::arch::asm;
 
-use postern_abi::{machine, service};
+use postern_abi::{platform, service};
 
 use crate::gate::Gate;
 
@@ -75,7 +75,7 @@ impl PortRequest {
     ///
     /// # Safety
     ///
-    /// The program runs in a VM whose VMM serves [`machine::PORT_REQUEST`], and may execute OUT
+    /// The program runs in a VM whose VMM serves [`platform::PORT_REQUEST`], and may execute OUT
     /// there.
     pub const unsafe fn new() -> PortRequest {
         PortRequest(())
@@ -90,8 +90,8 @@ impl Service for PortRequest {
         unsafe {
             asm!(
                 "out dx, eax",
-                in("dx") machine::PORT_REQUEST,
-                in("eax") machine::user_request(op, a, b),
+                in("dx") platform::PORT_REQUEST,
+                in("eax") platform::user_request(op, a, b),
                 options(nostack, preserves_flags),
             );
         }

@@ -10,8 +10,8 @@
 //! | [`kvm`] | the module's ioctls: numbers, arguments, exit reason | module, VMM, owner |
 //! | [`service`] | requests to the NIC: numbers, arguments, results | guest, module, VMM, NIC |
 //! | [`window`] | the memory that a guest shares with the NIC: rings, positions | guest, NIC |
-//! | [`machine`] | a VM as its guest sees it: addresses, I/O ports, paths | guest, VMM |
-//! | [`attachment`] | the command-line word that describes a VM's NIC port | guest, VMM |
+//! | [`platform`] | a VM as its guest sees it: addresses, I/O ports, paths | guest, VMM |
+//! | [`port_word`] | the command-line word that describes a VM's NIC port | guest, VMM |
 //! | [`emulated`] | exact event counters of the emulated machine | emulated machine, VMM |
 //!
 //! The crate depends on nothing, allocates nothing and is `no_std`. No number of it is written a
@@ -35,17 +35,17 @@
 //! assert_eq!(RecordHeader::from_words(first, second).length, 60);
 //!
 //! // What port 2 sends to any other port lies in the same place of the receiver's window.
-//! let lane = geometry.lane_offset(0, geometry.context(port, 0));
+//! let lane = geometry.lane_offset(0, geometry.sender(port, 0));
 //! assert!(lane + u64::from(geometry.lane()) <= geometry.window_size());
 //! # Ok::<(), postern_abi::window::GeometryError>(())
 //! ```
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 
-pub mod attachment;
 pub mod emulated;
 pub mod kvm;
-pub mod machine;
+pub mod platform;
+pub mod port_word;
 pub mod service;
 pub mod view;
 pub mod window;

@@ -11,7 +11,7 @@ pub const HYPERCALL: u64 = 0x504f_5354;
 pub const OP_NOP: u64 = 0;
 
 /// Request: move frames from one of the caller's TX rings to their destinations. First argument:
-/// the most frames to take (the switch takes at most [`TX_MOST`] and as many as are in the ring).
+/// the most frames to take (the switch takes at most [`MAX_TX_FRAMES`] and as many as are in the ring).
 /// Second argument: [`tx_flags`]. Result: the number of frames taken.
 pub const OP_TX: u64 = 1;
 
@@ -30,11 +30,11 @@ pub const TX_QUEUE_SHIFT: u32 = 1;
 
 /// Most frames that one request takes. A guest with more makes another request: its own interrupts
 /// wait until a request ends.
-pub const TX_MOST: u32 = 256;
+pub const MAX_TX_FRAMES: u32 = 256;
 
 /// Bytes copied after which a request takes no more frames, so that the guest's interrupts do not
 /// wait longer.
-pub const TX_BYTES: u64 = 1 << 20;
+pub const MAX_TX_BYTES: u64 = 1 << 20;
 
 /// The second argument of [`OP_TX`]: the TX queue, and whether to hold back frames ([`TX_HOLD`]).
 pub const fn tx_flags(queue: u32, hold: bool) -> u64 {

@@ -57,7 +57,7 @@ pub const CALL_PAGE_GVA: u64 = STACK_GVA + STACK_SIZE + PAGE_SIZE;
 pub const IMAGE_GVA: u64 = (32 << 39) | (1 << 30) | (128 << 21);
 
 /// Largest size of an image, in bytes.
-pub const IMAGE_MAX: u64 = 16 << 20;
+pub const MAX_IMAGE_SIZE: u64 = 16 << 20;
 
 /// Address of the data of a service (for the NIC: switch state, then windows).
 pub const DATA_GVA: u64 = (32 << 39) | (4 << 30);
@@ -113,7 +113,7 @@ pub struct CallPage {
 
 const _: () = assert!(size_of::<CallPage>() == 128);
 const _: () = assert!((GATE_GVA >> 39) & 511 == 32 && (LIST_GVA >> 39) & 511 == 32);
-const _: () = assert!(IMAGE_GVA + IMAGE_MAX - GATE_GVA < 1 << 31);
+const _: () = assert!(IMAGE_GVA + MAX_IMAGE_SIZE - GATE_GVA < 1 << 31);
 
 /// First bytes of a service's program image for a view.
 #[repr(C)]

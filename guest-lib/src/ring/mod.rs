@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`Window`] | a window that is mapped in this address space |
 //! | [`TxQueue`] | the producer of one TX ring |
-//! | [`RxQueue`] | the consumer of the lanes of one RX queue, a lane for each context of the NIC |
+//! | [`RxQueue`] | the consumer of the lanes of one RX queue, a lane for each sender of the NIC |
 //! | [`Frame`] | a frame in a lane, while [`RxQueue::receive`] shows it |
 //!
 //! The layout, the meaning of positions and the orderings are those of [`postern_abi::window`].

@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use postern_abi::window::{
-    Geometry, KIND_PAD, MAX_CONTEXTS, MIN_FRAME, Published, RECORD_ALIGN, RecordHeader, record_size,
+    Geometry, KIND_PAD, MAX_SENDERS, MIN_FRAME, Published, RECORD_ALIGN, RecordHeader, record_size,
 };
 
 use super::window::Window;
@@ -18,7 +18,7 @@ use super::window::Window;
 pub struct Frame<'a> {
     bytes: *const u8,
     header: RecordHeader,
-    context: u32,
+    sender: u32,
     _window: PhantomData<&'a Window>,
 }
 
@@ -34,10 +34,10 @@ impl Frame<'_> {
         self.header
     }
 
-    /// Number in the whole NIC of the context that sent the frame: the number of its port times the
+    /// Number in the whole NIC of the sender that sent the frame: the number of its port times the
     /// number of queues of a port, plus the number of the sending vCPU.
-    pub fn context(&self) -> u32 {
-        self.context
+    pub fn sender(&self) -> u32 {
+        self.sender
     }
 
     /// Copies the whole frame to `target`.
@@ -64,15 +64,15 @@ pub struct Received {
     pub malformed: usize,
 }
 
-/// The guest's end of an RX queue: the consumer of a lane from each context of the NIC.
+/// The guest's end of an RX queue: the consumer of a lane from each sender of the NIC.
 #[derive(Debug)]
 pub struct RxQueue {
     window: Window,
     queue: u32,
-    /// Number of the context whose turn is next.
+    /// Number of the sender whose turn is next.
     next: u32,
-    /// Position of each lane below which all records have been read, by context.
-    consumed: [u32; MAX_CONTEXTS as usize],
+    /// Position of each lane below which all records have been read, by sender.
+    consumed: [u32; MAX_SENDERS as usize],
 }
 
 impl RxQueue {
@@ -84,9 +84,9 @@ impl RxQueue {
     pub fn new(window: Window, queue: u32) -> RxQueue {
         let geometry = window.geometry;
         assert!(queue < geometry.queues(), "there is no queue {queue}");
-        let mut consumed = [0; MAX_CONTEXTS as usize];
-        for (context, position) in (0..geometry.contexts()).zip(&mut consumed) {
-            let word = window.word(geometry.consumed_offset(queue, context));
+        let mut consumed = [0; MAX_SENDERS as usize];
+        for (sender, position) in (0..geometry.senders()).zip(&mut consumed) {
+            let word = window.word(geometry.consumed_offset(queue, sender));
             *position = word.load(Ordering::Relaxed) & !(RECORD_ALIGN - 1);
         }
         RxQueue {
@@ -97,18 +97,18 @@ impl RxQueue {
         }
     }
 
-    /// Bytes that wait in a context's lane.
+    /// Bytes that wait in a sender's lane.
     #[inline]
-    fn waiting(&self, context: u32) -> u32 {
+    fn waiting(&self, sender: u32) -> u32 {
         let geometry = self.window.geometry;
-        let word = geometry.published_offset(self.queue, context);
+        let word = geometry.published_offset(self.queue, sender);
         // Acquire: the records below the position are read next.
         let word = self.window.long(word).load(Ordering::Acquire);
         let published = Published::from_word(word);
         if published.tenancy != self.window.tenancy {
             return 0;
         }
-        let consumed = self.consumed[context as usize];
+        let consumed = self.consumed[sender as usize];
         let waiting = Geometry::filled(geometry.lane(), published.position, consumed);
         waiting.unwrap_or(0) & !(RECORD_ALIGN - 1)
     }
@@ -116,37 +116,33 @@ impl RxQueue {
     /// Whether a lane has a record that was not read.
     #[inline]
     pub fn ready(&self) -> bool {
-        (0..self.window.geometry.contexts()).any(|context| self.waiting(context) != 0)
+        (0..self.window.geometry.senders()).any(|sender| self.waiting(sender) != 0)
     }
 
-    /// Takes at most `max` frames and gives them to `sink`. The frames of one context come in the
-    /// order in which they were sent; contexts take turns.
+    /// Takes at most `max` frames and gives them to `sink`. The frames of one sender come in the
+    /// order in which they were sent; senders take turns.
     #[inline]
     pub fn receive(&mut self, max: usize, mut sink: impl FnMut(Frame<'_>)) -> Received {
-        let contexts = self.window.geometry.contexts();
+        let senders = self.window.geometry.senders();
         let mut received = Received::default();
-        for _ in 0..contexts {
+        for _ in 0..senders {
             if received.frames == max {
                 break;
             }
-            let context = self.next;
-            self.next = if context + 1 < contexts {
-                context + 1
-            } else {
-                0
-            };
-            let waiting = self.waiting(context);
+            let sender = self.next;
+            self.next = if sender + 1 < senders { sender + 1 } else { 0 };
+            let waiting = self.waiting(sender);
             if waiting != 0 {
-                self.drain(context, waiting, max, &mut received, &mut sink);
+                self.drain(sender, waiting, max, &mut received, &mut sink);
             }
         }
         received
     }
 
-    /// Takes frames from a context's lane of `waiting` bytes, until `received` has `max`.
+    /// Takes frames from a sender's lane of `waiting` bytes, until `received` has `max`.
     fn drain(
         &mut self,
-        context: u32,
+        sender: u32,
         waiting: u32,
         max: usize,
         received: &mut Received,
@@ -154,8 +150,8 @@ impl RxQueue {
     ) {
         let geometry = self.window.geometry;
         let size = geometry.lane();
-        let lane = self.window.at(geometry.lane_offset(self.queue, context));
-        let mut position = self.consumed[context as usize];
+        let lane = self.window.at(geometry.lane_offset(self.queue, sender));
+        let mut position = self.consumed[sender as usize];
         let mut left = waiting;
         while left != 0 && received.frames < max {
             let offset = position & (size - 1);
@@ -181,7 +177,7 @@ impl RxQueue {
                     // header.
                     bytes: unsafe { at.add(size_of::<RecordHeader>()) },
                     header,
-                    context,
+                    sender,
                     _window: PhantomData,
                 });
                 record_size(header.length) as u32
@@ -189,8 +185,8 @@ impl RxQueue {
             position = position.wrapping_add(record);
             left -= record;
         }
-        self.consumed[context as usize] = position;
-        let consumed = geometry.consumed_offset(self.queue, context);
+        self.consumed[sender as usize] = position;
+        let consumed = geometry.consumed_offset(self.queue, sender);
         let consumed = self.window.word(consumed);
         consumed.store(position, Ordering::Release);
     }

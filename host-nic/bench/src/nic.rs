@@ -212,9 +212,9 @@ impl<'a> Traffic<'a> {
         let expected = self.sent * u64::from(self.case.copies());
         assert_eq!(delivered, expected, "frames are missing");
         assert!(checked >= self.case.copies(), "no frame is right");
-        let context = switch.sender(from).expect("the port has a sender");
-        assert_eq!(context.frames.load(Relaxed), self.sent);
-        for drops in &context.drops {
+        let sender = switch.sender(from).expect("the port has a sender");
+        assert_eq!(sender.frames.load(Relaxed), self.sent);
+        for drops in &sender.drops {
             assert_eq!(drops.load(Relaxed), 0, "frames were dropped");
         }
     }

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use postern_abi::window::{Geometry, MAX_CONTEXTS, MAX_PORTS, MAX_QUEUES};
+use postern_abi::window::{Geometry, MAX_PORTS, MAX_QUEUES, MAX_SENDERS};
 use postern_switch::layout;
 use postern_switch::state;
 
@@ -186,10 +186,10 @@ fn counts_repeat() {
 fn memory_of_a_port() {
     let mut most = 0;
     for ports in 2..=MAX_PORTS {
-        for queues in 1..=MAX_QUEUES.min(MAX_CONTEXTS / ports) {
+        for queues in 1..=MAX_QUEUES.min(MAX_SENDERS / ports) {
             let geometry = Geometry::new(ports, queues, 1 << 18, 1 << 14).unwrap();
             let rings = u64::from(queues * geometry.ring());
-            let lanes = u64::from(queues * geometry.contexts() * geometry.lane());
+            let lanes = u64::from(queues * geometry.senders() * geometry.lane());
             let window = geometry.window_size() - rings - lanes;
             let table = size_of::<state::State>() as u64;
             let own = (layout::state_size(geometry) - table).div_ceil(ports.into());

@@ -62,15 +62,15 @@ pub struct QueueCounters {
 }
 
 impl PortCounters {
-    /// Adds what belongs to one context and to the RX queue of the same number.
+    /// Adds what belongs to one sender and to the RX queue of the same number.
     fn add_queue(&mut self, switch: &Switch<'_>, number: u32) {
-        let Some(context) = switch.sender(number) else {
+        let Some(sender) = switch.sender(number) else {
             return;
         };
-        let lanes = (0..switch.geometry().contexts()).filter_map(|from| switch.lane(from, number));
+        let lanes = (0..switch.geometry().senders()).filter_map(|from| switch.lane(from, number));
         let mut queue = QueueCounters {
-            tx_frames: context.frames.load(Relaxed),
-            tx_bytes: context.bytes.load(Relaxed),
+            tx_frames: sender.frames.load(Relaxed),
+            tx_bytes: sender.bytes.load(Relaxed),
             rx_frames: 0,
             rx_bytes: 0,
             rx_dropped: 0,
@@ -85,10 +85,10 @@ impl PortCounters {
         self.rx_frames += queue.rx_frames;
         self.rx_bytes += queue.rx_bytes;
         self.rx_dropped += queue.rx_dropped;
-        self.learned += context.learned.load(Relaxed);
-        self.moved += context.moved.load(Relaxed);
+        self.learned += sender.learned.load(Relaxed);
+        self.moved += sender.moved.load(Relaxed);
         for cause in Cause::ALL {
-            let count = context.drops[cause as usize].load(Relaxed);
+            let count = sender.drops[cause as usize].load(Relaxed);
             *self.drops.entry(cause.name().to_owned()).or_default() += count;
         }
         self.queues.push(queue);
@@ -112,7 +112,7 @@ impl Counters {
                 ..PortCounters::default()
             };
             for queue in 0..geometry.queues() {
-                counters.add_queue(switch, geometry.context(port, queue));
+                counters.add_queue(switch, geometry.sender(port, queue));
             }
             counters
         };

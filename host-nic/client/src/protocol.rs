@@ -1,7 +1,7 @@
 //! What the owner of a NIC and a VMM say to each other, over a Unix socket of type SOCK_SEQPACKET.
 //!
 //! One record each way, little endian, then silence: the connection stands for the port, which is
-//! released when it closes. Descriptors come with the reply ([`Path`] decides which); where they are more
+//! released when it closes. Descriptors come with the reply ([`CallPath`] decides which); where they are more
 //! than Linux takes with one record, the reply is repeated with the rest of them.
 //!
 //! ```text
@@ -18,7 +18,7 @@
 //! asked of the control is JSON, too, and follows its request's 32 bytes.
 
 use postern_abi::ABI_VERSION;
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 
 use postern_switch::credentials::{CredentialWords, Credentials};
 
@@ -28,11 +28,11 @@ const REPLY_MAGIC: u64 = u64::from_le_bytes(*b"PSTNNICA");
 /// Bytes of a request in front of its text.
 pub const REQUEST_SIZE: usize = 32;
 /// Most bytes of a request.
-pub const REQUEST_MAX: usize = 64 << 10;
+pub const MAX_REQUEST: usize = 64 << 10;
 /// Bytes of a reply in front of its text.
 pub const REPLY_SIZE: usize = 128;
 /// Most bytes of a reply.
-pub const REPLY_MAX: usize = 64 << 10;
+pub const MAX_REPLY: usize = 64 << 10;
 
 /// What a VMM, or somebody curious, asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum Request {
         /// Number of the port.
         port: u32,
         /// How the guest's requests will reach the NIC.
-        path: Path,
+        path: CallPath,
     },
     /// The counters of all ports.
     Counters,
@@ -110,7 +110,7 @@ impl Request {
     pub fn encode(&self) -> Vec<u8> {
         let (kind, port, path, text) = match self {
             Request::Attach { port, path } => {
-                let path = Path::ALL.iter().position(|known| known == path);
+                let path = CallPath::ALL.iter().position(|known| known == path);
                 (
                     1u32,
                     *port,
@@ -136,7 +136,7 @@ impl Request {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Request, ProtocolError> {
-        if bytes.len() > REQUEST_MAX {
+        if bytes.len() > MAX_REQUEST {
             return Err(ProtocolError::Size(bytes.len()));
         }
         check(bytes, REQUEST_SIZE, REQUEST_MAGIC)?;
@@ -150,7 +150,7 @@ impl Request {
             return Err(ProtocolError::Size(bytes.len()));
         }
         match kind {
-            1 => match Path::ALL.get(path as usize) {
+            1 => match CallPath::ALL.get(path as usize) {
                 Some(path) => Ok(Request::Attach { port, path: *path }),
                 None => unknown("path", path.into()),
             },
@@ -241,7 +241,7 @@ impl Reply {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Reply, ProtocolError> {
-        if bytes.len() > REPLY_MAX {
+        if bytes.len() > MAX_REPLY {
             return Err(ProtocolError::Size(bytes.len()));
         }
         check(bytes, REPLY_SIZE, REPLY_MAGIC)?;
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn requests_survive_a_round_trip() {
         let attach = |path| Request::Attach { port: 11, path };
-        let all = Path::ALL.map(attach);
+        let all = CallPath::ALL.map(attach);
         let others = [Request::Counters, Request::Control(b"{}".to_vec())];
         for request in all.into_iter().chain(others) {
             assert_eq!(Request::decode(&request.encode()), Ok(request));

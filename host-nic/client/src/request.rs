@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{self, PathBuf};
 use std::time::Duration;
 
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -17,7 +17,7 @@ use rustix::net::{
 use crate::control::Control;
 use crate::counters::Counters;
 use crate::protocol::{
-    Grant, ProtocolError, REPLY_MAX, REQUEST_MAX, REQUEST_SIZE, Reply, Request, Status,
+    Grant, MAX_REPLY, MAX_REQUEST, ProtocolError, REQUEST_SIZE, Reply, Request, Status,
 };
 use crate::socket;
 use postern_switch::credentials::Credentials;
@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Most bytes of an answer in a file, several times what the largest NIC has.
-const FILE_MAX: u64 = 16 << 20;
+const MAX_FILE: u64 = 16 << 20;
 
 /// Why there is no port.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +94,7 @@ pub enum ClientError {
 #[derive(Debug)]
 pub struct Attachment {
     /// How requests reach the NIC.
-    pub path: Path,
+    pub path: CallPath,
     /// Port, tenancy and geometry, for [`postern_switch::switch::serve`].
     pub caller: Credentials,
     /// MAC address that the NIC suggests to the guest.
@@ -135,7 +135,7 @@ impl Attachment {
 ///
 /// # Errors
 /// Why there is none; [`ClientError::Refused`] carries the NIC's own reason.
-pub fn attach(socket: &path::Path, port: u32, path: Path) -> Result<Attachment, ClientError> {
+pub fn attach(socket: &path::Path, port: u32, path: CallPath) -> Result<Attachment, ClientError> {
     let request = Request::Attach { port, path };
     let (connection, reply, descriptors) = ask(socket, &request)?;
     let Some(Grant { caller, mac }) = reply.grant else {
@@ -148,8 +148,8 @@ pub fn attach(socket: &path::Path, port: u32, path: Path) -> Result<Attachment, 
         });
     };
     let expected = match path {
-        Path::Elisa | Path::ElisaStrict | Path::ExitKernel => 2,
-        Path::ExitUser | Path::Direct => 1 + caller.geometry().ports() as usize,
+        CallPath::Elisa | CallPath::ElisaStrict | CallPath::ExitKernel => 2,
+        CallPath::ExitUser | CallPath::Direct => 1 + caller.geometry().ports() as usize,
     };
     let found = descriptors.len();
     let mut descriptors = descriptors.into_iter();
@@ -161,10 +161,12 @@ pub fn attach(socket: &path::Path, port: u32, path: Path) -> Result<Attachment, 
         });
     };
     let resources = match (path, descriptors.next()) {
-        (Path::Elisa | Path::ElisaStrict | Path::ExitKernel, Some(window)) => Resources::View {
-            view: first,
-            window,
-        },
+        (CallPath::Elisa | CallPath::ElisaStrict | CallPath::ExitKernel, Some(window)) => {
+            Resources::View {
+                view: first,
+                window,
+            }
+        }
         (_, second) => Resources::Memory {
             state: first,
             windows: second.into_iter().chain(descriptors).collect(),
@@ -201,10 +203,10 @@ pub fn control<T: DeserializeOwned>(
         source: error.into(),
     })?;
     let size = REQUEST_SIZE + text.len();
-    if size > REQUEST_MAX {
+    if size > MAX_REQUEST {
         return Err(ClientError::TooLong {
             size,
-            most: REQUEST_MAX,
+            most: MAX_REQUEST,
         });
     }
     file(socket, &Request::Control(text))
@@ -221,7 +223,7 @@ fn file<T: DeserializeOwned>(socket: &path::Path, request: &Request) -> Result<T
             found,
         });
     };
-    let text = BufReader::new(File::from(file).take(FILE_MAX));
+    let text = BufReader::new(File::from(file).take(MAX_FILE));
     serde_json::from_reader(text).map_err(|error| ClientError::Lost {
         socket: socket.to_owned(),
         source: error.into(),
@@ -241,7 +243,7 @@ fn ask(
         source: errno.into(),
     };
     socket::send(&connection, &request.encode(), &[], SendFlags::empty()).map_err(lost)?;
-    let mut buffer = vec![0; REPLY_MAX];
+    let mut buffer = vec![0; MAX_REPLY];
     let (size, mut descriptors) = socket::receive(&connection, &mut buffer).map_err(lost)?;
     if size == 0 {
         return Err(lost(Errno::CONNRESET));

@@ -1,6 +1,6 @@
 //! Files that are said to be images of the core. Input: the file.
 
-use postern_abi::view::{IMAGE_GVA, IMAGE_MAX};
+use postern_abi::view::{IMAGE_GVA, MAX_IMAGE_SIZE};
 use postern_nic_owner::image::Image;
 
 /// Runs an input.
@@ -9,7 +9,7 @@ pub fn run(data: &[u8]) {
         Ok(image) => {
             for segment in [&image.rodata, &image.text] {
                 let pages = segment.pages();
-                assert!(pages.start >= IMAGE_GVA && pages.end <= IMAGE_GVA + IMAGE_MAX);
+                assert!(pages.start >= IMAGE_GVA && pages.end <= IMAGE_GVA + MAX_IMAGE_SIZE);
                 assert!(segment.bytes.len() <= data.len());
             }
             assert!(image.text.pages().contains(&image.entry));

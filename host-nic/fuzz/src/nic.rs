@@ -178,9 +178,9 @@ impl Nic {
         parts.push(range(std::mem::offset_of!(State, generation) as u64, 8));
         // Buckets and hits.
         parts.extend((0..geometry.ports()).map(states));
-        let context = geometry.context(port(number), vcpu);
+        let sender = geometry.sender(port(number), vcpu);
         for queue in 0..geometry.queues() {
-            let other = geometry.context(port(number), queue);
+            let other = geometry.sender(port(number), queue);
             parts.push(range(
                 sender_offset(geometry, other),
                 size_of::<AtomicU32>(),
@@ -189,12 +189,12 @@ impl Nic {
         }
         let stride = sender_stride(geometry) as usize;
         assert!(stride >= size_of::<SenderState>() + size_of::<LaneState>());
-        parts.push(range(sender_offset(geometry, context), stride));
+        parts.push(range(sender_offset(geometry, sender), stride));
         for to in geometry.all_ports() {
             let window = window_offset(geometry, to);
             for queue in 0..geometry.queues() {
-                parts.push(range(window + geometry.published_offset(queue, context), 8));
-                let lane = window + geometry.lane_offset(queue, context);
+                parts.push(range(window + geometry.published_offset(queue, sender), 8));
+                let lane = window + geometry.lane_offset(queue, sender);
                 parts.push(range(lane, geometry.lane() as usize));
             }
         }
@@ -207,15 +207,15 @@ impl Nic {
         let mut parts = Vec::new();
         for to in self.honest() {
             for queue in 0..geometry.queues() {
-                for context in 0..geometry.contexts() {
-                    let published = geometry.published_offset(queue, context);
+                for sender in 0..geometry.senders() {
+                    let published = geometry.published_offset(queue, sender);
                     let published = self.long(to, published).load(Relaxed) as u32;
-                    let consumed = geometry.consumed_offset(queue, context);
+                    let consumed = geometry.consumed_offset(queue, sender);
                     let consumed = self.word(to, consumed).load(Relaxed);
                     let filled = Geometry::filled(geometry.lane(), published, consumed);
                     let filled = filled.expect("an honest receiver's lane");
                     let lane =
-                        window_offset(geometry, port(to)) + geometry.lane_offset(queue, context);
+                        window_offset(geometry, port(to)) + geometry.lane_offset(queue, sender);
                     let offset = consumed & (geometry.lane() - 1);
                     let first = filled.min(geometry.lane() - offset);
                     let at = |from: u32, size: u32| {

@@ -44,14 +44,14 @@ pub fn run(data: &[u8]) {
 fn offset(geometry: Geometry, input: &mut Bytes) -> u64 {
     let (kind, number) = (input.u8(), u64::from(input.u16()));
     let queue = number as u32 & 1;
-    let context = (number >> 1) as u32 % geometry.contexts();
+    let sender = (number >> 1) as u32 % geometry.senders();
     match kind & 7 {
         0 => geometry.tx_producer_offset(queue),
         1 => geometry.tx_consumer_offset(queue),
-        2 => geometry.published_offset(queue, context),
-        3 => geometry.consumed_offset(queue, context),
+        2 => geometry.published_offset(queue, sender),
+        3 => geometry.consumed_offset(queue, sender),
         4 => geometry.tx_ring_offset(queue) + number % u64::from(geometry.ring()),
-        5 => geometry.lane_offset(queue, context) + number % u64::from(geometry.lane()),
+        5 => geometry.lane_offset(queue, sender) + number % u64::from(geometry.lane()),
         _ => number * 8,
     }
 }

@@ -5,7 +5,7 @@
 //! u64 postern_nic_call(void *data, const u64 caller[8], u32 vcpu, u64 op, u64 a, u64 b);
 //! ```
 //!
-//! Plain C calls, any context that may use about 4 KiB of stack; no lock is taken, nothing is allocated
+//! Plain C calls, any sender that may use about 4 KiB of stack; no lock is taken, nothing is allocated
 //! and nothing is called. Whatever the guest puts into `op`, `a`, `b` and its window, and whatever
 //! anybody puts into the data, the code stays inside `postern_nic_size(caller)` bytes of `data`. So
 //! the kernel must compare that with the size of the data before the first call, on words that

@@ -1,5 +1,5 @@
 //! Calls that are stopped between any two accesses to memory and never go on, and what the next calls of the same
-//! context do then. No other thread takes part, so there is nothing for loom to decide; every pair of
+//! sender do then. No other thread takes part, so there is nothing for loom to decide; every pair of
 //! places to stop is tried.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 

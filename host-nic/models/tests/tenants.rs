@@ -36,7 +36,7 @@ fn change(nic: Nic, stop: u32, known: bool) -> bool {
     let done = stop_after(stop, || nic.call(0, 1, true)).is_some();
     let (mut guest, mut frames) = host.join().unwrap();
     frames.extend(guest.receive(0));
-    // The next calls of the context deliver again.
+    // The next calls of the sender deliver again.
     sender.producer = nic
         .switch()
         .sender(0)

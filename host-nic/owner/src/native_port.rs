@@ -55,14 +55,14 @@ impl NativePort {
         self.nic.pending()
     }
 
-    /// As [`Port::receive`], with the number of the context that sent each frame.
+    /// As [`Port::receive`], with the number of the sender that sent each frame.
     pub fn receive_from(&mut self, most: usize, mut sink: impl FnMut(u32, &[u8])) -> usize {
         let buffer = &mut self.frame;
         self.nic.rx_burst(most, |frame| {
             // Whoever else has the NIC's memory may write there meanwhile; from here on it stands still.
             buffer.resize(frame.len(), 0);
             frame.copy_to(buffer);
-            sink(frame.context(), buffer);
+            sink(frame.sender(), buffer);
         })
     }
 }

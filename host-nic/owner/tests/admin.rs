@@ -10,14 +10,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use net::{PATIENCE, Wire, in_namespace};
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_nic_client::control::{
     CaptureInfo, Control, Format, Holder, Mac, MacInfo, PolicyInfo, PortInfo, UplinkInfo,
 };
 use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::{PortPolicy, Source};
-use postern_nic_client::protocol::{REQUEST_MAX, Reply, Request, Status};
+use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status};
 use postern_nic_client::request::{Attachment, ClientError, Resources, attach, control, counters};
 use postern_nic_owner::capture::Recording;
 use postern_nic_owner::native_port::NativePort;
@@ -109,7 +109,7 @@ struct Tenant {
 
 impl Tenant {
     fn attach(socket: &FilePath, port: u32) -> Tenant {
-        let mut attachment = attach(socket, port, Path::Direct).unwrap();
+        let mut attachment = attach(socket, port, CallPath::Direct).unwrap();
         let nothing = Resources::Memory {
             state: std::fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
@@ -167,7 +167,7 @@ fn ports_are_disabled_and_enabled_live() {
     assert_eq!(second.port.send(&[&net::frame(80, 3)]), 1);
     assert!(first.take().is_empty(), "nothing comes from it");
     assert_eq!(nic.ports()[1].holder, Holder::Disabled);
-    let error = attach(&nic.socket(), 1, Path::Direct).unwrap_err();
+    let error = attach(&nic.socket(), 1, CallPath::Direct).unwrap_err();
     let disabled = Status::Disabled;
     assert!(matches!(error, ClientError::Refused { status, .. } if status == disabled));
     nic.order(&Control::Enable { port: 1 });
@@ -377,7 +377,7 @@ fn captures_that_make_no_sense_leave_nothing() {
                 .contains("capture")
         );
     }
-    let error = attach(&nic.socket(), 1, Path::Direct).unwrap_err();
+    let error = attach(&nic.socket(), 1, CallPath::Direct).unwrap_err();
     assert!(error.to_string().contains("uplink or a capture"), "{error}");
     nic.refuse(&Control::Disable { port: 1 });
     drop(first);
@@ -526,8 +526,8 @@ fn hostile_requests_are_answered_and_harm_nobody() {
     mangled.unwrap();
     // Too long by one byte, and as long as can be.
     for (size, answer) in [
-        (REQUEST_MAX - 32, "understand"),
-        (REQUEST_MAX - 31, "bytes"),
+        (MAX_REQUEST - 32, "understand"),
+        (MAX_REQUEST - 31, "bytes"),
     ] {
         let socket = nic.raw();
         let request = Request::Control(vec![b' '; size]).encode();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use common::{Guest, Nic as Opened, SMALL, frame, geometry, mac};
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::{Reply, Request, Status};
 use postern_nic_client::request::{Attachment, ClientError, Resources, attach, counters};
@@ -51,7 +51,7 @@ impl Nic {
     }
 
     fn attach(&self, port: u32) -> Result<Attachment, ClientError> {
-        attach(&self.socket(), port, Path::ExitUser)
+        attach(&self.socket(), port, CallPath::ExitUser)
     }
 
     fn raw(&self) -> OwnedFd {
@@ -152,15 +152,15 @@ fn a_port_is_let_once() {
 
 #[test]
 fn what_does_not_exist_is_refused() {
-    let nic = Nic::start(|options| options.paths.retain(|path| *path != Path::Direct));
+    let nic = Nic::start(|options| options.paths.retain(|path| *path != CallPath::Direct));
     let (status, text) = refusal(nic.attach(3));
     assert_eq!(status, Status::NoSuchPort);
     assert_eq!(text, "there is no port 3; the NIC has ports 0 to 2");
     assert_eq!(refusal(nic.attach(u32::MAX)).0, Status::NoSuchPort);
-    let (status, text) = refusal(attach(&nic.socket(), 0, Path::Direct));
+    let (status, text) = refusal(attach(&nic.socket(), 0, CallPath::Direct));
     assert_eq!(status, Status::PathRefused);
     assert_eq!(text, "the NIC does not offer the path direct");
-    for path in [Path::Elisa, Path::ElisaStrict, Path::ExitKernel] {
+    for path in [CallPath::Elisa, CallPath::ElisaStrict, CallPath::ExitKernel] {
         let (status, text) = refusal(attach(&nic.socket(), 0, path));
         assert_eq!(status, Status::NoViews);
         assert!(text.contains("--image"), "{text}");
@@ -171,7 +171,7 @@ fn what_does_not_exist_is_refused() {
 #[test]
 fn nobody_listens() {
     let directory = tempfile::tempdir().unwrap();
-    let error = attach(&directory.path().join("nic"), 0, Path::ExitUser).unwrap_err();
+    let error = attach(&directory.path().join("nic"), 0, CallPath::ExitUser).unwrap_err();
     assert!(matches!(error, ClientError::Connect { .. }), "{error}");
 }
 
@@ -251,7 +251,7 @@ fn a_second_port_needs_a_second_connection() {
     let socket = nic.raw();
     let request = |port| Request::Attach {
         port,
-        path: Path::ExitUser,
+        path: CallPath::ExitUser,
     };
     send(&socket, &request(0).encode(), SendFlags::empty()).unwrap();
     assert_eq!(
@@ -354,7 +354,7 @@ fn be_a_tenant() {
     let Some(socket) = env::var_os(TENANT) else {
         return;
     };
-    let attachment = attach(FilePath::new(&socket), 0, Path::ExitUser).unwrap();
+    let attachment = attach(FilePath::new(&socket), 0, CallPath::ExitUser).unwrap();
     println!("attached");
     let mut order = [0];
     std::io::stdin().read_exact(&mut order).unwrap();
@@ -385,7 +385,7 @@ fn a_port_is_not_let_while_its_former_tenant_lives() {
     tenant.hear("released");
     let start = Instant::now();
     let socket = nic.socket();
-    let (status, text) = refusal(attach(&socket, 0, Path::ExitUser));
+    let (status, text) = refusal(attach(&socket, 0, CallPath::ExitUser));
     assert_eq!(status, Status::PortTaken);
     assert!(text.contains("still has its memory"), "{text}");
     assert!(
@@ -393,7 +393,7 @@ fn a_port_is_not_let_while_its_former_tenant_lives() {
         "it was waited for"
     );
     // A request that waits does not keep others waiting, and is served in the end.
-    let waiting = std::thread::spawn(move || attach(&socket, 0, Path::ExitUser));
+    let waiting = std::thread::spawn(move || attach(&socket, 0, CallPath::ExitUser));
     std::thread::sleep(Duration::from_millis(100));
     let start = Instant::now();
     nic.attach(1).unwrap();

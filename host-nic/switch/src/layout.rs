@@ -26,7 +26,7 @@ const _: () = assert!(SLACK >= record_size(MAX_FRAME));
 /// Size of the state of a NIC, a multiple of the page size.
 #[inline]
 pub const fn state_size(geometry: Geometry) -> u64 {
-    let end = sender_offset(geometry, geometry.contexts());
+    let end = sender_offset(geometry, geometry.senders());
     (end + PAGE_SIZE - 1) & !(PAGE_SIZE - 1)
 }
 
@@ -39,7 +39,7 @@ pub const fn port_offset(port: u32) -> u64 {
 /// Distance from one [`SenderState`] to the next: itself and its [`LaneState`]s.
 #[inline]
 pub const fn sender_stride(geometry: Geometry) -> u64 {
-    let lanes = geometry.contexts() as u64 * size_of::<LaneState>() as u64;
+    let lanes = geometry.senders() as u64 * size_of::<LaneState>() as u64;
     size_of::<SenderState>() as u64 + lanes
 }
 

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Guests never see this memory except on the `direct` path, which has no isolation. Everything is an
-//! atomic accessed with plain moves. A context has one writer, whatever a guest does, because a vCPU makes
+//! atomic accessed with plain moves. A sender has one writer, whatever a guest does, because a vCPU makes
 //! one call at a time. Two vCPUs that send from one TX queue at the same time may
 //! both take a frame: their port sends it twice. Nothing here is believed further than a mask: whatever
 //! the words hold, the core stays inside the NIC's memory.
@@ -145,7 +145,7 @@ pub struct State {
     pub clock: Clock,
     /// Bit `p % 64` of word `p / 64`: port `p` receives frames.
     pub attached: [AtomicU64; MAX_PORTS as usize / 64],
-    /// Counts changes of the table and of what is attached, from 1: what a context remembers of it is then void.
+    /// Counts changes of the table and of what is attached, from 1: what a sender remembers of it is then void.
     pub generation: AtomicU64,
     pad1: [AtomicU64; 3],
     /// Which tenant each port has; 0 is nobody.
@@ -225,11 +225,11 @@ pub struct SenderState {
     pub routes: [CachedRoute; CACHED_ROUTES],
 }
 
-/// Routes that a context remembers, a power of two.
+/// Routes that a sender remembers, a power of two.
 pub const CACHED_ROUTES: usize = 16;
 
-/// A route that a context remembers from one call to the next. Misleading content, however it came about,
-/// only sends that context's own frames elsewhere.
+/// A route that a sender remembers from one call to the next. Misleading content, however it came about,
+/// only sends that sender's own frames elsewhere.
 #[repr(C)]
 pub struct CachedRoute {
     /// First eight bytes of the frames.
@@ -243,7 +243,7 @@ pub struct CachedRoute {
     pad: AtomicU64,
 }
 
-/// One context's side of one of its lanes.
+/// One sender's side of one of its lanes.
 #[repr(C, align(64))]
 pub struct LaneState {
     /// Up to where the lane was published: the NIC's own copy, stored before the one in the window.

@@ -6,7 +6,7 @@
 //!
 //! A call of another port that was stopped in the middle of a delivery to the former tenant writes to the
 //! unpublished part of its lane when it goes on, and then publishes for the former tenant, which the new one takes
-//! as an empty lane ([`postern_abi::window::Published`]). The next call of that context finds another tenancy than
+//! as an empty lane ([`postern_abi::window::Published`]). The next call of that sender finds another tenancy than
 //! that of its positions, and begins where the new tenant expects the next record. So frames for a
 //! former tenant can end in memory of the next one, and are never delivered to it.
 
@@ -86,7 +86,7 @@ impl Switch<'_> {
     fn start_rings(&self, port: PortId, tenancy: u32) {
         let geometry = self.geometry();
         for queue in 0..geometry.queues() {
-            let number = geometry.context(port, queue);
+            let number = geometry.sender(port, queue);
             if let Some(sender) = self.sender(number) {
                 let next = sender.tx_next.load(Relaxed);
                 let positions = [self.tx_producer(port, queue), self.tx_consumer(port, queue)];
@@ -94,11 +94,11 @@ impl Switch<'_> {
                     position.store(next, Relaxed);
                 }
             }
-            for context in 0..geometry.contexts() {
+            for sender in 0..geometry.senders() {
                 let words = (
-                    self.lane(context, number),
-                    self.published(context, port, queue),
-                    self.consumed(context, port, queue),
+                    self.lane(sender, number),
+                    self.published(sender, port, queue),
+                    self.consumed(sender, port, queue),
                 );
                 if let (Some(lane), Some(published), Some(consumed)) = words {
                     let position = lane.published.load(Relaxed);
@@ -113,11 +113,11 @@ impl Switch<'_> {
     fn clear_counters(&self, port: PortId) {
         let geometry = self.geometry();
         for queue in 0..geometry.queues() {
-            let number = geometry.context(port, queue);
+            let number = geometry.sender(port, queue);
             if let Some(sender) = self.sender(number) {
                 sender.clear_counters();
             }
-            for other in 0..geometry.contexts() {
+            for other in 0..geometry.senders() {
                 let both = [self.lane(number, other), self.lane(other, number)];
                 for lane in both.into_iter().flatten() {
                     lane.clear_counters();

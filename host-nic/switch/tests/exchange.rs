@@ -202,7 +202,7 @@ fn a_record_that_is_none_ends_what_is_there() {
     for length in wrong {
         let state = memory
             .switch()
-            .lane(0, memory.geometry().context(to, 0))
+            .lane(0, memory.geometry().sender(to, 0))
             .unwrap();
         let at = state.published.load(Relaxed) as usize % SMALL as usize;
         sender.tx_burst(&[frame(1, 60), frame(2, 60)]);

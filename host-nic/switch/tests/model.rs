@@ -84,9 +84,9 @@ struct Model {
     stations: HashMap<[u8; 6], u32>,
     /// By port and queue.
     tx: BTreeMap<(u32, u32), VecDeque<Sent>>,
-    /// By sending context and receiving port.
+    /// By sending sender and receiving port.
     lanes: BTreeMap<(u32, u32), Lane>,
-    /// By context.
+    /// By sender.
     drops: BTreeMap<(u32, &'static str), u64>,
 }
 
@@ -95,9 +95,9 @@ impl Model {
         self.detach(port);
         self.attached[port as usize] = true;
         self.stations.insert(mac(port as u8), port);
-        let own = |context: u32| context / QUEUES == port;
+        let own = |sender: u32| sender / QUEUES == port;
         self.tx.retain(|(of, _), _| *of != port);
-        self.drops.retain(|(context, _), _| !own(*context));
+        self.drops.retain(|(sender, _), _| !own(*sender));
         for ((_, to), lane) in &mut self.lanes {
             if *to == port {
                 lane.frames.clear();
@@ -111,12 +111,12 @@ impl Model {
         self.stations.retain(|_, behind| *behind != port);
     }
 
-    fn drop(&mut self, context: u32, cause: Cause) {
-        *self.drops.entry((context, cause.name())).or_default() += 1;
+    fn drop(&mut self, sender: u32, cause: Cause) {
+        *self.drops.entry((sender, cause.name())).or_default() += 1;
     }
 
     fn call(&mut self, port: u32, (vcpu, queue): (u32, u32), count: u64, hold: bool) -> u64 {
-        let context = port * QUEUES + vcpu;
+        let sender = port * QUEUES + vcpu;
         let mut taken = 0;
         while taken < count.min(256) {
             let Some(sent) = self.tx.entry((port, queue)).or_default().front().cloned() else {
@@ -124,14 +124,14 @@ impl Model {
             };
             let plain = RecordHeader::plain(sent.header.length) == sent.header;
             match sent.header.length {
-                0..14 => self.drop(context, Cause::TooShort),
+                0..14 => self.drop(sender, Cause::TooShort),
                 14..=LONGEST if plain => {
-                    if !self.forward(port, context, &sent.bytes, hold) {
+                    if !self.forward(port, sender, &sent.bytes, hold) {
                         break;
                     }
                 }
-                14..=LONGEST => self.drop(context, Cause::BadDescriptor),
-                _ => self.drop(context, Cause::TooLong),
+                14..=LONGEST => self.drop(sender, Cause::BadDescriptor),
+                _ => self.drop(sender, Cause::TooLong),
             }
             self.tx.entry((port, queue)).or_default().pop_front();
             taken += 1;
@@ -139,7 +139,7 @@ impl Model {
         taken
     }
 
-    fn forward(&mut self, port: u32, context: u32, bytes: &[u8], hold: bool) -> bool {
+    fn forward(&mut self, port: u32, sender: u32, bytes: &[u8], hold: bool) -> bool {
         let (to, source) = (&bytes[..6], &bytes[6..12]);
         let own = source == mac(source[5]) && u32::from(source[5]) < PORTS;
         let pinned = own && self.attached[source[5] as usize];
@@ -152,17 +152,17 @@ impl Model {
             _ => everybody.collect(),
         };
         if targets.is_empty() {
-            self.drop(context, Cause::NoDestination);
+            self.drop(sender, Cause::NoDestination);
         }
         for to in &targets {
-            let lane = self.lanes.entry((context, *to)).or_default();
+            let lane = self.lanes.entry((sender, *to)).or_default();
             if lane.push(bytes) {
                 continue;
             }
             if hold && targets.len() == 1 {
                 return false;
             }
-            self.drop(context, Cause::Full);
+            self.drop(sender, Cause::Full);
         }
         true
     }
@@ -188,7 +188,7 @@ enum Step {
     },
     Receive {
         port: u32,
-        context: u32,
+        sender: u32,
         most: usize,
     },
     Attach(u32),
@@ -244,12 +244,8 @@ fn step() -> impl Strategy<Value = Step> {
         },
     );
     let most = prop_oneof![1 => 0usize..5, 2 => Just(usize::MAX)];
-    let receive =
-        (port.clone(), 0..PORTS * QUEUES, most).prop_map(|(port, context, most)| Step::Receive {
-            port,
-            context,
-            most,
-        });
+    let receive = (port.clone(), 0..PORTS * QUEUES, most)
+        .prop_map(|(port, sender, most)| Step::Receive { port, sender, most });
     prop_oneof![
         40 => send,
         20 => call,
@@ -261,22 +257,22 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Positions begin near where they wrap.
 fn near_the_end(nic: &Nic, model: &mut Model, start: u32) {
-    let contexts = nic.geometry().contexts();
-    for context in 0..contexts {
+    let senders = nic.geometry().senders();
+    for sender in 0..senders {
         nic.switch()
-            .sender(context)
+            .sender(sender)
             .unwrap()
             .tx_next
             .store(start, Relaxed);
-        for to in 0..contexts {
+        for to in 0..senders {
             nic.switch()
-                .lane(context, to)
+                .lane(sender, to)
                 .unwrap()
                 .published
                 .store(start, Relaxed);
         }
         for port in 0..PORTS {
-            let lane = model.lanes.entry((context, port)).or_default();
+            let lane = model.lanes.entry((sender, port)).or_default();
             (lane.position, lane.consumed) = (start, start);
         }
     }
@@ -332,14 +328,10 @@ fn run(place: Place, steps: &[Step], start: u32) {
                 let taken = guests[from as usize].call_on(vcpu, queue, count, hold);
                 assert_eq!(taken, expected, "{number}");
             }
-            Step::Receive {
-                port,
-                context,
-                most,
-            } => {
+            Step::Receive { port, sender, most } => {
                 if model.attached[port as usize] {
-                    let lane = model.lanes.entry((context, port)).or_default();
-                    let received = guests[port as usize].receive_on(0, context, most);
+                    let lane = model.lanes.entry((sender, port)).or_default();
+                    let received = guests[port as usize].receive_on(0, sender, most);
                     assert_eq!(received, lane.take(most), "{number}");
                 }
             }
@@ -355,16 +347,16 @@ fn run(place: Place, steps: &[Step], start: u32) {
         }
     }
     for port in (0..PORTS).filter(|port| model.attached[*port as usize]) {
-        for context in 0..PORTS * QUEUES {
-            let lane = model.lanes.entry((context, port)).or_default();
-            let rest = guests[port as usize].receive_on(0, context, usize::MAX);
+        for sender in 0..PORTS * QUEUES {
+            let lane = model.lanes.entry((sender, port)).or_default();
+            let rest = guests[port as usize].receive_on(0, sender, usize::MAX);
             assert_eq!(rest, lane.take(usize::MAX));
         }
-        for context in port * QUEUES..(port + 1) * QUEUES {
+        for sender in port * QUEUES..(port + 1) * QUEUES {
             for cause in Cause::ALL {
-                let expected = model.drops.get(&(context, cause.name())).copied();
-                let context = nic.switch().sender(context).unwrap();
-                let found = context.drops[cause as usize].load(Relaxed);
+                let expected = model.drops.get(&(sender, cause.name())).copied();
+                let sender = nic.switch().sender(sender).unwrap();
+                let found = sender.drops[cause as usize].load(Relaxed);
                 assert_eq!(found, expected.unwrap_or(0), "{} of {port}", cause.name());
             }
         }
@@ -387,15 +379,15 @@ proptest! {
 #[test]
 fn long_bursts_keep_their_order() {
     let nic = Nic::native(geometry(2, 1, RING, RING));
-    for context in 0..2 {
+    for sender in 0..2 {
         let near_end = u32::MAX - 20_015;
         nic.switch()
-            .sender(context)
+            .sender(sender)
             .unwrap()
             .tx_next
             .store(near_end, Relaxed);
         for to in 0..2 {
-            let lane = nic.switch().lane(context, to).unwrap();
+            let lane = nic.switch().lane(sender, to).unwrap();
             lane.published.store(near_end, Relaxed);
         }
     }

@@ -201,7 +201,7 @@ proptest! {
         file[at] = value;
         file[at2] = value2;
         if let Ok(image) = Image::parse(&file) {
-            let end = IMAGE_GVA + postern_abi::view::IMAGE_MAX;
+            let end = IMAGE_GVA + postern_abi::view::MAX_IMAGE_SIZE;
             for pages in [image.rodata.pages(), image.text.pages()] {
                 prop_assert!(pages.start >= IMAGE_GVA && pages.end <= end && pages.start % 4096 == 0);
             }
@@ -228,8 +228,8 @@ fn a_path_that_needs_views_on_a_machine_without() {
     }
     let stopper = server.stopper();
     let thread = std::thread::spawn(move || server.run().unwrap());
-    for path in postern_abi::machine::Path::ALL {
-        use postern_abi::machine::Path::{Direct, ExitUser};
+    for path in postern_abi::platform::CallPath::ALL {
+        use postern_abi::platform::CallPath::{Direct, ExitUser};
         match attach(&options.socket, 0, path) {
             Ok(_) => assert!(matches!(path, ExitUser | Direct)),
             Err(ClientError::Refused {

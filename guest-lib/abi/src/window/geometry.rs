@@ -3,8 +3,8 @@
 use core::fmt;
 
 use super::limits::{
-    DEFAULT_LANE_MIN, DEFAULT_LANES, MAX_CONTEXTS, MAX_FRAME, MAX_PORTS, MAX_QUEUES, MAX_RING,
-    MAX_SEGMENT, MIN_RING,
+    DEFAULT_LANE_MIN, DEFAULT_LANES, MAX_FRAME, MAX_PORTS, MAX_QUEUES, MAX_RING, MAX_SEGMENT,
+    MAX_SENDERS, MIN_RING,
 };
 use super::port::PortId;
 use super::record::RECORD_ALIGN;
@@ -27,7 +27,7 @@ pub struct Geometry {
 
 impl Geometry {
     /// The geometry of 2 to [`MAX_PORTS`] ports of 1 to [`MAX_QUEUES`] queues, at most
-    /// [`MAX_CONTEXTS`] in all, with TX rings of `ring` and lanes of `lane` bytes, powers of two
+    /// [`MAX_SENDERS`] in all, with TX rings of `ring` and lanes of `lane` bytes, powers of two
     /// from [`MIN_RING`] to [`MAX_RING`].
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl Geometry {
         if ports < 2 || ports > MAX_PORTS {
             return Err(GeometryError::Ports(ports));
         }
-        if queues < 1 || queues > MAX_QUEUES || ports * queues > MAX_CONTEXTS {
+        if queues < 1 || queues > MAX_QUEUES || ports * queues > MAX_SENDERS {
             return Err(GeometryError::Queues { ports, queues });
         }
         if ring < MIN_RING || ring > MAX_RING || !ring.is_power_of_two() {
@@ -87,11 +87,11 @@ impl Geometry {
     /// Default size of a lane, in bytes: the lanes of an RX queue share
     /// [`DEFAULT_LANES`], yet none is larger than a TX ring or smaller than [`DEFAULT_LANE_MIN`].
     pub const fn default_lane(ports: u32, queues: u32, ring: u32) -> u32 {
-        let contexts = match ports.checked_mul(queues) {
-            Some(contexts) if contexts != 0 && contexts <= MAX_CONTEXTS => contexts,
-            _ => MAX_CONTEXTS,
+        let senders = match ports.checked_mul(queues) {
+            Some(senders) if senders != 0 && senders <= MAX_SENDERS => senders,
+            _ => MAX_SENDERS,
         };
-        let share = DEFAULT_LANES / contexts.next_power_of_two();
+        let share = DEFAULT_LANES / senders.next_power_of_two();
         let share = if share > ring { ring } else { share };
         if share < DEFAULT_LANE_MIN {
             DEFAULT_LANE_MIN
@@ -110,8 +110,8 @@ impl Geometry {
         self.queues as u32
     }
 
-    /// Number of the NIC's contexts, which is also that of its RX queues: `T`.
-    pub const fn contexts(self) -> u32 {
+    /// Number of the NIC's senders, which is also that of its RX queues: `T`.
+    pub const fn senders(self) -> u32 {
         self.ports() * self.queues()
     }
 
@@ -171,14 +171,19 @@ impl Geometry {
         (0..self.ports()).filter_map(PortId::new)
     }
 
-    /// Number in the whole NIC of the context of a port's vCPU, or of a port's RX queue.
-    pub const fn context(self, port: PortId, queue: u32) -> u32 {
-        port.number() * self.queues() + queue
+    /// Number in the whole NIC of a port's RX queue.
+    pub const fn rx_queue(self, port: PortId, queue: u32) -> u32 {
+        self.sender(port, queue)
     }
 
-    /// The port of a context.
-    pub const fn port_of(self, context: u32) -> Option<PortId> {
-        self.port(context / self.queues())
+    /// Number in the whole NIC of the sender that a port's vCPU is.
+    pub const fn sender(self, port: PortId, vcpu: u32) -> u32 {
+        port.number() * self.queues() + vcpu
+    }
+
+    /// The port of a sender.
+    pub const fn port_of(self, sender: u32) -> Option<PortId> {
+        self.port(sender / self.queues())
     }
 
     /// Bytes between two positions of a ring of `size` bytes; `None` if the pair is invalid.
@@ -197,14 +202,14 @@ impl Geometry {
         self.tx_producer_offset(queue) + LINE_SIZE
     }
 
-    /// Offset in the window of a context's element of an RX queue's `published`, a `u64`.
-    pub const fn published_offset(self, queue: u32, context: u32) -> u64 {
-        PAGE_SIZE * (1 + queue as u64) + context as u64 * 8
+    /// Offset in the window of a sender's element of an RX queue's `published`, a `u64`.
+    pub const fn published_offset(self, queue: u32, sender: u32) -> u64 {
+        PAGE_SIZE * (1 + queue as u64) + sender as u64 * 8
     }
 
-    /// Offset in the window of a context's element of an RX queue's `consumed`, a `u32`.
-    pub const fn consumed_offset(self, queue: u32, context: u32) -> u64 {
-        PAGE_SIZE * (1 + queue as u64) + MAX_CONTEXTS as u64 * 8 + context as u64 * 4
+    /// Offset in the window of a sender's element of an RX queue's `consumed`, a `u32`.
+    pub const fn consumed_offset(self, queue: u32, sender: u32) -> u64 {
+        PAGE_SIZE * (1 + queue as u64) + MAX_SENDERS as u64 * 8 + sender as u64 * 4
     }
 
     /// Offset in the window of a TX queue's ring.
@@ -212,9 +217,9 @@ impl Geometry {
         PAGE_SIZE * (1 + self.queues() as u64) + ((queue as u64) << self.ring_log)
     }
 
-    /// Offset in the window of a context's lane in an RX queue.
-    pub const fn lane_offset(self, queue: u32, context: u32) -> u64 {
-        let number = queue as u64 * self.contexts() as u64 + context as u64;
+    /// Offset in the window of a sender's lane in an RX queue.
+    pub const fn lane_offset(self, queue: u32, sender: u32) -> u64 {
+        let number = queue as u64 * self.senders() as u64 + sender as u64;
         self.tx_ring_offset(self.queues()) + (number << self.lane_log)
     }
 
@@ -225,7 +230,7 @@ impl Geometry {
 }
 
 const _: () = assert!(TX_LINES + MAX_QUEUES as u64 * 2 * LINE_SIZE <= PAGE_SIZE);
-const _: () = assert!(MAX_CONTEXTS as u64 * 12 <= PAGE_SIZE);
+const _: () = assert!(MAX_SENDERS as u64 * 12 <= PAGE_SIZE);
 const _: () = assert!((MIN_RING as u64).is_multiple_of(PAGE_SIZE));
 
 /// A number or a size that [`Geometry::new`] refuses.
@@ -254,7 +259,7 @@ impl fmt::Display for GeometryError {
             }
             GeometryError::Queues { ports, queues } => write!(
                 f,
-                "a port has 1 to {MAX_QUEUES} queues, and a NIC at most {MAX_CONTEXTS}, \
+                "a port has 1 to {MAX_QUEUES} queues, and a NIC at most {MAX_SENDERS}, \
                  not {queues} on each of {ports} ports"
             ),
             GeometryError::Ring(size) => write!(
@@ -302,10 +307,10 @@ mod tests {
             parts.push((geometry.tx_producer_offset(queue), LINE_SIZE));
             parts.push((geometry.tx_consumer_offset(queue), LINE_SIZE));
             parts.push((geometry.tx_ring_offset(queue), geometry.ring().into()));
-            for context in 0..geometry.contexts() {
-                parts.push((geometry.published_offset(queue, context), 8));
-                parts.push((geometry.consumed_offset(queue, context), 4));
-                parts.push((geometry.lane_offset(queue, context), geometry.lane().into()));
+            for sender in 0..geometry.senders() {
+                parts.push((geometry.published_offset(queue, sender), 8));
+                parts.push((geometry.consumed_offset(queue, sender), 4));
+                parts.push((geometry.lane_offset(queue, sender), geometry.lane().into()));
             }
         }
         parts
@@ -352,7 +357,7 @@ mod tests {
     #[test]
     fn lanes_chosen_by_default_are_valid() {
         for ports in 2..=MAX_PORTS {
-            for queues in 1..=MAX_QUEUES.min(MAX_CONTEXTS / ports) {
+            for queues in 1..=MAX_QUEUES.min(MAX_SENDERS / ports) {
                 for log in 15..=23 {
                     let lane = Geometry::default_lane(ports, queues, 1 << log);
                     let geometry = Geometry::new(ports, queues, 1 << log, lane);

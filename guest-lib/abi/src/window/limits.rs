@@ -5,8 +5,8 @@
 pub const MAX_PORTS: u32 = 256;
 /// Most TX queues and most RX queues of a port.
 pub const MAX_QUEUES: u32 = 8;
-/// Most contexts, and most RX queues, of a NIC: ports times queues.
-pub const MAX_CONTEXTS: u32 = 256;
+/// Most senders, and most RX queues, of a NIC: ports times queues.
+pub const MAX_SENDERS: u32 = 256;
 
 /// Size of the smallest ring or lane, in bytes.
 pub const MIN_RING: u32 = 4 << 10;

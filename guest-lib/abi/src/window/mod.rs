@@ -1,7 +1,7 @@
 //! The window of a port: the memory that a guest shares with the NIC, and the rings in it.
 //!
-//! A NIC with `P` ports of `Q` queues has `T = P x Q` *contexts*. A context is one vCPU of a port's
-//! VM in its role as a sender: calls of vCPU `v` of a port send with context `port x Q + v`. Each
+//! A NIC with `P` ports of `Q` queues has `T = P x Q` *senders*. A sender is one vCPU of a port's
+//! VM in its role as a sender: calls of vCPU `v` of a port send with sender `port x Q + v`. Each
 //! port has one window. Offsets and sizes are in bytes, and all offsets follow from [`Geometry`]:
 //!
 //! ```text
@@ -11,18 +11,18 @@
 //!                                   consumer (a line)  NIC                  guest
 //!                       TX queue 1: producer ...
 //!   a page each         RX queue 0: published[T], u64  NIC, element c for   guest
-//!                                                      calls of context c
+//!                                                      calls of sender c
 //!                                   consumed[T], u32   guest                NIC, element c
-//!                                                                           for context c
+//!                                                                           for sender c
 //!                       RX queue 1: published ...
 //!   page aligned        TX ring of queue 0, 1, ...     guest                NIC
-//!   page aligned        RX queue 0: lane of context 0  NIC, for context 0   guest
-//!                                   lane of context 1  NIC, for context 1   guest
-//!                       RX queue 1: lane of context 0 ...
+//!   page aligned        RX queue 0: lane of sender 0  NIC, for sender 0   guest
+//!                                   lane of sender 1  NIC, for sender 1   guest
+//!                       RX queue 1: lane of sender 0 ...
 //!   page aligned        end of the window
 //! ```
 //!
-//! A *lane* is the ring from one context to one RX queue. So no two senders share an index, a
+//! A *lane* is the ring from one sender to one RX queue. So no two senders share an index, a
 //! buffer or a cache line that one of them could hold up: each ring has one producer and one
 //! consumer. The table says who *may rely on* having written a line. A guest can write all of its
 //! window at any time. The NIC keeps its own copy of each position that it advances, reads each
@@ -86,8 +86,8 @@ mod record;
 pub use geometry::{Geometry, GeometryError, LINE_SIZE, TX_LINES};
 pub use header::{HeaderError, WINDOW_MAGIC, WindowHeader};
 pub use limits::{
-    DEFAULT_LANE_MIN, DEFAULT_LANES, DEFAULT_RING, MAX_CONTEXTS, MAX_FRAME, MAX_PORTS, MAX_QUEUES,
-    MAX_RING, MAX_SEGMENT, MIN_FRAME, MIN_RING,
+    DEFAULT_LANE_MIN, DEFAULT_LANES, DEFAULT_RING, MAX_FRAME, MAX_PORTS, MAX_QUEUES, MAX_RING,
+    MAX_SEGMENT, MAX_SENDERS, MIN_FRAME, MIN_RING,
 };
 pub use port::PortId;
 pub use record::{

@@ -11,15 +11,15 @@
 //! | `timer=HZ` | rate of the timer's interrupts, 0 to [`MAX_TIMER`] | 1000 |
 //! | `patience=TICKS` | how long to wait with nothing moving | 5000 |
 //! | `hello=on`, `hello=off` | the receiver sends beacons and the sender waits for one | on |
-//! | `postern.nic=...` | the NIC port, see [`Attachment`] | none |
+//! | `postern.nic=...` | the NIC port, see [`PortWord`] | none |
 //!
 //! Any other word, a word said twice and a value out of range are errors.
 
 use core::fmt;
 use core::ops::RangeInclusive;
 
-use postern_abi::attachment::{Attachment, AttachmentError};
-use postern_abi::machine::CMDLINE_NIC;
+use postern_abi::platform::CMDLINE_NIC;
+use postern_abi::port_word::{PortWord, PortWordError};
 use postern_abi::window::MAX_FRAME;
 
 use crate::synthetic;
@@ -117,7 +117,7 @@ pub struct GuestOptions<'a> {
     /// `hello=`: whether a receiver sends beacons and a sender waits for one.
     pub hello: bool,
     /// `postern.nic=`: the NIC port.
-    pub nic: Option<Attachment>,
+    pub nic: Option<PortWord>,
 }
 
 /// A command line that [`GuestOptions::parse`] refuses.
@@ -154,7 +154,7 @@ pub enum CmdlineError<'a> {
         choices: &'static str,
     },
     /// The description of the NIC port is wrong.
-    Nic(AttachmentError<'a>),
+    Nic(PortWordError<'a>),
 }
 
 impl fmt::Display for CmdlineError<'_> {
@@ -280,7 +280,7 @@ impl<'a> GuestOptions<'a> {
                     8
                 }
                 _ if word.starts_with(CMDLINE_NIC) => {
-                    options.nic = Some(Attachment::parse(value).map_err(CmdlineError::Nic)?);
+                    options.nic = Some(PortWord::parse(word).map_err(CmdlineError::Nic)?);
                     9
                 }
                 _ => return Err(CmdlineError::Unknown(word)),
@@ -318,7 +318,7 @@ fn number<'a>(
 
 #[cfg(test)]
 mod tests {
-    use postern_abi::machine::Path;
+    use postern_abi::platform::CallPath;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -342,10 +342,10 @@ mod tests {
                 timer: 0,
                 patience: 9,
                 hello: false,
-                nic: Some(Attachment::parse("elisa-strict,2,0xc0000000,0x5000").unwrap()),
+                nic: Some(PortWord::parse("postern.nic=elisa-strict,2,0xc0000000,0x5000").unwrap()),
             })
         );
-        assert_eq!(options.unwrap().nic.unwrap().path, Path::ElisaStrict);
+        assert_eq!(options.unwrap().nic.unwrap().path, CallPath::ElisaStrict);
     }
 
     #[test]
@@ -383,7 +383,7 @@ mod tests {
         );
         assert!(matches!(
             refused("role=hello postern.nic=elisa"),
-            Nic(AttachmentError::Missing("port"))
+            Nic(PortWordError::Missing("port"))
         ));
         for (key, values) in [
             ("batch", ["0", "257", "", "+1", "1.5"]),

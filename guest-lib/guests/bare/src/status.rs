@@ -1,5 +1,5 @@
 //! The status of a VM at its end: the value that the guest writes to
-//! [`postern_abi::machine::PORT_EXIT`].
+//! [`postern_abi::platform::PORT_EXIT`].
 
 /// The guest did what its role asks.
 pub const OK: u32 = 0;

@@ -7,7 +7,7 @@ use std::{fs, io};
 use object::LittleEndian;
 use object::elf::{EM_X86_64, ET_EXEC, FileHeader64, PF_R, PF_W, PF_X, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
-use postern_abi::view::{IMAGE_GVA, IMAGE_MAX, ImageHeader};
+use postern_abi::view::{IMAGE_GVA, ImageHeader, MAX_IMAGE_SIZE};
 use postern_abi::{ABI_VERSION, PAGE_SIZE};
 
 /// Why a file is no image of the switch.
@@ -168,7 +168,7 @@ fn segment(
     if !gva.is_multiple_of(PAGE_SIZE) {
         return Err(wrong("does not begin on a page"));
     }
-    let room = (IMAGE_GVA + IMAGE_MAX).checked_sub(gva);
+    let room = (IMAGE_GVA + MAX_IMAGE_SIZE).checked_sub(gva);
     if gva < IMAGE_GVA || room.is_none_or(|room| size > room) {
         return Err(wrong("is not where the view has room for it"));
     }

@@ -3,13 +3,13 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_abi::window::PortId;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv};
 use rustix::process::Pid;
 
-use postern_nic_client::protocol::{ProtocolError, REQUEST_MAX, Reply, Request, Status};
+use postern_nic_client::protocol::{MAX_REQUEST, ProtocolError, Reply, Request, Status};
 use postern_nic_client::socket::{self, MAX_DESCRIPTORS};
 
 /// The process at the other end.
@@ -29,7 +29,7 @@ pub(super) enum Stage {
     /// It wants a port that another process has just given up, and is refused at that time.
     Waiting {
         port: u32,
-        path: Path,
+        path: CallPath,
         until: Instant,
     },
     /// The port is its own.
@@ -66,7 +66,7 @@ pub(super) struct Connection {
 impl Connection {
     /// Reads one record, if there is one. Descriptors that come with it are dropped by the kernel.
     pub(super) fn receive(&self) -> Incoming {
-        let mut buffer = vec![0u8; REQUEST_MAX + 1];
+        let mut buffer = vec![0u8; MAX_REQUEST + 1];
         match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
             Ok((0, _)) => Incoming::End,
             Ok((size, _)) => match Request::decode(&buffer[..size]) {

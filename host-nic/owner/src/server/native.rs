@@ -218,12 +218,12 @@ struct Taps {
     of: Vec<Tap>,
     port: Option<u32>,
     queues: u32,
-    /// Frames that the lane of each context had no room for, as far as they were counted.
+    /// Frames that the lane of each sender had no room for, as far as they were counted.
     lost: BTreeMap<(u32, u32), u64>,
 }
 
 impl Taps {
-    /// A frame from a context.
+    /// A frame from a sender.
     fn frame(&mut self, from: u32, frame: &[u8]) {
         // A NIC has at least one queue.
         let sender = from.checked_div(self.queues).unwrap_or(0);
@@ -241,16 +241,16 @@ impl Taps {
     fn count_lost(&mut self, memory: &Memory, via: PortId) {
         let switch = memory.switch();
         let geometry = switch.geometry();
-        for context in 0..geometry.contexts() {
+        for sender in 0..geometry.senders() {
             for queue in 0..self.queues {
-                let Some(lane) = switch.lane(context, geometry.context(via, queue)) else {
+                let Some(lane) = switch.lane(sender, geometry.rx_queue(via, queue)) else {
                     continue;
                 };
                 let now = lane.drops.load(Relaxed);
-                let before = self.lost.entry((context, queue)).or_default();
+                let before = self.lost.entry((sender, queue)).or_default();
                 let more = now.saturating_sub(*before);
                 *before = now;
-                let sender = context.checked_div(self.queues).unwrap_or(0);
+                let sender = sender.checked_div(self.queues).unwrap_or(0);
                 let tap = match self.port {
                     Some(_) => self.of.first(),
                     None => self.of.get(sender as usize),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 
 use super::store::{KeeperProgram, StoreError};
@@ -25,7 +25,7 @@ pub struct Options {
     /// The image that views are made of (`host-nic/image/build.sh`); without it there are none.
     pub image: Option<PathBuf>,
     /// Paths that are offered.
-    pub paths: Vec<Path>,
+    pub paths: Vec<CallPath>,
     /// Numbers of ports from whose frames no stations are learned: their guests replay captures, or
     /// speak for many stations in another way.
     pub unlearned: Vec<u32>,
@@ -44,7 +44,7 @@ impl Options {
             socket: socket.into(),
             geometry,
             image: None,
-            paths: Path::ALL.to_vec(),
+            paths: CallPath::ALL.to_vec(),
             unlearned: Vec::new(),
             ageing: DEFAULT_AGEING,
             keeper: None,

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_abi::window::PortId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
@@ -36,7 +36,7 @@ pub(super) enum Views {
 pub(super) struct Ports {
     pub(super) memory: Arc<Memory>,
     pub(super) views: Views,
-    paths: Vec<Path>,
+    paths: Vec<CallPath>,
     tenants: Vec<Tenant>,
     pub(super) books: Books,
 }
@@ -47,7 +47,7 @@ pub(super) enum Tenant {
     Taken {
         /// The process, if it has a number here.
         pid: Option<Pid>,
-        path: Path,
+        path: CallPath,
     },
     /// It has given up the port, and still has the window mapped.
     Leaving {
@@ -80,9 +80,9 @@ pub(super) enum Refusal {
     )]
     Leaving { port: PortId, by: Pid },
     #[error("the NIC does not offer the path {}", .0.name())]
-    PathRefused(Path),
+    PathRefused(CallPath),
     #[error("the path {} needs EPT views: {reason}", path.name())]
-    NoViews { path: Path, reason: String },
+    NoViews { path: CallPath, reason: String },
     #[error("{0}")]
     Failed(String),
 }
@@ -114,7 +114,12 @@ impl From<StoreError> for Refusal {
 
 impl Ports {
     /// All ports vacant.
-    pub(super) fn new(memory: Arc<Memory>, views: Views, paths: &[Path], books: Books) -> Ports {
+    pub(super) fn new(
+        memory: Arc<Memory>,
+        views: Views,
+        paths: &[CallPath],
+        books: Books,
+    ) -> Ports {
         let geometry = memory.geometry();
         Ports {
             tenants: geometry.all_ports().map(|_| Tenant::Vacant).collect(),
@@ -173,7 +178,7 @@ impl Ports {
     pub(super) fn grant(
         &mut self,
         number: u32,
-        path: Path,
+        path: CallPath,
         client: &Connection,
     ) -> Result<Tenancy, Refusal> {
         let port = self.vacant(number)?;
@@ -182,10 +187,12 @@ impl Ports {
         }
         let caller = Credentials::new(self.memory.geometry(), port, self.next_tenancy()?);
         let fds = match path {
-            Path::Elisa => self.view(&caller, path, Mode::Fast)?,
+            CallPath::Elisa => self.view(&caller, path, Mode::Fast)?,
             // Served from the data of a view that nobody enters.
-            Path::ElisaStrict | Path::ExitKernel => self.view(&caller, path, Mode::Strict)?,
-            Path::ExitUser | Path::Direct => self.all_memory()?,
+            CallPath::ElisaStrict | CallPath::ExitKernel => {
+                self.view(&caller, path, Mode::Strict)?
+            }
+            CallPath::ExitUser | CallPath::Direct => self.all_memory()?,
         };
         let mac = suggested_mac(port);
         let peer = &client.peer;
@@ -213,7 +220,7 @@ impl Ports {
     }
 
     /// A connection that another owner let a port to; whether the port still is that tenant's.
-    pub(super) fn resume(&mut self, port: PortId, path: Path, pid: Option<Pid>) -> bool {
+    pub(super) fn resume(&mut self, port: PortId, path: CallPath, pid: Option<Pid>) -> bool {
         let tenancy = self.memory.switch().state().tenancy(port);
         if tenancy != 0 {
             self.tenants[port.index()] = Tenant::Taken { pid, path };
@@ -254,7 +261,12 @@ impl Ports {
         }
     }
 
-    fn view(&self, caller: &Credentials, path: Path, mode: Mode) -> Result<Vec<OwnedFd>, Refusal> {
+    fn view(
+        &self,
+        caller: &Credentials,
+        path: CallPath,
+        mode: Mode,
+    ) -> Result<Vec<OwnedFd>, Refusal> {
         let maker = match &self.views {
             Views::Here(maker) => maker,
             Views::Missing(reason) => {
@@ -328,7 +340,7 @@ impl Ports {
 }
 
 /// What a keeper calls the connection of a tenant, and with it the process.
-pub(super) fn tenant_name(port: PortId, path: Path) -> String {
+pub(super) fn tenant_name(port: PortId, path: CallPath) -> String {
     format!("{TENANT}{port}.{}", path.name())
 }
 

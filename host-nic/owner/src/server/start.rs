@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_abi::window::{Geometry, PortId};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::Pid;
@@ -160,7 +160,7 @@ impl Server {
         if let Some(rest) = name.strip_prefix(TENANT) {
             let (number, path) = rest.split_once('.')?;
             let port = self.ports.port(number.parse().ok()?).ok()?;
-            let path = Path::from_name(path)?;
+            let path = CallPath::from_name(path)?;
             let socket = fds.next()?;
             let peer = listener::peer(&socket, fds.next())?;
             if !self.ports.resume(port, path, peer.pid) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_nic_client::control::{Control, PortInfo};
 use postern_nic_client::memory::Memory;
 use postern_nic_client::request::{Attachment, ClientError, Resources, attach, control};
@@ -88,7 +88,7 @@ impl Tenant {
     }
 
     pub fn try_attach(socket: &FilePath, port: u32) -> Result<Tenant, ClientError> {
-        let mut attachment = attach(socket, port, Path::Direct)?;
+        let mut attachment = attach(socket, port, CallPath::Direct)?;
         let nothing = Resources::Memory {
             state: fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),

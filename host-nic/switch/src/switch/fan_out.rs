@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use postern_abi::service::TX_BYTES;
+use postern_abi::service::MAX_TX_BYTES;
 
 use super::call::Call;
 use super::lanes::Lanes;
@@ -42,7 +42,7 @@ impl<'a> Call<'a> {
             }
             progress.budget = progress.budget.wrapping_sub(1);
             let copied = bytes.wrapping_mul(copies).wrapping_add(progress.copied);
-            if progress.budget == 0 || copied >= TX_BYTES {
+            if progress.budget == 0 || copied >= MAX_TX_BYTES {
                 break;
             }
         }

@@ -40,7 +40,7 @@ impl<'a> Ends<'a> {
     /// As [`Ends::of`].
     #[inline(always)]
     pub unsafe fn state(call: &Call<'a>, to: PortId, queue: u32) -> &'a LaneState {
-        let number = call.caller.geometry().context(to, queue) as usize;
+        let number = call.caller.geometry().rx_queue(to, queue) as usize;
         // SAFETY: as many lane states as there are RX queues follow the call's.
         unsafe {
             let states = (&raw const *call.sender()).add(1).cast::<LaneState>();
@@ -92,7 +92,7 @@ impl<'a> Ends<'a> {
     pub fn at(&self, call: &Call<'a>, position: u32) -> *mut u8 {
         let caller = call.caller;
         let geometry = caller.geometry();
-        let behind = self.queue * geometry.contexts() + call.vcpu;
+        let behind = self.queue * geometry.senders() + call.vcpu;
         let lane = caller.lane as usize + ((behind as usize) << (geometry.lane_log() & 31));
         // SAFETY: the lane lies in the window, and the offset is below its size.
         unsafe {
@@ -163,7 +163,7 @@ impl<'a> Lane<'a> {
         };
         let mut lane = Lane {
             ends,
-            number: call.caller.geometry().context(to, queue),
+            number: call.caller.geometry().rx_queue(to, queue),
             tenancy: state.tenancy.load(Relaxed),
             position: position & !(RECORD_ALIGN - 1),
             room: 0,

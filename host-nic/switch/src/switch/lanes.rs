@@ -4,7 +4,7 @@ use postern_abi::window::PortId;
 
 use super::call::Call;
 use super::lane::Lane;
-use super::sets::{RxQueue, RxQueueSet};
+use super::sets::{RxQueueNumber, RxQueueSet};
 
 /// Number of lanes that a call keeps open, a power of two.
 const OPEN_LANES: usize = 16;
@@ -23,7 +23,7 @@ impl<'a> Lanes<'a> {
     /// The lane to an RX queue of a port.
     #[inline]
     pub fn open(&mut self, call: &Call<'a>, port: PortId, queue: u32) -> &mut Lane<'a> {
-        let number = call.caller.geometry().context(port, queue);
+        let number = call.caller.geometry().rx_queue(port, queue);
         let place = &mut self.open[number as usize & (OPEN_LANES - 1)];
         let mut begun = false;
         if let Some(lane) = place
@@ -31,8 +31,8 @@ impl<'a> Lanes<'a> {
         {
             lane.leave();
             self.left_any = true;
-            self.left.add(RxQueue(lane.number() as u8));
-            begun = self.left.has(RxQueue(number as u8));
+            self.left.add(RxQueueNumber(lane.number() as u8));
+            begun = self.left.has(RxQueueNumber(number as u8));
             *place = None;
         }
         place.get_or_insert_with(|| Lane::open(call, port, queue, begun))
@@ -42,7 +42,7 @@ impl<'a> Lanes<'a> {
     pub fn publish(&mut self, call: &Call<'a>) {
         for lane in self.open.iter().flatten() {
             lane.publish(call);
-            self.left.remove(RxQueue(lane.number() as u8));
+            self.left.remove(RxQueueNumber(lane.number() as u8));
         }
         if self.left_any {
             self.publish_left(call);

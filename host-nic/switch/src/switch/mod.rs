@@ -38,7 +38,7 @@
 //!
 //! Memory safety depends on the [`Credentials`] words and on the size of the memory
 //! alone, not on any content of state or windows. Every loop is bounded by the ring, by
-//! [`TX_MOST`](postern_abi::service::TX_MOST), by the number of senders or by the longest frame.
+//! [`MAX_TX_FRAMES`](postern_abi::service::MAX_TX_FRAMES), by the number of senders or by the longest frame.
 
 mod apply_policy;
 mod call;
@@ -201,7 +201,7 @@ impl<'a> Switch<'a> {
     /// What calls of a sender keep, or nothing if the NIC has no such sender.
     #[inline]
     pub fn sender(&self, number: u32) -> Option<&'a SenderState> {
-        if number >= self.geometry.contexts() {
+        if number >= self.geometry.senders() {
             return None;
         }
         let offset = sender_offset(self.geometry, number) as usize;
@@ -214,7 +214,7 @@ impl<'a> Switch<'a> {
     /// NIC has no such sender or queue.
     #[inline]
     pub fn lane(&self, sender: u32, queue: u32) -> Option<&'a LaneState> {
-        let senders = self.geometry.contexts();
+        let senders = self.geometry.senders();
         if sender >= senders || queue >= senders {
             return None;
         }
@@ -274,7 +274,7 @@ impl<'a> Switch<'a> {
     #[inline]
     pub fn published(&self, sender: u32, to: PortId, queue: u32) -> Option<&'a AtomicU64> {
         let window = self.window(to)?;
-        if sender >= self.geometry.contexts() || queue >= self.geometry.queues() {
+        if sender >= self.geometry.senders() || queue >= self.geometry.queues() {
             return None;
         }
         let offset = self.geometry.published_offset(queue, sender) as usize;
@@ -286,7 +286,7 @@ impl<'a> Switch<'a> {
     #[inline]
     pub fn consumed(&self, sender: u32, to: PortId, queue: u32) -> Option<&'a AtomicU32> {
         let window = self.window(to)?;
-        if sender >= self.geometry.contexts() || queue >= self.geometry.queues() {
+        if sender >= self.geometry.senders() || queue >= self.geometry.queues() {
             return None;
         }
         // SAFETY: sender and queue are the geometry's.
@@ -309,7 +309,7 @@ impl<'a> Switch<'a> {
     #[inline]
     pub fn lane_ring(&self, sender: u32, to: PortId, queue: u32) -> Option<*mut u8> {
         let window = self.window(to)?;
-        if sender >= self.geometry.contexts() || queue >= self.geometry.queues() {
+        if sender >= self.geometry.senders() || queue >= self.geometry.queues() {
             return None;
         }
         let offset = self.geometry.lane_offset(queue, sender) as usize;

@@ -26,17 +26,17 @@ impl Member for PortId {
 
 /// An RX queue, numbered in the whole NIC: port times queues of a port, plus the queue of the port.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct RxQueue(pub u8);
+pub struct RxQueueNumber(pub u8);
 
-impl Member for RxQueue {
+impl Member for RxQueueNumber {
     #[inline(always)]
     fn number(self) -> u8 {
         self.0
     }
 
     #[inline(always)]
-    fn from_number(number: u8) -> RxQueue {
-        RxQueue(number)
+    fn from_number(number: u8) -> RxQueueNumber {
+        RxQueueNumber(number)
     }
 }
 
@@ -44,7 +44,7 @@ impl Member for RxQueue {
 pub type PortSet = Set<PortId>;
 
 /// A set of RX queues of the whole NIC.
-pub type RxQueueSet = Set<RxQueue>;
+pub type RxQueueSet = Set<RxQueueNumber>;
 
 /// A set of ports or of RX queues.
 #[derive(Clone, Copy)]
@@ -136,10 +136,10 @@ mod tests {
     fn members_come_out_in_order() {
         let mut set = RxQueueSet::default();
         for number in [255, 0, 64, 63, 192, 7] {
-            set.add(RxQueue(number));
+            set.add(RxQueueNumber(number));
         }
-        set.remove(RxQueue(7));
-        assert!(set.has(RxQueue(192)) && !set.has(RxQueue(7)));
+        set.remove(RxQueueNumber(7));
+        assert!(set.has(RxQueueNumber(192)) && !set.has(RxQueueNumber(7)));
         assert_eq!(set.count(), 5);
         let mut numbers = Vec::new();
         while let Some(queue) = set.pop() {

@@ -10,7 +10,7 @@
 
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 
-use postern_abi::service::{TX_BYTES, TX_MOST};
+use postern_abi::service::{MAX_TX_BYTES, MAX_TX_FRAMES};
 use postern_abi::window::{Published, RECORD_ALIGN};
 
 use super::call::Call;
@@ -83,7 +83,7 @@ impl<'a> Call<'a> {
     /// Takes at most `count` frames, of which most are thought to go where the first one goes.
     #[inline(always)]
     fn transmit_run(&self, queue: u32, count: u64) -> u64 {
-        let budget = count.min(TX_MOST.into()) as u32;
+        let budget = count.min(MAX_TX_FRAMES.into()) as u32;
         let mut taken = 0;
         if budget != 0
             && self.needs_addresses_only()
@@ -156,7 +156,7 @@ impl<'a> Call<'a> {
         // Each frame takes one look, and so does padding; more only where the guest changes a frame
         // between two reads, and it is not to keep the call from ending.
         let mut looks = budget.wrapping_mul(2).wrapping_add(4);
-        while progress.budget != 0 && progress.copied < TX_BYTES && looks != 0 {
+        while progress.budget != 0 && progress.copied < MAX_TX_BYTES && looks != 0 {
             looks -= 1;
             let goes_on = fast
                 && match self.forward_fast(&mut records, &mut progress, &mut lanes, &mut route) {

@@ -121,11 +121,11 @@ impl Nic {
         unsafe { self.core.serve(self.base as *mut u8, caller, vcpu, request) }
     }
 
-    /// A counter of drops of a port's first context.
+    /// A counter of drops of a port's first sender.
     pub fn drops(&self, port: u32, cause: Cause) -> u64 {
         let number = port * self.geometry().queues();
-        let context = self.switch().sender(number).unwrap();
-        context.drops[cause as usize].load(Relaxed)
+        let sender = self.switch().sender(number).unwrap();
+        sender.drops[cause as usize].load(Relaxed)
     }
 }
 
@@ -178,8 +178,8 @@ impl<'a> Guest<'a> {
             .map(|queue| self.consumer(queue).load(Acquire))
             .collect();
         self.rx = queues
-            .flat_map(|queue| (0..geometry.contexts()).map(move |context| (queue, context)))
-            .map(|(queue, context)| self.consumed(queue, context).load(Acquire))
+            .flat_map(|queue| (0..geometry.senders()).map(move |sender| (queue, sender)))
+            .map(|(queue, sender)| self.consumed(queue, sender).load(Acquire))
             .collect();
     }
 
@@ -219,12 +219,12 @@ impl<'a> Guest<'a> {
         self.word(self.geometry().tx_consumer_offset(queue))
     }
 
-    pub fn published(&self, queue: u32, context: u32) -> &'a AtomicU64 {
-        &self.words(self.geometry().published_offset(queue, context), 8)[0]
+    pub fn published(&self, queue: u32, sender: u32) -> &'a AtomicU64 {
+        &self.words(self.geometry().published_offset(queue, sender), 8)[0]
     }
 
-    pub fn consumed(&self, queue: u32, context: u32) -> &'a AtomicU32 {
-        self.word(self.geometry().consumed_offset(queue, context))
+    pub fn consumed(&self, queue: u32, sender: u32) -> &'a AtomicU32 {
+        self.word(self.geometry().consumed_offset(queue, sender))
     }
 
     pub fn ring(&self, queue: u32) -> &'a [AtomicU64] {
@@ -232,9 +232,9 @@ impl<'a> Guest<'a> {
         self.words(geometry.tx_ring_offset(queue), geometry.ring())
     }
 
-    pub fn lane(&self, queue: u32, context: u32) -> &'a [AtomicU64] {
+    pub fn lane(&self, queue: u32, sender: u32) -> &'a [AtomicU64] {
         let geometry = self.geometry();
-        self.words(geometry.lane_offset(queue, context), geometry.lane())
+        self.words(geometry.lane_offset(queue, sender), geometry.lane())
     }
 
     /// Bytes that the TX ring has room for.
@@ -308,28 +308,28 @@ impl<'a> Guest<'a> {
         self.nic.serve(&self.caller, vcpu, request)
     }
 
-    /// Takes at most `most` frames that a port's first context sent, to whichever queue.
+    /// Takes at most `most` frames that a port's first sender sent, to whichever queue.
     pub fn receive(&mut self, from: u32, most: usize) -> Vec<Vec<u8>> {
-        let context = from * self.geometry().queues();
-        self.receive_from(context, most)
+        let sender = from * self.geometry().queues();
+        self.receive_from(sender, most)
     }
 
-    /// Takes at most `most` frames that a context sent, to whichever queue.
-    pub fn receive_from(&mut self, context: u32, most: usize) -> Vec<Vec<u8>> {
+    /// Takes at most `most` frames that a sender sent, to whichever queue.
+    pub fn receive_from(&mut self, sender: u32, most: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         for queue in 0..self.geometry().queues() {
-            frames.extend(self.receive_on(queue, context, most - frames.len()));
+            frames.extend(self.receive_on(queue, sender, most - frames.len()));
         }
         frames
     }
 
     /// Bytes that wait in a lane.
-    pub fn waiting(&self, queue: u32, context: u32) -> u32 {
-        let published = Published::from_word(self.published(queue, context).load(Acquire));
+    pub fn waiting(&self, queue: u32, sender: u32) -> u32 {
+        let published = Published::from_word(self.published(queue, sender).load(Acquire));
         if published.tenancy != self.caller.tenancy() {
             return 0;
         }
-        let consumed = self.rx[(queue * self.geometry().contexts() + context) as usize];
+        let consumed = self.rx[(queue * self.geometry().senders() + sender) as usize];
         let waiting = Geometry::filled(self.geometry().lane(), published.position, consumed);
         let waiting = waiting.expect("a valid pair of positions");
         assert_eq!(waiting % RECORD_ALIGN, 0);
@@ -337,10 +337,10 @@ impl<'a> Guest<'a> {
     }
 
     /// Takes at most `most` frames of a lane, and checks what is around them.
-    pub fn receive_on(&mut self, queue: u32, context: u32, most: usize) -> Vec<Vec<u8>> {
+    pub fn receive_on(&mut self, queue: u32, sender: u32, most: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         while frames.len() < most {
-            let Some(frame) = self.next(queue, context) else {
+            let Some(frame) = self.next(queue, sender) else {
                 break;
             };
             frames.push(frame);
@@ -348,12 +348,12 @@ impl<'a> Guest<'a> {
         frames
     }
 
-    fn next(&mut self, queue: u32, context: u32) -> Option<Vec<u8>> {
+    fn next(&mut self, queue: u32, sender: u32) -> Option<Vec<u8>> {
         let geometry = self.geometry();
-        let index = (queue * geometry.contexts() + context) as usize;
-        let lane = self.lane(queue, context);
+        let index = (queue * geometry.senders() + sender) as usize;
+        let lane = self.lane(queue, sender);
         loop {
-            let waiting = self.waiting(queue, context);
+            let waiting = self.waiting(queue, sender);
             if waiting == 0 {
                 return None;
             }
@@ -381,7 +381,7 @@ impl<'a> Guest<'a> {
                 (size, Some(bytes))
             };
             self.rx[index] = self.rx[index].wrapping_add(size);
-            self.consumed(queue, context).store(self.rx[index], Release);
+            self.consumed(queue, sender).store(self.rx[index], Release);
             if frame.is_some() {
                 return frame;
             }
@@ -389,11 +389,11 @@ impl<'a> Guest<'a> {
     }
 
     /// Forgets all that waits in a lane, whatever it is.
-    pub fn skip(&mut self, queue: u32, context: u32) {
-        let index = (queue * self.geometry().contexts() + context) as usize;
-        let waiting = self.waiting(queue, context);
+    pub fn skip(&mut self, queue: u32, sender: u32) {
+        let index = (queue * self.geometry().senders() + sender) as usize;
+        let waiting = self.waiting(queue, sender);
         self.rx[index] = self.rx[index].wrapping_add(waiting);
-        self.consumed(queue, context).store(self.rx[index], Release);
+        self.consumed(queue, sender).store(self.rx[index], Release);
     }
 
     pub fn drops(&self, cause: Cause) -> u64 {

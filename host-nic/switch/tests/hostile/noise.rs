@@ -79,13 +79,13 @@ fn allowed(geometry: Geometry, caller: Credentials, vcpu: u32) -> Vec<Range<usiz
     ];
     let own_port = layout::port_offset(caller.port().number());
     parts.push(range(own_port, size_of::<PortState>() as u64));
-    let number = geometry.context(caller.port(), vcpu);
-    let lanes = u64::from(geometry.contexts()) * size_of::<LaneState>() as u64;
-    let context = layout::sender_offset(geometry, number);
-    parts.push(range(context, size_of::<SenderState>() as u64 + lanes));
+    let number = geometry.sender(caller.port(), vcpu);
+    let lanes = u64::from(geometry.senders()) * size_of::<LaneState>() as u64;
+    let sender = layout::sender_offset(geometry, number);
+    parts.push(range(sender, size_of::<SenderState>() as u64 + lanes));
     let own = window_offset(geometry, caller.port());
     for queue in 0..geometry.queues() {
-        let of_queue = layout::sender_offset(geometry, geometry.context(caller.port(), queue));
+        let of_queue = layout::sender_offset(geometry, geometry.sender(caller.port(), queue));
         parts.push(range(of_queue, 4));
         parts.push(range(own + geometry.tx_consumer_offset(queue), 4));
     }
@@ -139,9 +139,9 @@ proptest! {
         state.key[0].store(key[0], Relaxed);
         state.key[1].store(key[1], Relaxed);
         for queue in 0..queues {
-            let context = switch.sender(geometry.context(port, queue)).unwrap();
-            let next = context.tx_next.load(Relaxed) & !15;
-            context.tx_next.store(next, Relaxed);
+            let sender = switch.sender(geometry.sender(port, queue)).unwrap();
+            let next = sender.tx_next.load(Relaxed) & !15;
+            sender.tx_next.store(next, Relaxed);
             let producer = switch.tx_producer(port, queue).unwrap();
             producer.store(next.wrapping_add(filled), Relaxed);
             // SAFETY: the ring has that size.
@@ -159,8 +159,8 @@ proptest! {
         }
         for to in geometry.all_ports() {
             // Half of the lanes with room, the others as they are.
-            let own = geometry.context(port, vcpu);
-            let lane = switch.lane(own, geometry.context(to, 0)).unwrap();
+            let own = geometry.sender(port, vcpu);
+            let lane = switch.lane(own, geometry.sender(to, 0)).unwrap();
             let consumed = switch.consumed(own, to, 0).unwrap();
             if to.number() % 2 == 0 {
                 consumed.store(lane.published.load(Relaxed) & !15, Relaxed);

@@ -135,11 +135,11 @@ fn everything_of_a_receiver_changes(place: Place) {
     let [sender, good, receiver, hostile] = &mut guests[..] else {
         unreachable!()
     };
-    let lanes = [0, 1].map(|context| {
+    let lanes = [0, 1].map(|sender| {
         (
-            hostile.consumed(0, context),
-            hostile.published(0, context),
-            hostile.lane(0, context),
+            hostile.consumed(0, sender),
+            hostile.published(0, sender),
+            hostile.lane(0, sender),
         )
     });
     let stop = AtomicBool::new(false);

@@ -260,7 +260,7 @@ fn a_call_takes_no_more_than_it_may(place: Place) {
 
 /// Each call ends after about so many bytes, however many ports there are.
 fn broadcast_copies_no_more_than_it_may(place: Place) {
-    use postern_abi::service::TX_BYTES;
+    use postern_abi::service::MAX_TX_BYTES;
     const PORTS: u32 = 64;
     const LENGTH: usize = 8000;
     let nic = Nic::new(place, geometry(PORTS, 1, 8 * LARGE, LARGE / 4));
@@ -274,7 +274,7 @@ fn broadcast_copies_no_more_than_it_may(place: Place) {
     while left != 0 {
         let taken = guests[0].call(u64::MAX, false);
         assert!(taken != 0 && taken <= left);
-        let most = TX_BYTES + u64::from(PORTS - 1) * LENGTH as u64;
+        let most = MAX_TX_BYTES + u64::from(PORTS - 1) * LENGTH as u64;
         let copied = taken * u64::from(PORTS - 1) * LENGTH as u64;
         assert!(copied <= most, "{copied} bytes, {taken} frames");
         left -= taken;

@@ -58,7 +58,7 @@ fn a_new_tenant_inherits_nothing(place: Place) {
     let rings = new
         .ring(0)
         .iter()
-        .chain((0..3).flat_map(|context| new.lane(0, context)));
+        .chain((0..3).flat_map(|sender| new.lane(0, sender)));
     assert!(rings.into_iter().all(|word| word.load(Relaxed) == 0));
     assert_eq!(new.call(9, false), 0);
     for from in 0..3 {
@@ -122,8 +122,8 @@ fn any_position_is_a_beginning(place: Place) {
     let ends = [0x8000_0000u32, 4096, u32::MAX - 15, u32::MAX - 1023, 16];
     for (tenancy, position) in (1..).zip(ends) {
         for from in 0..4 {
-            let context = nic.switch().sender(from).unwrap();
-            context.tx_next.store(position, Relaxed);
+            let sender = nic.switch().sender(from).unwrap();
+            sender.tx_next.store(position, Relaxed);
             for to in 0..4 {
                 let lane = nic.switch().lane(from, to).unwrap();
                 lane.published.store(position.wrapping_mul(3), Relaxed);

@@ -99,8 +99,8 @@ fn two_vcpus_of_one_port_at_the_same_time(place: Place) {
             );
             received += 1;
         }
-        for (context, garbled) in garbled.iter_mut().enumerate() {
-            *garbled += receiver.receive_from(context as u32, 32).len();
+        for (sender, garbled) in garbled.iter_mut().enumerate() {
+            *garbled += receiver.receive_from(sender as u32, 32).len();
         }
     }
     drop(vcpus);

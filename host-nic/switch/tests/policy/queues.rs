@@ -97,7 +97,7 @@ fn the_flow_counts_not_the_tag() {
     }
 }
 
-/// As large as it gets: 256 contexts, each of which has a lane to each of 256 RX queues.
+/// As large as it gets: 256 senders, each of which has a lane to each of 256 RX queues.
 #[test]
 fn eight_queues_at_each_of_32_ports() {
     let net = Net::sized(Geometry::new(32, 8, 4096, 4096).unwrap());

@@ -164,8 +164,8 @@ fn an_address_may_be_in_two_vlans_at_two_ports() {
         assert_eq!(got, [vec![], first, vec![], second, vec![]]);
     }
     let moved = |port| {
-        let context = net.memory.switch().sender(port).unwrap();
-        context.moved.load(std::sync::atomic::Ordering::Relaxed)
+        let sender = net.memory.switch().sender(port).unwrap();
+        sender.moved.load(std::sync::atomic::Ordering::Relaxed)
     };
     assert_eq!((moved(1), moved(3)), (0, 0));
 }

@@ -91,10 +91,10 @@ impl Net {
     /// Frames of a port that were not delivered.
     pub fn drops(&self, number: u32, cause: Cause) -> u64 {
         let geometry = self.memory.geometry();
-        let contexts = (0..geometry.queues()).map(|queue| geometry.context(port(number), queue));
-        contexts
-            .map(|context| {
-                self.memory.switch().sender(context).unwrap().drops[cause as usize].load(Relaxed)
+        let senders = (0..geometry.queues()).map(|queue| geometry.sender(port(number), queue));
+        senders
+            .map(|sender| {
+                self.memory.switch().sender(sender).unwrap().drops[cause as usize].load(Relaxed)
             })
             .sum()
     }
@@ -102,11 +102,11 @@ impl Net {
     /// Frames that lanes to a port had no room for.
     pub fn lane_drops(&self, number: u32) -> u64 {
         let geometry = self.memory.geometry();
-        let lane = |context, queue| self.memory.switch().lane(context, queue).unwrap();
-        let queues = (0..geometry.queues()).map(|queue| geometry.context(port(number), queue));
+        let lane = |sender, queue| self.memory.switch().lane(sender, queue).unwrap();
+        let queues = (0..geometry.queues()).map(|queue| geometry.sender(port(number), queue));
         queues
-            .flat_map(|queue| (0..geometry.contexts()).map(move |context| (context, queue)))
-            .map(|(context, queue)| lane(context, queue).drops.load(Relaxed))
+            .flat_map(|queue| (0..geometry.senders()).map(move |sender| (sender, queue)))
+            .map(|(sender, queue)| lane(sender, queue).drops.load(Relaxed))
             .sum()
     }
 

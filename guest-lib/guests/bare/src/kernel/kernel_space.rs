@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::attachment::Attachment;
+use postern_abi::port_word::PortWord;
 use postern_guest_bare::cmdline::GuestOptions;
 
 use super::frames::Frames;
@@ -27,7 +27,7 @@ pub fn build(
     image::map_trampoline(&mut space, frames);
     Image::own().map(&mut space, frames, false);
     space.map(frames, image.end..ram_end, image.end, Rights::WRITE);
-    if let Some(Attachment { gpa, size, .. }) = options.nic {
+    if let Some(PortWord { gpa, size, .. }) = options.nic {
         space.map(frames, gpa..gpa + size, gpa, Rights::WRITE);
     }
     let apic = apic::ADDRESS..apic::ADDRESS + PAGE_SIZE;

@@ -3,8 +3,8 @@
 use core::ptr;
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::attachment::Attachment;
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
+use postern_abi::port_word::PortWord;
 use postern_abi::view::{GATE_AREA_GVA, LANDING_GVA};
 use postern_guest::gate::{self, CodePage};
 use postern_guest_bare::cmdline::GuestOptions;
@@ -66,14 +66,14 @@ impl Program {
             let range = layout::INITRD..layout::INITRD + size;
             space.map(frames, range, initrd.start, Rights::USER_READ);
         }
-        if let Some(Attachment {
+        if let Some(PortWord {
             path, gpa, size, ..
         }) = options.nic
         {
             let range = layout::WINDOW..layout::WINDOW + size;
             space.map(frames, range, gpa, Rights::USER_WRITE);
             arguments.window_size = size;
-            if matches!(path, Path::Elisa | Path::ElisaStrict) {
+            if matches!(path, CallPath::Elisa | CallPath::ElisaStrict) {
                 map_code(&mut space, frames, GATE_AREA_GVA, &gate::page_a());
                 map_code(&mut space, frames, LANDING_GVA, &gate::page_c());
             }
@@ -126,8 +126,8 @@ impl Program {
 }
 
 /// Ends the VM unless the window is whole pages that are not RAM.
-pub fn check_window(start_info: &StartInfo, attachment: Attachment) {
-    let Attachment { gpa, size, .. } = attachment;
+pub fn check_window(start_info: &StartInfo, port_word: PortWord) {
+    let PortWord { gpa, size, .. } = port_word;
     let end = gpa.checked_add(size).filter(|&end| end < 1 << 46);
     let pages = (gpa | size).is_multiple_of(PAGE_SIZE) && size != 0;
     if end.is_none() || !pages || gpa < start_info.ram_end() {

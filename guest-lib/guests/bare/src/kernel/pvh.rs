@@ -7,7 +7,7 @@ use core::ops::Range;
 use core::slice;
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::machine::NIC_GPA;
+use postern_abi::platform::NIC_GPA;
 use postern_guest_bare::memory_map;
 
 /// Value of [`Header::magic`].

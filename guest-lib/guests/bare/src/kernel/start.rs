@@ -53,8 +53,8 @@ unsafe extern "sysv64" fn main(address: u64) -> ! {
         Err(error) => fatal(error),
     };
     cpu::check_features();
-    if let Some(attachment) = options.nic {
-        launch::check_window(&start_info, attachment);
+    if let Some(port_word) = options.nic {
+        launch::check_window(&start_info, port_word);
     }
 
     let Some(free) = start_info.largest_gap(&[Image::own().range()]) else {

@@ -4,7 +4,7 @@ use core::mem;
 use core::slice;
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::machine::Outbox;
+use postern_abi::platform::Outbox;
 
 use crate::{console, layout};
 

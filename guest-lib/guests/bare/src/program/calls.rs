@@ -6,7 +6,7 @@
 
 use core::arch::asm;
 
-use postern_abi::machine::mark;
+use postern_abi::platform::mark;
 use postern_abi::service::OP_NOP;
 use postern_guest::nic::Nic;
 use postern_guest::service::Service;

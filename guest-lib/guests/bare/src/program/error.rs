@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use postern_abi::machine::CMDLINE_NIC;
+use postern_abi::platform::CMDLINE_NIC;
 use postern_abi::window::HeaderError;
 use postern_guest::direct::DirectError;
 use postern_guest_bare::cmdline::CmdlineError;

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_guest::direct::Direct;
 use postern_guest::gate::Gate;
 use postern_guest::nic::{Nic, WhenFull};
@@ -32,16 +32,16 @@ pub trait PortRole {
 
 /// The window of the VM's port.
 pub fn window(resources: &Resources) -> Result<Window, RoleError> {
-    let attachment = resources.options.nic.ok_or(RoleError::NoNic)?;
-    if attachment.path == Path::Direct {
+    let port_word = resources.options.nic.ok_or(RoleError::NoNic)?;
+    if port_word.path == CallPath::Direct {
         // SAFETY: the kernel mapped that much there, for nobody else.
-        let opened = unsafe { Direct::new(BASE, resources.window_size, attachment.port) };
+        let opened = unsafe { Direct::new(BASE, resources.window_size, port_word.port) };
         return opened.map(|(_, window)| window).map_err(RoleError::Direct);
     }
     // SAFETY: the kernel mapped that much there, for nobody else.
     let window = unsafe { Window::new(BASE, resources.window_size) };
     let window = window.map_err(RoleError::Window)?;
-    if window.port() != attachment.port {
+    if window.port() != port_word.port {
         return Err(RoleError::OtherPort);
     }
     Ok(window)
@@ -49,10 +49,10 @@ pub fn window(resources: &Resources) -> Result<Window, RoleError> {
 
 /// Opens the VM's port and plays a role with it.
 pub fn with_port(mut resources: Resources, role: impl PortRole) -> Result<(), RoleError> {
-    let attachment = resources.options.nic.ok_or(RoleError::NoNic)?;
-    if attachment.path == Path::Direct {
+    let port_word = resources.options.nic.ok_or(RoleError::NoNic)?;
+    if port_word.path == CallPath::Direct {
         // SAFETY: the kernel mapped that much there, for nobody else.
-        let opened = unsafe { Direct::new(BASE, resources.window_size, attachment.port) };
+        let opened = unsafe { Direct::new(BASE, resources.window_size, port_word.port) };
         let (direct, window) = opened.map_err(RoleError::Direct)?;
         direct.populate();
         return role.run(&mut resources, Nic::new(direct, window));
@@ -63,9 +63,9 @@ pub fn with_port(mut resources: Resources, role: impl PortRole) -> Result<(), Ro
     // SAFETY: the VM is on that path, as the VMM says: the kernel mapped the gate area, and the
     // host serves the hypercall or the I/O port. The program runs at CPL 3 with IOPL 3.
     unsafe {
-        match attachment.path {
-            Path::ExitKernel => role.run(resources, Nic::new(Hypercall::new(), window)),
-            Path::ExitUser => role.run(resources, Nic::new(PortRequest::new(), window)),
+        match port_word.path {
+            CallPath::ExitKernel => role.run(resources, Nic::new(Hypercall::new(), window)),
+            CallPath::ExitUser => role.run(resources, Nic::new(PortRequest::new(), window)),
             _ => role.run(resources, Nic::new(Gate::new(), window)),
         }
     }

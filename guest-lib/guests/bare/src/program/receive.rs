@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::machine::mark;
+use postern_abi::platform::mark;
 use postern_guest::nic::Nic;
 use postern_guest::service::Service;
 use postern_guest_bare::cmdline::{Frames, GuestOptions};

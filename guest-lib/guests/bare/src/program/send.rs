@@ -3,7 +3,7 @@
 
 use core::array;
 
-use postern_abi::machine::mark;
+use postern_abi::platform::mark;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::service::Service;
 use postern_guest_bare::cmdline::{Frames, Input, MAX_BATCH};

@@ -4,8 +4,8 @@ use core::ops::Range;
 use core::ptr;
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::attachment::Attachment;
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
+use postern_abi::port_word::PortWord;
 use postern_abi::service::OP_NOP;
 use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, LANDING_GVA, SERVICE_INDEX, STUB_GVA};
 use postern_abi::window::{Geometry, PortId};
@@ -34,7 +34,7 @@ static PAGE_B: CodePage = [0xcc; PAGE_SIZE as usize];
 /// A hostile guest's means: the gate, pages of code around it, pages of packets, memory.
 pub struct Attacker {
     gate: Gate,
-    attachment: Attachment,
+    port_word: PortWord,
     geometry: Geometry,
     /// Pages A, B and C, one after the other, as the attack wants them.
     code: Pages,
@@ -52,7 +52,7 @@ pub const MEMORY_PAGES: usize = 8;
 impl Attacker {
     /// Takes the gate into use, with pages A, B and C that can be changed.
     pub fn new(mut resources: Resources) -> Result<Attacker, RoleError> {
-        let attachment = resources.options.nic.ok_or(RoleError::NoNic)?;
+        let port_word = resources.options.nic.ok_or(RoleError::NoNic)?;
         let window = port::window(&resources)?;
         window.populate();
         let no_memory = || RoleError::Full { frames: 0 };
@@ -61,7 +61,7 @@ impl Attacker {
         let attacker = Attacker {
             // SAFETY: the kernel mapped the gate area for this path; this is CPL 3.
             gate: unsafe { Gate::new() },
-            attachment,
+            port_word,
             geometry: Window::geometry(&window),
             code,
             placed: 0..0,
@@ -80,9 +80,9 @@ impl Attacker {
     /// The guest-physical range of the NIC's memory that is the guest's own: empty on the direct
     /// path, where all of it is mapped and most of it is not the guest's.
     pub fn own_memory(&self) -> Range<u64> {
-        let Attachment { gpa, size, .. } = self.attachment;
-        match self.attachment.path {
-            Path::Direct => gpa..gpa,
+        let PortWord { gpa, size, .. } = self.port_word;
+        match self.port_word.path {
+            CallPath::Direct => gpa..gpa,
             _ => gpa..gpa + size,
         }
     }
@@ -168,7 +168,7 @@ impl Attacker {
 
     /// The VM's port.
     pub fn port(&self) -> PortId {
-        self.attachment.port
+        self.port_word.port
     }
 
     /// The NIC's numbers of ports and queues and sizes of rings.
@@ -188,7 +188,7 @@ impl Attacker {
         PacketPage {
             offset,
             address: layout::WINDOW + offset,
-            physical: self.attachment.gpa + offset,
+            physical: self.port_word.gpa + offset,
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::service::OP_NOP;
-use postern_abi::view::{DATA_GVA, GATE_GVA, GATE_INDEX, IMAGE_GVA, IMAGE_MAX};
+use postern_abi::view::{DATA_GVA, GATE_GVA, GATE_INDEX, IMAGE_GVA, MAX_IMAGE_SIZE};
 use postern_switch::layout::window_offset;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, SS, Segment};
@@ -189,7 +189,7 @@ enum Outcome {
 /// Makes calls while the timer runs.
 fn calls(attacker: &mut Attacker, stack: PacketPage) -> Outcome {
     let gate = GATE_GVA..GATE_GVA + PAGE_SIZE;
-    let image = IMAGE_GVA..IMAGE_GVA + IMAGE_MAX;
+    let image = IMAGE_GVA..IMAGE_GVA + MAX_IMAGE_SIZE;
     let in_view = |rip: u64| gate.contains(&rip) || image.contains(&rip);
     let result = attacker.calls(CALLS, || in_view(stack.read(FRAME_RIP)));
     let (rip, cs) = (stack.read(FRAME_RIP), stack.read(FRAME_RIP + 1));

@@ -25,7 +25,7 @@ mod read_nic;
 mod verdict;
 mod vmfunc_direct;
 
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_guest_bare::status;
 
 use super::error::RoleError;
@@ -55,9 +55,9 @@ pub fn run(resources: Resources) -> Result<(), RoleError> {
     let path = resources.options.nic.ok_or(RoleError::NoNic)?.path;
     // Where there is no isolation, there is nothing to enter, but all to read.
     let fits = match path {
-        Path::Elisa | Path::ElisaStrict => true,
-        Path::Direct => name == "read-nic",
-        Path::ExitKernel | Path::ExitUser => false,
+        CallPath::Elisa | CallPath::ElisaStrict => true,
+        CallPath::Direct => name == "read-nic",
+        CallPath::ExitKernel | CallPath::ExitUser => false,
     };
     if !fits {
         return Err(RoleError::Needs("the path elisa or elisa-strict"));

@@ -3,7 +3,7 @@
 use core::ptr;
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::machine::NIC_GPA;
+use postern_abi::platform::NIC_GPA;
 use postern_abi::view::{DATA_GVA, IMAGE_GVA, LIST_GVA, RESERVED_GPA, RESERVED_GPA_SIZE};
 
 use super::attacker::Attacker;

@@ -26,14 +26,14 @@ pub const PORT_OUTBOX: u16 = 0xcec;
 
 /// Packs an exit-user request into the 32 bits that one OUT carries: request number (8 bits), flags
 /// (8 bits, of which [`crate::service::tx_flags`] needs 4), count (16 bits, of which
-/// [`crate::service::TX_MOST`] needs 9 and [`crate::window::FEATURES`] 4). A larger count is 65535.
+/// [`crate::service::MAX_TX_FRAMES`] needs 9 and [`crate::window::FEATURES`] 4). A larger count is 65535.
 pub const fn user_request(op: u64, count: u64, flags: u64) -> u32 {
     let count = if count > 0xffff { 0xffff } else { count };
     ((op as u32 & 0xff) << 24) | ((flags as u32 & 0xff) << 16) | count as u32
 }
 
 const _: () = assert!(crate::service::tx_flags(crate::window::MAX_QUEUES - 1, true) <= 0xff);
-const _: () = assert!(crate::service::TX_MOST <= 0xffff && crate::window::FEATURES <= 0xffff);
+const _: () = assert!(crate::service::MAX_TX_FRAMES <= 0xffff && crate::window::FEATURES <= 0xffff);
 
 /// Request number, count and flags of a word that [`user_request`] packed.
 pub const fn parse_user_request(word: u32) -> (u64, u64, u64) {
@@ -77,12 +77,12 @@ pub mod mark {
 }
 
 /// Key, with the equals sign, of the word that the VMM appends to the command line of a VM with a
-/// NIC port. Its value is an [`Attachment`](crate::attachment::Attachment).
+/// NIC port. Its value is an [`PortWord`](crate::port_word::PortWord).
 pub const CMDLINE_NIC: &str = "postern.nic=";
 
 /// The path of a request: how it reaches the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Path {
+pub enum CallPath {
     /// VMFUNC into the NIC view, three VMFUNCs a call.
     Elisa,
     /// VMFUNC into the NIC view, four VMFUNCs a call.
@@ -95,29 +95,29 @@ pub enum Path {
     Direct,
 }
 
-impl Path {
+impl CallPath {
     /// All paths, in the order in which tables list them.
-    pub const ALL: [Path; 5] = [
-        Path::Elisa,
-        Path::ElisaStrict,
-        Path::ExitKernel,
-        Path::ExitUser,
-        Path::Direct,
+    pub const ALL: [CallPath; 5] = [
+        CallPath::Elisa,
+        CallPath::ElisaStrict,
+        CallPath::ExitKernel,
+        CallPath::ExitUser,
+        CallPath::Direct,
     ];
 
     /// The name users see.
     pub const fn name(self) -> &'static str {
         match self {
-            Path::Elisa => "elisa",
-            Path::ElisaStrict => "elisa-strict",
-            Path::ExitKernel => "exit-kernel",
-            Path::ExitUser => "exit-user",
-            Path::Direct => "direct",
+            CallPath::Elisa => "elisa",
+            CallPath::ElisaStrict => "elisa-strict",
+            CallPath::ExitKernel => "exit-kernel",
+            CallPath::ExitUser => "exit-user",
+            CallPath::Direct => "direct",
         }
     }
 
-    /// The path of that [`Path::name`].
-    pub fn from_name(name: &str) -> Option<Path> {
-        Path::ALL.into_iter().find(|path| path.name() == name)
+    /// The path of that [`CallPath::name`].
+    pub fn from_name(name: &str) -> Option<CallPath> {
+        CallPath::ALL.into_iter().find(|path| path.name() == name)
     }
 }
