@@ -20,6 +20,7 @@ use std::path;
 use std::sync::Arc;
 
 use postern_abi::machine::{self, Path};
+use postern_abi::port_word::PortWord;
 use postern_abi::window::{Geometry, MAX_QUEUES};
 use postern_nic::caller::{Caller, window_offset};
 use postern_nic::client::{self, Attachment, ClientError, Resources};
@@ -140,7 +141,7 @@ impl NicPort {
     }
 
     /// Guest-physical address and size in bytes of what the guest sees of the NIC's memory.
-    pub fn place(&self) -> (GuestAddress, u64) {
+    pub fn guest_range(&self) -> (GuestAddress, u64) {
         let caller = self.caller();
         let size = match self.path() {
             Path::Direct => caller.size(),
@@ -160,14 +161,14 @@ impl NicPort {
 
     /// The word of the command line that describes the port to the guest.
     pub fn cmdline_word(&self) -> String {
-        let (gpa, size) = self.place();
-        format!(
-            "{}{},{},{:#x},{size:#x}",
-            machine::CMDLINE_NIC,
-            self.path().name(),
-            self.port(),
-            gpa.0
-        )
+        let (gpa, size) = self.guest_range();
+        let word = PortWord {
+            path: self.path(),
+            port: self.caller().port(),
+            gpa: gpa.0,
+            size,
+        };
+        word.to_string()
     }
 
     /// Adds the memory that the guest sees.
@@ -176,7 +177,7 @@ impl NicPort {
     ///
     /// When it does not fit below the platform's devices.
     pub fn add_slots(&self, slots: &mut Slots) -> Result<(), memory::Error> {
-        let (gpa, size) = self.place();
+        let (gpa, size) = self.guest_range();
         match &self.mapped {
             Mapped::Window(region) => {
                 let host = region.as_ptr() as usize;

@@ -7,6 +7,7 @@
 //! | [`service`] | guest, kernel, VMM, NIC: request numbers and their results |
 //! | [`window`] | guest and NIC: rings |
 //! | [`machine`] | guest and VMM: port I/O devices, guest-physical layout, command line |
+//! | [`port_word`] | guest and VMM: the word of the command line that describes a NIC port |
 //! | [`emulated`] | emulated machine and host programs: exact counters |
 //!
 //! No number of these is written a second time anywhere in Rust; the C side has its own header
@@ -16,6 +17,7 @@
 pub mod emulated;
 pub mod kvm;
 pub mod machine;
+pub mod port_word;
 pub mod service;
 pub mod view;
 pub mod window;

@@ -73,9 +73,8 @@ pub mod mark {
     pub const TRAFFIC_END: u32 = 8;
 }
 
-/// Key of the word that the VMM appends to the command line of a VM with a NIC port:
-/// `postern.nic=PATH,PORT,GPA,SIZE`, path by name, GPA and size of the window (or, for `direct`, of
-/// the NIC's whole memory) in hexadecimal with 0x.
+/// Key of the word that the VMM appends to the command line of a VM with a NIC port; the whole word
+/// is a [`crate::port_word::PortWord`].
 pub const CMDLINE_NIC: &str = "postern.nic=";
 
 /// How a request reaches the data plane.

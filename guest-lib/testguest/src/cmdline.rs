@@ -279,7 +279,7 @@ impl<'a> Options<'a> {
                     8
                 }
                 _ if word.starts_with(CMDLINE_NIC) => {
-                    options.nic = Some(Attachment::parse(value).map_err(CmdlineError::Nic)?);
+                    options.nic = Some(Attachment::parse(word).map_err(CmdlineError::Nic)?);
                     9
                 }
                 _ => return Err(CmdlineError::Unknown(word)),
@@ -339,7 +339,9 @@ mod tests {
                 timer: 0,
                 patience: 9,
                 hello: false,
-                nic: Some(Attachment::parse("elisa-strict,2,0xc0000000,0x5000").unwrap()),
+                nic: Some(
+                    Attachment::parse("postern.nic=elisa-strict,2,0xc0000000,0x5000").unwrap()
+                ),
             })
         );
         assert_eq!(options.unwrap().nic.unwrap().path, Path::ElisaStrict);
