@@ -22,6 +22,7 @@ use std::sync::Arc;
 use postern_abi::machine::{self, Path};
 use postern_abi::port_word::PortWord;
 use postern_abi::window::{Geometry, MAX_QUEUES};
+use postern_kvm::AttachMode;
 use postern_nic::caller::{Caller, window_offset};
 use postern_nic::client::{self, Attachment, ClientError, Resources};
 use postern_nic::memory::{Memory, MemoryError};
@@ -29,7 +30,6 @@ use vm_memory::{FileOffset, GuestAddress, MmapRegion};
 
 use crate::devices::RequestPort;
 use crate::memory::{self, Slots};
-use crate::view::Use;
 
 /// Why a VM has no NIC port.
 #[derive(Debug, thiserror::Error)]
@@ -199,14 +199,14 @@ impl NicPort {
     }
 
     /// The view to attach to each vCPU, if the path has one, and how it is used.
-    pub fn view(&self, exit_on_abort: bool) -> Option<(BorrowedFd<'_>, Use)> {
-        let usage = match self.path() {
-            Path::Elisa | Path::ElisaStrict => Use::Enter { exit_on_abort },
-            Path::ExitKernel => Use::Hypercall,
+    pub fn view(&self, exit_on_abort: bool) -> Option<(BorrowedFd<'_>, AttachMode)> {
+        let mode = match self.path() {
+            Path::Elisa | Path::ElisaStrict => AttachMode::Enter { exit_on_abort },
+            Path::ExitKernel => AttachMode::Hypercall,
             Path::ExitUser | Path::Direct => return None,
         };
         match &self.attachment.resources {
-            Resources::View { view, .. } => Some((view.as_fd(), usage)),
+            Resources::View { view, .. } => Some((view.as_fd(), mode)),
             Resources::Memory { .. } => None,
         }
     }

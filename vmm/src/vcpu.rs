@@ -1,6 +1,7 @@
 //! A vCPU: its set-up and the loop that runs it.
 
 use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_bindings::{CpuId, kvm_run};
@@ -194,6 +195,13 @@ impl Vcpu {
     fn error(&self, call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error + use<> {
         let vcpu = self.number;
         move |source| Error { vcpu, call, source }
+    }
+}
+
+impl AsFd for Vcpu {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open for as long as `self.fd`, which is borrowed with `self`.
+        unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::Kvm;
-use postern_abi::kvm::KVM_CAP_EPT_VIEW;
+use postern_kvm::Device as ViewDevice;
 
 /// What became of opening /dev/kvm.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,9 +89,7 @@ impl Facts {
             cpu_smap: (features >> 20) & 1 == 1,
             vmx,
             module: module(Path::new("/sys/module/kvm_intel")),
-            views: kvm
-                .as_ref()
-                .map(|kvm| kvm.check_extension_raw(KVM_CAP_EPT_VIEW.into()) > 0),
+            views: ViewDevice::open().ok().map(|kvm| kvm.has_views()),
         }
     }
 }

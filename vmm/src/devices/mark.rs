@@ -5,7 +5,7 @@ use std::io;
 use super::{Effect, Failure, PioDevice, Shared, word};
 use crate::counters::{Counters, Counts};
 use crate::recorder::{Recorder, View};
-use crate::view::{self, Attached};
+use crate::view::{self, VcpuView};
 
 /// [`postern_abi::machine::PORT_MARK`] of one vCPU: a 32-bit write takes a snapshot under that
 /// label. The counters are read first, so that the work of the snapshot itself comes after the
@@ -13,7 +13,7 @@ use crate::view::{self, Attached};
 pub struct MarkPort {
     vcpu: usize,
     counters: Counters,
-    view: Option<Attached>,
+    view: Option<VcpuView>,
     recorder: Option<Shared<Recorder>>,
 }
 
@@ -22,7 +22,7 @@ impl MarkPort {
     pub fn new(
         vcpu: usize,
         counters: Counters,
-        view: Option<Attached>,
+        view: Option<VcpuView>,
         recorder: Option<Shared<Recorder>>,
     ) -> MarkPort {
         MarkPort {
@@ -40,7 +40,7 @@ impl MarkPort {
     /// When the module does not give them.
     pub fn last(&mut self) -> Result<(Counts, Option<View>), view::Error> {
         let counts = self.counters.read();
-        let stats = self.view.as_ref().map(Attached::stats).transpose()?;
+        let stats = self.view.as_ref().map(VcpuView::stats).transpose()?;
         Ok((counts, stats.map(|stats| View::new(self.vcpu, stats))))
     }
 
@@ -50,7 +50,7 @@ impl MarkPort {
             return Ok(());
         };
         let counts = self.counters.read();
-        let view = self.view.as_ref().map(Attached::stats).transpose();
+        let view = self.view.as_ref().map(VcpuView::stats).transpose();
         let view = view.map_err(io::Error::other).map_err(failure)?;
         recorder
             .with(|recorder| recorder.mark(label, self.vcpu, counts, view))

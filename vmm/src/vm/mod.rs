@@ -4,6 +4,7 @@ mod running;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{self, PathBuf};
 
 use kvm_ioctls::VmFd;
@@ -20,7 +21,7 @@ use crate::nic::{self, NicPort};
 use crate::recorder::Recorder;
 use crate::statistics::Statistics;
 use crate::vcpu::Vcpu;
-use crate::view::Attached;
+use crate::view::VcpuView;
 use crate::{loader, memory, signals, statistics, status, vcpu, view};
 
 pub use running::{Stopper, Vm};
@@ -214,7 +215,7 @@ impl Builder {
             let vcpu = Vcpu::new(number, fd, &host.cpuid(number, config.vcpus))?;
             let view = nic.as_ref().and_then(|nic| nic.view(config.exit_on_abort));
             let attached = view
-                .map(|(view, usage)| Attached::attach(number, vcpu.fd(), view, usage))
+                .map(|(view, mode)| VcpuView::attach(number, vcpu.as_fd(), view, mode))
                 .transpose()?;
             vcpus.push((vcpu, attached));
         }

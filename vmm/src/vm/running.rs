@@ -20,7 +20,7 @@ use crate::recorder::{Recorder, View};
 use crate::report::{Final, Outcome, Report};
 use crate::signals;
 use crate::vcpu::{End, Vcpu};
-use crate::view::Attached;
+use crate::view::VcpuView;
 
 /// What the threads of a VM tell the one that waits for its end.
 enum Event {
@@ -43,7 +43,7 @@ impl Stopper {
 /// What a VM that is ready to run consists of.
 pub(super) struct Parts {
     pub(super) counters: counters::Kind,
-    pub(super) vcpus: Vec<(Vcpu, Option<Attached>)>,
+    pub(super) vcpus: Vec<(Vcpu, Option<VcpuView>)>,
     pub(super) ram: GuestMemoryMmap,
     pub(super) irq: EventFd,
     pub(super) recorder: Option<Shared<Recorder>>,
@@ -157,7 +157,7 @@ struct Devices {
 /// The devices of one vCPU.
 struct VcpuDevices {
     request: Option<RequestPort>,
-    attached: Option<Attached>,
+    attached: Option<VcpuView>,
 }
 
 impl Devices {
