@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
-mod common;
+mod elf;
 
-use common::{Elf, PHOFF, PHSIZE, PT_INTERP, PT_LOAD, Segment};
+use elf::{Elf, PHOFF, PHSIZE, PT_INTERP, PT_LOAD, Segment};
 use postern_vmm::layout;
 use postern_vmm::loader::{Entry, ImageError, Kernel, Module, place_initrd, place_kernel};
 use postern_vmm::memory::reserve_ram;

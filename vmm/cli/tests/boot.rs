@@ -11,7 +11,8 @@ use std::arch::global_asm;
 use std::fs;
 use std::process::Output;
 
-use common::{Elf, Segment, postern, skip_without_vmx, stderr};
+use common::elf::{Elf, Segment};
+use common::{postern, skip_without_vmx, stderr};
 use serde_json::Value;
 use tempfile::TempDir;
 

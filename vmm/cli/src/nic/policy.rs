@@ -11,8 +11,8 @@ use postern_nic::policy::port::{Isolation, PortPolicy};
 use postern_nic::policy::rate::{MIN_BURST, RateLimit};
 use postern_nic::policy::vlan::VlanSpec;
 
-use super::admin::ask;
-use crate::failure::Failure;
+use super::ask::ask;
+use crate::error::CommandError;
 
 /// Flags of `postern nic set`.
 #[derive(ClapArgs)]
@@ -50,16 +50,16 @@ Settings:
   bridging=on|off             whether it takes part at all";
 
 /// Changes it; returns the exit status.
-pub fn run(args: Args) -> Result<u8, Failure> {
+pub fn run(args: Args) -> Result<u8, CommandError> {
     let mut policy = match (&args.policy, args.none) {
-        (Some(file), _) => read(file).map_err(Failure::configuration)?,
+        (Some(file), _) => read(file).map_err(CommandError::configuration)?,
         (None, true) => PortPolicy::default(),
         (None, false) => present(&args)?,
     };
     for setting in &args.settings {
         change(&mut policy, setting)
             .with_context(|| format!("'{setting}' cannot be set"))
-            .map_err(Failure::configuration)?;
+            .map_err(CommandError::configuration)?;
     }
     let set = Control::SetPolicy {
         port: args.port,
@@ -69,10 +69,10 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn present(args: &Args) -> Result<PortPolicy, Failure> {
+fn present(args: &Args) -> Result<PortPolicy, CommandError> {
     if args.settings.is_empty() {
         let error = anyhow!("nothing to change: name settings, --policy or --none (see --help)");
-        return Err(Failure::configuration(error));
+        return Err(CommandError::configuration(error));
     }
     let list: Vec<PolicyInfo> = ask(&args.socket, &Control::Policies)?;
     let found = list.into_iter().find(|info| info.port == args.port);

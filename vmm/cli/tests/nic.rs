@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Elf, postern, program, stderr};
+use common::elf::Elf;
+use common::{postern, program, stderr};
 use postern_abi::machine::Path;
 use postern_nic::client::{Attachment, Resources, attach};
 use postern_nic::memory::Memory;

@@ -11,8 +11,8 @@ use postern_nic::control::{
 use postern_nic::policy::port::PortPolicy;
 use serde_json::json;
 
-use super::admin::{ask, failure};
-use crate::failure::Failure;
+use super::ask::ask;
+use crate::error::CommandError;
 use crate::output;
 
 /// Flags of `postern nic show`.
@@ -45,7 +45,7 @@ enum What {
 }
 
 /// Prints it; returns the exit status.
-pub fn run(args: &Args) -> Result<u8, Failure> {
+pub fn run(args: &Args) -> Result<u8, CommandError> {
     let socket = &args.socket;
     let (value, text) = match args.what {
         What::Ports => {
@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             (json!(list), ports(&list))
         }
         What::Counters => {
-            let counters = client::counters(socket).map_err(failure)?;
+            let counters = client::counters(socket)?;
             (json!(counters), counters.to_string())
         }
         What::Macs => {

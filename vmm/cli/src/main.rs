@@ -1,11 +1,12 @@
 //! The program `postern`: one subcommand a file.
 
 mod check;
-mod failure;
-mod names;
+mod error;
 mod nic;
 mod output;
+mod parsers;
 mod run;
+mod stat;
 mod up;
 
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use postern_vmm::status;
 
-use failure::Failure;
+use error::CommandError;
 
 /// An exit-less VM I/O research hypervisor.
 #[derive(Parser)]
@@ -46,7 +47,7 @@ enum Command {
     NicKeeper,
 
     /// Show the counters of a running NIC.
-    Stat(nic::StatArgs),
+    Stat(stat::Args),
 }
 
 fn main() -> ExitCode {
@@ -66,12 +67,12 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Up(args) => up::run(args),
         Command::Nic(args) => nic::run(*args),
-        Command::NicKeeper => nic::keep(),
-        Command::Stat(args) => nic::stat(args),
+        Command::NicKeeper => nic::serve::keep(),
+        Command::Stat(args) => stat::run(args),
     };
     match result {
         Ok(status) => ExitCode::from(status),
-        Err(Failure { status, error }) => {
+        Err(CommandError { status, error }) => {
             eprintln!("postern: {error:#}");
             ExitCode::from(status)
         }

@@ -20,7 +20,7 @@ use postern_vmm::{signals, status};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
-use crate::failure::Failure;
+use crate::error::CommandError;
 use crate::{nic, output};
 
 /// Flags of `postern up`.
@@ -83,15 +83,15 @@ enum Event {
 }
 
 /// Runs all VMs to their end; returns the exit status.
-pub fn run(args: Args) -> Result<u8, Failure> {
-    let topology = Topology::read(&args.topology).map_err(Failure::configuration)?;
+pub fn run(args: Args) -> Result<u8, CommandError> {
+    let topology = Topology::read(&args.topology).map_err(CommandError::configuration)?;
     let (sender, events) = mpsc::channel();
     let signal_sender = sender.clone();
     signals::on_ending_signal(move |signal| {
         // If nobody listens any more, all has ended.
         let _ = signal_sender.send(Event::Signal(signal));
     })
-    .map_err(Failure::internal)?;
+    .map_err(CommandError::internal)?;
 
     let nic = match &topology.nic {
         Some(nic) => Some(Nic::start(nic, &sender)?),
@@ -103,7 +103,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         if let Err(error) = fleet.start(index, vm, socket, &sender) {
             fleet.take_down(status::INTERNAL);
             fleet.wait(&events);
-            return Err(Failure::internal(error));
+            return Err(CommandError::internal(error));
         }
     }
     let status = fleet.wait(&events);
@@ -124,17 +124,17 @@ struct Nic {
 }
 
 impl Nic {
-    fn start(nic: &topology::Nic, events: &Sender<Event>) -> Result<Nic, Failure> {
+    fn start(nic: &topology::Nic, events: &Sender<Event>) -> Result<Nic, CommandError> {
         let directory = tempfile::Builder::new()
             .prefix("postern-up-")
             .tempdir()
             .context("cannot make a private directory for the NIC's socket")
-            .map_err(Failure::internal)?;
+            .map_err(CommandError::internal)?;
         let socket = directory.path().join("nic");
         let mut options = Options::new(&socket, nic.geometry);
         options.image.clone_from(&nic.image);
         options.unlearned.clone_from(&nic.no_learning);
-        let mut server = nic::bind(&options)?;
+        let mut server = nic::serve::bind(&options)?;
         let stats = match &nic.stats {
             Some(path) => Some((output::create(path)?, path.clone())),
             None => None,
@@ -150,7 +150,7 @@ impl Nic {
                 server
             })
             .context("cannot start a thread for the NIC")
-            .map_err(Failure::internal)?;
+            .map_err(CommandError::internal)?;
         Ok(Nic {
             socket,
             stopper,
@@ -160,12 +160,12 @@ impl Nic {
         })
     }
 
-    fn finish(self) -> Result<(), Failure> {
+    fn finish(self) -> Result<(), CommandError> {
         self.stopper.stop();
         let server = self
             .thread
             .join()
-            .map_err(|_| Failure::internal(anyhow!("the NIC's thread panicked")))?;
+            .map_err(|_| CommandError::internal(anyhow!("the NIC's thread panicked")))?;
         match self.stats {
             Some((file, path)) => output::write_json(file, &path, &server.counters()),
             None => Ok(()),

@@ -1,9 +1,5 @@
-//! `postern nic`: the NIC that VMs share, and `postern stat`: its counters.
-
-mod admin;
-mod policy;
-mod replay;
-mod show;
+//! `postern nic --socket`: owning a NIC until a signal comes.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -12,22 +8,17 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use postern_abi::machine::Path;
-use postern_nic::client;
 use postern_nic::server::{self, KeeperProgram, Options, Server, ServerError};
 use postern_vmm::geometry::{self, DEFAULT_QUEUES, Wish};
+use postern_vmm::signals;
 use postern_vmm::size::Bytes;
-use postern_vmm::{signals, status};
 
-use crate::failure::Failure;
-use crate::{names, output};
+use crate::error::CommandError;
+use crate::{output, parsers};
 
-/// Flags of `postern nic`.
+/// Flags of an owner.
 #[derive(ClapArgs)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct Args {
-    #[command(subcommand)]
-    action: Option<admin::Action>,
-
+pub struct ServeFlags {
     /// Where VMMs connect (--nic of postern run). If a NIC is kept for it whose owner has ended, that NIC goes on, and
     /// --ports, --queues, --ring and --lane can be left out
     #[arg(long, value_name = "PATH", required = true)]
@@ -57,7 +48,7 @@ pub struct Args {
     image: Option<PathBuf>,
 
     /// Paths to offer; exit-user and direct give a VM's process the memory of all ports [default: all]
-    #[arg(long, value_name = "PATHS", value_delimiter = ',', value_parser = names::path)]
+    #[arg(long, value_name = "PATHS", value_delimiter = ',', value_parser = parsers::path)]
     paths: Vec<Path>,
 
     /// Ports from whose frames no stations are learned, since their guests replay captures
@@ -77,28 +68,16 @@ pub struct Args {
     stats: Option<PathBuf>,
 }
 
-/// What `--help` says about the exit status.
-pub const HELP: &str = "\
-Exit status:
-  0   ended by SIGINT, SIGTERM, SIGHUP, SIGQUIT or postern nic stop, in good order; or the NIC did as asked
-  64  flags, image, socket or policy cannot be used, or the NIC refuses what was asked
-  66  the NIC cannot be made, cannot go on, or cannot be reached
-  70  internal error, or the output file cannot be written";
-
 /// Ports of a NIC where nobody asks for more.
 const DEFAULT_PORTS: u32 = 2;
 /// How long a NIC without owner and tenants is kept.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Serves VMMs until a signal comes, or asks another process that does; returns the exit status.
-pub fn run(args: Args) -> Result<u8, Failure> {
-    let socket = match (args.action, args.socket) {
-        (Some(action), _) => return admin::run(action),
-        (None, Some(socket)) => socket,
-        (None, None) => {
-            let error = anyhow::anyhow!("no socket is named; give one with --socket");
-            return Err(Failure::configuration(error));
-        }
+/// Serves VMMs until a signal comes; returns the exit status.
+pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
+    let Some(socket) = args.socket else {
+        let error = anyhow::anyhow!("no socket is named; give one with --socket");
+        return Err(CommandError::configuration(error));
     };
     let wish = Wish {
         ports: args.ports.unwrap_or(DEFAULT_PORTS),
@@ -106,7 +85,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         ring: args.ring,
         lane: args.lane,
     };
-    let geometry = wish.geometry().map_err(Failure::configuration)?;
+    let geometry = wish.geometry().map_err(CommandError::configuration)?;
     let mut options = Options::new(socket, geometry);
     options.any_geometry =
         args.ports.is_none() && args.queues.is_none() && args.ring.is_none() && args.lane.is_none();
@@ -129,7 +108,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         // If nobody listens any more, all has ended.
         let _ = sender.send(());
     })
-    .map_err(Failure::internal)?;
+    .map_err(CommandError::internal)?;
     let mut server = bind(&options)?;
     let stats = match args.stats {
         Some(path) => Some((output::create(&path)?, path)),
@@ -143,7 +122,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
                 stopper.stop();
             }
         })
-        .map_err(Failure::internal)?;
+        .map_err(CommandError::internal)?;
     if let Some(reason) = server.without_views() {
         eprintln!("postern: no elisa, elisa-strict, exit-kernel: {reason}");
     }
@@ -168,64 +147,17 @@ pub fn run(args: Args) -> Result<u8, Failure> {
 }
 
 /// Keeps a NIC that this program's parent owns; returns the exit status.
-pub fn keep() -> Result<u8, Failure> {
-    server::keep(GRACE).map_err(Failure::internal)?;
+pub fn keep() -> Result<u8, CommandError> {
+    server::keep(GRACE).map_err(CommandError::internal)?;
     Ok(0)
 }
 
 /// Makes a NIC; an error names the image that it is about.
-pub fn bind(options: &Options) -> Result<Server, Failure> {
+pub fn bind(options: &Options) -> Result<Server, CommandError> {
     Server::bind(options).map_err(|error| match (&error, &options.image) {
-        (ServerError::Image(_), Some(image)) => Failure::configuration(
+        (ServerError::Image(_), Some(image)) => CommandError::configuration(
             anyhow::Error::from(error).context(format!("cannot use {}", image.display())),
         ),
         _ => error.into(),
     })
-}
-
-impl From<ServerError> for Failure {
-    fn from(error: ServerError) -> Failure {
-        let status = match &error {
-            ServerError::Image(_)
-            | ServerError::InUse(_)
-            | ServerError::NotASocket(_)
-            | ServerError::Listen { .. }
-            | ServerError::Kept { .. }
-            | ServerError::NoSuchPort { .. } => status::CONFIGURATION,
-            ServerError::Memory(_)
-            | ServerError::View(_)
-            | ServerError::Keeper(_)
-            | ServerError::Clock(_)
-            | ServerError::Wait(_) => status::NIC,
-        };
-        Failure {
-            status,
-            error: error.into(),
-        }
-    }
-}
-
-/// Flags of `postern stat`.
-#[derive(ClapArgs)]
-pub struct StatArgs {
-    /// The NIC's socket
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
-
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// Prints the counters of a running NIC; returns the exit status.
-pub fn stat(args: StatArgs) -> Result<u8, Failure> {
-    let counters = client::counters(&args.socket).map_err(|error| Failure {
-        status: status::NIC,
-        error: error.into(),
-    })?;
-    output::print(&match args.json {
-        true => format!("{:#}\n", serde_json::json!(counters)),
-        false => counters.to_string(),
-    })?;
-    Ok(0)
 }

@@ -5,7 +5,7 @@ use postern_vmm::check::{self, Facts, Rung};
 use postern_vmm::status;
 use serde_json::json;
 
-use crate::failure::Failure;
+use crate::error::CommandError;
 use crate::output;
 
 /// Flags of `postern check`.
@@ -23,7 +23,7 @@ Exit status:
   65  something is missing";
 
 /// Prints the ladder; returns the exit status.
-pub fn run(args: Args) -> Result<u8, Failure> {
+pub fn run(args: Args) -> Result<u8, CommandError> {
     let ladder = check::ladder(&Facts::gather());
     let complete = check::complete(&ladder);
     let text = match args.json {

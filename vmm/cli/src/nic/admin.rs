@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
-use postern_nic::client::{self, ClientError};
 use postern_nic::control::{CaptureInfo, Control, Format, Mac};
-use postern_vmm::status;
 
+use super::ask::{ask, order};
 use super::{policy, replay, show};
-use crate::failure::Failure;
+use crate::error::CommandError;
 use crate::output;
 
 /// What to do with a running NIC.
@@ -176,7 +175,7 @@ pub struct StopArgs {
 }
 
 /// Does it; returns the exit status.
-pub fn run(action: Action) -> Result<u8, Failure> {
+pub fn run(action: Action) -> Result<u8, CommandError> {
     match action {
         Action::Show(args) => show::run(&args),
         Action::Set(args) => policy::run(args),
@@ -219,7 +218,7 @@ pub fn run(action: Action) -> Result<u8, Failure> {
     }
 }
 
-fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, Failure> {
+fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, CommandError> {
     match action {
         CaptureAction::Add {
             port: PortOrAll(port),
@@ -246,37 +245,15 @@ fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, Failure> {
             output::print(&format!("{written} frames written, {lost} lost\n"))?;
             match info.failure {
                 None => Ok(0),
-                Some(why) => Err(Failure::internal(anyhow::anyhow!(why))),
+                Some(why) => Err(CommandError::internal(anyhow::anyhow!(why))),
             }
         }
     }
 }
 
 /// The owner has another working directory, maybe.
-fn absolute(file: &Path) -> Result<PathBuf, Failure> {
+fn absolute(file: &Path) -> Result<PathBuf, CommandError> {
     std::path::absolute(file)
         .with_context(|| format!("cannot use {}", file.display()))
-        .map_err(Failure::configuration)
-}
-
-fn order(socket: &Path, control: &Control) -> Result<u8, Failure> {
-    ask::<()>(socket, control)?;
-    Ok(0)
-}
-
-/// Asks the owner.
-pub fn ask<T: serde::de::DeserializeOwned>(socket: &Path, control: &Control) -> Result<T, Failure> {
-    client::control(socket, control).map_err(failure)
-}
-
-/// A client's error with its status.
-pub fn failure(error: ClientError) -> Failure {
-    let status = match &error {
-        ClientError::Refused { .. } | ClientError::TooLong { .. } => status::CONFIGURATION,
-        _ => status::NIC,
-    };
-    Failure {
-        status,
-        error: error.into(),
-    }
+        .map_err(CommandError::configuration)
 }

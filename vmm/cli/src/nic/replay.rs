@@ -15,8 +15,7 @@ use postern_nic::memory::Memory;
 use postern_nic::port::NativePort;
 use postern_vmm::{signals, status};
 
-use super::admin::failure;
-use crate::failure::Failure;
+use crate::error::CommandError;
 use crate::output;
 
 /// Flags of `postern nic replay`.
@@ -52,15 +51,15 @@ fn pace(text: &str) -> Result<Pace, String> {
 }
 
 /// Sends it; returns the exit status.
-pub fn run(args: &Args) -> Result<u8, Failure> {
-    let recording = Recording::open(&args.file).map_err(Failure::configuration)?;
-    let attachment = client::attach(&args.socket, args.port, Path::Direct).map_err(failure)?;
+pub fn run(args: &Args) -> Result<u8, CommandError> {
+    let recording = Recording::open(&args.file).map_err(CommandError::configuration)?;
+    let attachment = client::attach(&args.socket, args.port, Path::Direct)?;
     let number = attachment.caller.port();
     let Resources::Memory { state, windows } = attachment.resources else {
         let error = anyhow::anyhow!("the NIC gave a view instead of its memory");
-        return Err(Failure::internal(error));
+        return Err(CommandError::internal(error));
     };
-    let nic = |error: anyhow::Error| Failure {
+    let nic = |error: anyhow::Error| CommandError {
         status: status::NIC,
         error,
     };
@@ -71,7 +70,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let mut port = port.hold();
     let ended = Arc::new(AtomicBool::new(false));
     let end = Arc::clone(&ended);
-    signals::on_ending_signal(move |_| end.store(true, Relaxed)).map_err(Failure::internal)?;
+    signals::on_ending_signal(move |_| end.store(true, Relaxed)).map_err(CommandError::internal)?;
     let replay = Replay {
         pace: args.pace,
         loops: (args.loops != 0).then_some(args.loops),

@@ -11,7 +11,8 @@ use std::path::Path as FilePath;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Elf, postern, program, skip_without_vmx, stderr};
+use common::elf::Elf;
+use common::{postern, program, skip_without_vmx, stderr};
 use postern_nic::client;
 use serde_json::Value;
 use tempfile::TempDir;

@@ -7,29 +7,29 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::error::CommandError;
 
 /// Prints to standard output. A reader who has had enough is no failure.
-pub fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let error = anyhow::Error::from(error).context("cannot write to standard output");
-            Err(Failure::internal(error))
+            Err(CommandError::internal(error))
         }
         _ => Ok(()),
     }
 }
 
 /// Creates a file that the user asked for.
-pub fn create(path: &Path) -> Result<File, Failure> {
+pub fn create(path: &Path) -> Result<File, CommandError> {
     File::create(path)
         .with_context(|| format!("cannot create {}", path.display()))
-        .map_err(Failure::configuration)
+        .map_err(CommandError::configuration)
 }
 
 /// Writes a value as JSON into a file made by [`create`].
-pub fn write_json(mut file: File, path: &Path, value: &impl Serialize) -> Result<(), Failure> {
+pub fn write_json(mut file: File, path: &Path, value: &impl Serialize) -> Result<(), CommandError> {
     serde_json::to_vec_pretty(value)
         .map_err(io::Error::from)
         .and_then(|mut text| {
@@ -37,5 +37,5 @@ pub fn write_json(mut file: File, path: &Path, value: &impl Serialize) -> Result
             file.write_all(&text)
         })
         .with_context(|| format!("cannot write {}", path.display()))
-        .map_err(Failure::internal)
+        .map_err(CommandError::internal)
 }

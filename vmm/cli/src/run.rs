@@ -10,8 +10,8 @@ use postern_vmm::size::Bytes;
 use postern_vmm::vm::{Builder, Config, Outputs};
 use postern_vmm::{counters, signals};
 
-use crate::failure::Failure;
-use crate::{names, output};
+use crate::error::CommandError;
+use crate::{output, parsers};
 
 /// Flags of `postern run`.
 #[derive(ClapArgs)]
@@ -58,7 +58,7 @@ pub struct Args {
     port: Option<u32>,
 
     /// How the guest's requests reach the NIC: elisa, elisa-strict, exit-kernel, exit-user or direct
-    #[arg(long, value_name = "PATH", requires = "nic", value_parser = names::path)]
+    #[arg(long, value_name = "PATH", requires = "nic", value_parser = parsers::path)]
     path: Option<machine::Path>,
 
     /// End the VM when a call in a view is aborted; without it the guest gets #UD and goes on
@@ -67,12 +67,12 @@ pub struct Args {
 
     /// Which counters to read at the guest's marks: none, emulated (the exact ones of the emulated
     /// machine) or perf (the CPU's instruction counters)
-    #[arg(long, value_name = "WHICH", default_value = "none", value_parser = names::counters)]
+    #[arg(long, value_name = "WHICH", default_value = "none", value_parser = parsers::counters)]
     counters: counters::Kind,
 }
 
 /// Boots the VM and waits for its end; returns the exit status.
-pub fn run(args: Args) -> Result<u8, Failure> {
+pub fn run(args: Args) -> Result<u8, CommandError> {
     let config = Config {
         kernel: args.kernel,
         initrd: args.initrd,
@@ -90,7 +90,8 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     let vm = builder.build()?;
 
     let stopper = vm.stopper();
-    signals::on_ending_signal(move |signal| stopper.stop(signal)).map_err(Failure::internal)?;
+    signals::on_ending_signal(move |signal| stopper.stop(signal))
+        .map_err(CommandError::internal)?;
 
     // Only now, so that nothing is left behind by a run that cannot be.
     let outputs = Outputs {
@@ -113,7 +114,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
     Ok(report.outcome.status())
 }
 
-fn open_serial(path: &Path) -> Result<SerialOutput, Failure> {
+fn open_serial(path: &Path) -> Result<SerialOutput, CommandError> {
     if path == Path::new("-") {
         return Ok(Box::new(io::stdout()));
     }

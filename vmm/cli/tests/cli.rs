@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Elf, postern, program, stderr};
+use common::elf::Elf;
+use common::{postern, program, stderr};
 use postern_abi::machine::Path;
 use postern_nic::client::{self, Resources};
 use tempfile::TempDir;

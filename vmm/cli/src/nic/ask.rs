@@ -1,0 +1,23 @@
+//! Requests to the owner of a running NIC.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use postern_nic::client;
+use postern_nic::control::Control;
+
+use crate::error::CommandError;
+
+/// Asks the owner, and has its answer.
+pub fn ask<T: serde::de::DeserializeOwned>(
+    socket: &Path,
+    control: &Control,
+) -> Result<T, CommandError> {
+    Ok(client::control(socket, control)?)
+}
+
+/// Has the owner do something; returns the exit status.
+pub fn order(socket: &Path, control: &Control) -> Result<u8, CommandError> {
+    ask::<()>(socket, control)?;
+    Ok(0)
+}
