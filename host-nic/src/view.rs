@@ -23,7 +23,7 @@ pub enum ViewError {
     Open(#[source] io::Error),
     /// KVM is there, without views.
     #[error(
-        "the loaded KVM has no EPT views; build and load the patched one with kernel-patches/build.sh"
+        "the loaded KVM offers no EPT views; postern check says what is missing and what to do about it"
     )]
     NoViews,
     /// A view cannot be created.

@@ -1,4 +1,5 @@
 //! KVM of this host: opening it, and what the VMM needs of it.
+#![deny(unsafe_code)]
 
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};

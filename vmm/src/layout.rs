@@ -11,6 +11,7 @@
 //!   0x1_0000_0000           RAM beyond the first 3 GiB (abi::machine::HIGH_RAM_GPA)
 //!   256 GiB       64 GiB    only views use it: no memory slot here (abi::view::RESERVED_GPA)
 //! ```
+#![deny(unsafe_code)]
 
 use postern_abi::{PAGE_SIZE, machine, view};
 use vm_memory::GuestAddress;

@@ -11,7 +11,7 @@ use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, Gues
 use crate::layout;
 use crate::size::Bytes;
 
-/// What can be wrong with a VM's memory.
+/// Why a VM cannot have this memory.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Less RAM than any guest can start in.
@@ -22,7 +22,11 @@ pub enum Error {
     )]
     TooSmall(u64),
     /// More RAM than the layout has room for.
-    #[error("{size} of memory are too many for a VM: the most is {max}", size = Bytes(*.0), max = Bytes(layout::MAX_RAM))]
+    #[error(
+        "{size} of memory are too many for a VM: the most is {max}",
+        size = Bytes(*.0),
+        max = Bytes(layout::MAX_RAM)
+    )]
     TooLarge(u64),
     /// RAM that is no whole number of pages.
     #[error("a memory of {0} bytes is not a multiple of {unit} bytes", unit = layout::RAM_UNIT)]
@@ -102,7 +106,7 @@ pub fn reserve_ram(size: u64) -> Result<GuestMemoryMmap, Error> {
 }
 
 /// Keeps a slot's host memory mapped for as long as the VM may use it.
-pub type Keeper = Arc<dyn Any + Send + Sync>;
+pub type MemoryOwner = Arc<dyn Any + Send + Sync>;
 
 /// One contiguous piece of guest-physical memory.
 struct Slot {
@@ -110,7 +114,7 @@ struct Slot {
     gpa: u64,
     size: u64,
     host: usize,
-    _keeper: Keeper,
+    _owner: MemoryOwner,
 }
 
 /// The memory slots of a VM: what lies where in guest-physical memory. No two overlap, and none
@@ -121,7 +125,7 @@ pub struct Slots {
 }
 
 /// Addresses that no slot may touch, with their ends.
-const TAKEN: [(&str, u64, u64); 2] = [
+const RESERVED_RANGES: [(&str, u64, u64); 2] = [
     (
         "the platform's interrupt controllers",
         layout::IO_APIC.0,
@@ -148,14 +152,14 @@ impl Slots {
     pub fn add_ram(&mut self, ram: &GuestMemoryMmap) -> Result<(), Error> {
         for region in ram.iter() {
             let host = region.as_ptr() as usize;
-            let keeper = region.get_mmap();
+            let owner = region.get_mmap();
             let (gpa, size) = (region.start_addr(), region.len());
-            self.add("RAM", gpa, size, host, keeper)?;
+            self.add("RAM", gpa, size, host, owner)?;
         }
         Ok(())
     }
 
-    /// Adds a slot: `size` bytes at host address `host`, seen by the guest at `gpa`. `keeper` owns
+    /// Adds a slot: `size` bytes at host address `host`, seen by the guest at `gpa`. `owner` owns
     /// the mapping; it lives as long as this table.
     ///
     /// # Errors
@@ -167,7 +171,7 @@ impl Slots {
         gpa: GuestAddress,
         size: u64,
         host: usize,
-        keeper: Keeper,
+        owner: MemoryOwner,
     ) -> Result<(), Error> {
         let start = gpa.raw_value();
         let bad = || Error::BadSlot {
@@ -184,7 +188,7 @@ impl Slots {
             .slots
             .iter()
             .map(|slot| (slot.name.as_str(), slot.gpa, slot.gpa + slot.size));
-        if let Some((other, other_gpa, other_end)) = TAKEN
+        if let Some((other, other_gpa, other_end)) = RESERVED_RANGES
             .into_iter()
             .chain(slots)
             .find(|&(_, other_start, other_end)| start < other_end && other_start < end)
@@ -203,7 +207,7 @@ impl Slots {
             gpa: start,
             size,
             host,
-            _keeper: keeper,
+            _owner: owner,
         });
         Ok(())
     }
@@ -222,7 +226,7 @@ impl Slots {
                 memory_size: slot.size,
                 userspace_addr: slot.host as u64,
             };
-            // SAFETY: the slot's keeper holds the mapping of `size` bytes at `host`, and `add` made
+            // SAFETY: the slot's owner holds the mapping of `size` bytes at `host`, and `add` made
             // sure that no other slot has these guest-physical addresses.
             unsafe { vm.set_user_memory_region(region) }.map_err(|source| Error::SetSlot {
                 name: slot.name.clone(),
@@ -242,14 +246,14 @@ mod tests {
 
     const HOST: usize = 0x7000_0000_0000;
 
-    fn keeper() -> Keeper {
+    fn owner() -> MemoryOwner {
         Arc::new(())
     }
 
     fn slots(list: &[(&str, u64, u64)]) -> Result<Slots, Error> {
         let mut slots = Slots::new();
         for &(name, gpa, size) in list {
-            slots.add(name, GuestAddress(gpa), size, HOST, keeper())?;
+            slots.add(name, GuestAddress(gpa), size, HOST, owner())?;
         }
         Ok(slots)
     }

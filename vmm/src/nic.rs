@@ -12,6 +12,7 @@
 //! The NIC keeps apart what different vCPUs of a port send, by KVM's number of the vCPU, as far as
 //! the port has queues. So a VM has at most as many vCPUs as that; on the path `direct` the guest
 //! chooses the numbers itself.
+#![deny(unsafe_code)]
 
 use std::fs::File;
 use std::io;
@@ -52,7 +53,8 @@ pub enum Error {
     },
     /// The NIC cannot tell so many vCPUs apart.
     #[error(
-        "each port of the NIC has queues for {queues} vCPUs, not {vcpus}: {} or give the VM fewer vCPUs",
+        "each port of the NIC has queues for {queues} vCPUs, not {vcpus}: {} or give the VM fewer \
+         vCPUs",
         remedy(*.vcpus)
     )]
     TooManyVcpus {
@@ -66,7 +68,7 @@ pub enum Error {
     Descriptors(#[source] io::Error),
 }
 
-/// What makes room for so many vCPUs.
+/// How a NIC is made that has queues for so many vCPUs.
 fn remedy(vcpus: usize) -> String {
     match u32::try_from(vcpus) {
         Ok(queues @ ..=MAX_QUEUES) => {
@@ -89,7 +91,7 @@ pub fn check_vcpus(vcpus: usize, geometry: Geometry, path: Path) -> Result<(), E
     Ok(())
 }
 
-/// What of the NIC's memory this process has mapped.
+/// The part of the NIC's memory that this process has mapped.
 enum Mapped {
     Window(Arc<MmapRegion>),
     Whole(Arc<Memory>),

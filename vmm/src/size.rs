@@ -1,10 +1,11 @@
-//! Sizes as people write them.
+//! A number of bytes, as people write it.
+#![deny(unsafe_code)]
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes. It is written with the largest unit that divides it, and read with an optional
-/// unit: `65536`, `512K`, `64M`, `2 GiB`.
+/// A number of bytes. It is written with the largest unit that divides it, and read with an
+/// optional unit: `65536`, `512K`, `64M`, `2 GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
 

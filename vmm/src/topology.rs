@@ -27,6 +27,7 @@
 //! ```
 //!
 //! Relative file names are relative to the directory of the file.
+#![deny(unsafe_code)]
 
 use std::fs;
 use std::io;
@@ -37,8 +38,8 @@ use postern_abi::window::Geometry;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::counters;
-use crate::geometry::{self, DEFAULT_QUEUES, Wish};
+use crate::event_counters;
+use crate::geometry::{self, DEFAULT_QUEUES, GeometryRequest};
 use crate::nic;
 use crate::size::Bytes;
 
@@ -116,7 +117,7 @@ pub struct Vm {
     /// Where its statistics go.
     pub stats: Option<PathBuf>,
     /// Which counters are read at its marks.
-    pub counters: counters::Kind,
+    pub counters: event_counters::CounterSource,
 }
 
 #[derive(Deserialize)]
@@ -212,13 +213,13 @@ fn line_of(text: &str, offset: usize) -> usize {
 fn check_nic(raw: Spanned<RawNic>, directory: &path::Path) -> Result<Nic, Complaint> {
     let start = raw.span().start;
     let raw = raw.into_inner();
-    let wish = Wish {
+    let request = GeometryRequest {
         ports: raw.ports,
         queues: raw.queues.unwrap_or(DEFAULT_QUEUES),
         ring: raw.ring.as_ref().map(size).transpose()?,
         lane: raw.lane.as_ref().map(size).transpose()?,
     };
-    let geometry = wish.geometry().map_err(|error| {
+    let geometry = request.geometry().map_err(|error| {
         let place = match error {
             geometry::Error::Ring(_) => raw.ring.as_ref(),
             geometry::Error::Lane(_) => raw.lane.as_ref(),
@@ -285,11 +286,15 @@ fn check_vm(
     };
     let port = connection(&raw, nic, others)?;
     let counters = match &raw.counters {
-        None => counters::Kind::None,
-        Some(text) => counters::Kind::from_name(text.get_ref()).ok_or_else(|| {
-            let names = counters::Kind::ALL.map(|(name, _)| name).join(", ");
-            about(text, format!("no such counters; there are {names}"))
-        })?,
+        None => event_counters::CounterSource::None,
+        Some(text) => {
+            event_counters::CounterSource::from_name(text.get_ref()).ok_or_else(|| {
+                let names = event_counters::CounterSource::ALL
+                    .map(|(name, _)| name)
+                    .join(", ");
+                about(text, format!("no such counters; there are {names}"))
+            })?
+        }
     };
     let file = |name: Option<PathBuf>| name.map(|name| directory.join(name));
     Ok(Vm {
@@ -397,7 +402,7 @@ outbox = "out.pcap"
         assert_eq!(sender.kernel, PathBuf::from("/abs/kernel"));
         assert_eq!((sender.memory, sender.vcpus), (Bytes(32 << 20), 2));
         assert_eq!(sender.port, Some((0, Path::ElisaStrict)));
-        assert_eq!(sender.counters, counters::Kind::Emulated);
+        assert_eq!(sender.counters, event_counters::CounterSource::Emulated);
         assert_eq!(receiver.kernel, PathBuf::from("/dir/kernel"));
         assert_eq!((receiver.memory, receiver.vcpus), (DEFAULT_MEMORY, 1));
         assert_eq!(receiver.outbox, Some("/dir/out.pcap".into()));

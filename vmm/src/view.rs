@@ -38,7 +38,8 @@ pub struct VcpuView {
 }
 
 impl VcpuView {
-    /// Attaches the sealed view `view` to the vCPU of that number and descriptor, whose CPUID is set.
+    /// Attaches the sealed view `view` to the vCPU of that number and descriptor, whose CPUID is
+    /// set.
     ///
     /// # Errors
     ///

@@ -223,13 +223,15 @@ proptest! {
         }
     }
 
-    /// The same with every field of the program headers drawn from interesting values.
+    /// Kernels all of whose program headers' fields are drawn from interesting values.
     #[test]
     fn no_segment_breaks_the_loader(
         segments in prop::collection::vec(segment(), 0..4),
         entry in number(),
     ) {
-        let mut file = Elf { segments: vec![Segment::load(0, b""); segments.len()], entry, ..Elf::kernel(b"") }.bytes();
+        let segments_of_nothing = vec![Segment::load(0, b""); segments.len()];
+        let elf = Elf { segments: segments_of_nothing, entry, ..Elf::kernel(b"") };
+        let mut file = elf.bytes();
         for (index, (kind, fields)) in segments.iter().enumerate() {
             let header = PHOFF + index * PHSIZE;
             file[header..header + 4].copy_from_slice(&kind.to_le_bytes());

@@ -1,4 +1,5 @@
 //! `postern check`: the capability ladder.
+#![deny(unsafe_code)]
 
 use clap::Args as ClapArgs;
 use postern_vmm::check::{self, Facts, Rung};

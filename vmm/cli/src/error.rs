@@ -1,4 +1,5 @@
 //! Errors of subcommands: what to say and which status to end with.
+#![deny(unsafe_code)]
 
 use postern_nic::client::ClientError;
 use postern_nic::server::ServerError;

@@ -1,4 +1,5 @@
 //! What subcommands print and write.
+#![deny(unsafe_code)]
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,7 +1,8 @@
 //! Things that flags call by name.
+#![deny(unsafe_code)]
 
 use postern_abi::machine::Path;
-use postern_vmm::counters::Kind;
+use postern_vmm::event_counters::CounterSource;
 
 /// The path of that name, or what there is instead.
 pub fn path(name: &str) -> Result<Path, String> {
@@ -12,9 +13,9 @@ pub fn path(name: &str) -> Result<Path, String> {
 }
 
 /// The counters of that name, or what there is instead.
-pub fn counters(name: &str) -> Result<Kind, String> {
-    Kind::from_name(name).ok_or_else(|| {
-        let names = Kind::ALL.map(|(name, _)| name);
+pub fn counters(name: &str) -> Result<CounterSource, String> {
+    CounterSource::from_name(name).ok_or_else(|| {
+        let names = CounterSource::ALL.map(|(name, _)| name);
         format!("no such counters; there are {}", names.join(", "))
     })
 }

@@ -1,4 +1,5 @@
 //! `postern run`: one VM.
+#![deny(unsafe_code)]
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,8 +8,8 @@ use clap::Args as ClapArgs;
 use postern_abi::machine;
 use postern_vmm::devices::SerialOutput;
 use postern_vmm::size::Bytes;
-use postern_vmm::vm::{Builder, Config, Outputs};
-use postern_vmm::{counters, signals};
+use postern_vmm::vm::{BuildConfig, Builder, Outputs};
+use postern_vmm::{event_counters, signals};
 
 use crate::error::CommandError;
 use crate::{output, parsers};
@@ -33,7 +34,8 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "64M")]
     memory: Bytes,
 
-    /// The guest's processors; with a port, at most as many as the NIC has queues (on all paths but direct)
+    /// The guest's processors; with a port, at most as many as the NIC has queues (on all paths but
+    /// direct)
     #[arg(long, value_name = "N", default_value_t = 1)]
     vcpus: usize,
 
@@ -57,7 +59,8 @@ pub struct Args {
     #[arg(long, value_name = "N", requires = "nic")]
     port: Option<u32>,
 
-    /// How the guest's requests reach the NIC: elisa, elisa-strict, exit-kernel, exit-user or direct
+    /// How the guest's requests reach the NIC: elisa, elisa-strict, exit-kernel, exit-user or
+    /// direct
     #[arg(long, value_name = "PATH", requires = "nic", value_parser = parsers::path)]
     path: Option<machine::Path>,
 
@@ -68,12 +71,12 @@ pub struct Args {
     /// Which counters to read at the guest's marks: none, emulated (the exact ones of the emulated
     /// machine) or perf (the CPU's instruction counters)
     #[arg(long, value_name = "WHICH", default_value = "none", value_parser = parsers::counters)]
-    counters: counters::Kind,
+    counters: event_counters::CounterSource,
 }
 
 /// Boots the VM and waits for its end; returns the exit status.
 pub fn run(args: Args) -> Result<u8, CommandError> {
-    let config = Config {
+    let config = BuildConfig {
         kernel: args.kernel,
         initrd: args.initrd,
         cmdline: args.cmdline,

@@ -1,5 +1,5 @@
 //! `postern stat`: the counters of a running NIC.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 use std::path::PathBuf;
 

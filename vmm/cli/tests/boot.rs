@@ -1,7 +1,8 @@
-//! Guests of a few instructions, run for real: what a VM finds at its start, and how its end is told.
+//! Guests of a few instructions, run for real: what a VM finds at its start, and how its end is
+//! told.
 //!
-//! They need a KVM that runs guest kernel code: hardware, or the emulated machine. `POSTERN` names the
-//! program to test where the build's own path does not exist.
+//! They need a KVM that runs guest kernel code: hardware, or the emulated machine. `POSTERN` names
+//! the program to test where the build's own path does not exist.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -207,19 +208,19 @@ guest!(
 );
 
 /// A directory with a guest in it.
-struct Bench {
+struct TestDirectory {
     dir: TempDir,
 }
 
-impl Bench {
+impl TestDirectory {
     /// Nothing, with a reason, where KVM does not run guests.
-    fn new(elf: &Elf) -> Option<Bench> {
+    fn new(elf: &Elf) -> Option<TestDirectory> {
         if skip_without_vmx() {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("kernel"), elf.bytes()).unwrap();
-        Some(Bench { dir })
+        Some(TestDirectory { dir })
     }
 
     fn path(&self, name: &str) -> String {
@@ -239,25 +240,25 @@ impl Bench {
 
 #[test]
 fn the_guests_status_is_passed_on() {
-    let Some(bench) = Bench::new(&Elf::kernel(exit_42())) else {
+    let Some(directory) = TestDirectory::new(&Elf::kernel(exit_42())) else {
         return;
     };
-    let output = bench.run(&[]);
+    let output = directory.run(&[]);
     assert_eq!(output.status.code(), Some(42), "{}", stderr(&output));
     assert_eq!(stderr(&output), "");
 }
 
 #[test]
 fn the_command_line_reaches_the_guest_and_comes_back() {
-    let Some(bench) = Bench::new(&Elf::kernel(hello())) else {
+    let Some(directory) = TestDirectory::new(&Elf::kernel(hello())) else {
         return;
     };
-    let output = bench.run(&["--cmdline", "Hello from the guest"]);
+    let output = directory.run(&["--cmdline", "Hello from the guest"]);
     assert_eq!(output.status.code(), Some(56), "{}", stderr(&output));
     assert_eq!(output.stdout, b"Hello from the guest");
 
-    let file = bench.path("serial");
-    let output = bench.run(&["--cmdline", "to a file", "--serial", &file]);
+    let file = directory.path("serial");
+    let output = directory.run(&["--cmdline", "to a file", "--serial", &file]);
     assert_eq!(output.status.code(), Some(56), "{}", stderr(&output));
     assert_eq!(output.stdout, b"");
     assert_eq!(fs::read(file).unwrap(), b"to a file");
@@ -265,13 +266,13 @@ fn the_command_line_reaches_the_guest_and_comes_back() {
 
 #[test]
 fn marks_are_recorded_with_statistics() {
-    let Some(bench) = Bench::new(&Elf::kernel(marks())) else {
+    let Some(directory) = TestDirectory::new(&Elf::kernel(marks())) else {
         return;
     };
-    let file = bench.path("stats");
-    let output = bench.run(&["--stats", &file]);
+    let file = directory.path("stats");
+    let output = directory.run(&["--stats", &file]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let stats = bench.stats();
+    let stats = directory.stats();
     assert_eq!(stats["exit"]["kind"], "guest");
     let marks = stats["marks"].as_array().unwrap();
     let labels: Vec<_> = marks.iter().map(|mark| &mark["label"]).collect();
@@ -288,16 +289,16 @@ fn marks_are_recorded_with_statistics() {
 
 #[test]
 fn emulated_counters_are_exact() {
-    let Some(bench) = Bench::new(&Elf::kernel(marks())) else {
+    let Some(directory) = TestDirectory::new(&Elf::kernel(marks())) else {
         return;
     };
-    let file = bench.path("stats");
-    let output = bench.run(&["--stats", &file, "--counters", "emulated"]);
+    let file = directory.path("stats");
+    let output = directory.run(&["--stats", &file, "--counters", "emulated"]);
     if output.status.code() == Some(64) && stderr(&output).contains("no emulated counters") {
         return println!("SKIP: {}", stderr(&output));
     }
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let stats = bench.stats();
+    let stats = directory.stats();
     let counter =
         |mark: usize, name: &str| stats["marks"][mark]["counters"][name].as_u64().unwrap();
     // Between two marks the guest runs `mov` and `out`, or `out` alone; the OUT exits and so is
@@ -318,22 +319,22 @@ fn emulated_counters_are_exact() {
 #[test]
 fn the_outbox_is_a_file() {
     let code = outbox();
-    let Some(bench) = Bench::new(&Elf::kernel(code)) else {
+    let Some(directory) = TestDirectory::new(&Elf::kernel(code)) else {
         return;
     };
-    let (file, stats) = (bench.path("outbox"), bench.path("stats"));
-    let output = bench.run(&["--outbox", &file, "--stats", &stats]);
+    let (file, stats) = (directory.path("outbox"), directory.path("stats"));
+    let output = directory.run(&["--outbox", &file, "--stats", &stats]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(fs::read(file).unwrap(), &code[..8]);
-    assert_eq!(bench.stats()["final"]["outbox_refused"], 1);
+    assert_eq!(directory.stats()["final"]["outbox_refused"], 1);
 }
 
 #[test]
 fn a_triple_fault_is_told_with_its_place() {
-    let Some(bench) = Bench::new(&Elf::kernel(triple_fault())) else {
+    let Some(directory) = TestDirectory::new(&Elf::kernel(triple_fault())) else {
         return;
     };
-    let output = bench.run(&[]);
+    let output = directory.run(&[]);
     assert_eq!(output.status.code(), Some(67));
     let text = stderr(&output);
     assert!(
@@ -344,10 +345,10 @@ fn a_triple_fault_is_told_with_its_place() {
 
 #[test]
 fn a_guest_that_kvm_cannot_run_on_is_told() {
-    let Some(bench) = Bench::new(&Elf::kernel(off_the_map())) else {
+    let Some(directory) = TestDirectory::new(&Elf::kernel(off_the_map())) else {
         return;
     };
-    let output = bench.run(&[]);
+    let output = directory.run(&[]);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(69), "{text}");
     assert!(text.contains("an instruction cannot be emulated"), "{text}");
@@ -355,10 +356,10 @@ fn a_guest_that_kvm_cannot_run_on_is_told() {
 
 #[test]
 fn memory_that_is_not_there_reads_as_ones() {
-    let Some(bench) = Bench::new(&Elf::kernel(nobody_home())) else {
+    let Some(directory) = TestDirectory::new(&Elf::kernel(nobody_home())) else {
         return;
     };
-    let output = bench.run(&[]);
+    let output = directory.run(&[]);
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
 }
 
@@ -366,28 +367,28 @@ fn memory_that_is_not_there_reads_as_ones() {
 fn pvh_kernels_start_in_32_bit_mode() {
     let mut elf = Elf::kernel(pvh());
     elf.segments.push(Segment::pvh_note(0x10_0000));
-    let Some(bench) = Bench::new(&elf) else {
+    let Some(directory) = TestDirectory::new(&elf) else {
         return;
     };
-    let output = bench.run(&[]);
+    let output = directory.run(&[]);
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
 }
 
 #[test]
 fn a_second_cpu_waits_for_its_sipi() {
-    let Some(bench) = Bench::new(&Elf::kernel(two_cpus())) else {
+    let Some(directory) = TestDirectory::new(&Elf::kernel(two_cpus())) else {
         return;
     };
-    let output = bench.run(&["--vcpus", "2"]);
+    let output = directory.run(&["--vcpus", "2"]);
     assert_eq!(output.status.code(), Some(9), "{}", stderr(&output));
 }
 
 #[test]
 fn a_signal_ends_a_vm_that_sleeps() {
-    let Some(bench) = Bench::new(&Elf::kernel(sleeper())) else {
+    let Some(directory) = TestDirectory::new(&Elf::kernel(sleeper())) else {
         return;
     };
-    let (kernel, stats) = (bench.path("kernel"), bench.path("stats"));
+    let (kernel, stats) = (directory.path("kernel"), directory.path("stats"));
     let mut child = std::process::Command::new(common::program())
         .args([
             "run", "--vcpus", "2", "--kernel", &kernel, "--stats", &stats,
@@ -402,5 +403,5 @@ fn a_signal_ends_a_vm_that_sleeps() {
     assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(128 + libc::SIGTERM));
-    assert_eq!(bench.stats()["exit"]["kind"], "signal");
+    assert_eq!(directory.stats()["exit"]["kind"], "signal");
 }

@@ -32,13 +32,13 @@ fn assert_refused(output: &Output, status: i32, parts: &[&str]) {
 }
 
 /// A directory with a sane kernel in it.
-struct Bench(TempDir);
+struct TestDirectory(TempDir);
 
-impl Bench {
-    fn new() -> Bench {
+impl TestDirectory {
+    fn new() -> TestDirectory {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("kernel"), Elf::kernel(&[0xf4]).bytes()).unwrap();
-        Bench(dir)
+        TestDirectory(dir)
     }
 
     fn path(&self, name: &str) -> String {
@@ -87,21 +87,21 @@ fn flags_that_make_no_sense() {
     assert_refused(&postern(&["run"]), CONFIGURATION, &["--kernel"]);
     assert_refused(&postern(&["fly"]), CONFIGURATION, &["fly"]);
     assert_refused(&postern::<&str>(&[]), CONFIGURATION, &["Usage"]);
-    let bench = Bench::new();
-    let nic = bench.path("nic");
-    bench.refuse(
+    let directory = TestDirectory::new();
+    let nic = directory.path("nic");
+    directory.refuse(
         &["--memory", "lots"],
         CONFIGURATION,
         &["--memory", "size such as 64M"],
     );
-    bench.refuse(&["--port", "1"], CONFIGURATION, &["--nic"]);
-    bench.refuse(&["--nic", &nic], CONFIGURATION, &["--port", "--path"]);
-    bench.refuse(
+    directory.refuse(&["--port", "1"], CONFIGURATION, &["--nic"]);
+    directory.refuse(&["--nic", &nic], CONFIGURATION, &["--port", "--path"]);
+    directory.refuse(
         &["--nic", &nic, "--port", "1", "--path", "teleport"],
         CONFIGURATION,
         &["no such path", "exit-user"],
     );
-    bench.refuse(
+    directory.refuse(
         &["--counters", "all"],
         CONFIGURATION,
         &["none, emulated, perf"],
@@ -120,41 +120,41 @@ fn help_is_no_error_and_tells_the_statuses() {
 
 #[test]
 fn kernels_that_are_none() {
-    let bench = Bench::new();
-    let missing = bench.path("no-such-file");
-    bench.refuse_kernel(&missing, &[], CONFIGURATION, &[&missing, "No such file"]);
-    let text = bench.write("text", b"#!/bin/sh\n");
-    bench.refuse_kernel(&text, &[], CONFIGURATION, &[&text, "not an ELF file"]);
+    let directory = TestDirectory::new();
+    let missing = directory.path("no-such-file");
+    directory.refuse_kernel(&missing, &[], CONFIGURATION, &[&missing, "No such file"]);
+    let text = directory.write("text", b"#!/bin/sh\n");
+    directory.refuse_kernel(&text, &[], CONFIGURATION, &[&text, "not an ELF file"]);
     let whole = Elf::kernel(&[0xf4; 100]).bytes();
-    let cut = bench.write("cut", &whole[..whole.len() - 1]);
-    bench.refuse_kernel(&cut, &[], CONFIGURATION, &[&cut, "truncated", "segment 0"]);
+    let cut = directory.write("cut", &whole[..whole.len() - 1]);
+    directory.refuse_kernel(&cut, &[], CONFIGURATION, &[&cut, "truncated", "segment 0"]);
     let mut elf = Elf::kernel(&[0xf4]);
     elf.machine = 183;
-    let other = bench.write("other", &elf.bytes());
-    bench.refuse_kernel(
+    let other = directory.write("other", &elf.bytes());
+    directory.refuse_kernel(
         &other,
         &[],
         CONFIGURATION,
         &[&other, "machine 183", "x86-64"],
     );
-    let directory = bench.path("");
-    bench.refuse_kernel(&directory, &[], CONFIGURATION, &["directory"]);
+    let folder = directory.path("");
+    directory.refuse_kernel(&folder, &[], CONFIGURATION, &["directory"]);
 }
 
 #[test]
 fn kernels_larger_than_memory() {
-    let bench = Bench::new();
+    let directory = TestDirectory::new();
     let mut elf = Elf::kernel(&[0xf4]);
     elf.segments[0].memory = 32 << 20;
-    let big = bench.write("big", &elf.bytes());
-    bench.refuse_kernel(
+    let big = directory.write("big", &elf.bytes());
+    directory.refuse_kernel(
         &big,
         &["--memory", "16M"],
         CONFIGURATION,
         &[&big, "segment 0", "16 MiB", "at least 33 MiB with --memory"],
     );
-    let initrd = bench.write("initrd", &vec![0; 16 << 20]);
-    bench.refuse(
+    let initrd = directory.write("initrd", &vec![0; 16 << 20]);
+    directory.refuse(
         &["--memory", "16M", "--initrd", &initrd],
         CONFIGURATION,
         &[&initrd, "more with --memory"],
@@ -163,14 +163,14 @@ fn kernels_larger_than_memory() {
 
 #[test]
 fn memory_that_no_vm_can_have() {
-    let bench = Bench::new();
-    bench.refuse(&["--memory", "0"], CONFIGURATION, &["too few", "2 MiB"]);
-    bench.refuse(
+    let directory = TestDirectory::new();
+    directory.refuse(&["--memory", "0"], CONFIGURATION, &["too few", "2 MiB"]);
+    directory.refuse(
         &["--memory", "4097K"],
         CONFIGURATION,
         &["not a multiple of 4096"],
     );
-    bench.refuse(
+    directory.refuse(
         &["--memory", "300G"],
         CONFIGURATION,
         &["300 GiB", "the most is"],
@@ -182,14 +182,14 @@ fn vcpus_that_no_vm_can_have() {
     if !kvm() {
         return;
     }
-    let bench = Bench::new();
-    bench.refuse(&["--vcpus", "0"], CONFIGURATION, &["at least 1 vCPU"]);
-    bench.refuse(
+    let directory = TestDirectory::new();
+    directory.refuse(&["--vcpus", "0"], CONFIGURATION, &["at least 1 vCPU"]);
+    directory.refuse(
         &["--vcpus", "100000"],
         CONFIGURATION,
         &["100000", "at most"],
     );
-    bench.refuse(&["--vcpus=-1"], CONFIGURATION, &["--vcpus"]);
+    directory.refuse(&["--vcpus=-1"], CONFIGURATION, &["--vcpus"]);
 }
 
 #[test]
@@ -197,14 +197,14 @@ fn command_lines_that_cannot_be_passed() {
     if !kvm() {
         return;
     }
-    let bench = Bench::new();
+    let directory = TestDirectory::new();
     let long = "x".repeat(5000);
-    bench.refuse(
+    directory.refuse(
         &["--cmdline", &long],
         CONFIGURATION,
         &["5000 bytes", "4095"],
     );
-    bench.refuse(
+    directory.refuse(
         &["--cmdline", "caf\u{e9}"],
         CONFIGURATION,
         &["not printable ASCII"],
@@ -216,11 +216,15 @@ fn counters_that_the_machine_does_not_have() {
     if !kvm() {
         return;
     }
-    let bench = Bench::new();
-    if postern_vmm::counters::Counters::open(postern_vmm::counters::Kind::Emulated).is_ok() {
+    let directory = TestDirectory::new();
+    if postern_vmm::event_counters::EventCounters::open(
+        postern_vmm::event_counters::CounterSource::Emulated,
+    )
+    .is_ok()
+    {
         return println!("SKIP: this is the emulated machine");
     }
-    bench.refuse(&["--counters", "emulated"], CONFIGURATION, &["--counters"]);
+    directory.refuse(&["--counters", "emulated"], CONFIGURATION, &["--counters"]);
 }
 
 #[test]
@@ -228,8 +232,11 @@ fn outputs_that_cannot_be_created() {
     if !kvm() {
         return;
     }
-    let bench = Bench::new();
-    let (kernel, nowhere) = (bench.path("kernel"), bench.path("no/such/directory"));
+    let directory = TestDirectory::new();
+    let (kernel, nowhere) = (
+        directory.path("kernel"),
+        directory.path("no/such/directory"),
+    );
     for flag in ["--serial", "--outbox", "--stats"] {
         let output = postern(&["run", "--kernel", &kernel, flag, &nowhere]);
         let text = stderr(&output);
@@ -247,15 +254,15 @@ struct RunningNic {
 }
 
 impl RunningNic {
-    fn start(bench: &Bench, more: &[&str]) -> RunningNic {
-        let (nic, line) = RunningNic::announced(bench, more);
+    fn start(directory: &TestDirectory, more: &[&str]) -> RunningNic {
+        let (nic, line) = RunningNic::announced(directory, more);
         assert!(line.starts_with("NIC of 2 ports"), "{line}");
         nic
     }
 
     /// With what it says of itself.
-    fn announced(bench: &Bench, more: &[&str]) -> (RunningNic, String) {
-        let socket = bench.path("nic");
+    fn announced(directory: &TestDirectory, more: &[&str]) -> (RunningNic, String) {
+        let socket = directory.path("nic");
         let mut child = Command::new(program())
             .args(["nic", "--socket", &socket])
             .args(more)
@@ -281,18 +288,18 @@ fn nics_that_give_no_port() {
     if !kvm() {
         return;
     }
-    let bench = Bench::new();
-    let socket = bench.path("nic");
+    let directory = TestDirectory::new();
+    let socket = directory.path("nic");
     let connect =
         |port, path| ["--nic", &socket, "--port", port, "--path", path].map(str::to_owned);
     let refuse = |port, path, parts: &[&str]| {
         let flags = connect(port, path);
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        bench.refuse(&flags, NIC, parts);
+        directory.refuse(&flags, NIC, parts);
     };
     refuse("0", "direct", &[&socket, "postern nic --socket"]);
 
-    let nic = RunningNic::start(&bench, &["--paths", "elisa,direct"]);
+    let nic = RunningNic::start(&directory, &["--paths", "elisa,direct"]);
     refuse("2", "direct", &["no port 2", "0 to 1"]);
     refuse("0", "exit-user", &["does not offer the path exit-user"]);
     refuse("0", "elisa", &["elisa", "--image"]);
@@ -301,11 +308,11 @@ fn nics_that_give_no_port() {
     drop(taken);
     assert_eq!(nic.end(libc::SIGTERM), Some(0));
 
-    let nic = RunningNic::start(&bench, &["--paths", "exit-user"]);
+    let nic = RunningNic::start(&directory, &["--paths", "exit-user"]);
     let flags = connect("0", "exit-user");
     let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     flags.extend(["--vcpus", "2"]);
-    bench.refuse(&flags, CONFIGURATION, &["not 2", "--queues 2"]);
+    directory.refuse(&flags, CONFIGURATION, &["not 2", "--queues 2"]);
     assert_eq!(nic.end(libc::SIGTERM), Some(0));
     assert!(!PathBuf::from(&socket).exists(), "the socket is gone");
 }
@@ -315,9 +322,9 @@ fn nics_larger_than_the_guests_room() {
     if !kvm() {
         return;
     }
-    let bench = Bench::new();
-    let (nic, _) = RunningNic::announced(&bench, &["--ports", "16", "--lane", "4M"]);
-    bench.refuse(
+    let directory = TestDirectory::new();
+    let (nic, _) = RunningNic::announced(&directory, &["--ports", "16", "--lane", "4M"]);
+    directory.refuse(
         &["--nic", &nic.socket, "--port", "0", "--path", "direct"],
         CONFIGURATION,
         &["the NIC's memory", "overlaps", "interrupt controllers"],
@@ -327,8 +334,8 @@ fn nics_larger_than_the_guests_room() {
 
 #[test]
 fn nics_that_cannot_be() {
-    let bench = Bench::new();
-    let socket = bench.path("nic");
+    let directory = TestDirectory::new();
+    let socket = directory.path("nic");
     let refuse = |more: &[&str], parts: &[&str]| {
         let args = [&["nic", "--socket", &socket], more].concat();
         assert_refused(&postern(&args), CONFIGURATION, parts);
@@ -348,26 +355,26 @@ fn nics_that_cannot_be() {
     refuse(&["--lane", "5X"], &["--lane", "unknown unit"]);
     refuse(&["--no-learning", "5"], &["no port 5"]);
     refuse(&["--paths", "elisa,x"], &["no such path"]);
-    let text = bench.write("text", b"not an image");
+    let text = directory.write("text", b"not an image");
     refuse(&["--image", &text], &[&text]);
-    let file = bench.write("file", b"");
+    let file = directory.write("file", b"");
     let output = postern(&["nic", "--socket", &file]);
     assert_refused(&output, CONFIGURATION, &[&file, "not a socket"]);
 
-    let nic = RunningNic::start(&bench, &[]);
+    let nic = RunningNic::start(&directory, &[]);
     let output = postern(&["nic", "--socket", &nic.socket]);
     assert_refused(&output, CONFIGURATION, &["already listening"]);
     assert_eq!(nic.end(libc::SIGKILL), None);
     // What a killed NIC leaves is no obstacle.
-    let nic = RunningNic::start(&bench, &[]);
+    let nic = RunningNic::start(&directory, &[]);
     assert_eq!(nic.end(libc::SIGINT), Some(0));
 }
 
 #[test]
 fn the_largest_nic() {
-    let bench = Bench::new();
+    let directory = TestDirectory::new();
     let size = ["--ports", "256", "--ring", "4K", "--lane", "4K"];
-    let (nic, line) = RunningNic::announced(&bench, &size);
+    let (nic, line) = RunningNic::announced(&directory, &size);
     assert!(
         line.starts_with(
             "NIC of 256 ports with 1 queue each, TX rings of 4 KiB, lanes of 4 KiB at "
@@ -395,11 +402,11 @@ fn the_largest_nic() {
 
 #[test]
 fn counters_of_a_nic() {
-    let bench = Bench::new();
-    let (socket, stats) = (bench.path("nic"), bench.path("stats"));
+    let directory = TestDirectory::new();
+    let (socket, stats) = (directory.path("nic"), directory.path("stats"));
     let output = postern(&["stat", "--socket", &socket]);
     assert_refused(&output, NIC, &[&socket]);
-    let nic = RunningNic::start(&bench, &["--stats", &stats]);
+    let nic = RunningNic::start(&directory, &["--stats", &stats]);
     let output = postern(&["stat", "--socket", &socket, "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["ports"][1]["port"], 1);
@@ -429,8 +436,8 @@ fn the_capability_ladder() {
 }
 
 /// `postern up` with a private directory for temporary files, which must be empty in the end.
-fn up(bench: &Bench, text: &str) -> Output {
-    let file = bench.write("topology.toml", text.as_bytes());
+fn up(directory: &TestDirectory, text: &str) -> Output {
+    let file = directory.write("topology.toml", text.as_bytes());
     let temporary = tempfile::tempdir().unwrap();
     let output = Command::new(program())
         .args(["up", &file])
@@ -443,18 +450,18 @@ fn up(bench: &Bench, text: &str) -> Output {
 
 #[test]
 fn topologies_that_cannot_be() {
-    let bench = Bench::new();
+    let directory = TestDirectory::new();
     let output = postern(&["up", "/no/such/file.toml"]);
     assert_refused(&output, CONFIGURATION, &["/no/such/file.toml"]);
     let output = up(
-        &bench,
+        &directory,
         "[nic]\nports = 2\n\n[[vm]]\nname = \"a\"\nkernal = \"k\"\n",
     );
     assert_refused(&output, CONFIGURATION, &["topology.toml:6:", "kernal"]);
-    let output = up(&bench, "[[vm]]\nname = \"a\"\nkernel = \"missing\"\n");
+    let output = up(&directory, "[[vm]]\nname = \"a\"\nkernel = \"missing\"\n");
     assert_refused(&output, CONFIGURATION, &["VM a ended with status 64"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let kernel = bench.path("missing");
+    let kernel = directory.path("missing");
     assert!(
         text.contains("a | postern: kernel") && text.contains(&kernel),
         "{text}"
@@ -466,11 +473,11 @@ fn one_vm_that_fails_takes_the_others_down() {
     if !kvm() {
         return;
     }
-    let bench = Bench::new();
+    let directory = TestDirectory::new();
     // The first would sleep for ever, or (where KVM makes no VM) fail as well.
     let start = Instant::now();
     let output = up(
-        &bench,
+        &directory,
         "[nic]\nports = 2\nstats = \"nic.json\"\n\
          [[vm]]\nname = \"sleeper\"\nkernel = \"kernel\"\nport = 0\npath = \"direct\"\n\
          [[vm]]\nname = \"broken\"\nkernel = \"missing\"\nport = 1\npath = \"direct\"\n",
@@ -480,5 +487,5 @@ fn one_vm_that_fails_takes_the_others_down() {
     assert!(text.contains("VM broken ended with status 64"), "{text}");
     assert!(text.contains("VM sleeper ended with status"), "{text}");
     assert!(matches!(output.status.code(), Some(64 | 65)), "{text}");
-    assert!(PathBuf::from(bench.path("nic.json")).exists());
+    assert!(PathBuf::from(directory.path("nic.json")).exists());
 }

@@ -23,13 +23,13 @@ const SLEEPER: &[u8] = &[0xf4, 0xeb, 0xfd];
 /// `mov dx, PORT_EXIT; mov eax, 42; out dx, eax; hlt`.
 const EXIT_42: &[u8] = &[0x66, 0xba, 0xe0, 0x0c, 0xb8, 42, 0, 0, 0, 0xef, 0xf4];
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A directory with guests.
-struct Bench(TempDir);
+struct TestDirectory(TempDir);
 
-impl Bench {
-    fn new() -> Option<Bench> {
+impl TestDirectory {
+    fn new() -> Option<TestDirectory> {
         if skip_without_vmx() {
             return None;
         }
@@ -38,7 +38,7 @@ impl Bench {
             fs::write(dir.path().join(name), Elf::kernel(code).bytes()).unwrap();
         }
         fs::create_dir(dir.path().join("tmp")).unwrap();
-        Some(Bench(dir))
+        Some(TestDirectory(dir))
     }
 
     fn path(&self, name: &str) -> String {
@@ -72,7 +72,7 @@ impl Bench {
 fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
     let start = Instant::now();
     while !there() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(start.elapsed() < TIMEOUT, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -88,93 +88,96 @@ fn attached(socket: &str) -> bool {
 
 #[test]
 fn the_port_of_a_killed_vmm_can_be_had_again() {
-    let Some(bench) = Bench::new() else {
+    let Some(directory) = TestDirectory::new() else {
         return;
     };
-    let socket = bench.path("nic");
-    let mut nic = bench.start(&["nic", "--socket", &socket]);
+    let socket = directory.path("nic");
+    let mut nic = directory.start(&["nic", "--socket", &socket]);
     wait_until("the NIC", || client::counters(socket.as_ref()).is_ok());
     for path in ["direct", "exit-user"] {
-        let args = bench.run_on(&socket, "sleeper", path);
+        let args = directory.run_on(&socket, "sleeper", path);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let mut vmm = bench.start(&args);
+        let mut vmm = directory.start(&args);
         wait_until("the VM", || attached(&socket));
         signal(&vmm, libc::SIGKILL);
         vmm.wait().unwrap();
         wait_until("the port's release", || !attached(&socket));
-        let output = postern(&bench.run_on(&socket, "exit", path));
+        let output = postern(&directory.run_on(&socket, "exit", path));
         assert_eq!(output.status.code(), Some(42), "{}", stderr(&output));
     }
     signal(&nic, libc::SIGTERM);
     assert_eq!(nic.wait().unwrap().code(), Some(0));
 }
 
-fn topology(bench: &Bench, first: &str, second: &str) -> String {
-    let text = format!(
-        "[nic]\nports = 2\n\
-         [[vm]]\nname = \"a\"\nkernel = \"{first}\"\nport = 0\npath = \"direct\"\nstats = \"a.json\"\n\
-         [[vm]]\nname = \"b\"\nkernel = \"{second}\"\nport = 1\npath = \"direct\"\nstats = \"b.json\"\n"
-    );
-    let file = bench.path("topology.toml");
+fn topology(directory: &TestDirectory, first: &str, second: &str) -> String {
+    let vm = |name, kernel, port| {
+        format!(
+            "[[vm]]\nname = \"{name}\"\nkernel = \"{kernel}\"\nport = {port}\n\
+             path = \"direct\"\nstats = \"{name}.json\"\n"
+        )
+    };
+    let (first, second) = (vm("a", first, 0), vm("b", second, 1));
+    let text = format!("[nic]\nports = 2\n{first}{second}");
+    let file = directory.path("topology.toml");
     fs::write(&file, text).unwrap();
     file
 }
 
 /// Starts `postern up` with two VMs that sleep, and waits until they do.
-fn two_sleepers(bench: &Bench) -> Child {
-    let file = topology(bench, "sleeper", "sleeper");
-    let up = bench.start(&["up", &file]);
+fn two_sleepers(directory: &TestDirectory) -> Child {
+    let file = topology(directory, "sleeper", "sleeper");
+    let up = directory.start(&["up", &file]);
     wait_until("both VMs", || {
         ["a.json", "b.json"]
             .iter()
-            .all(|stats| fs::exists(bench.path(stats)).unwrap())
+            .all(|stats| fs::exists(directory.path(stats)).unwrap())
     });
     up
 }
 
-fn leftovers(bench: &Bench) -> usize {
-    fs::read_dir(bench.path("tmp")).unwrap().count()
+fn leftovers(directory: &TestDirectory) -> usize {
+    fs::read_dir(directory.path("tmp")).unwrap().count()
 }
 
 #[test]
 fn a_signal_takes_all_down() {
-    let Some(bench) = Bench::new() else {
+    let Some(directory) = TestDirectory::new() else {
         return;
     };
-    let mut up = two_sleepers(&bench);
+    let mut up = two_sleepers(&directory);
     signal(&up, libc::SIGINT);
     assert_eq!(up.wait().unwrap().code(), Some(128 + libc::SIGINT));
     for stats in ["a.json", "b.json"] {
-        assert_eq!(bench.exit_kind(stats).unwrap(), "signal");
+        assert_eq!(directory.exit_kind(stats).unwrap(), "signal");
     }
-    assert_eq!(leftovers(&bench), 0);
+    assert_eq!(leftovers(&directory), 0);
 }
 
 #[test]
 fn vms_end_with_the_process_that_started_them() {
-    let Some(bench) = Bench::new() else {
+    let Some(directory) = TestDirectory::new() else {
         return;
     };
-    let mut up = two_sleepers(&bench);
+    let mut up = two_sleepers(&directory);
     signal(&up, libc::SIGKILL);
     up.wait().unwrap();
     wait_until("the end of both VMs", || {
         ["a.json", "b.json"]
             .iter()
-            .all(|stats| bench.exit_kind(stats).is_some())
+            .all(|stats| directory.exit_kind(stats).is_some())
     });
-    assert_eq!(bench.exit_kind("b.json").unwrap(), "signal");
+    assert_eq!(directory.exit_kind("b.json").unwrap(), "signal");
 }
 
 #[test]
 fn the_first_failure_is_the_status_of_all() {
-    let Some(bench) = Bench::new() else {
+    let Some(directory) = TestDirectory::new() else {
         return;
     };
-    let file = topology(&bench, "sleeper", "exit");
-    let mut up = bench.start(&["up", &file]);
+    let file = topology(&directory, "sleeper", "exit");
+    let mut up = directory.start(&["up", &file]);
     assert_eq!(up.wait().unwrap().code(), Some(42));
-    assert_eq!(bench.exit_kind("a.json").unwrap(), "signal");
-    assert_eq!(bench.exit_kind("b.json").unwrap(), "guest");
-    assert_eq!(leftovers(&bench), 0);
+    assert_eq!(directory.exit_kind("a.json").unwrap(), "signal");
+    assert_eq!(directory.exit_kind("b.json").unwrap(), "guest");
+    assert_eq!(leftovers(&directory), 0);
 }

@@ -25,16 +25,16 @@ use tempfile::TempDir;
 const CONFIGURATION: i32 = 64;
 const NIC: i32 = 66;
 
-struct Nic {
+struct TestNic {
     directory: TempDir,
     child: Child,
 }
 
-impl Nic {
-    fn start(more: &[&str]) -> Nic {
+impl TestNic {
+    fn start(more: &[&str]) -> TestNic {
         let directory = tempfile::tempdir().unwrap();
-        let child = Nic::child(directory.path(), more, "NIC of 4 ports");
-        Nic { directory, child }
+        let child = TestNic::child(directory.path(), more, "NIC of 4 ports");
+        TestNic { directory, child }
     }
 
     fn child(directory: &FilePath, more: &[&str], says: &str) -> Child {
@@ -111,7 +111,7 @@ impl Nic {
     }
 }
 
-impl Drop for Nic {
+impl Drop for TestNic {
     fn drop(&mut self) {
         // In good order, so that no keeper stays behind.
         if let Ok(None) = self.child.try_wait() {
@@ -138,7 +138,7 @@ impl Tenant {
 
 #[test]
 fn a_nic_is_administered_live() {
-    let nic = Nic::start(&["--ports", "4", "--ageing", "60"]);
+    let nic = TestNic::start(&["--ports", "4", "--ageing", "60"]);
     let socket = nic.path("nic");
     nic.done(
         "set",
@@ -206,7 +206,7 @@ fn a_nic_is_administered_live() {
 
 #[test]
 fn what_is_captured_can_be_replayed() {
-    let nic = Nic::start(&["--ports", "4", "--no-learning", "2"]);
+    let nic = TestNic::start(&["--ports", "4", "--no-learning", "2"]);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
     nic.done("capture", &["add", "all", &nic.path("frames")]);
     nic.refused(
@@ -239,7 +239,7 @@ fn what_is_captured_can_be_replayed() {
 
 #[test]
 fn a_nic_is_taken_over() {
-    let mut nic = Nic::start(&["--ports", "4"]);
+    let mut nic = TestNic::start(&["--ports", "4"]);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
     nic.done("set", &["2", "isolation=isolated"]);
     let frame = [&[0xff; 6][..], &[2; 74]].concat();
@@ -248,7 +248,7 @@ fn a_nic_is_taken_over() {
         nic.child.wait().unwrap();
         assert_eq!(first.port.send(&[&frame]), 1);
         assert_eq!(second.take().len(), 1);
-        nic.child = Nic::child(nic.directory.path(), &[], "NIC of 4 ports");
+        nic.child = TestNic::child(nic.directory.path(), &[], "NIC of 4 ports");
     }
     let counters = nic.json("counters");
     assert_eq!(counters["ports"][0]["tx_frames"], 2);
@@ -260,7 +260,7 @@ fn a_nic_is_taken_over() {
     let other = postern(&["nic", "--socket", &socket, "--ports", "2"]);
     assert_eq!(other.status.code(), Some(CONFIGURATION));
     assert!(stderr(&other).contains("4 ports"), "{}", stderr(&other));
-    nic.child = Nic::child(nic.directory.path(), &[], "taken over");
+    nic.child = TestNic::child(nic.directory.path(), &[], "taken over");
     let twice = postern(&["nic", "--socket", &socket]);
     assert!(stderr(&twice).contains("already listening"));
     nic.done("stop", &[]);
@@ -277,7 +277,7 @@ fn a_vm_outlives_the_owner_of_its_nic() {
         println!("SKIP: /dev/kvm cannot be opened: {error}");
         return;
     }
-    let mut nic = Nic::start(&["--ports", "4"]);
+    let mut nic = TestNic::start(&["--ports", "4"]);
     // pause; jump back to it.
     let kernel = Elf::kernel(&[0xf3, 0x90, 0xeb, 0xfc]).bytes();
     fs::write(nic.path("kernel"), kernel).unwrap();
@@ -303,7 +303,7 @@ fn a_vm_outlives_the_owner_of_its_nic() {
         .spawn()
         .unwrap();
     let pid = vm.id();
-    let attached = |nic: &Nic| nic.json("ports")[1]["pid"] == pid;
+    let attached = |nic: &TestNic| nic.json("ports")[1]["pid"] == pid;
     while !attached(&nic) {
         assert!(vm.try_wait().unwrap().is_none(), "the VM has ended");
         thread::sleep(Duration::from_millis(10));
@@ -311,7 +311,7 @@ fn a_vm_outlives_the_owner_of_its_nic() {
     for _ in 0..2 {
         nic.child.kill().unwrap();
         nic.child.wait().unwrap();
-        nic.child = Nic::child(nic.directory.path(), &[], "taken over");
+        nic.child = TestNic::child(nic.directory.path(), &[], "taken over");
         assert!(vm.try_wait().unwrap().is_none(), "the VM has ended");
         assert!(attached(&nic));
     }
@@ -326,12 +326,12 @@ fn a_vm_outlives_the_owner_of_its_nic() {
 
 #[test]
 fn without_a_keeper_a_nic_ends_with_its_owner() {
-    let mut nic = Nic::start(&["--ports", "4", "--no-keeper"]);
+    let mut nic = TestNic::start(&["--ports", "4", "--no-keeper"]);
     nic.refused("stop", &["--keep"], &["no keeper"]);
     assert!(!FilePath::new(&nic.path("nic.keeper")).exists());
     nic.child.kill().unwrap();
     nic.child.wait().unwrap();
-    nic.child = Nic::child(nic.directory.path(), &["--no-keeper"], "NIC of 2 ports");
+    nic.child = TestNic::child(nic.directory.path(), &["--no-keeper"], "NIC of 2 ports");
     nic.done("stop", &[]);
     assert!(nic.child.wait().unwrap().success());
 }

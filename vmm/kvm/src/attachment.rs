@@ -1,5 +1,5 @@
 //! A sealed view on a vCPU.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};

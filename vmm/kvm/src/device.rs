@@ -1,5 +1,5 @@
 //! /dev/kvm, as far as views are concerned.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 use std::fs::File;
 use std::io;

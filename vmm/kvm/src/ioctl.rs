@@ -1,7 +1,7 @@
 //! The table of the view ioctls, with one function each: what is passed is what the kernel gets.
 //!
-//! Nothing is checked here, because tests of the kernel pass what is wrong; programs use the methods
-//! of [`crate::View`] and [`crate::Attachment`].
+//! Nothing is checked here, because tests of the kernel pass what is wrong; programs use the
+//! methods of [`crate::View`] and [`crate::Attachment`].
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

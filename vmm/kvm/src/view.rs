@@ -60,7 +60,8 @@ impl Protection {
 /// How far a view is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewMode {
-    /// Three VMFUNCs a call; code of the view is as good as root on the host. Needs `CAP_SYS_RAWIO`.
+    /// Three VMFUNCs a call; code of the view is as good as root on the host. Needs
+    /// `CAP_SYS_RAWIO`.
     Fast,
     /// Four VMFUNCs a call; code of the view reaches the view's memory only.
     Strict,

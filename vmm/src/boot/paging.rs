@@ -1,11 +1,12 @@
 //! The boot page tables.
+#![deny(unsafe_code)]
 
 use postern_abi::PAGE_SIZE;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{PageTable, PageTableFlags};
 
-use super::Error;
+use super::error::Error;
 use crate::layout;
 
 /// Bytes that one entry of a page directory maps.

@@ -1,4 +1,5 @@
 //! The `hvm_start_info` and what it points to: command line, initrd, memory map.
+#![deny(unsafe_code)]
 
 use linux_loader::loader::elf::start_info::{
     hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
@@ -6,7 +7,7 @@ use linux_loader::loader::elf::start_info::{
 use postern_abi::{machine, view};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::Error;
+use super::error::Error;
 use crate::layout;
 use crate::loader::Module;
 

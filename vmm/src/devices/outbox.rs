@@ -1,18 +1,19 @@
 //! The port by which a guest writes bytes to a file of the host.
+#![deny(unsafe_code)]
 
 use std::fs::File;
 
 use postern_abi::machine;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use super::{Effect, Failure, PioDevice, word};
+use super::bus::{DeviceError, Effect, PioDevice, word};
 
 /// [`machine::PORT_OUTBOX`]: a 32-bit write names a [`machine::Outbox`] in RAM; the bytes that it
 /// names, in RAM too, are appended to the file.
 ///
-/// All of it is the guest's: the descriptor is read once, the range checked, and the bytes go to the
-/// file as they are when they are copied. A request that names anything but RAM, or comes without a
-/// file, is refused and counted.
+/// All of it is the guest's: the descriptor is read once, the range checked, and the bytes go to
+/// the file as they are when they are copied. A request that names anything but RAM, or comes
+/// without a file, is refused and counted.
 pub struct Outbox {
     ram: GuestMemoryMmap,
     file: Option<File>,
@@ -63,7 +64,7 @@ impl PioDevice for Outbox {
     fn write(&mut self, offset: u16, data: &[u8]) -> Effect {
         match word(offset, data).and_then(|address| self.append(address)) {
             Some(Ok(())) => Effect::Continue,
-            Some(Err(source)) => Effect::Failed(Failure {
+            Some(Err(source)) => Effect::Fail(DeviceError {
                 what: "write the VM's outbox file",
                 source,
             }),

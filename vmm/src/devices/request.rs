@@ -6,10 +6,11 @@ use postern_abi::machine;
 use postern_nic::caller::Caller;
 use postern_nic::memory::Memory;
 
-use super::{Effect, PioDevice, word};
+use super::bus::{Effect, PioDevice, word};
 
-/// [`machine::PORT_REQUEST`] of one vCPU: a 32-bit write is one request, served before the guest goes
-/// on, by the code that serves all paths. No lock, no allocation and no system call happens here.
+/// [`machine::PORT_REQUEST`] of one vCPU: a 32-bit write is one request, served before the guest
+/// goes on, by the code that serves all paths. No lock, no allocation and no system call happens
+/// here.
 pub struct RequestPort {
     memory: Arc<Memory>,
     caller: Caller,
@@ -17,8 +18,8 @@ pub struct RequestPort {
 }
 
 impl RequestPort {
-    /// The port of the vCPU of that number, of a VM that is that caller. No other port of the VM has
-    /// the number: the switch relies on it that a vCPU makes one call at a time.
+    /// The port of the vCPU of that number, of a VM that is that caller. No other port of the VM
+    /// has the number: the switch relies on it that a vCPU makes one call at a time.
     pub fn new(memory: Arc<Memory>, caller: Caller, vcpu: u32) -> RequestPort {
         RequestPort {
             memory,

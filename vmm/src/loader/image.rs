@@ -1,4 +1,5 @@
 //! ELF headers, checked against the file and the VM's memory.
+#![deny(unsafe_code)]
 
 use std::ops::Range;
 
@@ -6,7 +7,7 @@ use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr, PT_INTERP, PT_LOAD, PT_NOTE};
 use postern_abi::machine;
 use vm_memory::{ByteValued, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::ImageError;
+use super::error::ImageError;
 use crate::layout;
 
 /// The headers of an ELF file, found consistent with the file's size.

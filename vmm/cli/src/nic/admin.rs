@@ -1,4 +1,5 @@
 //! What `postern nic ACTION SOCKET` asks the owner of a running NIC for.
+#![deny(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 
@@ -40,11 +41,11 @@ pub struct PortArgs {
     /// Number of the port
     port: u32,
     /// What to do
-    state: Wanted,
+    state: PortState,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Wanted {
+enum PortState {
     /// Let it to whoever asks
     Enable,
     /// End the tenancy now, and let it to nobody
@@ -102,8 +103,8 @@ enum UplinkAction {
     Add {
         /// Number of the port, which nobody may have
         port: u32,
-        /// tap:NAME, packet:INTERFACE or xdp:INTERFACE; behind a tap's name perhaps ,mtu=BYTES, behind that of
-        /// xdp ,queue=N and ,mode=auto, copy or zero-copy
+        /// tap:NAME, packet:INTERFACE or xdp:INTERFACE; behind a tap's name perhaps ,mtu=BYTES,
+        /// behind that of xdp ,queue=N and ,mode=auto, copy or zero-copy
         interface: String,
         /// Look for frames all the time, which takes one CPU
         #[arg(long)]
@@ -169,7 +170,8 @@ fn port_or_all(text: &str) -> Result<PortOrAll, String> {
 pub struct StopArgs {
     /// The NIC's socket
     socket: PathBuf,
-    /// The NIC goes on without an owner, until another postern nic --socket takes it over, or its last VM has ended
+    /// The NIC goes on without an owner, until another postern nic --socket takes it over, or its
+    /// last VM has ended
     #[arg(long)]
     keep: bool,
 }
@@ -183,12 +185,12 @@ pub fn run(action: Action) -> Result<u8, CommandError> {
         Action::Port(PortArgs {
             socket,
             port,
-            state: Wanted::Enable,
+            state: PortState::Enable,
         }) => order(&socket, &Control::Enable { port }),
         Action::Port(PortArgs {
             socket,
             port,
-            state: Wanted::Disable,
+            state: PortState::Disable,
         }) => order(&socket, &Control::Disable { port }),
         Action::Mac(MacArgs { socket, action }) => order(
             &socket,

@@ -1,5 +1,5 @@
 //! Requests to the owner of a running NIC.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
 //! `postern nic`: the NIC that VMs share.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod admin;
 mod ask;
@@ -26,7 +26,8 @@ pub struct Args {
 /// What `--help` says about the exit status.
 pub const HELP: &str = "\
 Exit status:
-  0   ended by SIGINT, SIGTERM, SIGHUP, SIGQUIT or postern nic stop, in good order; or the NIC did as asked
+  0   ended by SIGINT, SIGTERM, SIGHUP, SIGQUIT or postern nic stop, in good order;
+      or the NIC did as asked
   64  flags, image, socket or policy cannot be used, or the NIC refuses what was asked
   66  the NIC cannot be made, cannot go on, or cannot be reached
   70  internal error, or the output file cannot be written";

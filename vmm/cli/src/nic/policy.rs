@@ -1,4 +1,5 @@
 //! `postern nic set`: a port's policy, from a file or setting by setting.
+#![deny(unsafe_code)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ pub struct Args {
     socket: PathBuf,
     /// Number of the port
     port: u32,
-    /// Begin with the policy in this file instead of the port's present one: TOML, or JSON if its name ends in .json
+    /// Begin with the policy in this file instead of the port's present one: TOML, or JSON if its
+    /// name ends in .json
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Begin with no policy
@@ -36,12 +38,14 @@ pub struct Args {
 const HELP: &str = "\
 Settings:
   source=any|own|MAC          source addresses that the port may use
-  ingress=RATE[/BURST]|off    how much it may send: bits a second, with K, M or G; bytes, with K or M
+  ingress=RATE[/BURST]|off    how much it may send: RATE in bits a second, with K, M or G;
+                              BURST in bytes, with K or M
   egress=RATE[/BURST]|off     how much it may receive
   vlan=access:N               untagged frames of one VLAN
   vlan=trunk:N,N...[/NATIVE]  tagged frames of several, untagged ones of NATIVE
   vlan=off
-  rule=RULE                   another rule of the access list, such as 'rule=deny in ipv4 tcp dport 22'
+  rule=RULE                   another rule of the access list, such as
+                              'rule=deny in ipv4 tcp dport 22'
   rules=none                  no rules
   default=permit|deny         what happens to frames that match no rule
   mirror=PORT|off             the port that gets a copy of all that this one sends and receives

@@ -1,4 +1,5 @@
 //! `postern nic replay`.
+#![deny(unsafe_code)]
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -23,8 +24,8 @@ use crate::output;
 pub struct Args {
     /// The NIC's socket; it must offer the path direct
     socket: PathBuf,
-    /// Number of the port, which nobody may have; if the file holds what several stations said, start the NIC with
-    /// --no-learning for it
+    /// Number of the port, which nobody may have; if the file holds what several stations said,
+    /// start the NIC with --no-learning for it
     port: u32,
     /// A pcap or pcapng file
     file: PathBuf,

@@ -1,5 +1,5 @@
 //! `postern nic --socket`: owning a NIC until a signal comes.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use postern_abi::machine::Path;
 use postern_nic::server::{self, KeeperProgram, Options, Server, ServerError};
-use postern_vmm::geometry::{self, DEFAULT_QUEUES, Wish};
+use postern_vmm::geometry::{self, DEFAULT_QUEUES, GeometryRequest};
 use postern_vmm::signals;
 use postern_vmm::size::Bytes;
 
@@ -19,8 +19,8 @@ use crate::{output, parsers};
 /// Flags of an owner.
 #[derive(ClapArgs)]
 pub struct ServeFlags {
-    /// Where VMMs connect (--nic of postern run). If a NIC is kept for it whose owner has ended, that NIC goes on, and
-    /// --ports, --queues, --ring and --lane can be left out
+    /// Where VMMs connect (--nic of postern run). If a NIC is kept for it whose owner has ended,
+    /// that NIC goes on, and --ports, --queues, --ring and --lane can be left out
     #[arg(long, value_name = "PATH", required = true)]
     socket: Option<PathBuf>,
 
@@ -28,8 +28,8 @@ pub struct ServeFlags {
     #[arg(long, value_name = "N")]
     ports: Option<u32>,
 
-    /// TX queues of each port, and RX queues, 1 to 8 and at most 256 of the whole NIC; a VM with a port
-    /// has at most as many processors (--vcpus of postern run) [default: 1]
+    /// TX queues of each port, and RX queues, 1 to 8 and at most 256 of the whole NIC; a VM with a
+    /// port has at most as many processors (--vcpus of postern run) [default: 1]
     #[arg(long, value_name = "N")]
     queues: Option<u32>,
 
@@ -37,9 +37,9 @@ pub struct ServeFlags {
     #[arg(long, value_name = "SIZE")]
     ring: Option<Bytes>,
 
-    /// Size of each lane, likewise: what one queue of one port has sent and one RX queue of another has
-    /// not yet received [default: what makes 4M for each RX queue, but 32K at least, and no more than
-    /// a TX ring has]
+    /// Size of each lane, in bytes or with K or M, from 4K to 8M: what one queue of one port has
+    /// sent and one RX queue of another has not yet received [default: what makes 4M for each RX
+    /// queue, but 32K at least, and no more than a TX ring has]
     #[arg(long, value_name = "SIZE")]
     lane: Option<Bytes>,
 
@@ -47,7 +47,8 @@ pub struct ServeFlags {
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
 
-    /// Paths to offer; exit-user and direct give a VM's process the memory of all ports [default: all]
+    /// Paths to offer; exit-user and direct give a VM's process the memory of all ports [default:
+    /// all]
     #[arg(long, value_name = "PATHS", value_delimiter = ',', value_parser = parsers::path)]
     paths: Vec<Path>,
 
@@ -79,13 +80,13 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
         let error = anyhow::anyhow!("no socket is named; give one with --socket");
         return Err(CommandError::configuration(error));
     };
-    let wish = Wish {
+    let request = GeometryRequest {
         ports: args.ports.unwrap_or(DEFAULT_PORTS),
         queues: args.queues.unwrap_or(DEFAULT_QUEUES),
         ring: args.ring,
         lane: args.lane,
     };
-    let geometry = wish.geometry().map_err(CommandError::configuration)?;
+    let geometry = request.geometry().map_err(CommandError::configuration)?;
     let mut options = Options::new(socket, geometry);
     options.any_geometry =
         args.ports.is_none() && args.queues.is_none() && args.ring.is_none() && args.lane.is_none();

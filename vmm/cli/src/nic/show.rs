@@ -1,4 +1,5 @@
 //! `postern nic show`.
+#![deny(unsafe_code)]
 
 use std::fmt::Write;
 use std::path::PathBuf;

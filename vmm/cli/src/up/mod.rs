@@ -67,7 +67,7 @@ Exit status:
   128+N  ended by signal N";
 
 /// How long a VM has to end by itself once it is told to.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TERMINATION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the main thread waits for.
 enum Event {
@@ -94,19 +94,19 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     .map_err(CommandError::internal)?;
 
     let nic = match &topology.nic {
-        Some(nic) => Some(Nic::start(nic, &sender)?),
+        Some(nic) => Some(NicThread::start(nic, &sender)?),
         None => None,
     };
     let socket = nic.as_ref().map(|nic| nic.socket.as_path());
-    let mut fleet = Fleet::default();
+    let mut vms = VmProcesses::default();
     for (index, vm) in topology.vms.iter().enumerate() {
-        if let Err(error) = fleet.start(index, vm, socket, &sender) {
-            fleet.take_down(status::INTERNAL);
-            fleet.wait(&events);
+        if let Err(error) = vms.start(index, vm, socket, &sender) {
+            vms.take_down(status::INTERNAL);
+            vms.wait(&events);
             return Err(CommandError::internal(error));
         }
     }
-    let status = fleet.wait(&events);
+    let status = vms.wait(&events);
     if let Some(nic) = nic {
         nic.finish()?;
     }
@@ -114,7 +114,7 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
 }
 
 /// The NIC, served by a thread of this process.
-struct Nic {
+struct NicThread {
     socket: PathBuf,
     stopper: Stopper,
     thread: thread::JoinHandle<Server>,
@@ -123,8 +123,8 @@ struct Nic {
     _directory: TempDir,
 }
 
-impl Nic {
-    fn start(nic: &topology::Nic, events: &Sender<Event>) -> Result<Nic, CommandError> {
+impl NicThread {
+    fn start(nic: &topology::Nic, events: &Sender<Event>) -> Result<NicThread, CommandError> {
         let directory = tempfile::Builder::new()
             .prefix("postern-up-")
             .tempdir()
@@ -151,7 +151,7 @@ impl Nic {
             })
             .context("cannot start a thread for the NIC")
             .map_err(CommandError::internal)?;
-        Ok(Nic {
+        Ok(NicThread {
             socket,
             stopper,
             thread,
@@ -174,7 +174,7 @@ impl Nic {
 }
 
 /// A VM whose process has not ended.
-struct Running {
+struct VmProcess {
     index: usize,
     name: String,
     process: OwnedFd,
@@ -182,14 +182,14 @@ struct Running {
 
 /// The VMs that run, and what the first that failed ended with.
 #[derive(Default)]
-struct Fleet {
-    running: Vec<Running>,
+struct VmProcesses {
+    running: Vec<VmProcess>,
     failed: Option<u8>,
     /// When those that still run are killed.
     deadline: Option<Instant>,
 }
 
-impl Fleet {
+impl VmProcesses {
     /// Starts the process of a VM.
     fn start(
         &mut self,
@@ -221,7 +221,7 @@ impl Fleet {
             let _ = pidfd_send_signal(&process, Signal::KILL);
             return Err(error).with_context(|| format!("cannot watch VM {}", vm.name));
         }
-        self.running.push(Running {
+        self.running.push(VmProcess {
             index,
             name: vm.name.clone(),
             process,
@@ -278,7 +278,7 @@ impl Fleet {
     fn take_down(&mut self, status: u8) {
         if self.failed.is_none() {
             self.failed = Some(status);
-            self.deadline = Some(Instant::now() + PATIENCE);
+            self.deadline = Some(Instant::now() + TERMINATION_TIMEOUT);
             self.signal(Signal::TERM);
         }
     }

@@ -85,12 +85,12 @@ fn end_with_parent(command: &mut Command) {
 }
 
 /// Longest line that is printed in one piece, in bytes.
-const LINE_MAX: usize = 4096;
+const MAX_LINE: usize = 4096;
 
 /// Prints what a VM prints, each line with its name, until the VM ends.
 pub fn print_lines(name: &str, mut printed: impl Read) {
-    let mut buffer = Vec::with_capacity(2 * LINE_MAX);
-    let mut chunk = [0; LINE_MAX];
+    let mut buffer = Vec::with_capacity(2 * MAX_LINE);
+    let mut chunk = [0; MAX_LINE];
     loop {
         let count = match printed.read(&mut chunk) {
             Ok(count) => count,
@@ -102,7 +102,7 @@ pub fn print_lines(name: &str, mut printed: impl Read) {
             print_line(name, &buffer[..end]);
             buffer.drain(..=end);
         }
-        if buffer.len() >= LINE_MAX || (count == 0 && !buffer.is_empty()) {
+        if buffer.len() >= MAX_LINE || (count == 0 && !buffer.is_empty()) {
             print_line(name, &buffer);
             buffer.clear();
         }
@@ -137,7 +137,7 @@ mod tests {
             serial: Some("/s".into()),
             outbox: None,
             stats: None,
-            counters: postern_vmm::counters::Kind::Perf,
+            counters: postern_vmm::event_counters::CounterSource::Perf,
         };
         let flags = arguments(&vm, Some(Path::new("/socket")));
         for flag in [

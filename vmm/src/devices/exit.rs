@@ -1,16 +1,17 @@
 //! The port that ends the VM.
+#![deny(unsafe_code)]
 
-use super::{Effect, PioDevice, word};
+use super::bus::{Effect, PioDevice, word};
 use crate::status;
 
 /// [`postern_abi::machine::PORT_EXIT`]: a 32-bit write ends the VM with that status. Statuses that
-/// the guest cannot have ([`status::GUEST_MAX`]) become that maximum.
+/// the guest cannot have ([`status::MAX_GUEST`]) become that maximum.
 pub struct ExitPort;
 
 impl PioDevice for ExitPort {
     fn write(&mut self, offset: u16, data: &[u8]) -> Effect {
         match word(offset, data) {
-            Some(value) => Effect::Exit(value.min(u32::from(status::GUEST_MAX)) as u8),
+            Some(value) => Effect::Exit(value.min(u32::from(status::MAX_GUEST)) as u8),
             None => Effect::Continue,
         }
     }

@@ -21,7 +21,7 @@ mod number {
     ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 }
 
-/// What can be wrong with statistics.
+/// Why statistics cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// KVM has no such file.
@@ -60,7 +60,7 @@ struct Entry {
 
 /// Which statistics a file has, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct StatsLayout {
     data_offset: u64,
     words: usize,
     entries: Vec<Entry>,
@@ -79,22 +79,22 @@ const DESCRIPTOR_SIZE: usize = 16;
 
 /// Where the descriptors are in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct StatsHeader {
     name_size: usize,
     descriptors: usize,
     descriptors_offset: u64,
     data_offset: u64,
 }
 
-impl Header {
+impl StatsHeader {
     /// Takes a header apart; nothing if its numbers are beyond all reason.
-    pub fn parse(bytes: &[u8; HEADER_SIZE]) -> Option<Header> {
+    pub fn parse(bytes: &[u8; HEADER_SIZE]) -> Option<StatsHeader> {
         let field = |index: usize| u32_at(bytes, index * 4);
         let (name_size, descriptors) = (field(1)?, field(2)?);
         if name_size == 0 || name_size > MAX_NAME || descriptors > MAX_DESCRIPTORS {
             return None;
         }
-        Some(Header {
+        Some(StatsHeader {
             name_size: name_size as usize,
             descriptors: descriptors as usize,
             descriptors_offset: u64::from(field(4)?),
@@ -108,13 +108,13 @@ impl Header {
     }
 }
 
-impl Layout {
-    /// Takes the descriptors apart, [`Header::descriptors_size`] bytes.
+impl StatsLayout {
+    /// Takes the descriptors apart, [`StatsHeader::descriptors_size`] bytes.
     ///
     /// # Errors
     ///
     /// What is malformed, in words.
-    pub fn parse(header: &Header, descriptors: &[u8]) -> Result<Layout, String> {
+    pub fn parse(header: &StatsHeader, descriptors: &[u8]) -> Result<StatsLayout, String> {
         let stride = DESCRIPTOR_SIZE + header.name_size;
         if descriptors.len() != header.descriptors_size() {
             return Err(format!(
@@ -138,7 +138,7 @@ impl Layout {
             words = words.max(first + count);
             entries.push(Entry { name, first, count });
         }
-        Ok(Layout {
+        Ok(StatsLayout {
             data_offset: header.data_offset,
             words,
             entries,
@@ -171,19 +171,19 @@ fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
 
 /// The statistics file of a VM or vCPU.
 #[derive(Debug)]
-pub struct Statistics {
+pub struct KvmStats {
     of: &'static str,
     file: File,
-    layout: Layout,
+    layout: StatsLayout,
 }
 
-impl Statistics {
+impl KvmStats {
     /// Opens the statistics of a VM or vCPU fd.
     ///
     /// # Errors
     ///
     /// When KVM has none, or they are malformed.
-    pub fn open(of: &'static str, fd: &impl AsRawFd) -> Result<Statistics, Error> {
+    pub fn open(of: &'static str, fd: &impl AsRawFd) -> Result<KvmStats, Error> {
         // SAFETY: the ioctl takes no argument and returns a new file descriptor.
         let raw = unsafe { ioctl(fd, number::KVM_GET_STATS_FD()) };
         if raw < 0 {
@@ -197,21 +197,21 @@ impl Statistics {
 
         let mut header = [0; HEADER_SIZE];
         file.read_exact_at(&mut header, 0).map_err(read)?;
-        let header = Header::parse(&header)
+        let header = StatsHeader::parse(&header)
             .ok_or_else(|| malformed(format!("a header with the bytes {header:x?}")))?;
         let mut descriptors = vec![0; header.descriptors_size()];
         file.read_exact_at(&mut descriptors, header.descriptors_offset)
             .map_err(read)?;
-        let layout = Layout::parse(&header, &descriptors).map_err(malformed)?;
-        Ok(Statistics { of, file, layout })
+        let layout = StatsLayout::parse(&header, &descriptors).map_err(malformed)?;
+        Ok(KvmStats { of, file, layout })
     }
 
     /// Which statistics there are.
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &StatsLayout {
         &self.layout
     }
 
-    /// Takes a snapshot, [`Layout::words`] long, without an allocation: one system call.
+    /// Takes a snapshot, [`StatsLayout::words`] long, without an allocation: one system call.
     ///
     /// # Errors
     ///
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn names_and_values_meet() {
-        let header = Header::parse(&header(3)).unwrap();
+        let header = StatsHeader::parse(&header(3)).unwrap();
         let blob: Vec<u8> = [
             descriptor("exits", 1, 0),
             descriptor("halt_poll_hist", 3, 16),
@@ -264,7 +264,7 @@ mod tests {
         ]
         .concat();
         assert_eq!(blob.len(), header.descriptors_size());
-        let layout = Layout::parse(&header, &blob).unwrap();
+        let layout = StatsLayout::parse(&header, &blob).unwrap();
         assert_eq!(layout.words(), 5);
         assert_eq!(layout.data_offset, 4096);
         let named = layout.named(&[100, 7, 1, 2, 3]);
@@ -275,22 +275,22 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let sane = Header::parse(&header(1)).unwrap();
-        assert!(Layout::parse(&sane, &descriptor("odd", 1, 4)).is_err());
-        assert!(Layout::parse(&sane, &descriptor("far", 1, u32::MAX - 7)).is_err());
-        assert!(Layout::parse(&sane, &[0; 10]).is_err());
-        assert!(Header::parse(&header(u32::MAX)).is_none());
+        let sane = StatsHeader::parse(&header(1)).unwrap();
+        assert!(StatsLayout::parse(&sane, &descriptor("odd", 1, 4)).is_err());
+        assert!(StatsLayout::parse(&sane, &descriptor("far", 1, u32::MAX - 7)).is_err());
+        assert!(StatsLayout::parse(&sane, &[0; 10]).is_err());
+        assert!(StatsHeader::parse(&header(u32::MAX)).is_none());
         let mut nameless = header(1);
         nameless[4..8].fill(0);
-        assert!(Header::parse(&nameless).is_none());
+        assert!(StatsHeader::parse(&nameless).is_none());
     }
 
     proptest! {
         #[test]
         fn no_blob_breaks_the_parser(bytes: [u8; HEADER_SIZE], seed: u8) {
-            if let Some(header) = Header::parse(&bytes) {
+            if let Some(header) = StatsHeader::parse(&bytes) {
                 let blob = vec![seed; header.descriptors_size()];
-                if let Ok(layout) = Layout::parse(&header, &blob) {
+                if let Ok(layout) = StatsLayout::parse(&header, &blob) {
                     layout.named(&[]);
                 }
             }
@@ -304,7 +304,7 @@ mod tests {
             Err(error) => return println!("SKIP: /dev/kvm cannot be opened: {error}"),
         };
         let vm = kvm.create_vm().unwrap();
-        let statistics = match Statistics::open("VM", &vm) {
+        let statistics = match KvmStats::open("VM", &vm) {
             Ok(statistics) => statistics,
             Err(error) => return println!("SKIP: {error}"),
         };

@@ -1,4 +1,5 @@
-//! How a VM ended, for people and for programs.
+//! How a VM ended and what was measured of it: a sentence for people, JSON for programs.
+#![deny(unsafe_code)]
 
 use std::fmt;
 
@@ -7,10 +8,10 @@ use postern_abi::kvm::AbortExit;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::counters::Counts;
-use crate::recorder::{Mark, Snapshot};
+use crate::event_counters::EventCounts;
+use crate::measurement::{LabelledSnapshot, Snapshot};
 use crate::status;
-use crate::vcpu::End;
+use crate::vcpu::VcpuEnd;
 
 /// What ended a VM.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub enum Outcome {
         /// Which.
         vcpu: usize,
         /// How.
-        end: End,
+        end: VcpuEnd,
     },
     /// A signal to the VMM.
     Signal(i32),
@@ -31,12 +32,12 @@ impl Outcome {
     pub fn status(&self) -> u8 {
         match self {
             Outcome::Ended { end, .. } => match end {
-                End::Guest(status) => *status,
-                End::Shutdown(_) => status::SHUTDOWN,
-                End::AbortedCall(_) => status::ABORTED_CALL,
-                End::Stuck(_) => status::STUCK,
-                End::Failed(_) | End::Stopped => status::INTERNAL,
-                End::Kvm(_) => status::KVM,
+                VcpuEnd::Guest(status) => *status,
+                VcpuEnd::Shutdown(_) => status::SHUTDOWN,
+                VcpuEnd::AbortedCall(_) => status::ABORTED_CALL,
+                VcpuEnd::Stuck(_) => status::STUCK,
+                VcpuEnd::Device(_) | VcpuEnd::Stopped => status::INTERNAL,
+                VcpuEnd::Kvm(_) => status::KVM,
             },
             Outcome::Signal(signal) => status::SIGNAL_BASE.saturating_add(*signal as u8),
         }
@@ -47,7 +48,7 @@ impl Outcome {
         matches!(
             self,
             Outcome::Ended {
-                end: End::Guest(_),
+                end: VcpuEnd::Guest(_),
                 ..
             }
         )
@@ -56,12 +57,12 @@ impl Outcome {
     fn json(&self) -> Value {
         let kind = match self {
             Outcome::Ended { end, .. } => match end {
-                End::Guest(_) => "guest",
-                End::Shutdown(_) => "shutdown",
-                End::AbortedCall(_) => "aborted-call",
-                End::Stuck(_) => "stuck",
-                End::Failed(_) | End::Stopped => "internal",
-                End::Kvm(_) => "kvm",
+                VcpuEnd::Guest(_) => "guest",
+                VcpuEnd::Shutdown(_) => "shutdown",
+                VcpuEnd::AbortedCall(_) => "aborted-call",
+                VcpuEnd::Stuck(_) => "stuck",
+                VcpuEnd::Device(_) | VcpuEnd::Stopped => "internal",
+                VcpuEnd::Kvm(_) => "kvm",
             },
             Outcome::Signal(_) => "signal",
         };
@@ -71,7 +72,7 @@ impl Outcome {
             "message": self.to_string(),
         });
         if let Outcome::Ended {
-            end: End::AbortedCall(abort),
+            end: VcpuEnd::AbortedCall(abort),
             ..
         } = self
         {
@@ -92,18 +93,18 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Outcome::Ended { vcpu, end } => match end {
-                End::Guest(status) => write!(f, "the guest ended with status {status}"),
-                End::Shutdown(state) => {
+                VcpuEnd::Guest(status) => write!(f, "the guest ended with status {status}"),
+                VcpuEnd::Shutdown(state) => {
                     write!(f, "vCPU {vcpu} shut down (triple fault) at {state}")
                 }
-                End::AbortedCall(abort) => {
+                VcpuEnd::AbortedCall(abort) => {
                     write!(f, "vCPU {vcpu}: a call in a view was aborted: ")?;
                     show_abort(abort, f)
                 }
-                End::Stuck(reason) => write!(f, "vCPU {vcpu} cannot run on: {reason}"),
-                End::Failed(failure) => write!(f, "{failure}: {}", failure.source),
-                End::Kvm(error) => write!(f, "{error}: {}", error.source),
-                End::Stopped => write!(f, "vCPU {vcpu} was stopped"),
+                VcpuEnd::Stuck(reason) => write!(f, "vCPU {vcpu} cannot run on: {reason}"),
+                VcpuEnd::Device(failure) => write!(f, "{failure}: {}", failure.source),
+                VcpuEnd::Kvm(error) => write!(f, "{error}: {}", error.source),
+                VcpuEnd::Stopped => write!(f, "vCPU {vcpu} was stopped"),
             },
             Outcome::Signal(signal) => write!(f, "ended by signal {signal}"),
         }
@@ -145,13 +146,13 @@ fn show_abort(abort: &AbortExit, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     )
 }
 
-/// What is known of a VM at its end.
+/// What was counted of a VM by its end.
 #[derive(Clone, Debug, Serialize)]
-pub struct Final {
+pub struct FinalStats {
     /// KVM's statistics and the module's.
     pub statistics: Option<Snapshot>,
     /// Counters of each vCPU's thread.
-    pub counters: Vec<Counts>,
+    pub counters: Vec<EventCounts>,
     /// Port accesses that met no device.
     pub stray_accesses: u64,
     /// Outbox requests that were refused.
@@ -160,18 +161,18 @@ pub struct Final {
 
 /// A VM's end.
 #[derive(Debug)]
-pub struct Report {
+pub struct RunReport {
     /// What ended it.
     pub outcome: Outcome,
-    /// The guest's marks.
-    pub marks: Vec<Mark>,
-    /// Marks that were not kept.
-    pub marks_dropped: u64,
-    /// The last state.
-    pub last: Final,
+    /// The snapshots that the guest asked for.
+    pub snapshots: Vec<LabelledSnapshot>,
+    /// Snapshots that it asked for and that were not kept.
+    pub snapshots_dropped: u64,
+    /// What was counted by the end.
+    pub last: FinalStats,
 }
 
-impl Report {
+impl RunReport {
     /// The report as a JSON object; `path` and `port` say how the VM was connected to a NIC.
     pub fn json(&self, path: Option<&str>, port: Option<u32>) -> Value {
         json!({
@@ -179,8 +180,8 @@ impl Report {
             "path": path,
             "port": port,
             "exit": self.outcome.json(),
-            "marks": self.marks,
-            "marks_dropped": self.marks_dropped,
+            "marks": self.snapshots,
+            "marks_dropped": self.snapshots_dropped,
             "final": self.last,
         })
     }
@@ -189,19 +190,19 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vcpu::State;
+    use crate::vcpu::CrashRegisters;
 
-    fn ended(end: End) -> Outcome {
+    fn ended(end: VcpuEnd) -> Outcome {
         Outcome::Ended { vcpu: 0, end }
     }
 
     #[test]
     fn statuses_tell_ends_apart() {
         let outcomes = [
-            ended(End::Guest(17)),
-            ended(End::Shutdown(State::default())),
-            ended(End::AbortedCall(AbortExit::default())),
-            ended(End::Stuck(String::new())),
+            ended(VcpuEnd::Guest(17)),
+            ended(VcpuEnd::Shutdown(CrashRegisters::default())),
+            ended(VcpuEnd::AbortedCall(AbortExit::default())),
+            ended(VcpuEnd::Stuck(String::new())),
             Outcome::Signal(15),
         ];
         assert_eq!(
@@ -221,7 +222,7 @@ mod tests {
             gva: 0x1000_4000_3000,
             rip: 0x1000_4040_3007,
         };
-        let outcome = ended(End::AbortedCall(abort));
+        let outcome = ended(VcpuEnd::AbortedCall(abort));
         let text = outcome.to_string();
         for part in [
             "view 204",
@@ -236,13 +237,13 @@ mod tests {
 
     #[test]
     fn the_report_has_its_parts() {
-        let report = Report {
-            outcome: ended(End::Guest(0)),
-            marks: Vec::new(),
-            marks_dropped: 0,
-            last: Final {
+        let report = RunReport {
+            outcome: ended(VcpuEnd::Guest(0)),
+            snapshots: Vec::new(),
+            snapshots_dropped: 0,
+            last: FinalStats {
                 statistics: None,
-                counters: vec![Counts::default()],
+                counters: vec![EventCounts::default()],
                 stray_accesses: 3,
                 outbox_refused: 0,
             },

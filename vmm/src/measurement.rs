@@ -1,14 +1,18 @@
-//! Snapshots of statistics and counters, and the file that they end up in.
+//! What is measured of a VM: snapshots of KVM's statistics, the module's counters of views, and
+//! counters of instructions and events. The guest asks for a snapshot by a label that it writes to
+//! [`postern_abi::machine::PORT_MARK`]; `postern run --stats` writes all of them to a file.
+#![deny(unsafe_code)]
 
 use postern_abi::kvm::EptViewStats;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::counters::Counts;
-use crate::statistics::{self, Statistics};
+use crate::event_counters::EventCounts;
+use crate::kvm_stats::{self, KvmStats};
 
-/// The most marks that are kept. A guest decides how many it sets; what comes after is counted only.
-pub const MARKS_MAX: usize = 1024;
+/// The most snapshots that are kept for a guest. It decides how many it asks for: what comes after
+/// is only counted.
+pub const MAX_SNAPSHOTS: usize = 1024;
 
 /// All statistics of a VM at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,13 +21,13 @@ pub struct Snapshot {
     pub vm: Map<String, Value>,
     /// KVM's statistics of each vCPU.
     pub vcpus: Vec<Map<String, Value>>,
-    /// The module's counters of views: at a mark those of the vCPU that set it, at the end all.
-    pub views: Vec<View>,
+    /// The module's counters of views: those of the vCPU that asked, or at the end those of all.
+    pub views: Vec<ViewStats>,
 }
 
 /// The module's counters of the view of one vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct View {
+pub struct ViewStats {
     /// Number of the vCPU.
     pub vcpu: usize,
     /// See [`EptViewStats::aborts`].
@@ -36,10 +40,10 @@ pub struct View {
     pub hypercalls: u64,
 }
 
-impl View {
+impl ViewStats {
     /// The counters `stats` of vCPU `vcpu`.
-    pub fn new(vcpu: usize, stats: EptViewStats) -> View {
-        View {
+    pub fn new(vcpu: usize, stats: EptViewStats) -> ViewStats {
+        ViewStats {
             vcpu,
             aborts: stats.aborts,
             deferred_leaves: stats.deferred_leaves,
@@ -51,72 +55,73 @@ impl View {
 
 /// A snapshot that the guest asked for.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Mark {
+pub struct LabelledSnapshot {
     /// The guest's label.
     pub label: u32,
-    /// Number of the vCPU that set it.
+    /// Number of the vCPU that asked.
     pub vcpu: usize,
     /// Counters of that vCPU's thread.
-    pub counters: Counts,
-    /// Statistics, taken after the counters.
+    pub counters: EventCounts,
+    /// KvmStats, taken after the counters.
     pub statistics: Snapshot,
 }
 
-/// A mark as it is kept: its statistics are words of [`Recorder::data`].
-struct Raw {
+/// A snapshot as it is kept: its statistics are words of [`SnapshotRecorder::data`].
+struct RawSnapshot {
     label: u32,
     vcpu: usize,
-    counters: Counts,
+    counters: EventCounts,
     view: Option<EptViewStats>,
 }
 
-/// Takes snapshots. All memory for them is there, and has been touched, before the guest starts.
-pub struct Recorder {
-    vm: Statistics,
-    vcpus: Vec<Statistics>,
+/// Takes snapshots and keeps them. All memory for them is there, and has been touched, before the
+/// guest starts.
+pub struct SnapshotRecorder {
+    vm: KvmStats,
+    vcpus: Vec<KvmStats>,
     words: usize,
     data: Vec<u64>,
-    marks: Vec<Raw>,
+    kept: Vec<RawSnapshot>,
     dropped: u64,
 }
 
-impl Recorder {
+impl SnapshotRecorder {
     /// A recorder for these statistics.
-    pub fn new(vm: Statistics, vcpus: Vec<Statistics>) -> Recorder {
+    pub fn new(vm: KvmStats, vcpus: Vec<KvmStats>) -> SnapshotRecorder {
         let words = std::iter::once(&vm)
             .chain(&vcpus)
             .map(|statistics| statistics.layout().words())
             .sum();
-        Recorder {
+        SnapshotRecorder {
             vm,
             vcpus,
             words,
-            // Not zero: zeroed memory would be given, page by page, at the marks.
-            data: vec![u64::MAX; words * MARKS_MAX],
-            marks: Vec::with_capacity(MARKS_MAX),
+            // Not zero: zeroed memory would be given by the host page by page, at the snapshots.
+            data: vec![u64::MAX; words * MAX_SNAPSHOTS],
+            kept: Vec::with_capacity(MAX_SNAPSHOTS),
             dropped: 0,
         }
     }
 
-    /// Takes a snapshot.
+    /// Takes a snapshot under that label.
     ///
     /// # Errors
     ///
     /// When statistics cannot be read.
-    pub fn mark(
+    pub fn take(
         &mut self,
         label: u32,
         vcpu: usize,
-        counters: Counts,
+        counters: EventCounts,
         view: Option<EptViewStats>,
-    ) -> Result<(), statistics::Error> {
-        let start = self.marks.len() * self.words;
+    ) -> Result<(), kvm_stats::Error> {
+        let start = self.kept.len() * self.words;
         let Some(words) = self.data.get_mut(start..start + self.words) else {
             self.dropped += 1;
             return Ok(());
         };
         read(&self.vm, &self.vcpus, words)?;
-        self.marks.push(Raw {
+        self.kept.push(RawSnapshot {
             label,
             vcpu,
             counters,
@@ -125,24 +130,24 @@ impl Recorder {
         Ok(())
     }
 
-    /// How many marks were not kept.
+    /// How many snapshots were not kept.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// All marks kept, in the order in which they were set.
-    pub fn marks(&self) -> Vec<Mark> {
-        self.marks
+    /// All snapshots kept, in the order in which they were taken.
+    pub fn taken(&self) -> Vec<LabelledSnapshot> {
+        self.kept
             .iter()
             .zip(self.data.chunks_exact(self.words.max(1)))
-            .map(|(raw, words)| Mark {
+            .map(|(raw, words)| LabelledSnapshot {
                 label: raw.label,
                 vcpu: raw.vcpu,
                 counters: raw.counters,
                 statistics: self.named(
                     words,
                     raw.view
-                        .map(|stats| View::new(raw.vcpu, stats))
+                        .map(|stats| ViewStats::new(raw.vcpu, stats))
                         .into_iter()
                         .collect(),
                 ),
@@ -155,13 +160,13 @@ impl Recorder {
     /// # Errors
     ///
     /// When they cannot be read.
-    pub fn now(&self, views: Vec<View>) -> Result<Snapshot, statistics::Error> {
+    pub fn now(&self, views: Vec<ViewStats>) -> Result<Snapshot, kvm_stats::Error> {
         let mut words = vec![0; self.words];
         read(&self.vm, &self.vcpus, &mut words)?;
         Ok(self.named(&words, views))
     }
 
-    fn named(&self, words: &[u64], views: Vec<View>) -> Snapshot {
+    fn named(&self, words: &[u64], views: Vec<ViewStats>) -> Snapshot {
         let (vm, mut rest) = words.split_at(self.vm.layout().words());
         let mut vcpus = Vec::with_capacity(self.vcpus.len());
         for statistics in &self.vcpus {
@@ -178,11 +183,7 @@ impl Recorder {
 }
 
 /// Reads the statistics of the VM, then of each vCPU, into consecutive words.
-fn read(
-    vm: &Statistics,
-    vcpus: &[Statistics],
-    mut words: &mut [u64],
-) -> Result<(), statistics::Error> {
+fn read(vm: &KvmStats, vcpus: &[KvmStats], mut words: &mut [u64]) -> Result<(), kvm_stats::Error> {
     for statistics in std::iter::once(vm).chain(vcpus) {
         let (own, rest) = words.split_at_mut(statistics.layout().words());
         statistics.snapshot(own)?;

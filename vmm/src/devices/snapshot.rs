@@ -1,31 +1,32 @@
 //! The port by which a guest asks for a snapshot of all counters.
+#![deny(unsafe_code)]
 
 use std::io;
 
-use super::{Effect, Failure, PioDevice, Shared, word};
-use crate::counters::{Counters, Counts};
-use crate::recorder::{Recorder, View};
+use super::bus::{DeviceError, Effect, PioDevice, Shared, word};
+use crate::event_counters::{EventCounters, EventCounts};
+use crate::measurement::{SnapshotRecorder, ViewStats};
 use crate::view::{self, VcpuView};
 
 /// [`postern_abi::machine::PORT_MARK`] of one vCPU: a 32-bit write takes a snapshot under that
 /// label. The counters are read first, so that the work of the snapshot itself comes after the
 /// mark; it is the same work each time.
-pub struct MarkPort {
+pub struct SnapshotPort {
     vcpu: usize,
-    counters: Counters,
+    counters: EventCounters,
     view: Option<VcpuView>,
-    recorder: Option<Shared<Recorder>>,
+    recorder: Option<Shared<SnapshotRecorder>>,
 }
 
-impl MarkPort {
+impl SnapshotPort {
     /// The port of vCPU `vcpu`; without a recorder it does nothing.
     pub fn new(
         vcpu: usize,
-        counters: Counters,
+        counters: EventCounters,
         view: Option<VcpuView>,
-        recorder: Option<Shared<Recorder>>,
-    ) -> MarkPort {
-        MarkPort {
+        recorder: Option<Shared<SnapshotRecorder>>,
+    ) -> SnapshotPort {
+        SnapshotPort {
             vcpu,
             counters,
             view,
@@ -38,14 +39,14 @@ impl MarkPort {
     /// # Errors
     ///
     /// When the module does not give them.
-    pub fn last(&mut self) -> Result<(Counts, Option<View>), view::Error> {
+    pub fn last(&mut self) -> Result<(EventCounts, Option<ViewStats>), view::Error> {
         let counts = self.counters.read();
         let stats = self.view.as_ref().map(VcpuView::stats).transpose()?;
-        Ok((counts, stats.map(|stats| View::new(self.vcpu, stats))))
+        Ok((counts, stats.map(|stats| ViewStats::new(self.vcpu, stats))))
     }
 
     /// Takes a snapshot.
-    fn mark(&mut self, label: u32) -> Result<(), Failure> {
+    fn take(&mut self, label: u32) -> Result<(), DeviceError> {
         let Some(recorder) = &self.recorder else {
             return Ok(());
         };
@@ -53,24 +54,24 @@ impl MarkPort {
         let view = self.view.as_ref().map(VcpuView::stats).transpose();
         let view = view.map_err(io::Error::other).map_err(failure)?;
         recorder
-            .with(|recorder| recorder.mark(label, self.vcpu, counts, view))
+            .with(|recorder| recorder.take(label, self.vcpu, counts, view))
             .map_err(io::Error::other)
             .map_err(failure)
     }
 }
 
-fn failure(source: io::Error) -> Failure {
-    Failure {
+fn failure(source: io::Error) -> DeviceError {
+    DeviceError {
         what: "take a snapshot of the statistics",
         source,
     }
 }
 
-impl PioDevice for MarkPort {
+impl PioDevice for SnapshotPort {
     fn write(&mut self, offset: u16, data: &[u8]) -> Effect {
-        match word(offset, data).map(|label| self.mark(label)) {
+        match word(offset, data).map(|label| self.take(label)) {
             None | Some(Ok(())) => Effect::Continue,
-            Some(Err(failure)) => Effect::Failed(failure),
+            Some(Err(failure)) => Effect::Fail(failure),
         }
     }
 }

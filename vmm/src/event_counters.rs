@@ -1,4 +1,6 @@
-//! Counters of instructions and events, read at every mark.
+//! Counters of instructions, VMFUNCs, VM exits and entries, read at every snapshot that a guest
+//! asks for. They are those of the emulated machine ([`postern_abi::emulated`]) or of the CPU
+//! (perf).
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,7 +13,7 @@ use postern_abi::emulated;
 use serde::Serialize;
 use x86_64::instructions::port::Port;
 
-/// What can fail when counters are opened.
+/// Why counters cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The ports of the counters are not open to this process.
@@ -46,9 +48,9 @@ pub enum Error {
     },
 }
 
-/// Which counters to read.
+/// Whose counters to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
+pub enum CounterSource {
     /// None.
     #[default]
     None,
@@ -58,23 +60,27 @@ pub enum Kind {
     Perf,
 }
 
-impl Kind {
+impl CounterSource {
     /// Name and kind.
-    pub const ALL: [(&'static str, Kind); 3] = [
-        ("none", Kind::None),
-        ("emulated", Kind::Emulated),
-        ("perf", Kind::Perf),
+    pub const ALL: [(&'static str, CounterSource); 3] = [
+        ("none", CounterSource::None),
+        ("emulated", CounterSource::Emulated),
+        ("perf", CounterSource::Perf),
     ];
 
     /// The kind of that name.
-    pub fn from_name(name: &str) -> Option<Kind> {
-        let found = Kind::ALL.into_iter().find(|(known, _)| *known == name);
+    pub fn from_name(name: &str) -> Option<CounterSource> {
+        let found = CounterSource::ALL
+            .into_iter()
+            .find(|(known, _)| *known == name);
         found.map(|(_, kind)| kind)
     }
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        let found = Kind::ALL.into_iter().find(|(_, kind)| *kind == self);
+        let found = CounterSource::ALL
+            .into_iter()
+            .find(|(_, kind)| *kind == self);
         found.map_or("", |(name, _)| name)
     }
 }
@@ -82,7 +88,7 @@ impl Kind {
 /// Values of counters at one moment; what is not counted is absent. They run from a moment before
 /// the VM's start: only differences mean something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct EventCounts {
     /// Instructions of host and guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_instructions: Option<u64>,
@@ -102,36 +108,36 @@ pub struct Counts {
 
 /// Open counters. They belong to the thread that opened them.
 #[derive(Debug)]
-pub enum Counters {
-    /// Counts nothing.
+pub enum EventCounters {
+    /// EventCounts nothing.
     None,
-    /// See [`Kind::Emulated`].
+    /// See [`CounterSource::Emulated`].
     Emulated(EmulatedCounters),
-    /// See [`Kind::Perf`].
+    /// See [`CounterSource::Perf`].
     Perf(PerfCounters),
 }
 
-impl Counters {
+impl EventCounters {
     /// Opens the counters for the calling thread.
     ///
     /// # Errors
     ///
     /// When the machine has none, or not for this process.
-    pub fn open(kind: Kind) -> Result<Counters, Error> {
+    pub fn open(kind: CounterSource) -> Result<EventCounters, Error> {
         Ok(match kind {
-            Kind::None => Counters::None,
-            Kind::Emulated => Counters::Emulated(EmulatedCounters::open()?),
-            Kind::Perf => Counters::Perf(PerfCounters::open()?),
+            CounterSource::None => EventCounters::None,
+            CounterSource::Emulated => EventCounters::Emulated(EmulatedCounters::open()?),
+            CounterSource::Perf => EventCounters::Perf(PerfCounters::open()?),
         })
     }
 
-    /// Reads all counters as of one moment. Call it from the thread that opened them, and before any
-    /// other work that is to be measured from here on.
-    pub fn read(&mut self) -> Counts {
+    /// Reads all counters as of one moment. Call it from the thread that opened them, and before
+    /// any other work that is to be measured from here on.
+    pub fn read(&mut self) -> EventCounts {
         match self {
-            Counters::None => Counts::default(),
-            Counters::Emulated(counters) => counters.read(),
-            Counters::Perf(counters) => counters.read(),
+            EventCounters::None => EventCounts::default(),
+            EventCounters::Emulated(counters) => counters.read(),
+            EventCounters::Perf(counters) => counters.read(),
         }
     }
 }
@@ -155,14 +161,14 @@ impl EmulatedCounters {
         }
     }
 
-    fn read(&self) -> Counts {
+    fn read(&self) -> EventCounts {
         let mut latch = Port::<u32>::new(emulated::PORT_LATCH);
         // SAFETY: `open` has opened the port for this thread, which the value cannot leave; the
         // write only makes the machine copy its counters.
         unsafe { latch.write(0) };
         let counter =
             |port| Some(u64::from(self.port(port)) | (u64::from(self.port(port + 4)) << 32));
-        Counts {
+        EventCounts {
             total_instructions: counter(emulated::PORT_INSTRUCTIONS),
             guest_instructions: counter(emulated::PORT_GUEST_INSTRUCTIONS),
             vmfuncs: counter(emulated::PORT_VMFUNCS),
@@ -173,7 +179,8 @@ impl EmulatedCounters {
 
     fn port(&self, port: u16) -> u32 {
         let mut port = Port::<u32>::new(port);
-        // SAFETY: as in `read`; reading has no effect.
+        // SAFETY: `open` has opened the port for this thread, which the value cannot leave, and a
+        // read of these ports has no effect.
         unsafe { port.read() }
     }
 }
@@ -207,20 +214,20 @@ impl PerfCounters {
         })
     }
 
-    fn read(&mut self) -> Counts {
+    fn read(&mut self) -> EventCounts {
         // PERF_FORMAT_GROUP: the number of counters, then their values in the order of opening.
         let mut bytes = [0; 24];
         if self.leader.read_exact(&mut bytes).is_err() {
-            return Counts::default();
+            return EventCounts::default();
         }
         let value = |index: usize| {
             let bytes = bytes.get(index * 8..index * 8 + 8)?;
             Some(u64::from_ne_bytes(bytes.try_into().ok()?))
         };
-        Counts {
+        EventCounts {
             guest_instructions: value(1),
             total_instructions: value(2),
-            ..Counts::default()
+            ..EventCounts::default()
         }
     }
 }
@@ -259,7 +266,7 @@ mod tests {
     fn counters_that_are_not_there_are_refused() {
         // Only the emulated machine has these ports; wherever the tests run instead, the answer
         // must be an error, not zeros.
-        match Counters::open(Kind::Emulated) {
+        match EventCounters::open(CounterSource::Emulated) {
             Ok(_) => println!("SKIP: this is the emulated machine"),
             Err(Error::NotEmulated { .. } | Error::Permission(_)) => {}
             Err(error) => panic!("{error}"),
@@ -268,7 +275,7 @@ mod tests {
 
     #[test]
     fn perf_counts_go_up() {
-        let mut counters = match Counters::open(Kind::Perf) {
+        let mut counters = match EventCounters::open(CounterSource::Perf) {
             Ok(counters) => counters,
             Err(error) => return println!("SKIP: {error}"),
         };
@@ -280,7 +287,7 @@ mod tests {
 
     #[test]
     fn no_counters_count_nothing() {
-        let counts = Counters::open(Kind::None).unwrap().read();
+        let counts = EventCounters::open(CounterSource::None).unwrap().read();
         assert_eq!(serde_json::to_string(&counts).unwrap(), "{}");
     }
 }
