@@ -23,7 +23,8 @@ pub enum ViewError {
     Open(#[source] io::Error),
     /// KVM is there, without views.
     #[error(
-        "the loaded KVM offers no EPT views; postern check says what is missing and what to do about it"
+        "the loaded KVM offers no EPT views: build and load the patched one with \
+         kernel-patches/build.sh; if that is done, postern check says what is missing"
     )]
     NoViews,
     /// A view cannot be created.

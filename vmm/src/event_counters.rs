@@ -5,12 +5,13 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::str::FromStr;
 
 use perf_event_open_sys::bindings::{
     PERF_COUNT_HW_INSTRUCTIONS, PERF_FORMAT_GROUP, PERF_TYPE_HARDWARE, perf_event_attr,
 };
 use postern_abi::emulated;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use x86_64::instructions::port::Port;
 
 /// Why counters cannot be opened.
@@ -61,20 +62,12 @@ pub enum CounterSource {
 }
 
 impl CounterSource {
-    /// Name and kind.
+    /// Each name with its source.
     pub const ALL: [(&'static str, CounterSource); 3] = [
         ("none", CounterSource::None),
         ("emulated", CounterSource::Emulated),
         ("perf", CounterSource::Perf),
     ];
-
-    /// The kind of that name.
-    pub fn from_name(name: &str) -> Option<CounterSource> {
-        let found = CounterSource::ALL
-            .into_iter()
-            .find(|(known, _)| *known == name);
-        found.map(|(_, kind)| kind)
-    }
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -82,6 +75,34 @@ impl CounterSource {
             .into_iter()
             .find(|(_, kind)| *kind == self);
         found.map_or("", |(name, _)| name)
+    }
+}
+
+/// No counters have that name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no such counters; there are {}", CounterSource::ALL.map(|(name, _)| name).join(", "))]
+pub struct CounterSourceError;
+
+impl FromStr for CounterSource {
+    type Err = CounterSourceError;
+
+    fn from_str(name: &str) -> Result<CounterSource, CounterSourceError> {
+        let mut all = CounterSource::ALL.into_iter();
+        let found = all.find(|(known, _)| *known == name);
+        found.map(|(_, source)| source).ok_or(CounterSourceError)
+    }
+}
+
+impl Serialize for CounterSource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for CounterSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<CounterSource, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map_err(de::Error::custom)
     }
 }
 
@@ -123,8 +144,8 @@ impl EventCounters {
     /// # Errors
     ///
     /// When the machine has none, or not for this process.
-    pub fn open(kind: CounterSource) -> Result<EventCounters, Error> {
-        Ok(match kind {
+    pub fn open(source: CounterSource) -> Result<EventCounters, Error> {
+        Ok(match source {
             CounterSource::None => EventCounters::None,
             CounterSource::Emulated => EventCounters::Emulated(EmulatedCounters::open()?),
             CounterSource::Perf => EventCounters::Perf(PerfCounters::open()?),

@@ -11,6 +11,7 @@
 //! | [`nic`], [`view`] | the VM's port of the shared NIC, and the NIC's view on a vCPU |
 //! | [`event_counters`], [`kvm_stats`], [`measurement`] | what is counted, and snapshots of it |
 //! | [`run_report`], [`status`] | how a VM ended |
+//! | [`size`], [`geometry`], [`socket_path`] | values that people write |
 //! | [`topology`] | several VMs and a NIC, described in a TOML file |
 //! | [`check`] | what the host has of what views need |
 //!
@@ -36,6 +37,7 @@ pub mod nic;
 pub mod run_report;
 pub mod signals;
 pub mod size;
+pub mod socket_path;
 pub mod status;
 pub mod topology;
 pub mod vcpu;

@@ -1,8 +1,10 @@
-//! Things that flags call by name.
+//! Values of flags.
 #![deny(unsafe_code)]
 
+use std::path::PathBuf;
+
 use postern_abi::machine::Path;
-use postern_vmm::event_counters::CounterSource;
+use postern_vmm::socket_path::{self, SocketPathError};
 
 /// The path of that name, or what there is instead.
 pub fn path(name: &str) -> Result<Path, String> {
@@ -12,10 +14,9 @@ pub fn path(name: &str) -> Result<Path, String> {
     })
 }
 
-/// The counters of that name, or what there is instead.
-pub fn counters(name: &str) -> Result<CounterSource, String> {
-    CounterSource::from_name(name).ok_or_else(|| {
-        let names = CounterSource::ALL.map(|(name, _)| name);
-        format!("no such counters; there are {}", names.join(", "))
-    })
+/// The name of a NIC's socket.
+pub fn socket(name: &str) -> Result<PathBuf, SocketPathError> {
+    let path = PathBuf::from(name);
+    socket_path::check(&path)?;
+    Ok(path)
 }

@@ -52,7 +52,7 @@ pub struct Args {
     stats: Option<PathBuf>,
 
     /// Give the VM a port of the NIC that listens at this socket
-    #[arg(long, value_name = "SOCKET", requires_all = ["port", "path"])]
+    #[arg(long, value_name = "SOCKET", requires_all = ["port", "path"], value_parser = parsers::socket)]
     nic: Option<PathBuf>,
 
     /// Which port
@@ -70,7 +70,7 @@ pub struct Args {
 
     /// Which counters to read at the guest's marks: none, emulated (the exact ones of the emulated
     /// machine) or perf (the CPU's instruction counters)
-    #[arg(long, value_name = "WHICH", default_value = "none", value_parser = parsers::counters)]
+    #[arg(long, value_name = "WHICH", default_value = "none")]
     counters: event_counters::CounterSource,
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use clap::Args as ClapArgs;
 use postern_nic::server::{Options, Server, Stopper};
-use postern_vmm::topology::{self, Topology, Vm};
+use postern_vmm::topology::{NicConfig, Topology, VmConfig};
 use postern_vmm::{signals, status};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
@@ -124,7 +124,7 @@ struct NicThread {
 }
 
 impl NicThread {
-    fn start(nic: &topology::Nic, events: &Sender<Event>) -> Result<NicThread, CommandError> {
+    fn start(nic: &NicConfig, events: &Sender<Event>) -> Result<NicThread, CommandError> {
         let directory = tempfile::Builder::new()
             .prefix("postern-up-")
             .tempdir()
@@ -194,7 +194,7 @@ impl VmProcesses {
     fn start(
         &mut self,
         index: usize,
-        vm: &Vm,
+        vm: &VmConfig,
         socket: Option<&Path>,
         events: &Sender<Event>,
     ) -> anyhow::Result<()> {

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
-use postern_vmm::topology::Vm;
+use postern_vmm::topology::VmConfig;
 
 /// Starts the process of a VM; what it prints, on both outputs, comes out of the pipe.
-pub fn start(vm: &Vm, socket: Option<&Path>) -> anyhow::Result<(Child, PipeReader)> {
+pub fn start(vm: &VmConfig, socket: Option<&Path>) -> anyhow::Result<(Child, PipeReader)> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let (printed, output) = io::pipe().context("cannot make a pipe")?;
     let mut command = Command::new(program);
@@ -30,7 +30,7 @@ pub fn start(vm: &Vm, socket: Option<&Path>) -> anyhow::Result<(Child, PipeReade
 }
 
 /// The flags of `postern run` for a VM.
-fn arguments(vm: &Vm, socket: Option<&Path>) -> Vec<OsString> {
+fn arguments(vm: &VmConfig, socket: Option<&Path>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["run".into()];
     let mut flag = |name: &str, value: OsString| {
         // Joined, so that no value is taken for a flag.
@@ -55,10 +55,10 @@ fn arguments(vm: &Vm, socket: Option<&Path>) -> Vec<OsString> {
             flag(name, file.clone().into());
         }
     }
-    if let (Some(socket), Some((port, path))) = (socket, vm.port) {
+    if let (Some(socket), Some(port)) = (socket, vm.port) {
         flag("--nic", socket.into());
-        flag("--port", port.to_string().into());
-        flag("--path", path.name().into());
+        flag("--port", port.number.to_string().into());
+        flag("--path", port.path.name().into());
         if vm.exit_on_abort {
             arguments.push("--exit-on-abort".into());
         }
@@ -121,18 +121,23 @@ fn print_line(name: &str, line: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use postern_vmm::topology::PortConfig;
+
     use super::*;
 
     #[test]
     fn a_vm_becomes_flags() {
-        let vm = Vm {
+        let vm = VmConfig {
             name: "a".to_owned(),
             kernel: "/k".into(),
             initrd: None,
             cmdline: "--looks like=a flag".to_owned(),
             memory: postern_vmm::size::Bytes(1 << 20),
             vcpus: 3,
-            port: Some((1, postern_abi::machine::Path::Direct)),
+            port: Some(PortConfig {
+                number: 1,
+                path: postern_abi::machine::Path::Direct,
+            }),
             exit_on_abort: true,
             serial: Some("/s".into()),
             outbox: None,
