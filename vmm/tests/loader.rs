@@ -47,6 +47,27 @@ fn a_sane_kernel_is_loaded() {
 }
 
 #[test]
+fn linux_without_pvh_is_told_from_other_kernels() {
+    let banner = b"....Linux version 6.1.0 (somebody)....";
+    let mut elf = Elf::kernel(banner);
+    assert!(
+        place_kernel(&ram(), &elf.bytes()).is_ok(),
+        "linked elsewhere"
+    );
+    elf.segments[0].offset = 0xffff_ffff_8000_0000;
+    assert!(matches!(refused(&elf), ImageError::LinuxWithoutPvh));
+    assert!(message(&elf).contains("Linux kernel without CONFIG_PVH"));
+    elf.segments.push(Segment::pvh_note(0x10_0000));
+    assert!(place_kernel(&ram(), &elf.bytes()).is_ok(), "with PVH");
+    let mut other = Elf::kernel(&[0x90; 64]);
+    other.segments[0].offset = 0xffff_ffff_8000_0000;
+    assert!(
+        place_kernel(&ram(), &other.bytes()).is_ok(),
+        "another kernel"
+    );
+}
+
+#[test]
 fn a_pvh_note_decides_the_entry() {
     let mut elf = Elf::kernel(&[0x90; 64]);
     elf.segments.push(Segment::pvh_note(0x10_0020));

@@ -113,6 +113,14 @@ impl Path {
         }
     }
 
+    /// Whether the NIC gives a VM on this path a view, made of the NIC's image by the patched KVM.
+    pub const fn needs_view(self) -> bool {
+        match self {
+            Path::Elisa | Path::ElisaStrict | Path::ExitKernel => true,
+            Path::ExitUser | Path::Direct => false,
+        }
+    }
+
     /// The path of that name.
     pub fn from_name(name: &str) -> Option<Path> {
         Path::ALL.into_iter().find(|path| path.name() == name)

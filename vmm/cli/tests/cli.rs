@@ -412,6 +412,13 @@ fn counters_of_a_nic() {
     assert_eq!(json["ports"][1]["port"], 1);
     let output = postern(&["stat", "--socket", &socket]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("vacant"));
+    assert_eq!(postern(&["stat", &socket]).stdout, output.stdout);
+    assert_refused(&postern(&["stat"]), CONFIGURATION, &["SOCKET"]);
+    assert_refused(
+        &postern(&["stat", &socket, "--socket", &socket]),
+        CONFIGURATION,
+        &["--socket"],
+    );
     assert_eq!(nic.end(libc::SIGTERM), Some(0));
     let json: serde_json::Value = serde_json::from_slice(&fs::read(stats).unwrap()).unwrap();
     assert_eq!(json["ports"].as_array().unwrap().len(), 2);
@@ -465,6 +472,61 @@ fn topologies_that_cannot_be() {
     assert!(
         text.contains("a | postern: kernel") && text.contains(&kernel),
         "{text}"
+    );
+}
+
+#[test]
+fn the_nic_of_a_topology_is_named() {
+    let directory = TestDirectory::new();
+    let vm = "[[vm]]\nname = \"a\"\nkernel = \"missing\"\n";
+    let said =
+        "postern: NIC of 2 ports with 1 queue each, TX rings of 256 KiB, lanes of 256 KiB at ";
+    let output = up(&directory, &format!("[nic]\nports = 2\n{vm}"));
+    assert_refused(&output, CONFIGURATION, &[said, "/nic\n"]);
+    let output = up(
+        &directory,
+        &format!("[nic]\nports = 2\nsocket = \"s\"\n{vm}"),
+    );
+    let socket = directory.path("s");
+    assert_refused(&output, CONFIGURATION, &[&format!("{said}{socket}\n")]);
+    assert!(!PathBuf::from(&socket).exists(), "the socket is gone");
+
+    let nic = RunningNic::start(&directory, &[]);
+    let taken = up(
+        &directory,
+        &format!("[nic]\nports = 2\nsocket = \"nic\"\n{vm}"),
+    );
+    assert_refused(&taken, CONFIGURATION, &[&nic.socket, "already listening"]);
+    assert_eq!(nic.end(libc::SIGTERM), Some(0));
+}
+
+#[test]
+fn sockets_with_names_that_are_too_long() {
+    let directory = TestDirectory::new();
+    let long = directory.path(&"s".repeat(200));
+    let parts = [" bytes, of which Linux takes 107", &long];
+    for args in [
+        &["nic", "--socket", &long][..],
+        &["nic", "show", &long],
+        &["nic", "stop", &long],
+        &["nic", "set", &long, "0", "--none"],
+        &["nic", "replay", &long, "0", "file"],
+        &["stat", &long],
+        &[
+            "run", "--kernel", "k", "--port", "0", "--path", "direct", "--nic", &long,
+        ],
+    ] {
+        assert_refused(&postern(args), CONFIGURATION, &parts);
+    }
+    let vm = "[[vm]]\nname = \"a\"\nkernel = \"missing\"\n";
+    let output = up(
+        &directory,
+        &format!("[nic]\nports = 2\nsocket = \"{long}\"\n{vm}"),
+    );
+    assert_refused(
+        &output,
+        CONFIGURATION,
+        &["topology.toml:3", parts[0], &long],
     );
 }
 

@@ -169,6 +169,34 @@ fn vms_end_with_the_process_that_started_them() {
     assert_eq!(directory.exit_kind("b.json").unwrap(), "signal");
 }
 
+/// `mov dx, PORT_SERIAL; mov al, 'x'; out dx, al; mov al, '\n'; out dx, al`, then [`EXIT_42`].
+const SAY_X: &[u8] = &[
+    0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xb0, b'\n', 0xee, 0x66, 0xba, 0xe0, 0x0c, 0xb8, 42,
+    0, 0, 0, 0xef, 0xf4,
+];
+
+#[test]
+fn the_end_of_a_failed_console_is_shown() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    fs::write(directory.path("say"), Elf::kernel(SAY_X).bytes()).unwrap();
+    let vm = "[[vm]]\nname = \"a\"\nkernel = \"say\"\n";
+    for (more, shown) in [("serial = \"a.log\"\n", true), ("", false)] {
+        let file = directory.path("topology.toml");
+        fs::write(&file, format!("{vm}{more}")).unwrap();
+        let output = postern(&["up", &file]);
+        assert_eq!(output.status.code(), Some(42));
+        let said = stderr(&output);
+        let log = directory.path("a.log");
+        let end = format!("postern: the last lines of {log}:\na | x\n");
+        assert_eq!(said.contains(&end), shown, "{said}");
+        // On the terminal already.
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(printed.contains("a | x\n"), !shown, "{printed}");
+    }
+}
+
 #[test]
 fn the_first_failure_is_the_status_of_all() {
     let Some(directory) = TestDirectory::new() else {

@@ -122,6 +122,12 @@ pub enum ImageError {
         /// Its address.
         entry: u64,
     },
+    /// Linux that can only be entered with parameters that this VMM does not make.
+    #[error(
+        "is a Linux kernel without CONFIG_PVH, which cannot be started here: build it with \
+         CONFIG_PVH=y, or take a distribution's, and give the uncompressed vmlinux"
+    )]
+    LinuxWithoutPvh,
     /// No room is left for the initrd.
     #[error(
         "has {size}, but the VM's memory has no such room above the kernel: give the VM more with \

@@ -84,6 +84,21 @@ impl Image {
         Ok(Image { programs })
     }
 
+    /// Whether this is Linux: linked where x86-64 Linux is (`__START_KERNEL_map` of Linux's
+    /// arch/x86/include/asm/page_64_types.h), with its banner (`linux_banner`).
+    pub(super) fn is_linux(&self, file: &[u8]) -> bool {
+        const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+        const BANNER: &[u8] = b"Linux version ";
+        let has_banner = |program: &Elf64_Phdr| {
+            let start = program.p_offset as usize;
+            let bytes = file.get(start..start.saturating_add(program.p_filesz as usize));
+            bytes.is_some_and(|bytes| bytes.windows(BANNER.len()).any(|part| part == BANNER))
+        };
+        let loaded = |program: &&Elf64_Phdr| program.p_type == PT_LOAD;
+        let mut loaded = self.programs.iter().filter(loaded);
+        loaded.any(|program| program.p_vaddr >= START_KERNEL_MAP && has_banner(program))
+    }
+
     /// The guest-physical ranges of all loaded segments, none of which overlap, and all of which
     /// lie in `ram` outside the boot structures.
     pub(super) fn segments(&self, ram: &GuestMemoryMmap) -> Result<Vec<Range<u64>>, ImageError> {

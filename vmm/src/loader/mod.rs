@@ -98,6 +98,7 @@ pub fn place_kernel(ram: &GuestMemoryMmap, file: &[u8]) -> Result<Kernel, ImageE
         loader::Elf::load(ram, None, &mut Cursor::new(file), None).map_err(ImageError::Load)?;
     let (entry, kind) = match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(entry) => (Entry::Pvh(entry), "PVH entry point"),
+        _ if image.is_linux(file) => return Err(ImageError::LinuxWithoutPvh),
         _ => (Entry::Long(loaded.kernel_load), "entry point"),
     };
     let address = match entry {

@@ -205,8 +205,7 @@ fn connection(
         let names = Path::ALL.map(Path::name).join(", ");
         error_at(path, format!("no such path; there are {names}"))
     })?;
-    let viewless = matches!(found, Path::ExitUser | Path::Direct);
-    if !viewless && nic.image.is_none() {
+    if found.needs_view() && nic.image.is_none() {
         let message = format!(
             "the path {} needs the NIC's image: [nic] image",
             found.name()

@@ -6,7 +6,10 @@
 #[derive(Clone, Debug)]
 pub struct Segment {
     pub kind: u32,
+    /// Guest-physical address.
     pub address: u64,
+    /// What is added to it for the guest-virtual address.
+    pub offset: u64,
     pub bytes: Vec<u8>,
     /// Bytes in memory; at least the bytes in the file, in a sane file.
     pub memory: u64,
@@ -67,7 +70,7 @@ impl Elf {
             let size = segment.bytes.len() as u64;
             for word in [
                 offset,
-                segment.address,
+                segment.address.wrapping_add(segment.offset),
                 segment.address,
                 size,
                 segment.memory,
@@ -89,6 +92,7 @@ impl Segment {
         Segment {
             kind: PT_LOAD,
             address,
+            offset: 0,
             bytes: bytes.to_vec(),
             memory: bytes.len() as u64,
         }
@@ -106,6 +110,7 @@ impl Segment {
         Segment {
             kind: PT_NOTE,
             address: 0,
+            offset: 0,
             bytes,
             memory,
         }

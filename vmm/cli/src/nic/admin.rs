@@ -10,7 +10,7 @@ use postern_nic::control::{CaptureInfo, Control, Format, Mac};
 use super::ask::{ask, order};
 use super::{policy, replay, show};
 use crate::error::CommandError;
-use crate::output;
+use crate::{output, parsers};
 
 /// What to do with a running NIC.
 #[derive(Subcommand)]
@@ -37,6 +37,7 @@ pub enum Action {
 #[derive(Args)]
 pub struct PortArgs {
     /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
     socket: PathBuf,
     /// Number of the port
     port: u32,
@@ -56,6 +57,7 @@ enum PortState {
 #[derive(Args)]
 pub struct MacArgs {
     /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
     socket: PathBuf,
     #[command(subcommand)]
     action: MacAction,
@@ -92,6 +94,7 @@ enum MacAction {
 #[derive(Args)]
 pub struct UplinkArgs {
     /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
     socket: PathBuf,
     #[command(subcommand)]
     action: UplinkAction,
@@ -121,6 +124,7 @@ enum UplinkAction {
 #[derive(Args)]
 pub struct CaptureArgs {
     /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
     socket: PathBuf,
     #[command(subcommand)]
     action: CaptureAction,
@@ -169,6 +173,7 @@ fn port_or_all(text: &str) -> Result<PortOrAll, String> {
 #[derive(Args)]
 pub struct StopArgs {
     /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
     socket: PathBuf,
     /// The NIC goes on without an owner, until another postern nic --socket takes it over, or its
     /// last VM has ended

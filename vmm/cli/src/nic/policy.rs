@@ -14,12 +14,14 @@ use postern_nic::policy::vlan::VlanSpec;
 
 use super::ask::ask;
 use crate::error::CommandError;
+use crate::parsers;
 
 /// Flags of `postern nic set`.
 #[derive(ClapArgs)]
 #[command(after_help = HELP)]
 pub struct Args {
     /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
     socket: PathBuf,
     /// Number of the port
     port: u32,

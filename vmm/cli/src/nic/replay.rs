@@ -17,12 +17,13 @@ use postern_nic::port::NativePort;
 use postern_vmm::{signals, status};
 
 use crate::error::CommandError;
-use crate::output;
+use crate::{output, parsers};
 
 /// Flags of `postern nic replay`.
 #[derive(ClapArgs)]
 pub struct Args {
     /// The NIC's socket; it must offer the path direct
+    #[arg(value_parser = parsers::socket)]
     socket: PathBuf,
     /// Number of the port, which nobody may have; if the file holds what several stations said,
     /// start the NIC with --no-learning for it

@@ -1,7 +1,7 @@
 //! `postern nic --socket`: owning a NIC until a signal comes.
 #![deny(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::{output, parsers};
 pub struct ServeFlags {
     /// Where VMMs connect (--nic of postern run). If a NIC is kept for it whose owner has ended,
     /// that NIC goes on, and --ports, --queues, --ring and --lane can be left out
-    #[arg(long, value_name = "PATH", required = true)]
+    #[arg(long, value_name = "PATH", required = true, value_parser = parsers::socket)]
     socket: Option<PathBuf>,
 
     /// Number of ports, at most 256 [default: 2]
@@ -124,27 +124,38 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
             }
         })
         .map_err(CommandError::internal)?;
-    if let Some(reason) = server.without_views() {
-        eprintln!("postern: no elisa, elisa-strict, exit-kernel: {reason}");
+    let missed: Vec<&str> = options
+        .paths
+        .iter()
+        .filter(|path| path.needs_view())
+        .map(|path| path.name())
+        .collect();
+    if let (Some(reason), false) = (server.without_views(), missed.is_empty()) {
+        eprintln!("postern: no {}: {reason}", missed.join(", "));
     }
     for warning in server.warnings() {
         eprintln!("postern: {warning}");
     }
+    let resumed = if server.is_resumed() {
+        ", taken over"
+    } else {
+        ""
+    };
     output::print(&format!(
-        "NIC of {} at {}{}\n",
-        geometry::describe(server.geometry()),
-        options.socket.display(),
-        if server.is_resumed() {
-            ", taken over"
-        } else {
-            ""
-        }
+        "{}{resumed}\n",
+        describe(&server, &options.socket)
     ))?;
     server.run()?;
     if let Some((file, path)) = stats {
         output::write_json(file, &path, &server.counters())?;
     }
     Ok(0)
+}
+
+/// A NIC in words, with the socket where it listens.
+pub fn describe(server: &Server, socket: &path::Path) -> String {
+    let geometry = geometry::describe(server.geometry());
+    format!("NIC of {geometry} at {}", socket.display())
 }
 
 /// Keeps a NIC that this program's parent owns; returns the exit status.

@@ -14,12 +14,13 @@ use serde_json::json;
 
 use super::ask::ask;
 use crate::error::CommandError;
-use crate::output;
+use crate::{output, parsers};
 
 /// Flags of `postern nic show`.
 #[derive(ClapArgs)]
 pub struct Args {
     /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
     socket: PathBuf,
     /// What to show
     #[arg(default_value = "ports")]
