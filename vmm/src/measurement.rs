@@ -6,6 +6,7 @@
 use postern_abi::kvm::EptViewStats;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::fmt;
 
 use crate::event_counters::EventCounts;
 use crate::kvm_stats::{self, KvmStats};
@@ -83,6 +84,15 @@ pub struct SnapshotRecorder {
     data: Vec<u64>,
     kept: Vec<RawSnapshot>,
     dropped: u64,
+}
+
+impl fmt::Debug for SnapshotRecorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotRecorder")
+            .field("kept", &self.kept.len())
+            .field("dropped", &self.dropped)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SnapshotRecorder {

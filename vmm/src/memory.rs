@@ -1,6 +1,7 @@
 //! Guest-physical memory: RAM, and the table of memory slots given to KVM.
 
 use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -117,9 +118,19 @@ struct Slot {
     _owner: MemoryOwner,
 }
 
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot")
+            .field("name", &self.name)
+            .field("gpa", &self.gpa)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The memory slots of a VM: what lies where in guest-physical memory. No two overlap, and none
 /// touches an address that belongs to KVM's devices or to views.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Slots {
     slots: Vec<Slot>,
 }

@@ -14,6 +14,7 @@
 //! chooses the numbers itself.
 #![deny(unsafe_code)]
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -101,6 +102,14 @@ enum Mapped {
 pub struct NicPort {
     attachment: Attachment,
     mapped: Mapped,
+}
+
+impl fmt::Debug for NicPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NicPort")
+            .field("attachment", &self.attachment)
+            .finish_non_exhaustive()
+    }
 }
 
 impl NicPort {

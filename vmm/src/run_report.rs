@@ -102,7 +102,7 @@ impl fmt::Display for Outcome {
                     show_abort(abort, f)
                 }
                 VcpuEnd::Stuck(reason) => write!(f, "vCPU {vcpu} cannot run on: {reason}"),
-                VcpuEnd::Device(failure) => write!(f, "{failure}: {}", failure.source),
+                VcpuEnd::Device(error) => write!(f, "{error}: {}", error.source),
                 VcpuEnd::Kvm(error) => write!(f, "{error}: {}", error.source),
                 VcpuEnd::Stopped => write!(f, "vCPU {vcpu} was stopped"),
             },

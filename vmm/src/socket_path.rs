@@ -11,8 +11,8 @@ pub const MAX_SOCKET_PATH: usize = 107;
 /// The path is too long for a socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the socket {} has a name of {} bytes, of which Linux takes {MAX_SOCKET_PATH}: choose a shorter \
-     one, or a relative one",
+    "the socket {} has a name of {} bytes, of which Linux takes {MAX_SOCKET_PATH}: choose a \
+     shorter one, or a relative one",
     .0.display(), .0.as_os_str().len()
 )]
 pub struct SocketPathError(pub PathBuf);

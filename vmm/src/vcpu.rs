@@ -69,6 +69,14 @@ pub struct Vcpu {
     fd: VcpuFd,
 }
 
+impl fmt::Debug for Vcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vcpu")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Vcpu {
     /// The vCPU behind `fd`, with what its CPUID is to say.
     ///
@@ -176,7 +184,7 @@ impl Vcpu {
             match effect {
                 Effect::Continue => {}
                 Effect::Exit(status) => return VcpuEnd::Guest(status),
-                Effect::Fail(failure) => return VcpuEnd::Device(failure),
+                Effect::Fail(error) => return VcpuEnd::Device(error),
             }
         }
     }

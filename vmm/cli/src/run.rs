@@ -47,12 +47,18 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     outbox: Option<PathBuf>,
 
-    /// Write exits by reason, the guest's marks and counters to this file, as JSON
+    /// Write exits by reason, counters and the snapshots that the guest asks for to this file, as
+    /// JSON
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
 
     /// Give the VM a port of the NIC that listens at this socket
-    #[arg(long, value_name = "SOCKET", requires_all = ["port", "path"], value_parser = parsers::socket)]
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        requires_all = ["port", "path"],
+        value_parser = parsers::socket
+    )]
     nic: Option<PathBuf>,
 
     /// Which port
@@ -68,8 +74,8 @@ pub struct Args {
     #[arg(long, requires = "nic")]
     exit_on_abort: bool,
 
-    /// Which counters to read at the guest's marks: none, emulated (the exact ones of the emulated
-    /// machine) or perf (the CPU's instruction counters)
+    /// Which counters to read when the guest asks for a snapshot: none, emulated (the exact ones of
+    /// the emulated machine) or perf (the CPU's instruction counters)
     #[arg(long, value_name = "WHICH", default_value = "none")]
     counters: event_counters::CounterSource,
 }

@@ -255,13 +255,13 @@ struct RunningNic {
 
 impl RunningNic {
     fn start(directory: &TestDirectory, more: &[&str]) -> RunningNic {
-        let (nic, line) = RunningNic::announced(directory, more);
+        let (nic, line) = RunningNic::start_and_line(directory, more);
         assert!(line.starts_with("NIC of 2 ports"), "{line}");
         nic
     }
 
     /// With what it says of itself.
-    fn announced(directory: &TestDirectory, more: &[&str]) -> (RunningNic, String) {
+    fn start_and_line(directory: &TestDirectory, more: &[&str]) -> (RunningNic, String) {
         let socket = directory.path("nic");
         let mut child = Command::new(program())
             .args(["nic", "--socket", &socket])
@@ -323,7 +323,7 @@ fn nics_larger_than_the_guests_room() {
         return;
     }
     let directory = TestDirectory::new();
-    let (nic, _) = RunningNic::announced(&directory, &["--ports", "16", "--lane", "4M"]);
+    let (nic, _) = RunningNic::start_and_line(&directory, &["--ports", "16", "--lane", "4M"]);
     directory.refuse(
         &["--nic", &nic.socket, "--port", "0", "--path", "direct"],
         CONFIGURATION,
@@ -374,7 +374,7 @@ fn nics_that_cannot_be() {
 fn the_largest_nic() {
     let directory = TestDirectory::new();
     let size = ["--ports", "256", "--ring", "4K", "--lane", "4K"];
-    let (nic, line) = RunningNic::announced(&directory, &size);
+    let (nic, line) = RunningNic::start_and_line(&directory, &size);
     assert!(
         line.starts_with(
             "NIC of 256 ports with 1 queue each, TX rings of 4 KiB, lanes of 4 KiB at "

@@ -1,5 +1,5 @@
-//! The topologies that users are shown: those of examples/ and what `postern up --help` says of them.
-//! Each must be read as it stands, and its guests must understand their command lines.
+//! The topologies that users are shown: those of examples/ and what `postern up --help` says of
+//! them. Each must be read as it stands, and its guests must understand their command lines.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 

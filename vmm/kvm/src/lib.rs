@@ -5,7 +5,7 @@
 //! | [`Device`] | /dev/kvm | `KVM_CHECK_EXTENSION`, `KVM_CREATE_EPT_VIEW` |
 //! | [`View`] | a view that is being put together | `KVM_EPT_VIEW_MAP`, `KVM_EPT_VIEW_SEAL` |
 //! | [`SealedView`] | a view that is complete, for any number of vCPUs | |
-//! | [`Attachment`] | a sealed view on one vCPU | `KVM_ATTACH_EPT_VIEW`, `.._DETACH_..`, `.._STATS` |
+//! | [`Attachment`] | a sealed view on one vCPU | `KVM_ATTACH_EPT_VIEW`, its detach and stats |
 //!
 //! The owner of a NIC makes views and passes their descriptors to VMMs, which attach them to their
 //! vCPUs. Numbers and structures are those of [`postern_abi::kvm`]; `kvm_ept_view.h`, which the

@@ -16,6 +16,7 @@ const LARGE_PAGE: u64 = 2 << 20;
 const DIRECTORY: u64 = 512 * LARGE_PAGE;
 
 /// The boot page tables, with the guest-physical address of each.
+#[derive(Debug)]
 pub struct BootTables(Vec<(GuestAddress, PageTable)>);
 
 impl BootTables {

@@ -73,7 +73,7 @@ impl Facts {
     pub fn gather() -> Facts {
         let (device, kvm) = match Kvm::new() {
             Ok(kvm) => (DeviceAccess::Open, Some(kvm)),
-            Err(error) => (refusal(io::Error::from(error)), None),
+            Err(error) => (access_error(io::Error::from(error)), None),
         };
         let features = structured_features();
         let vmx = kvm
@@ -95,7 +95,7 @@ impl Facts {
     }
 }
 
-fn refusal(error: io::Error) -> DeviceAccess {
+fn access_error(error: io::Error) -> DeviceAccess {
     match error.kind() {
         io::ErrorKind::NotFound => DeviceAccess::Missing,
         io::ErrorKind::PermissionDenied => DeviceAccess::Denied,
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn reasons_for_a_closed_device() {
-        let device = |errno| refusal(io::Error::from_raw_os_error(errno));
+        let device = |errno| access_error(io::Error::from_raw_os_error(errno));
         assert_eq!(device(libc::ENOENT), DeviceAccess::Missing);
         assert_eq!(device(libc::ENODEV), DeviceAccess::Missing);
         assert_eq!(device(libc::EACCES), DeviceAccess::Denied);

@@ -1,6 +1,7 @@
 //! The port I/O bus of a vCPU, and what a device is to it.
 #![deny(unsafe_code)]
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -39,6 +40,12 @@ pub trait PioDevice {
 
 /// A device on the buses of several vCPUs.
 pub struct Shared<T>(Arc<Mutex<T>>);
+
+impl<T> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
 
 impl<T> Shared<T> {
     /// A device that can be put on several buses.
@@ -81,6 +88,15 @@ struct BusEntry {
 pub struct Bus {
     entries: Vec<BusEntry>,
     strays: u64,
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus")
+            .field("devices", &self.entries.len())
+            .field("strays", &self.strays)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Bus {

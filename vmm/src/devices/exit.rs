@@ -6,6 +6,7 @@ use crate::status;
 
 /// [`postern_abi::machine::PORT_EXIT`]: a 32-bit write ends the VM with that status. Statuses that
 /// the guest cannot have ([`status::MAX_GUEST`]) become that maximum.
+#[derive(Debug)]
 pub struct ExitPort;
 
 impl PioDevice for ExitPort {

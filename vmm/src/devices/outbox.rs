@@ -14,6 +14,7 @@ use super::bus::{DeviceError, Effect, PioDevice, word};
 /// All of it is the guest's: the descriptor is read once, the range checked, and the bytes go to
 /// the file as they are when they are copied. A request that names anything but RAM, or comes
 /// without a file, is refused and counted.
+#[derive(Debug)]
 pub struct Outbox {
     ram: GuestMemoryMmap,
     file: Option<File>,

@@ -11,6 +11,7 @@ use super::bus::{Effect, PioDevice, word};
 /// [`machine::PORT_REQUEST`] of one vCPU: a 32-bit write is one request, served before the guest
 /// goes on, by the code that serves all paths. No lock, no allocation and no system call happens
 /// here.
+#[derive(Debug)]
 pub struct RequestPort {
     memory: Arc<Memory>,
     caller: Caller,

@@ -1,6 +1,7 @@
 //! COM1: a 16550A whose output goes to a file or the terminal.
 #![deny(unsafe_code)]
 
+use std::fmt;
 use std::io::{self, Write};
 
 use vm_superio::{Trigger, serial::NoEvents};
@@ -25,6 +26,12 @@ pub type Output = Box<dyn Write + Send>;
 /// The serial port, [`postern_abi::machine::PORT_SERIAL`].
 pub struct Serial(vm_superio::Serial<Irq, NoEvents, Output>);
 
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serial").finish_non_exhaustive()
+    }
+}
+
 impl Serial {
     /// A serial port that raises `irq` and writes to `output`.
     pub fn new(irq: EventFd, output: Output) -> Serial {
@@ -40,11 +47,11 @@ impl Serial {
     ///
     /// When the output's file cannot be written.
     pub fn flush(&mut self) -> Result<(), DeviceError> {
-        self.0.writer_mut().flush().map_err(failure)
+        self.0.writer_mut().flush().map_err(device_error)
     }
 }
 
-fn failure(source: io::Error) -> DeviceError {
+fn device_error(source: io::Error) -> DeviceError {
     DeviceError {
         what: "write the VM's serial output",
         source,
@@ -66,7 +73,7 @@ impl PioDevice for Serial {
                 // An eventfd of its own refuses nothing but a count near 2^64.
                 Err(vm_superio::serial::Error::Trigger(_)) => {}
                 Err(vm_superio::serial::Error::IOError(error)) => {
-                    return Effect::Fail(failure(error));
+                    return Effect::Fail(device_error(error));
                 }
             }
         }

@@ -9,8 +9,9 @@ use crate::measurement::{SnapshotRecorder, ViewStats};
 use crate::view::{self, VcpuView};
 
 /// [`postern_abi::machine::PORT_MARK`] of one vCPU: a 32-bit write takes a snapshot under that
-/// label. The counters are read first, so that the work of the snapshot itself comes after the
-/// mark; it is the same work each time.
+/// label. The counters are read first, so that the work of the snapshot itself comes after
+/// them; it is the same work each time.
+#[derive(Debug)]
 pub struct SnapshotPort {
     vcpu: usize,
     counters: EventCounters,
@@ -52,15 +53,15 @@ impl SnapshotPort {
         };
         let counts = self.counters.read();
         let view = self.view.as_ref().map(VcpuView::stats).transpose();
-        let view = view.map_err(io::Error::other).map_err(failure)?;
+        let view = view.map_err(io::Error::other).map_err(device_error)?;
         recorder
             .with(|recorder| recorder.take(label, self.vcpu, counts, view))
             .map_err(io::Error::other)
-            .map_err(failure)
+            .map_err(device_error)
     }
 }
 
-fn failure(source: io::Error) -> DeviceError {
+fn device_error(source: io::Error) -> DeviceError {
     DeviceError {
         what: "take a snapshot of the statistics",
         source,
@@ -71,7 +72,7 @@ impl PioDevice for SnapshotPort {
     fn write(&mut self, offset: u16, data: &[u8]) -> Effect {
         match word(offset, data).map(|label| self.take(label)) {
             None | Some(Ok(())) => Effect::Continue,
-            Some(Err(failure)) => Effect::Fail(failure),
+            Some(Err(error)) => Effect::Fail(error),
         }
     }
 }

@@ -29,8 +29,8 @@
 //!
 //! Relative file names are relative to the directory of the file.
 //!
-//! [`Topology::read`] and [`Topology::parse`] read such a text, and [`Topology::to_toml`] writes one
-//! that reads as the same topology.
+//! [`Topology::read`] and [`Topology::parse`] read such a text, and [`Topology::to_toml`] writes
+//! one that reads as the same topology.
 #![deny(unsafe_code)]
 
 mod error;
@@ -202,8 +202,8 @@ impl Topology {
         })
     }
 
-    /// Reads a text. Relative file names in it are relative to `directory`; an empty one leaves them
-    /// as they are.
+    /// Reads a text. Relative file names in it are relative to `directory`; an empty one leaves
+    /// them as they are.
     ///
     /// # Errors
     ///

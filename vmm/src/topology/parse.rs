@@ -1,4 +1,5 @@
-//! From a text to a topology: every number and name is checked, and a mistake is told with its line.
+//! From a text to a topology: every number and name is checked, and a mistake is told with its
+//! line.
 #![deny(unsafe_code)]
 
 use std::path::{self, PathBuf};

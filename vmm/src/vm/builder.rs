@@ -1,6 +1,7 @@
 //! Putting a VM together: memory, kernel, NIC port, vCPUs.
 #![deny(unsafe_code)]
 
+use std::fmt;
 use std::os::fd::AsFd;
 use std::path::{self, PathBuf};
 
@@ -36,9 +37,9 @@ pub struct BuildConfig {
     pub memory: u64,
     /// Number of vCPUs.
     pub vcpus: usize,
-    /// Which counters are read at marks.
+    /// Which counters are read at snapshots.
     pub counters: CounterSource,
-    /// Whether marks and final statistics are recorded.
+    /// Whether snapshots, the last one included, are recorded.
     pub record: bool,
     /// Whether the abort of a call in a view ends the VM, too.
     pub exit_on_abort: bool,
@@ -54,6 +55,17 @@ pub struct Builder {
     kernel: loader::Kernel,
     initrd: Option<loader::Module>,
     nic: Option<NicPort>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .field("slots", &self.slots)
+            .field("kernel", &self.kernel)
+            .field("nic", &self.nic)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Builder {

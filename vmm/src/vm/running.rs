@@ -1,6 +1,7 @@
 //! A VM that runs: a thread for each vCPU, and one that waits for the end.
 #![deny(unsafe_code)]
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -34,14 +35,23 @@ pub struct Outputs {
     pub outbox: Option<File>,
 }
 
+impl fmt::Debug for Outputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outputs")
+            .field("outbox", &self.outbox)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What the threads of a VM tell the one that waits for its end.
+#[derive(Debug)]
 enum Event {
     Ended { vcpu: usize, end: VcpuEnd },
     Signal(i32),
 }
 
 /// Ends a VM from outside.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Stopper(Sender<Event>);
 
 impl Stopper {
@@ -69,6 +79,15 @@ pub struct Vm {
     parts: Parts,
     sender: Sender<Event>,
     events: Receiver<Event>,
+}
+
+impl fmt::Debug for Vm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vm")
+            .field("vcpus", &self.parts.vcpus.len())
+            .field("slots", &self.parts.slots)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the thread of a vCPU has counted when it ends.
@@ -197,10 +216,10 @@ impl Devices {
                     vcpu,
                     end: VcpuEnd::Guest(_),
                 },
-                Err(failure),
+                Err(error),
             ) => Outcome::Ended {
                 vcpu,
-                end: VcpuEnd::Device(failure),
+                end: VcpuEnd::Device(error),
             },
             (outcome, _) => outcome,
         };

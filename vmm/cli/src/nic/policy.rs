@@ -121,7 +121,9 @@ fn change(policy: &mut PortPolicy, setting: &str) -> anyhow::Result<()> {
             policy.isolation = match (value, value.split_once(':')) {
                 ("promiscuous", _) => Isolation::Promiscuous,
                 ("isolated", _) => Isolation::Isolated,
-                (_, Some(("community", which))) => Isolation::Community(number(which, "number")?),
+                (_, Some(("community", which))) => {
+                    Isolation::Community(number(which, "community from 0 to 65535")?)
+                }
                 _ => bail!("give promiscuous, isolated or community:N"),
             }
         }
