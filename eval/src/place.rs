@@ -1,13 +1,11 @@
 //! Where VMs run: on this host if it has VMFUNC and the patched KVM, in the emulated machine if not.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use postern_abi::kvm::KVM_CAP_EPT_VIEW;
 
 use crate::interrupt;
 use crate::job::{Content, Done, Job};
@@ -78,13 +76,7 @@ impl Place {
 
 /// Whether KVM of this host can make views.
 pub fn host_has_views() -> bool {
-    /// `_IO(KVMIO, 0x03)`.
-    const KVM_CHECK_EXTENSION: libc::c_ulong = 0xae03;
-    File::open("/dev/kvm").is_ok_and(|kvm| {
-        // SAFETY: this ioctl takes a number and touches no memory of this process.
-        let answer = unsafe { libc::ioctl(kvm.as_raw_fd(), KVM_CHECK_EXTENSION, KVM_CAP_EPT_VIEW) };
-        answer == 1
-    })
+    postern_kvm::has_views()
 }
 
 fn run_on_host(job: &Job) -> Result<Done> {

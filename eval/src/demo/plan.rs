@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_abi::window::record_size;
 
 use super::options::{DEFAULT_FRAMES, MAX_BATCH};
@@ -54,7 +54,7 @@ pub enum Run {
     /// Frames from one VM to another.
     Traffic {
         /// How requests reach the NIC.
-        path: Path,
+        path: CallPath,
         /// Frames to send, all of them.
         input: usize,
         /// Frames a burst.
@@ -63,7 +63,7 @@ pub enum Run {
     /// Empty calls.
     Calls {
         /// How calls reach the service.
-        path: Path,
+        path: CallPath,
         /// How many.
         calls: u64,
     },
@@ -72,10 +72,10 @@ pub enum Run {
 /// All runs: on each path the calls, then each input with each batch.
 pub fn runs(inputs: usize, batches: &[u32]) -> Vec<Run> {
     let mut runs = Vec::new();
-    for path in Path::ALL {
+    for path in CallPath::ALL {
         let calls = match path {
-            Path::ExitKernel | Path::ExitUser => CALLS_WITH_EXITS,
-            Path::Elisa | Path::ElisaStrict | Path::Direct => CALLS,
+            CallPath::ExitKernel | CallPath::ExitUser => CALLS_WITH_EXITS,
+            CallPath::Elisa | CallPath::ElisaStrict | CallPath::Direct => CALLS,
         };
         runs.push(Run::Calls { path, calls });
         for input in 0..inputs {
@@ -162,7 +162,7 @@ impl Plan<'_> {
     }
 
     /// A VM of the topology that needs room for `data` bytes besides its own.
-    fn vm(&self, name: &str, port: u32, path: Path, data: u64) -> String {
+    fn vm(&self, name: &str, port: u32, path: CallPath, data: u64) -> String {
         format!(
             "[[vm]]\nname = '{name}'\nkernel = '{GUEST}'\nmemory = '{}M'\nport = {port}\n\
              path = '{}'\nstats = '{}'\ncounters = '{}'\n",
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn every_path_input_and_batch_has_one_run() {
         let runs = runs(2, &[1, 32]);
-        assert_eq!(runs.len(), Path::ALL.len() * (1 + 2 * 2));
+        assert_eq!(runs.len(), CallPath::ALL.len() * (1 + 2 * 2));
         for (n, run) in runs.iter().enumerate() {
             assert!(!runs[..n].contains(run), "{run:?} twice");
         }

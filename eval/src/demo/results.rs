@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use serde::Deserialize;
 
 use super::plan::{self, Plan, Run};
@@ -52,7 +52,7 @@ pub fn collect(plan: &Plan<'_>, source: Source, runs: &[Run], done: Vec<Result<D
 ///
 /// # Errors
 /// A run that failed.
-pub fn call(path: Path, calls: u64, done: Done) -> Result<Call> {
+pub fn call(path: CallPath, calls: u64, done: Done) -> Result<Call> {
     let vm = vm_stats(plan::CALLER_VM, &done.success()?)?;
     Ok(Call::new(path, calls, &stats::calls(&vm)?))
 }
@@ -74,7 +74,7 @@ fn received(done: &Done) -> Result<Vec<Frame>> {
 /// A run that failed, or in which not every frame arrived once, in order, byte for byte.
 pub fn traffic(
     source: Source,
-    path: Path,
+    path: CallPath,
     input: &str,
     sent: &[Frame],
     batch: u32,

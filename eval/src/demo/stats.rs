@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use postern_abi::ABI_VERSION;
-use postern_abi::machine::mark;
+use postern_abi::platform::label;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -230,7 +230,7 @@ struct MarkCost {
 impl VmStats {
     /// What a mark costs, from the pair with nothing in between.
     fn mark_cost(&self) -> Result<MarkCost, Error> {
-        let (begin, end) = (mark::NOTHING_BEGIN, mark::NOTHING_END);
+        let (begin, end) = (label::NOTHING_BEGIN, label::NOTHING_END);
         Ok(MarkCost {
             guest: self.counted(begin, end, GUEST)?,
             total: self.counted(begin, end, TOTAL)?,
@@ -248,7 +248,7 @@ const VMFUNCS: &str = "vmfuncs";
 /// # Errors
 /// When a mark or a counter is missing.
 pub fn traffic_shared_counters(sender: &VmStats, receiver: &VmStats) -> Result<Costs, Error> {
-    let (begin, end) = (mark::TRAFFIC_BEGIN, mark::TRAFFIC_END);
+    let (begin, end) = (label::TRAFFIC_BEGIN, label::TRAFFIC_END);
     let mut costs = exits_of(sender, receiver)?;
     let from = sender.counter(begin, TOTAL)?;
     let to = receiver.counter(end, TOTAL)?;
@@ -282,7 +282,7 @@ pub fn traffic_own_counters(sender: &VmStats, receiver: &VmStats) -> Result<Cost
     // Nobody counts the others.
     costs.vmfuncs = None;
     for vm in [sender, receiver] {
-        let (begin, end) = (mark::TRAFFIC_BEGIN, mark::TRAFFIC_END);
+        let (begin, end) = (label::TRAFFIC_BEGIN, label::TRAFFIC_END);
         let mark = vm.mark_cost()?;
         let counted = |name| vm.counted(begin, end, name);
         costs.total_instructions += counted(TOTAL)?.saturating_sub(mark.total);
@@ -295,7 +295,7 @@ pub fn traffic_own_counters(sender: &VmStats, receiver: &VmStats) -> Result<Cost
 fn exits_of(sender: &VmStats, receiver: &VmStats) -> Result<Costs, Error> {
     let mut costs = Costs::default();
     for vm in [sender, receiver] {
-        let interval = vm.interval(mark::TRAFFIC_BEGIN, mark::TRAFFIC_END)?;
+        let interval = vm.interval(label::TRAFFIC_BEGIN, label::TRAFFIC_END)?;
         costs.vm_exits += interval.others().saturating_sub(EXITS_OF_MARK);
         costs.interrupt_exits += interval.for_interrupts();
         costs.wait_exits += interval.waits;
@@ -311,17 +311,17 @@ fn exits_of(sender: &VmStats, receiver: &VmStats) -> Result<Costs, Error> {
 /// When a mark or a counter is missing.
 pub fn calls(vm: &VmStats) -> Result<Costs, Error> {
     let counted = |name| {
-        let with = vm.counted(mark::CALLS_BEGIN, mark::CALLS_END, name)?;
-        let without = vm.counted(mark::LOOP_BEGIN, mark::LOOP_END, name)?;
+        let with = vm.counted(label::CALLS_BEGIN, label::CALLS_END, name)?;
+        let without = vm.counted(label::LOOP_BEGIN, label::LOOP_END, name)?;
         Ok::<_, Error>(with.saturating_sub(without))
     };
-    let with = vm.interval(mark::CALLS_BEGIN, mark::CALLS_END)?;
-    let without = vm.interval(mark::LOOP_BEGIN, mark::LOOP_END)?;
+    let with = vm.interval(label::CALLS_BEGIN, label::CALLS_END)?;
+    let without = vm.interval(label::LOOP_BEGIN, label::LOOP_END)?;
     Ok(Costs {
         vm_exits: with.others().saturating_sub(without.others()),
         interrupt_exits: with.for_interrupts(),
         wait_exits: with.waits,
-        vmfuncs: match vm.mark(mark::CALLS_END)?.counters.contains_key(VMFUNCS) {
+        vmfuncs: match vm.mark(label::CALLS_END)?.counters.contains_key(VMFUNCS) {
             true => Some(counted(VMFUNCS)? + with.completed),
             false => None,
         },

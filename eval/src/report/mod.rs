@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path as FilePath;
 
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use serde::{Serialize, Serializer};
 
 use crate::output;
@@ -78,7 +78,7 @@ pub struct Costs {
 pub struct Traffic {
     /// How requests reach the NIC.
     #[serde(serialize_with = "path_name")]
-    pub path: Path,
+    pub path: CallPath,
     /// Which frames.
     pub input: String,
     /// Frames a burst.
@@ -119,7 +119,7 @@ pub struct Traffic {
 impl Traffic {
     /// The row of a run; the ratio is filled in by [`Report::new`].
     pub fn new(
-        path: Path,
+        path: CallPath,
         input: &str,
         batch: u32,
         verdict: &Verdict,
@@ -167,7 +167,7 @@ impl Traffic {
 pub struct Call {
     /// How the call reaches the service.
     #[serde(serialize_with = "path_name")]
-    pub path: Path,
+    pub path: CallPath,
     /// Calls that were made.
     pub calls: u64,
     /// Instructions a call in guest mode: enter, empty service, leave.
@@ -190,7 +190,7 @@ pub struct Call {
 impl Call {
     /// The row of a run of `calls` calls; the ratio is filled in by [`Report::new`]. `costs` are those of a loop with calls less those of the same
     /// loop without.
-    pub fn new(path: Path, calls: u64, costs: &Costs) -> Call {
+    pub fn new(path: CallPath, calls: u64, costs: &Costs) -> Call {
         let per_call = |total: u64| total as f64 / calls.max(1) as f64;
         Call {
             path,
@@ -206,7 +206,7 @@ impl Call {
     }
 }
 
-fn path_name<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+fn path_name<S: Serializer>(path: &CallPath, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(path.name())
 }
 
@@ -290,7 +290,9 @@ impl Report {
         for n in 0..report.traffic.len() {
             let row = &report.traffic[n];
             let base = report.traffic.iter().find(|base| {
-                base.path == Path::ExitKernel && base.input == row.input && base.batch == row.batch
+                base.path == CallPath::ExitKernel
+                    && base.input == row.input
+                    && base.batch == row.batch
             });
             let ratio = base
                 .map(|base| base.total_instructions_per_packet / row.total_instructions_per_packet)
@@ -298,7 +300,7 @@ impl Report {
             report.traffic[n].ratio_to_exit_kernel = ratio;
         }
         let calls = report.calls.iter();
-        let base = calls.filter(|call| call.path == Path::ExitKernel);
+        let base = calls.filter(|call| call.path == CallPath::ExitKernel);
         let base = base.map(|call| call.total_instructions).next();
         for call in &mut report.calls {
             let ratio = base.map(|base| base / call.total_instructions);

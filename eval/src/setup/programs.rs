@@ -56,7 +56,7 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
     };
     let host = [
         ("postern-init", "postern-init"),
-        ("postern-vmm", "postern"),
+        ("postern-cli", "postern"),
         ("postern-viewtest", "postern-viewtest"),
     ];
     let mut built = cargo.build(&MUSL, &host)?;
@@ -102,6 +102,8 @@ pub fn vmm_tests(
     command.args([
         "--package",
         "postern-vmm",
+        "--package",
+        "postern-cli",
         "--no-run",
         "--message-format=json-render-diagnostics",
     ]);

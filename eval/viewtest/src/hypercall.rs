@@ -13,8 +13,8 @@ use postern_abi::service::{ERR_BAD_REQUEST, HYPERCALL, OP_TX, tx_flags};
 use postern_abi::view::DATA_GVA;
 use postern_abi::window::{Geometry, PortId, RecordHeader, record_size};
 use postern_abi::{PAGE_SIZE, window};
-use postern_nic::caller::{Caller, Words};
-use postern_nic::memory::Memory;
+use postern_nic_client::memory::Memory;
+use postern_switch::credentials::{CredentialWords, Credentials};
 
 use crate::Test;
 use crate::guest::{ADD, OUT, Options, Stop, View, Vm};
@@ -54,12 +54,12 @@ impl Nic {
     }
 
     /// The words of the first port's tenant.
-    fn words(&self) -> Words {
-        Caller::new(self.memory.geometry(), self.ports[0], TENANCIES[0]).words()
+    fn words(&self) -> CredentialWords {
+        Credentials::new(self.memory.geometry(), self.ports[0], TENANCIES[0]).words()
     }
 
     /// A view with all of the memory, whose data are `size` bytes of it.
-    fn view(&self, caller: Words, size: u64) -> Result<View> {
+    fn view(&self, caller: CredentialWords, size: u64) -> Result<View> {
         let view = View::open(ADD)?;
         sys::map(
             &view.file,
@@ -150,7 +150,7 @@ fn transmit_code() -> Vec<u8> {
 fn words() -> Result<()> {
     let nic = Nic::new()?;
     let (good, size) = (nic.words(), nic.memory.size());
-    let attach = |caller: Words, size: u64| -> Result<i32> {
+    let attach = |caller: CredentialWords, size: u64| -> Result<i32> {
         let view = nic.view(caller, size)?;
         let vm = Vm::new(&[], Options::default())?;
         Ok(errno(sys::attach(

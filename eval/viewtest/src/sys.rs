@@ -2,23 +2,18 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 use postern_abi::kvm::{
     AttachEptView, CreateEptView, DetachEptView, EptViewMap, EptViewSeal, EptViewStats,
 };
-use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref};
+use postern_kvm::ioctl as call;
+use vmm_sys_util::ioctl::ioctl;
 
 mod number {
-    use postern_abi::kvm::*;
-    use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr};
+    use postern_abi::kvm::KVMIO;
+    use vmm_sys_util::ioctl_io_nr;
 
-    ioctl_iow_nr!(CREATE, KVMIO, KVM_CREATE_EPT_VIEW_NR, CreateEptView);
-    ioctl_iow_nr!(MAP, KVMIO, KVM_EPT_VIEW_MAP_NR, EptViewMap);
-    ioctl_iow_nr!(SEAL, KVMIO, KVM_EPT_VIEW_SEAL_NR, EptViewSeal);
-    ioctl_iow_nr!(ATTACH, KVMIO, KVM_ATTACH_EPT_VIEW_NR, AttachEptView);
-    ioctl_iow_nr!(DETACH, KVMIO, KVM_DETACH_EPT_VIEW_NR, DetachEptView);
-    ioctl_ior_nr!(STATS, KVMIO, KVM_GET_EPT_VIEW_STATS_NR, EptViewStats);
     ioctl_io_nr!(NMI, KVMIO, 0x9a);
 }
 
@@ -33,42 +28,33 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 /// `KVM_CREATE_EPT_VIEW`.
 pub fn create(argument: &CreateEptView) -> io::Result<File> {
     let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
-    // SAFETY: the argument is the structure that the call reads.
-    let fd = check(unsafe { ioctl_with_ref(&kvm, number::CREATE(), argument) })?;
-    // SAFETY: the call returned a new descriptor.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    call::create(&kvm, argument).map(File::from)
 }
 
 /// `KVM_EPT_VIEW_MAP`.
 pub fn map(view: &File, argument: &EptViewMap) -> io::Result<()> {
-    // SAFETY: the argument is the structure that the call reads; pages it names are only pinned.
-    check(unsafe { ioctl_with_ref(view, number::MAP(), argument) }).map(drop)
+    // SAFETY: pages that it names are a `Pages`, which is accessed as shared memory, or none.
+    unsafe { call::map(view, argument) }
 }
 
 /// `KVM_EPT_VIEW_SEAL`.
 pub fn seal(view: &File, argument: &EptViewSeal) -> io::Result<()> {
-    // SAFETY: the argument is the structure that the call reads.
-    check(unsafe { ioctl_with_ref(view, number::SEAL(), argument) }).map(drop)
+    call::seal(view, argument)
 }
 
 /// `KVM_ATTACH_EPT_VIEW`.
 pub fn attach(vcpu: &impl AsRawFd, argument: &AttachEptView) -> io::Result<()> {
-    // SAFETY: the argument is the structure that the call reads.
-    check(unsafe { ioctl_with_ref(vcpu, number::ATTACH(), argument) }).map(drop)
+    call::attach(vcpu, argument)
 }
 
 /// `KVM_DETACH_EPT_VIEW`.
 pub fn detach(vcpu: &impl AsRawFd, argument: &DetachEptView) -> io::Result<()> {
-    // SAFETY: the argument is the structure that the call reads.
-    check(unsafe { ioctl_with_ref(vcpu, number::DETACH(), argument) }).map(drop)
+    call::detach(vcpu, argument)
 }
 
 /// `KVM_GET_EPT_VIEW_STATS`.
 pub fn stats(vcpu: &impl AsRawFd) -> io::Result<EptViewStats> {
-    let mut stats = EptViewStats::default();
-    // SAFETY: the argument is the structure that the call writes.
-    check(unsafe { ioctl_with_mut_ref(vcpu, number::STATS(), &mut stats) })?;
-    Ok(stats)
+    call::stats(vcpu)
 }
 
 /// `KVM_NMI`.

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use anyhow::{Result, ensure};
-use postern_abi::machine::Path;
+use postern_abi::platform::CallPath;
 use postern_abi::view::{VMFUNCS_FAST, VMFUNCS_STRICT};
 
 use crate::demo::plan::{Plan, Run};
@@ -58,43 +58,43 @@ macro_rules! calls {
 }
 
 pub(super) const TESTS: &[Test] = &[
-    traffic!("elisa", Path::Elisa),
-    traffic!("elisa-strict", Path::ElisaStrict),
-    traffic!("exit-kernel", Path::ExitKernel),
-    traffic!("exit-user", Path::ExitUser),
-    traffic!("direct", Path::Direct),
+    traffic!("elisa", CallPath::Elisa),
+    traffic!("elisa-strict", CallPath::ElisaStrict),
+    traffic!("exit-kernel", CallPath::ExitKernel),
+    traffic!("exit-user", CallPath::ExitUser),
+    traffic!("direct", CallPath::Direct),
     calls!(
         "elisa",
         "100000 calls make no exit, 3 VMFUNCs and at most 30 instructions each",
-        Path::Elisa,
+        CallPath::Elisa,
         CALLS,
         |call| exitless(call, VMFUNCS_FAST, 30.0)
     ),
     calls!(
         "elisa-strict",
         "100000 calls make no exit, 4 VMFUNCs and at most 36 instructions each",
-        Path::ElisaStrict,
+        CallPath::ElisaStrict,
         CALLS,
         |call| exitless(call, VMFUNCS_STRICT, 36.0)
     ),
     calls!(
         "direct",
         "100000 calls make neither exits nor VMFUNCs",
-        Path::Direct,
+        CallPath::Direct,
         CALLS,
         |call| exitless(call, 0, 30.0)
     ),
     calls!(
         "exit-kernel",
         "a call is one exit, and costs more than 20 times 30 instructions",
-        Path::ExitKernel,
+        CallPath::ExitKernel,
         CALLS_WITH_EXITS,
         one_exit
     ),
     calls!(
         "exit-user",
         "a call is one exit, and costs more than 20 times 30 instructions",
-        Path::ExitUser,
+        CallPath::ExitUser,
         CALLS_WITH_EXITS,
         one_exit
     ),
@@ -138,7 +138,7 @@ fn job(programs: &Programs, run: Run) -> Job {
     plan.job(&run).expect("a capture can be written to memory")
 }
 
-fn traffic_job(programs: &Programs, path: Path) -> Job {
+fn traffic_job(programs: &Programs, path: CallPath) -> Job {
     let run = Run::Traffic {
         path,
         input: 0,
@@ -147,14 +147,14 @@ fn traffic_job(programs: &Programs, path: Path) -> Job {
     job(programs, run)
 }
 
-fn traffic_is_intact(done: Done, path: Path) -> Result<()> {
+fn traffic_is_intact(done: Done, path: CallPath) -> Result<()> {
     let row = results::traffic(source(), path, FRAMES.name(), FRAMES.frames(), BATCH, done)?;
     let dropped: u64 = row.dropped.values().sum();
     ensure!(dropped == 0, "the NIC dropped {:?}", row.dropped);
     let exits = row.vm_exits_per_packet;
     match path {
         // A call that finds no room is an exit, too, so there are more than one in seven.
-        Path::ExitKernel | Path::ExitUser => {
+        CallPath::ExitKernel | CallPath::ExitUser => {
             ensure!(exits >= 1.0 / f64::from(BATCH), "{exits} exits a packet");
         }
         _ => ensure!(exits == 0.0, "{exits} exits a packet"),
@@ -162,7 +162,7 @@ fn traffic_is_intact(done: Done, path: Path) -> Result<()> {
     Ok(())
 }
 
-fn calls_job(programs: &Programs, path: Path, calls: u64) -> Job {
+fn calls_job(programs: &Programs, path: CallPath, calls: u64) -> Job {
     job(programs, Run::Calls { path, calls })
 }
 
