@@ -7,9 +7,9 @@ use postern_abi::platform::CallPath;
 use postern_vmm::socket_path::{self, SocketPathError};
 
 /// The path of that name, or what there is instead.
-pub fn path(name: &str) -> Result<Path, String> {
+pub fn path(name: &str) -> Result<CallPath, String> {
     CallPath::from_name(name).ok_or_else(|| {
-        let names = CallPath::ALL.map(Path::name);
+        let names = CallPath::ALL.map(CallPath::name);
         format!("no such path; there are {}", names.join(", "))
     })
 }

@@ -50,7 +50,7 @@ pub struct ServeFlags {
     /// Paths to offer; exit-user and direct give a VM's process the memory of all ports [default:
     /// all]
     #[arg(long, value_name = "PATHS", value_delimiter = ',', value_parser = parsers::path)]
-    paths: Vec<Path>,
+    paths: Vec<CallPath>,
 
     /// Ports from whose frames no stations are learned, since their guests replay captures
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
