@@ -114,10 +114,10 @@ impl Nic {
         let (switch, geometry) = (self.memory.switch(), self.memory.geometry());
         let mut received = [0; QUEUES as usize];
         for (vcpu, bytes) in (0..).zip(&mut received) {
-            let context = geometry.context(self.ports[0], vcpu);
+            let sender = geometry.sender(self.ports[0], vcpu);
             for queue in 0..QUEUES {
                 let published = switch
-                    .published(context, self.ports[1], queue)
+                    .published(sender, self.ports[1], queue)
                     .context("a lane")?;
                 *bytes += window::Published::from_word(published.load(Relaxed)).position;
             }

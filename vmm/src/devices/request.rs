@@ -87,8 +87,8 @@ mod tests {
         assert_eq!(request(2, OP_TX, 1), 0, "no such vCPU");
         assert_eq!(request(0, OP_TX, 1), end, "the frame was taken");
         let frames = |vcpu| {
-            let context = switch.context(geometry.context(caller.port(), vcpu));
-            context.unwrap().frames.load(Relaxed)
+            let sender = switch.sender(geometry.sender(caller.port(), vcpu));
+            sender.unwrap().frames.load(Relaxed)
         };
         assert_eq!([frames(0), frames(1)], [1, 0], "by vCPU 0");
     }

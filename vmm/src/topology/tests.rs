@@ -54,7 +54,7 @@ fn a_whole_topology() {
         sender.port,
         Some(PortConfig {
             number: 0,
-            path: Path::ElisaStrict,
+            path: CallPath::ElisaStrict,
         })
     );
     assert_eq!(sender.counters, CounterSource::Emulated);
@@ -150,7 +150,7 @@ fn file() -> impl Strategy<Value = Option<PathBuf>> {
 }
 
 fn vm(port: u32) -> impl Strategy<Value = VmConfig> {
-    let connection = prop::option::of(0..Path::ALL.len());
+    let connection = prop::option::of(0..CallPath::ALL.len());
     let numbers = (0..u64::MAX, 1..3_usize, any::<bool>(), 0..3_usize);
     let files = (file(), file(), file(), file());
     (connection, numbers, files, "[ -~\\n\u{e9}]{0,40}").prop_map(
@@ -163,7 +163,7 @@ fn vm(port: u32) -> impl Strategy<Value = VmConfig> {
             vcpus,
             port: path.map(|path| PortConfig {
                 number: port,
-                path: Path::ALL[path],
+                path: CallPath::ALL[path],
             }),
             exit_on_abort,
             serial: files.1,
