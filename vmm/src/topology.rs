@@ -34,7 +34,7 @@ use std::path::{self, PathBuf};
 
 use postern_abi::machine::Path;
 use postern_abi::window::Geometry;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::counters;
@@ -68,8 +68,9 @@ pub enum Error {
     },
 }
 
-/// Several VMs and perhaps a NIC.
-#[derive(Clone, Debug, PartialEq)]
+/// Several VMs and perhaps a NIC. Serialised as TOML it is a file that [`Topology::read`] takes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(into = "RawTopology")]
 pub struct Topology {
     /// The NIC that the VMs share.
     pub nic: Option<Nic>,
@@ -119,7 +120,7 @@ pub struct Vm {
     pub counters: counters::Kind,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct RawTopology {
     nic: Option<Spanned<RawNic>>,
@@ -127,7 +128,7 @@ struct RawTopology {
     vms: Vec<Spanned<RawVm>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct RawNic {
     ports: u32,
@@ -140,7 +141,7 @@ struct RawNic {
     stats: Option<PathBuf>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct RawVm {
     name: Spanned<String>,
@@ -158,6 +159,59 @@ struct RawVm {
     outbox: Option<PathBuf>,
     stats: Option<PathBuf>,
     counters: Option<Spanned<String>>,
+}
+
+/// A value that comes from no file.
+fn unspanned<T>(value: T) -> Spanned<T> {
+    Spanned::new(0..0, value)
+}
+
+impl From<Topology> for RawTopology {
+    fn from(topology: Topology) -> RawTopology {
+        RawTopology {
+            nic: topology.nic.map(|nic| unspanned(nic.into())),
+            vms: topology
+                .vms
+                .into_iter()
+                .map(|vm| unspanned(vm.into()))
+                .collect(),
+        }
+    }
+}
+
+impl From<Nic> for RawNic {
+    fn from(nic: Nic) -> RawNic {
+        let geometry = nic.geometry;
+        RawNic {
+            ports: geometry.ports(),
+            queues: Some(geometry.queues()),
+            ring: Some(unspanned(geometry.ring().to_string())),
+            lane: Some(unspanned(geometry.lane().to_string())),
+            image: nic.image,
+            no_learning: nic.no_learning.into_iter().map(unspanned).collect(),
+            stats: nic.stats,
+        }
+    }
+}
+
+impl From<Vm> for RawVm {
+    fn from(vm: Vm) -> RawVm {
+        RawVm {
+            name: unspanned(vm.name),
+            kernel: vm.kernel,
+            initrd: vm.initrd,
+            cmdline: vm.cmdline,
+            memory: Some(unspanned(vm.memory.0.to_string())),
+            vcpus: Some(unspanned(vm.vcpus)),
+            port: vm.port.map(|(port, _)| unspanned(port)),
+            path: vm.port.map(|(_, path)| unspanned(path.name().to_owned())),
+            exit_on_abort: vm.exit_on_abort,
+            serial: vm.serial,
+            outbox: vm.outbox,
+            stats: vm.stats,
+            counters: Some(unspanned(vm.counters.name().to_owned())),
+        }
+    }
 }
 
 /// A message and the byte of the text that it is about.
@@ -443,6 +497,16 @@ outbox = "out.pcap"
         assert!(message.contains("no VM"));
         let alone = "[[vm]]\nname = \"a\"\nkernel = \"k\"\nport = 0\npath = \"direct\"\n";
         assert_eq!(parse(alone).unwrap_err().0, 4);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let topology = parse(TWO).unwrap();
+        let text = toml::to_string(&topology).unwrap();
+        assert_eq!(parse(&text), Ok(topology), "{text}");
+        let alone = parse("[[vm]]\nname = \"a\"\nkernel = \"k\"\nmemory = \"4097\"\n").unwrap();
+        let text = toml::to_string(&alone).unwrap();
+        assert_eq!(parse(&text), Ok(alone), "{text}");
     }
 
     #[test]
