@@ -11,7 +11,7 @@
 #                   (default: /lib/modules/$(uname -r)/build)
 #   --series NAME   folder of series/ (default: the one for that kernel's release)
 #   --out DIR       where the modules go (default: the cache, by kernel release)
-#   --service FILE  object of the exit-kernel path (default: host-nic/kernel-object/build.sh makes it);
+#   --service FILE  object of the exit-kernel path (default: host-nic/kernel-object/build.sh's);
 #                   "none" builds without that path
 #   --extra PATCH   apply one more patch on top of the series (tests use it to take defences out)
 #   --insist        load although the CPU leaks data between views (L1TF, MDS)
@@ -86,8 +86,10 @@ source_tree() {
 		[ "$(basename "$patch")" = "$cover" ] || patches+=("$patch")
 	done
 	patches+=("${extra[@]}")
-	key=$( { stat -c '%s %Y' "$tarball"; sha256sum "$here/build.sh" "${patches[@]}" | cut -d' ' -f1; } |
-		sha256sum | cut -c1-16)
+	key=$( {
+		stat -c '%s %Y' "$tarball"
+		sha256sum "$here/build.sh" "${patches[@]}" | cut -d' ' -f1
+	} | sha256sum | cut -c1-16)
 	tree=$cache/kvm/source-$key
 	if [ ! -e "$tree/.complete" ]; then
 		rm -rf "$tree"

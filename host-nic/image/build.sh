@@ -42,8 +42,8 @@ dir=$(realpath -m "$dir")
 cd "$here"
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 
-# Any number of these may run at once. Cargo has a lock of its own, but lets go of it before the image,
-# which builds with other features replace, is copied.
+# Any number of these may run at once. Cargo has a lock of its own, but lets go of it before the
+# image, which builds with other features replace, is copied.
 mkdir -p "$dir" "$(dirname "$out")"
 exec 9>"$dir/.image.lock"
 flock 9

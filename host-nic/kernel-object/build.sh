@@ -37,15 +37,16 @@ done
 [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] ||
 	die "Rust has no target $target; run: rustup target add $target"
 
-# The flags of the target are in .cargo/config.toml, which counts from where cargo runs. The kernel's own
-# model is added: top 2 GiB, no position independence, no red zone. The target has no vector registers.
+# The flags of the target are in .cargo/config.toml, which counts from where cargo runs. The
+# kernel's own model is added: top 2 GiB, no position independence, no red zone. The target has no
+# vector registers.
 out=$(realpath -m "$out")
 dir=$(realpath -m "$dir")
 cd "$here"
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 
-# Any number of these may run at once. Cargo has a lock of its own, but lets go of it before the archive
-# is read.
+# Any number of these may run at once. Cargo has a lock of its own, but lets go of it before the
+# archive is read.
 mkdir -p "$dir" "$(dirname "$out")"
 exec 9>"$dir/.object.lock"
 flock 9

@@ -11,6 +11,8 @@
 //! | [`revision`] | the revision that a measurement is made of |
 //! | [`call_path`] | paths of calls by their names, for serde |
 
+#![deny(unsafe_code)]
+
 pub mod call_path;
 pub mod demo;
 pub mod experiments;

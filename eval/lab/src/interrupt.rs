@@ -61,8 +61,8 @@ pub fn exit_code(result: Result<ExitCode>) -> ExitCode {
     }
 }
 
-/// Does `work`, which waits for a program. If the user wants to stop meanwhile, the program is told to
-/// end: not all signals reach it by themselves.
+/// Does `work`, which waits for a program. If the user wants to stop meanwhile, the program is told
+/// to end: not all signals reach it by themselves.
 pub fn watch<T>(program: &mut Child, work: impl FnOnce(&mut Child) -> T) -> T {
     const PERIOD: Duration = Duration::from_millis(100);
     let pid = Pid::from_child(program);

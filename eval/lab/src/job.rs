@@ -1,4 +1,5 @@
-//! Jobs: shell scripts that testbeds run, with the files that they need and make, and their outcomes.
+//! Jobs: shell scripts that testbeds run, with the files that they need and make, and their
+//! outcomes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -128,8 +129,8 @@ impl JobOutcome {
         diagnosis::kernel_warnings(&self.kernel_log)
     }
 
-    /// The outcome itself, if the job ended with status 0, made all its files, and had no warning in
-    /// the kernel's log.
+    /// The outcome itself, if the job ended with status 0, made all its files, and had no warning
+    /// in the kernel's log.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! The lab: an emulated Intel machine with VMFUNC, everything that it is made of, and testbeds that run
-//! jobs in it or on this host.
+//! The lab: an emulated Intel machine with VMFUNC, everything that it is made of, and testbeds that
+//! run jobs in it or on this host.
 //!
 //! ```text
 //!   setup  --> cache: packages, Bochs, kernel, patched KVM, programs
@@ -23,6 +23,8 @@
 //! | [`diagnosis`] | signs of trouble in logs |
 //! | [`interrupt`] | Ctrl-C |
 //! | [`output`] | files that appear whole or not at all |
+
+#![deny(unsafe_code)]
 
 pub mod diagnosis;
 pub mod interrupt;

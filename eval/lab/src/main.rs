@@ -1,5 +1,7 @@
 //! `cargo lab`: the emulated machine, and everything that it is made of.
 
+#![forbid(unsafe_code)]
+
 mod commands;
 
 use std::process::ExitCode;

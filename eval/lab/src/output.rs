@@ -30,6 +30,7 @@ pub enum Error {
 /// Checks that `file` can be written, without changing it.
 ///
 /// # Errors
+///
 /// What stands in the way.
 pub fn check_writable(file: &Path) -> Result<(), Error> {
     if file.is_dir() {
@@ -46,6 +47,7 @@ pub fn check_writable(file: &Path) -> Result<(), Error> {
 /// Writes `file` by way of a temporary file beside it.
 ///
 /// # Errors
+///
 /// Those of the file system, and those of `write`; then `file` is as it was.
 pub fn write_whole(
     file: &Path,

@@ -1,4 +1,5 @@
-//! Runs tests in the emulated machine, where several share a boot, or on this host's KVM where it can.
+//! Runs tests in the emulated machine, where several share a boot, or on this host's KVM where it
+//! can.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -19,6 +19,8 @@
 //! | [`libtest`] | reads what Rust's test programs print |
 //! | [`report`] | prints and counts verdicts |
 
+#![forbid(unsafe_code)]
+
 pub mod in_machines;
 pub mod libtest;
 pub mod native;

@@ -1,5 +1,7 @@
 //! `cargo suite`: runs all tests.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use anyhow::Result;

@@ -83,7 +83,8 @@ pub fn run_checks(
 }
 
 /// Runs the unit tests of the crates for the host, each of which becomes a line. Where tests of the
-/// programs `elsewhere` cannot be run here, nothing is said: they run in a machine and are told there.
+/// programs `elsewhere` cannot be run here, nothing is said: they run in a machine and are told
+/// there.
 ///
 /// # Errors
 ///

@@ -210,7 +210,7 @@ fn nothing_left(testbed: &EmulatedTestbed) -> Result<()> {
     Ok(())
 }
 
-/// Each run makes what it needs, as far as it is not made, and boots: as four `cargo lab machine run`.
+/// Four times what `cargo lab machine run` does: make what is missing, boot, run a command.
 fn runs_at_once(_: &EmulatedTestbed) -> Result<()> {
     const RUNS: usize = 4;
     let run = || -> Result<()> {

@@ -1,4 +1,5 @@
-//! Definition of a test that runs in a machine: what boots, what runs, and how its outcome is judged.
+//! Definition of a test that runs in a machine: what boots, what runs, and how its outcome is
+//! judged.
 
 use anyhow::Result;
 use postern_lab::job::{Job, JobOutcome};
@@ -59,7 +60,7 @@ pub enum Judge {
     /// The job is a test program of the VMM, which the job finds as `test`; each test of it has a
     /// verdict.
     VmmTests(&'static str),
-    /// The job is a test program; each line `ok NAME`, `FAILED NAME: REASON` or `SKIP NAME: REASON` is
-    /// the verdict of a test.
+    /// The job is a test program; each line `ok NAME`, `FAILED NAME: REASON` or `SKIP NAME: REASON`
+    /// is the verdict of a test.
     Lines,
 }

@@ -273,7 +273,7 @@ fn gate_is_harmless_from_every_byte() {
     }
 }
 
-/// The same check finds fault with the obvious executions to write the gate.
+/// The check finds fault with the obvious encodings of the gate.
 #[test]
 fn obvious_encodings_are_found_out() {
     kernel_pages().iter().for_each(find_fault);

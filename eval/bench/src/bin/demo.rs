@@ -1,5 +1,7 @@
 //! `cargo demo`: real traffic from VM to VM on every path.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use anyhow::Result;

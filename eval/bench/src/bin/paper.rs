@@ -1,5 +1,7 @@
 //! `cargo paper`: figures of the paper, measured again beside the published values.
 
+#![forbid(unsafe_code)]
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;

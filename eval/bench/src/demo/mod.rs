@@ -33,6 +33,7 @@ pub use options::DemoOptions;
 /// Runs the demo: prints progress and tables, and writes what the options ask for.
 ///
 /// # Errors
+///
 /// A sentence for what is missing, refused or failed. Results that are not whole are not written.
 pub fn run(options: &DemoOptions) -> Result<()> {
     let start = Instant::now();
@@ -91,6 +92,7 @@ fn say(text: &str) {
 /// failed. `progress` gets a line for each as it begins.
 ///
 /// # Errors
+///
 /// When the testbed cannot run jobs at all.
 pub fn measure(
     testbed: &Testbed,

@@ -15,12 +15,13 @@ pub const SMALL: usize = 64;
 /// Empty calls on the paths that do not exit.
 const CALLS: u64 = 100_000;
 
-/// Empty calls on the paths that exit: each takes the emulated machine up to a hundred times as long.
+/// Empty calls on the paths that exit: each takes the emulated machine up to a hundred times as
+/// long.
 const CALLS_WITH_EXITS: u64 = 10_000;
 
-/// Sizes of the demo's rings: a TX ring takes the largest burst, and a lane all frames unless the user
-/// asks for more than the default, so that what is seen is what requests and frames cost, not how two
-/// VMs on one CPU wait for each other.
+/// Sizes of the demo's rings: a TX ring takes the largest burst, and a lane all frames unless the
+/// user asks for more than the default, so that what is seen is what requests and frames cost, not
+/// how two VMs on one CPU wait for each other.
 pub const RINGS: RingSizes = RingSizes {
     ring_bytes: 1 << 20,
     lane_bytes: 4 << 20,
@@ -36,7 +37,7 @@ const _: () = {
 ///
 /// # Errors
 ///
-/// As for [`Scenario::calls`].
+/// Rings of sizes that no NIC has.
 pub fn scenarios(setting: &Setting, inputs: &[Trace], batches: &[u32]) -> Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
     for path in Path::ALL {

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use postern_abi::machine::Path;
 use serde::Deserialize;
 
-use super::figures::Quantity;
 use super::published::{self, PublishedValue};
+use super::quantity::Quantity;
 use crate::call_path;
 
 /// Where experiments are, from the top of the checkout.

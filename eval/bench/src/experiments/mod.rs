@@ -7,18 +7,20 @@
 //! | `published.csv` | the published values, each with its source: [`PublishedValue`]s |
 //!
 //! ```text
-//!   experiment.toml --> scenarios --> testbed --> rows of calls --+
-//!                                                                 +--> figures --> CSV, table, plot
-//!   published.csv ------------------------------------------------+
+//!   experiment.toml --> scenarios --> testbed --> rows --+
+//!                                                        +--> figures --> CSV, table, plot
+//!   published.csv ---------------------------------------+
 //! ```
 
 mod definition;
 mod figures;
 mod plot;
 mod published;
+mod quantity;
 mod run;
 
 pub use definition::{Definition, Experiment, PlotSpec, WorkloadSpec, all, load};
-pub use figures::{Figure, Figures, Label, Quantity};
+pub use figures::{Figure, Figures, Label};
 pub use published::PublishedValue;
+pub use quantity::Quantity;
 pub use run::run;

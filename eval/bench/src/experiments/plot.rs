@@ -93,7 +93,7 @@ fn draw_bars(
 mod tests {
     use postern_lab::source::Source;
 
-    use super::super::figures::Quantity;
+    use super::super::quantity::Quantity;
     use super::*;
 
     #[test]

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::figures::Quantity;
+use super::quantity::Quantity;
 
 /// A published value: one line of the file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -15,7 +15,8 @@ pub struct PublishedValue {
     pub quantity: Quantity,
     /// The value, in the quantity's unit.
     pub value: f64,
-    /// How exact it is: `quoted` (printed as a number), `derived` (our arithmetic on quoted values).
+    /// How exact it is: `quoted` (printed as a number), `derived` (our arithmetic on quoted
+    /// values).
     pub exactness: String,
     /// Where it stands.
     pub source: String,

@@ -36,8 +36,8 @@ struct About<'a> {
     seconds: f64,
 }
 
-/// Runs an experiment, and writes `results.csv`, `results.json` and `plot.svg` into `folder`. `say` gets
-/// lines for the user: each scenario as it begins, the table, and where the files are.
+/// Runs an experiment, and writes `results.csv`, `results.json` and `plot.svg` into `folder`. `say`
+/// gets lines for the user: each scenario as it begins, the table, and where the files are.
 ///
 /// # Errors
 ///

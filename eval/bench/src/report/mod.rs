@@ -4,16 +4,18 @@
 //!
 //! | figure | is |
 //! | --- | --- |
-//! | total instructions | all that the CPU ran from the sender's first mark to the receiver's last: both guests, both VMMs, the host kernel |
+//! | total instructions | all that the CPU ran: both guests, both VMMs, the host kernel |
 //! | guest instructions | those of them that ran in VMX guest mode, in whatever view |
-//! | VM exits | exits of both VMs between their own marks, less those for interrupts and waits, which are listed apart |
-//! | interrupt exits | exits that the host's and the guest's timers cause: the interrupt itself, its delivery, its acknowledgement |
+//! | VM exits | exits of both VMs between their own marks, less the two kinds below |
+//! | interrupt exits | exits that timers cause, from delivery to acknowledgement |
 //! | wait exits | exits of a guest that has nothing to do (HLT) |
-//! | VMFUNCs | VMFUNCs that switched to another EPT hierarchy; those that KVM completed, for a waiting interrupt, among them |
+//! | VMFUNCs | VMFUNCs that switched to another EPT hierarchy, by the CPU or completed by KVM |
 //! | per packet | divided by the packets received |
-//! | ratio | total instructions per packet (or call) of exit-kernel divided by this path's: above 1 is cheaper than exit-kernel |
+//! | ratio | total instructions of exit-kernel divided by this path's: above 1 is cheaper |
 //!
-//! What the marks themselves cost is measured with empty pairs of marks and subtracted.
+//! Instructions are counted from the sender's first mark to the receiver's last. KVM completes a
+//! VMFUNC during which an interrupt waits. What the marks themselves cost is measured with empty
+//! pairs of marks and subtracted.
 
 mod table;
 
@@ -162,8 +164,8 @@ pub struct CallRow {
 }
 
 impl CallRow {
-    /// The row of a run of `calls` calls; the ratio is filled in by [`DemoReport::new`]. `costs` are
-    /// those of a loop with calls less those of the same loop without.
+    /// The row of a run of `calls` calls; the ratio is filled in by [`DemoReport::new`]. `costs`
+    /// are those of a loop with calls less those of the same loop without.
     pub fn new(path: Path, calls: u64, costs: &Costs) -> CallRow {
         let per_call = |total: u64| total as f64 / calls.max(1) as f64;
         CallRow {
@@ -279,6 +281,7 @@ impl DemoReport {
     /// Writes the report as JSON to a file that appears whole or not at all.
     ///
     /// # Errors
+    ///
     /// Those of the file system.
     pub fn write_json(&self, file: &FilePath) -> io::Result<()> {
         output::write_whole(file, |out| {

@@ -17,9 +17,9 @@ use crate::call_path;
 use crate::report::RingSizes;
 use crate::traffic::{MAX_LEN, Trace, pcap};
 
-/// The guests' timers: 100 interrupts a second. The emulated machine runs 100 million instructions a
-/// second, so that at this rate their share is rather larger than on hardware at the usual ones. A
-/// guest that has nothing to do waits for its next tick, and gives up after 3000 of them.
+/// The guests' timers: 100 interrupts a second. The emulated machine runs 100 million instructions
+/// a second, so that at this rate their share is rather larger than on hardware at the usual ones.
+/// A guest that has nothing to do waits for its next tick, and gives up after 3000 of them.
 const TIMER: &str = "timer=100 patience=3000";
 
 /// Port of the VM that sends, or calls.
@@ -103,7 +103,8 @@ pub enum Workload {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "unit")]
 pub enum Metrics {
-    /// Costs a packet received: from the first mark of VM `sender` to the last one of VM `receiver`.
+    /// Costs a packet received: from the first mark of VM `sender` to the last one of VM
+    /// `receiver`.
     PerPacket {
         /// VM whose port's drops count, too.
         sender: String,

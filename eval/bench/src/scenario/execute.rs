@@ -11,8 +11,8 @@ use postern_lab::testbed::{EmulatedTestbed, Testbed};
 use super::definition::{self, NAME_LINE, Scenario};
 use crate::traffic::Trace;
 
-/// Machines that run side by side; each has one CPU. Which scenario goes to which is always the same,
-/// so that the same measurement gives the same counts.
+/// Machines that run side by side; each has one CPU. Which scenario goes to which is always the
+/// same, so that the same measurement gives the same counts.
 const MACHINES: usize = 2;
 
 /// Real time that the machines have.
@@ -22,8 +22,8 @@ const TIMEOUT: Duration = Duration::from_secs(1800);
 const MEMORY_MB: u64 = 512;
 
 /// Parameters of kvm-intel. The emulated CPU is of a model that leaks data between views, while the
-/// emulation of it does not. Without `preemption_timer` each tick of a guest's timer costs an exit that KVM counts as an
-/// interrupt, rather than one that it does not tell from others.
+/// emulation of it does not. Without `preemption_timer` each tick of a guest's timer costs an exit
+/// that KVM counts as an interrupt, rather than one that it does not tell from others.
 const PARAMETERS: &str = "ept_views=1 ept_views_insist=1 preemption_timer=0";
 
 /// What came of all scenarios.
@@ -89,9 +89,9 @@ pub fn run(
     })
 }
 
-/// A job that asks for kernel and CPU. In the emulated machine it also waits until the kernel is done
-/// with booting, and has KVM not spin for vCPUs that halt: as one instruction is ten nanoseconds there,
-/// that would be a large part of what the host executes.
+/// A job that asks for kernel and CPU. In the emulated machine it also waits until the kernel is
+/// done with booting, and has KVM not spin for vCPUs that halt: as one instruction is ten
+/// nanoseconds there, that would be a large part of what the host executes.
 fn about(testbed: &Testbed) -> Job {
     let script = "uname -r; sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1";
     Job::new(

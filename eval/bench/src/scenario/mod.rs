@@ -7,7 +7,10 @@
 //!   execute: `postern up` on a testbed
 //!       |  statistics of VMs and NIC, frames received
 //!       v
-//!   results: proof (frames received against frames sent), stats (marks of VMs) --> rows of the report
+//!   results: proof (frames received against frames sent), stats (marks of VMs)
+//!       |
+//!       v
+//!   rows of the report
 //! ```
 
 pub mod definition;

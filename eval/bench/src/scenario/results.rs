@@ -87,8 +87,8 @@ fn received(outcome: &JobOutcome) -> Result<Vec<Frame>> {
 ///
 /// # Errors
 ///
-/// A run that failed, or in which not every frame arrived once, in order, byte for byte; and a scenario
-/// of another kind.
+/// A run that failed, or in which not every frame arrived once, in order, byte for byte; and a
+/// scenario of another kind.
 pub fn traffic(
     source: Source,
     scenario: &Scenario,
@@ -124,8 +124,8 @@ pub fn traffic(
     ))
 }
 
-/// Frames of a port that the NIC dropped, by cause. (Those of the receiver tell the switch where it is;
-/// what it sent before the sender was there had nowhere to go, and does not count.)
+/// Frames of a port that the NIC dropped, by cause. (Those of the receiver tell the switch where it
+/// is; what it sent before the sender was there had nowhere to go, and does not count.)
 fn drops(json: &[u8], port: u32) -> Result<BTreeMap<String, u64>> {
     #[derive(Deserialize)]
     struct Counters {

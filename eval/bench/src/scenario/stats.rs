@@ -1,4 +1,5 @@
-//! Reader of what a VMM wrote about its VM (`postern run --stats`), and the costs between its marks.
+//! Reader of what a VMM wrote about its VM (`postern run --stats`), and the costs between its
+//! marks.
 
 use std::collections::BTreeMap;
 
@@ -115,6 +116,7 @@ impl VmStats {
     /// Reads the file's content; `vm` is for messages.
     ///
     /// # Errors
+    ///
     /// When it is not what a VMM of this version writes, or the VM did not end well.
     pub fn parse(vm: &str, json: &[u8]) -> Result<VmStats, Error> {
         let vm = vm.to_owned();
@@ -203,7 +205,8 @@ impl VmStats {
     }
 }
 
-/// Exits that the guest makes to acknowledge one interrupt: a write to its local APIC's EOI register.
+/// Exits that the guest makes to acknowledge one interrupt: a write to its local APIC's EOI
+/// register.
 const EXITS_PER_INJECTION: u64 = 1;
 
 impl Interval {
@@ -247,13 +250,15 @@ const VMFUNCS: &str = "vmfuncs";
 /// emulated machine.
 ///
 /// # Errors
+///
 /// When a mark or a counter is missing.
 pub fn traffic_shared_counters(sender: &VmStats, receiver: &VmStats) -> Result<Costs, Error> {
     let (begin, end) = (mark::TRAFFIC_BEGIN, mark::TRAFFIC_END);
     let mut costs = exits_of(sender, receiver)?;
     let from = sender.counter(begin, TOTAL)?;
     let to = receiver.counter(end, TOTAL)?;
-    // From one mark to the next lies the cost of one mark; so many lie between the first and the last.
+    // From one mark to the next lies the cost of one mark; so many lie between the first and the
+    // last.
     let moments = [sender.counter(end, TOTAL)?, receiver.counter(begin, TOTAL)?];
     let marks = 1 + moments.iter().filter(|at| (from..to).contains(at)).count() as u64;
     // An interrupt between two marks makes them dearer than they are.
@@ -273,10 +278,11 @@ pub fn traffic_shared_counters(sender: &VmStats, receiver: &VmStats) -> Result<C
     Ok(costs)
 }
 
-/// The costs of sending frames from one VM to another, where each VM has counters of its own: hardware.
-/// What the host does outside both VMMs' vCPU threads is not counted there.
+/// The costs of sending frames from one VM to another, where each VM has counters of its own:
+/// hardware. What the host does outside both VMMs' vCPU threads is not counted there.
 ///
 /// # Errors
+///
 /// When a mark or a counter is missing.
 pub fn traffic_own_counters(sender: &VmStats, receiver: &VmStats) -> Result<Costs, Error> {
     let mut costs = exits_of(sender, receiver)?;
@@ -305,10 +311,11 @@ fn exits_of(sender: &VmStats, receiver: &VmStats) -> Result<Costs, Error> {
     Ok(costs)
 }
 
-/// The costs of a loop of empty calls, less those of the same loop without the calls. Each of the two
-/// contains one mark.
+/// The costs of a loop of empty calls, less those of the same loop without the calls. Each of the
+/// two contains one mark.
 ///
 /// # Errors
+///
 /// When a mark or a counter is missing.
 pub fn calls(vm: &VmStats) -> Result<Costs, Error> {
     let counted = |name| {

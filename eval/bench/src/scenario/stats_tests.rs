@@ -18,7 +18,8 @@ fn at(label: u32, total: u64, exits: u64, interrupts: u64, halts: u64) -> Value 
             "vm": {},
             "vcpus": [{
                 "exits": exits, "irq_exits": interrupts, "irq_window_exits": 0,
-                "irq_injections": 0, "halt_exits": halts, "io_exits": 0, "hypercalls": 0, "halt_poll_hist": [1, 2],
+                "irq_injections": 0, "halt_exits": halts, "io_exits": 0, "hypercalls": 0,
+                "halt_poll_hist": [1, 2],
             }],
             "views": [{"vcpu": 0, "deferred_leaves": 0}],
         },

@@ -64,7 +64,7 @@ impl Trace {
         &self.name
     }
 
-    /// The same frames under another name.
+    /// The trace with its frames under another name.
     pub fn named(self, name: impl Into<String>) -> Trace {
         Trace {
             name: name.into(),
@@ -77,7 +77,7 @@ impl Trace {
         &self.frames
     }
 
-    /// SHA-256 over lengths and bytes of all frames, in hexadecimal: the same for the same frames,
+    /// SHA-256 over lengths and bytes of all frames, in hexadecimal. It is equal for equal frames,
     /// whatever kind of file they came from.
     pub fn sha256(&self) -> &str {
         &self.sha256

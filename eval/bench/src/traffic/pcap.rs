@@ -68,8 +68,8 @@ pub enum Error {
     },
     /// The first bytes are those of no capture format.
     #[error(
-        "{} is not a pcap or pcapng file (it starts with {start}); give a file written by tcpdump -w or \
-         Wireshark", file.display()
+        "{} is not a pcap or pcapng file (it starts with {start}); give a file written by tcpdump \
+         -w or Wireshark", file.display()
     )]
     NotACapture {
         /// The file.
@@ -79,8 +79,9 @@ pub enum Error {
     },
     /// The file ends inside a header or a frame.
     #[error(
-        "capture {} is truncated: it ends inside frame {frame}, whose record starts at byte {offset} of \
-         {size}; copy it again, or keep the whole frames with `editcap -r {} whole.pcap 1-{}`",
+        "capture {} is truncated: it ends inside frame {frame}, whose record starts at byte \
+         {offset} of {size}; copy it again, or keep the whole frames with \
+         `editcap -r {} whole.pcap 1-{}`",
         file.display(), file.display(), frame - 1
     )]
     Truncated {
@@ -106,8 +107,8 @@ pub enum Error {
     },
     /// The frames are not Ethernet frames.
     #[error(
-        "capture {} has link type {link} at frame {frame}, not Ethernet (1); capture on an Ethernet \
-         interface (tcpdump -i eth0, not -i any)", file.display()
+        "capture {} has link type {link} at frame {frame}, not Ethernet (1); capture on an \
+         Ethernet interface (tcpdump -i eth0, not -i any)", file.display()
     )]
     LinkType {
         /// The file.
@@ -119,8 +120,8 @@ pub enum Error {
     },
     /// A frame was captured only in part.
     #[error(
-        "capture {}, frame {frame}: only {captured} of its {wire} bytes were captured; capture again \
-         without a limit (tcpdump -s 0)", file.display()
+        "capture {}, frame {frame}: only {captured} of its {wire} bytes were captured; capture \
+         again without a limit (tcpdump -s 0)", file.display()
     )]
     Snapped {
         /// The file.
@@ -134,9 +135,9 @@ pub enum Error {
     },
     /// A frame is longer than [`MAX_LEN`].
     #[error(
-        "capture {}, frame {frame}: {length} bytes are over the limit of {MAX_LEN} (MTU 1500); capture \
-         with segmentation offloads off (ethtool -K DEVICE tso off gso off gro off) and an MTU of 1500 \
-         at most", file.display()
+        "capture {}, frame {frame}: {length} bytes are over the limit of {MAX_LEN} (MTU 1500); \
+         capture with segmentation offloads off (ethtool -K DEVICE tso off gso off gro off) and an \
+         MTU of 1500 at most", file.display()
     )]
     TooLong {
         /// The file.
@@ -148,8 +149,8 @@ pub enum Error {
     },
     /// A frame is shorter than an Ethernet header.
     #[error(
-        "capture {}, frame {frame}: {length} bytes are less than the {HEADER_LEN} of an Ethernet header; \
-         remove the frame, for example with `editcap {} cut.pcap {frame}`",
+        "capture {}, frame {frame}: {length} bytes are less than the {HEADER_LEN} of an Ethernet \
+         header; remove the frame, for example with `editcap {} cut.pcap {frame}`",
         file.display(), file.display()
     )]
     TooShort {
@@ -180,6 +181,7 @@ pub enum Error {
 /// Reads the capture `file` and checks every frame.
 ///
 /// # Errors
+///
 /// The first thing that is wrong, as in [`Error`].
 pub fn load(file: &Path) -> Result<Trace, Error> {
     let read_error = |source| Error::Read {
@@ -202,6 +204,7 @@ pub fn load(file: &Path) -> Result<Trace, Error> {
 /// The frames of a capture file whose content is `bytes`; `file` is for messages.
 ///
 /// # Errors
+///
 /// As [`load`].
 pub fn parse(file: &Path, bytes: &[u8]) -> Result<Vec<Frame>, Error> {
     let mut reader = Reader {
@@ -358,6 +361,7 @@ impl<'a> Reader<'a> {
 /// appears whole or not at all.
 ///
 /// # Errors
+///
 /// [`Error::Write`].
 pub fn save<'a>(
     file: &Path,

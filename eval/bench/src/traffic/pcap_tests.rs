@@ -244,9 +244,9 @@ proptest! {
             true => build_ng(Endianness::Little, DataLink::ETHERNET, &three()),
             false => build(&whole(&three()), |_| ()),
         };
-        for (place, value) in noise {
-            let place = place.index(bytes.len());
-            bytes[place] = value;
+        for (position, value) in noise {
+            let position = position.index(bytes.len());
+            bytes[position] = value;
         }
         bytes.truncate(cut.index(bytes.len()) + 1);
         if let Err(error) = parse(Path::new("in.pcap"), &bytes) {

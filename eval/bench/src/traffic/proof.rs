@@ -1,16 +1,16 @@
 //! The proof that every frame arrived: once, in order, byte for byte.
 //!
 //! Two lists are compared by content alone; nothing is added to the frames. Identical frames (a
-//! capture that is sent several times over) are told apart by their place only as far as that is
+//! capture that is sent several times over) are told apart by their position only as far as that is
 //! possible. With *s* and *r* the number of times that one content was sent and received:
 //!
 //! | count | is |
 //! | --- | --- |
 //! | duplicated | sum of *r* - *s*, where more copies of a sent content arrived than were sent |
-//! | altered | received frames whose content was never sent, as far as sent ones are missing for them |
+//! | altered | received frames whose content was never sent, as many as sent ones are missing |
 //! | lost | sum of *s* - *r*, where fewer arrived, less the altered |
-//! | foreign | received frames whose content was never sent, and no sent frame is missing for them |
-//! | reordered | of the frames that did arrive, the fewest that would have to move to restore the order |
+//! | foreign | received frames whose content was never sent, beyond the altered ones |
+//! | reordered | the fewest arrived frames that would have to move to restore the order |
 //!
 //! All five are zero exactly when the two lists are equal.
 
@@ -48,7 +48,7 @@ impl Comparison {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} sent, {} received", self.sent, self.received)?;
-        let Some(place) = self.first_difference else {
+        let Some(position) = self.first_difference else {
             return write!(f, ": every frame once, in order, byte for byte");
         };
         let counts = [
@@ -61,7 +61,7 @@ impl fmt::Display for Comparison {
         for (n, (count, what)) in counts.into_iter().filter(|(n, _)| *n > 0).enumerate() {
             write!(f, "{} {count} {what}", if n == 0 { ":" } else { "," })?;
         }
-        write!(f, "; first difference at frame {place}")
+        write!(f, "; first difference at frame {position}")
     }
 }
 
@@ -86,8 +86,8 @@ pub fn compare<S: AsRef<[u8]>, R: AsRef<[u8]>>(sent: &[S], received: &[R]) -> Co
     let contents_sent = numbers.len();
     let received = number(&mut numbers, received);
 
-    // What agrees at both ends is in order whatever lies between: taking it away changes none of the
-    // counts below.
+    // What agrees at both ends is in order whatever lies between: taking it away changes none of
+    // the counts below.
     let (sent, received) = (&sent[head..], &received[head..]);
     let tail = sent.iter().rev().zip(received.iter().rev());
     let tail = tail.take_while(|(s, r)| s == r).count();
@@ -124,22 +124,23 @@ fn number<'a, F: AsRef<[u8]>>(
         .collect()
 }
 
-/// Length of the longest common subsequence of `a` and `b`; the numbers in `a` are below `contents`.
+/// Length of the longest common subsequence of `a` and `b`; the numbers in `a` are below
+/// `contents`.
 ///
 /// Bit-parallel: a row of the textbook table is a bit vector over `a`, one update a word
 /// (H. Hyyrö, "Bit-parallel LCS-length computation revisited", 2004). Time a.len() * b.len() / 64.
 fn common_subsequence(a: &[usize], b: &[usize], contents: usize) -> usize {
     let words = a.len().div_ceil(64);
-    let mut places = vec![Vec::new(); contents];
-    for (place, &content) in a.iter().enumerate() {
-        places[content].push(place);
+    let mut positions = vec![Vec::new(); contents];
+    for (position, &content) in a.iter().enumerate() {
+        positions[content].push(position);
     }
     let mut row = vec![u64::MAX; words];
     let mut matches = vec![0_u64; words];
-    for places in b.iter().filter_map(|&content| places.get(content)) {
-        places
+    for positions in b.iter().filter_map(|&content| positions.get(content)) {
+        positions
             .iter()
-            .for_each(|place| matches[place / 64] |= 1 << (place % 64));
+            .for_each(|position| matches[position / 64] |= 1 << (position % 64));
         let mut carry = false;
         for (word, matched) in row.iter_mut().zip(&matches) {
             let hit = *word & matched;
@@ -148,10 +149,12 @@ fn common_subsequence(a: &[usize], b: &[usize], contents: usize) -> usize {
             carry = over || over_again;
             *word = sum | (*word & !matched);
         }
-        places.iter().for_each(|place| matches[place / 64] = 0);
+        positions
+            .iter()
+            .for_each(|position| matches[position / 64] = 0);
     }
     (0..a.len())
-        .filter(|place| row[place / 64] & (1 << (place % 64)) == 0)
+        .filter(|position| row[position / 64] & (1 << (position % 64)) == 0)
         .count()
 }
 

@@ -52,18 +52,18 @@ fn common_by_table(a: &[usize], b: &[usize]) -> usize {
 #[test]
 fn equal_lists_are_intact() {
     let sent = distinct(1000);
-    let comparison = compare(&sent, &sent);
-    assert!(comparison.is_intact());
-    assert_eq!((comparison.sent, comparison.received), (1000, 1000));
+    let found = compare(&sent, &sent);
+    assert!(found.is_intact());
+    assert_eq!((found.sent, found.received), (1000, 1000));
     assert!(compare::<Vec<u8>, Vec<u8>>(&[], &[]).is_intact());
 }
 
 #[test]
 fn nothing_received_is_all_lost() {
     let sent = distinct(10);
-    let comparison = compare::<_, Vec<u8>>(&sent, &[]);
-    assert_eq!((comparison.lost, comparison.reordered), (10, 0));
-    assert_eq!(comparison.first_difference, Some(1));
+    let found = compare::<_, Vec<u8>>(&sent, &[]);
+    assert_eq!((found.lost, found.reordered), (10, 0));
+    assert_eq!(found.first_difference, Some(1));
 }
 
 #[test]
@@ -72,11 +72,8 @@ fn a_cut_or_padded_frame_is_altered() {
     let mut received = sent.clone();
     received[0].pop();
     received[2].push(0);
-    let comparison = compare(&sent, &received);
-    assert_eq!(
-        (comparison.altered, comparison.lost, comparison.foreign),
-        (2, 0, 0)
-    );
+    let found = compare(&sent, &received);
+    assert_eq!((found.altered, found.lost, found.foreign), (2, 0, 0));
 }
 
 #[test]
@@ -102,8 +99,8 @@ fn damage_in_a_repeated_capture_is_seen() {
     let sent: Vec<_> = once.iter().cycle().take(700).cloned().collect();
     let mut received = sent.clone();
     received.remove(350);
-    let comparison = compare(&sent, &received);
-    assert_eq!((comparison.lost, comparison.reordered), (1, 0));
+    let found = compare(&sent, &received);
+    assert_eq!((found.lost, found.reordered), (1, 0));
     received.insert(340, once[0].clone());
     assert!(!compare(&sent, &received).is_intact());
 }
@@ -123,9 +120,9 @@ fn the_sentence_names_what_is_not_zero() {
 fn long_and_hopeless_lists_take_bounded_time() {
     let sent: Vec<_> = (0..20_000).map(|n| frame(n % 3)).collect();
     let received: Vec<_> = (0..20_000).map(|n| frame(2 - n % 3)).collect();
-    let comparison = compare(&sent, &received);
-    assert!(!comparison.is_intact());
-    assert!(comparison.reordered > 0 && comparison.lost <= 1);
+    let found = compare(&sent, &received);
+    assert!(!found.is_intact());
+    assert!(found.reordered > 0 && found.lost <= 1);
 }
 
 proptest! {
@@ -134,22 +131,25 @@ proptest! {
         let drop = pick(&drop, sent.len());
         let received: Vec<_> = sent.iter().enumerate()
             .filter(|(n, _)| !drop.contains(n)).map(|(_, f)| f.clone()).collect();
-        let comparison = compare(&sent, &received);
-        prop_assert_eq!(comparison.lost, drop.len());
+        let found = compare(&sent, &received);
+        prop_assert_eq!(found.lost, drop.len());
         prop_assert_eq!(
-            (comparison.reordered, comparison.duplicated, comparison.altered, comparison.foreign), (0, 0, 0, 0));
+            (found.reordered, found.duplicated, found.altered, found.foreign), (0, 0, 0, 0));
     }
 
     #[test]
-    fn copies_are_duplicates(sent in repeating(), copies in vec((any::<Index>(), any::<Index>()), 0..20)) {
+    fn copies_are_duplicates(
+        sent in repeating(),
+        copies in vec((any::<Index>(), any::<Index>()), 0..20),
+    ) {
         let mut received = sent.clone();
-        for (which, place) in &copies {
-            received.insert(place.index(received.len() + 1), which.get(&sent).clone());
+        for (which, position) in &copies {
+            received.insert(position.index(received.len() + 1), which.get(&sent).clone());
         }
-        let comparison = compare(&sent, &received);
-        prop_assert_eq!(comparison.duplicated, copies.len());
+        let found = compare(&sent, &received);
+        prop_assert_eq!(found.duplicated, copies.len());
         prop_assert_eq!(
-            (comparison.lost, comparison.reordered, comparison.altered, comparison.foreign), (0, 0, 0, 0));
+            (found.lost, found.reordered, found.altered, found.foreign), (0, 0, 0, 0));
     }
 
     #[test]
@@ -169,35 +169,39 @@ proptest! {
                 }
             }
         }
-        let comparison = compare(&sent, &received);
-        prop_assert_eq!(comparison.altered, changed.len());
+        let found = compare(&sent, &received);
+        prop_assert_eq!(found.altered, changed.len());
         prop_assert_eq!(
-            (comparison.lost, comparison.reordered, comparison.duplicated, comparison.foreign), (0, 0, 0, 0));
+            (found.lost, found.reordered, found.duplicated, found.foreign), (0, 0, 0, 0));
     }
 
     #[test]
-    fn strangers_are_foreign(sent in repeating(), places in vec(any::<Index>(), 0..20)) {
+    fn strangers_are_foreign(sent in repeating(), positions in vec(any::<Index>(), 0..20)) {
         let mut received = sent.clone();
-        for (n, place) in places.iter().enumerate() {
-            received.insert(place.index(received.len() + 1), frame(UNSENT + n as u16));
+        for (n, position) in positions.iter().enumerate() {
+            received.insert(position.index(received.len() + 1), frame(UNSENT + n as u16));
         }
-        let comparison = compare(&sent, &received);
-        prop_assert_eq!(comparison.foreign, places.len());
+        let found = compare(&sent, &received);
+        prop_assert_eq!(found.foreign, positions.len());
         prop_assert_eq!(
-            (comparison.lost, comparison.reordered, comparison.duplicated, comparison.altered), (0, 0, 0, 0));
+            (found.lost, found.reordered, found.duplicated, found.altered), (0, 0, 0, 0));
     }
 
     #[test]
-    fn one_frame_moved_is_one_reordered(from in any::<Index>(), to in any::<Index>(), len in 2..300_usize) {
+    fn one_frame_moved_is_one_reordered(
+        from in any::<Index>(),
+        to in any::<Index>(),
+        len in 2..300_usize,
+    ) {
         let sent = distinct(len);
         let (from, to) = (from.index(len), to.index(len));
         let mut received = sent.clone();
         let moved = received.remove(from);
         received.insert(to, moved);
-        let comparison = compare(&sent, &received);
-        prop_assert_eq!(comparison.reordered, usize::from(from != to));
+        let found = compare(&sent, &received);
+        prop_assert_eq!(found.reordered, usize::from(from != to));
         prop_assert_eq!(
-            (comparison.lost, comparison.duplicated, comparison.altered, comparison.foreign), (0, 0, 0, 0));
+            (found.lost, found.duplicated, found.altered, found.foreign), (0, 0, 0, 0));
     }
 
     #[test]
@@ -208,11 +212,11 @@ proptest! {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             received.swap(n, (state >> 33) as usize % (n + 1));
         }
-        let comparison = compare(&sent, &received);
-        prop_assert_eq!(comparison.is_intact(), sent == received);
-        prop_assert_eq!(comparison.reordered == 0, sent == received);
+        let found = compare(&sent, &received);
+        prop_assert_eq!(found.is_intact(), sent == received);
+        prop_assert_eq!(found.reordered == 0, sent == received);
         prop_assert_eq!(
-            (comparison.lost, comparison.duplicated, comparison.altered, comparison.foreign), (0, 0, 0, 0));
+            (found.lost, found.duplicated, found.altered, found.foreign), (0, 0, 0, 0));
     }
 
     #[test]
@@ -231,14 +235,17 @@ proptest! {
             match hit.iter().position(|h| *h == n).map(|p| p % 3) {
                 Some(0) => lost += 1,
                 Some(1) => { altered += 1; received.push(frame(UNSENT + n as u16)); }
-                Some(_) => { duplicated += 1; received.extend([original.clone(), original.clone()]); }
+                Some(_) => {
+                    duplicated += 1;
+                    received.extend([original.clone(), original.clone()]);
+                }
                 None => received.push(original.clone()),
             }
         }
-        let comparison = compare(&sent, &received);
+        let found = compare(&sent, &received);
         prop_assert_eq!(
-            (comparison.lost, comparison.altered, comparison.duplicated), (lost, altered, duplicated));
-        prop_assert_eq!((comparison.reordered, comparison.foreign), (0, 0));
+            (found.lost, found.altered, found.duplicated), (lost, altered, duplicated));
+        prop_assert_eq!((found.reordered, found.foreign), (0, 0));
     }
 
     #[test]

@@ -35,12 +35,12 @@ fn open() -> Result<Ports> {
     Ok(ports)
 }
 
-/// Instructions between the two snapshots of [`count!`], besides those that are counted: the OUT that
-/// takes the first, and what reads it.
+/// Instructions between the two snapshots of [`count!`], besides those that are counted: the OUT
+/// that takes the first, and what reads it.
 const OWN: u32 = 5;
 
-/// Counts instructions; they must leave RDX and R8 alone. It needs the right to the ports, which this
-/// function's caller has.
+/// Counts instructions; they must leave RDX and R8 alone. It needs the right to the ports, which
+/// this function's caller has.
 macro_rules! count {
     ($($instruction:literal),*; $($operands:tt)*) => {{
         let (before, after): (u32, u32);
@@ -69,7 +69,8 @@ macro_rules! count {
     }};
 }
 
-/// Counts code whose number of instructions is known, and prints `ok NAME` or `FAILED NAME: reason`.
+/// Counts code whose number of instructions is known, and prints `ok NAME` or `FAILED NAME:
+/// reason`.
 pub fn check() -> Result<()> {
     let _ports = open()?;
     report("nothing counts nothing", 0, || count!(; ));

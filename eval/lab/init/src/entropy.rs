@@ -1,7 +1,7 @@
 //! Random numbers of the machine's kernel, which must be the same in equal machines.
 //!
-//! The emulated processor has no random numbers of its own (those that Bochs could give it differ from
-//! run to run), and the kernel would wait a second for enough accidents of timing.
+//! The emulated processor has no random numbers of its own (those that Bochs could give it differ
+//! from run to run), and the kernel would wait a second for enough accidents of timing.
 
 use std::fs::File;
 use std::io;

@@ -7,11 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::OFlags;
 
-/// A place in the kernel's log.
+/// The kernel's log, with a position up to which it has been read.
 pub struct KernelLog(File);
 
 impl KernelLog {
-    /// The beginning of the log.
+    /// Opens the log, at its beginning.
     ///
     /// # Errors
     ///
@@ -25,7 +25,7 @@ impl KernelLog {
     }
 
     /// What was logged since the last call: lines of `<priority>[seconds] text`.
-    pub fn news(&mut self) -> String {
+    pub fn read_new(&mut self) -> String {
         let mut text = String::new();
         // One read returns one record, and the kernel's limit for it is below this.
         let mut record = [0; 8192];

@@ -1,6 +1,6 @@
-//! What the runner and the first process of the emulated machine agree on.
+//! What a host and the first process of its emulated machine agree on.
 //!
-//! The runner puts a [`Plan`] into the machine's initial file system. The first process carries it
+//! The host puts a [`Plan`] into the machine's initial file system. The first process carries it
 //! out and sends [`Record`]s through an output port, which the machine appends to a file.
 
 pub mod plan;
@@ -21,5 +21,5 @@ pub const PORT_FLUSH: u16 = 0x8944;
 /// Writing [`SHUTDOWN`] to it, byte by byte, switches the machine off.
 pub const PORT_SHUTDOWN: u16 = 0x8900;
 
-/// See [`PORT_SHUTDOWN`].
+/// Bytes that switch the machine off when they are written to [`PORT_SHUTDOWN`].
 pub const SHUTDOWN: &[u8] = b"Shutdown";

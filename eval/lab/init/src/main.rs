@@ -19,10 +19,10 @@ use rustix::mount::{MountFlags, mount};
 use crate::kernel_log::KernelLog;
 use crate::ports::Ports;
 
-/// The way out of the machine.
-pub struct Outbox(Mutex<Ports>);
+/// Sends records out of the machine.
+pub struct RecordSender(Mutex<Ports>);
 
-impl Outbox {
+impl RecordSender {
     /// Sends a record.
     pub fn send(&self, record: &Record) {
         let mut bytes = Vec::new();
@@ -78,16 +78,16 @@ fn main() -> ExitCode {
 fn live() -> Result<()> {
     mount_all()?;
     entropy::seed().context("seeding the kernel's random numbers")?;
-    let outbox = Outbox(Mutex::new(Ports::open().context("asking for I/O ports")?));
-    let result = carry_out(&outbox);
+    let sender = RecordSender(Mutex::new(Ports::open().context("asking for I/O ports")?));
+    let result = carry_out(&sender);
     // What is still on its way to the console would be lost.
     let _ = rustix::termios::tcdrain(std::io::stdout());
-    outbox.shutdown();
+    sender.shutdown();
     result
 }
 
 fn mount_all() -> Result<()> {
-    for (kind, place) in [
+    for (kind, directory) in [
         ("proc", "/proc"),
         ("sysfs", "/sys"),
         ("devtmpfs", "/dev"),
@@ -95,9 +95,9 @@ fn mount_all() -> Result<()> {
         ("tmpfs", "/run"),
         ("tmpfs", "/dev/shm"),
     ] {
-        fs::create_dir_all(place).with_context(|| format!("making {place}"))?;
-        mount(kind, place, kind, MountFlags::empty(), None)
-            .with_context(|| format!("mounting {kind} at {place}"))?;
+        fs::create_dir_all(directory).with_context(|| format!("making {directory}"))?;
+        mount(kind, directory, kind, MountFlags::empty(), None)
+            .with_context(|| format!("mounting {kind} at {directory}"))?;
     }
     // Not every kernel has them.
     let _ = mount(
@@ -117,7 +117,7 @@ fn mount_all() -> Result<()> {
     Ok(())
 }
 
-fn carry_out(outbox: &Outbox) -> Result<()> {
+fn carry_out(sender: &RecordSender) -> Result<()> {
     let plan = fs::read(PLAN_PATH).with_context(|| format!("reading {PLAN_PATH}"))?;
     let plan: Plan = serde_json::from_slice(&plan).context("reading the plan")?;
     let mut log = KernelLog::open().context("opening the kernel log")?;
@@ -129,11 +129,11 @@ fn carry_out(outbox: &Outbox) -> Result<()> {
     for module in &plan.modules {
         if let Err(error) = load(module) {
             let error = format!("{error:#}");
-            outbox.send(&Record::KernelLog {
+            sender.send(&Record::KernelLog {
                 command: 0,
-                text: log.news(),
+                text: log.read_new(),
             });
-            outbox.send(&Record::ModuleFailed {
+            sender.send(&Record::ModuleFailed {
                 path: module.path.clone(),
                 error,
             });
@@ -141,12 +141,12 @@ fn carry_out(outbox: &Outbox) -> Result<()> {
         }
     }
     for (index, command) in plan.commands.iter().enumerate() {
-        run::run(index as u32, command, outbox, &mut log);
+        run::run(index as u32, command, sender, &mut log);
     }
     if plan.shell {
         shell()?;
     }
-    outbox.send(&Record::End);
+    sender.send(&Record::End);
     Ok(())
 }
 

@@ -34,19 +34,30 @@ impl Ports {
     /// Reads 32 bits.
     pub fn read(&mut self, port: u16) -> u32 {
         let value;
-        // SAFETY: without the right to the port the processor faults; with it, ports of the emulated
-        // machine that are read change no memory.
+        // SAFETY: without the right to the port the processor faults; with it, ports of the
+        // emulated machine that are read change no memory.
         unsafe {
-            asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, nomem, preserves_flags));
+            asm!(
+                "in eax, dx",
+                in("dx") port,
+                out("eax") value,
+                options(nostack, nomem, preserves_flags)
+            );
         }
         value
     }
 
     /// Writes 32 bits.
     pub fn write(&mut self, port: u16, value: u32) {
-        // SAFETY: as for reading.
+        // SAFETY: without the right to the port the processor faults; with it, writing to ports of
+        // the emulated machine changes no memory of this process.
         unsafe {
-            asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, nomem, preserves_flags));
+            asm!(
+                "out dx, eax",
+                in("dx") port,
+                in("eax") value,
+                options(nostack, nomem, preserves_flags)
+            );
         }
     }
 
@@ -81,7 +92,12 @@ impl Ports {
         // SAFETY: the kernel gave the right to the port, and the emulated machine's ports of this
         // range change no memory.
         unsafe {
-            asm!("out dx, al", in("dx") port, in("al") byte, options(nostack, nomem, preserves_flags))
+            asm!(
+                "out dx, al",
+                in("dx") port,
+                in("al") byte,
+                options(nostack, nomem, preserves_flags)
+            );
         }
     }
 }

@@ -16,7 +16,7 @@ const KIND_END: u32 = 7;
 
 const HEADER: usize = 20;
 
-/// One piece of news from the machine. Commands are numbered in the order of the plan, from 0.
+/// One message from the machine. Commands are numbered in the order of the plan, from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A module could not be loaded; nothing else is done.
@@ -77,7 +77,7 @@ pub enum DecodeError {
     /// No record has this kind.
     #[error("a record of kind {kind:#x} at byte {offset} of the machine's output")]
     Kind {
-        /// As read.
+        /// The kind that was read.
         kind: u32,
         /// Where.
         offset: usize,
@@ -85,7 +85,7 @@ pub enum DecodeError {
     /// The data of a record do not fit its kind.
     #[error("a malformed record of kind {kind:#x} at byte {offset} of the machine's output")]
     Data {
-        /// As read.
+        /// The kind that was read.
         kind: u32,
         /// Where.
         offset: usize,

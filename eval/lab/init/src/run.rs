@@ -13,7 +13,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, wait, waitpid,
 };
 
-use crate::Outbox;
+use crate::RecordSender;
 use crate::kernel_log::KernelLog;
 
 /// What a command finds in its environment.
@@ -21,21 +21,21 @@ pub const ENVIRONMENT: [(&str, &str); 2] =
     [("PATH", "/bin:/sbin:/usr/bin:/usr/sbin"), ("HOME", "/root")];
 
 /// Runs a command to its end, kills what it left running, and sends back all that came of it.
-pub fn run(index: u32, command: &Command, outbox: &Outbox, log: &mut KernelLog) {
-    let status = match execute(index, command, outbox) {
+pub fn run(index: u32, command: &Command, sender: &RecordSender, log: &mut KernelLog) {
+    let status = match execute(index, command, sender) {
         Ok(status) => status,
         Err(error) => {
             let data = format!("cannot run the command: {error}\n").into_bytes();
-            outbox.send(&Record::Output {
+            sender.send(&Record::Output {
                 command: index,
                 data,
             });
             Some(126)
         }
     };
-    kill_the_rest();
+    kill_other_processes();
     for name in &command.fetch {
-        outbox.send(&match fs::read(Path::new(&command.dir).join(name)) {
+        sender.send(&match fs::read(Path::new(&command.dir).join(name)) {
             Ok(data) => Record::File {
                 command: index,
                 name: name.clone(),
@@ -48,17 +48,17 @@ pub fn run(index: u32, command: &Command, outbox: &Outbox, log: &mut KernelLog) 
             },
         });
     }
-    outbox.send(&Record::KernelLog {
+    sender.send(&Record::KernelLog {
         command: index,
-        text: log.news(),
+        text: log.read_new(),
     });
-    outbox.send(&Record::Status {
+    sender.send(&Record::Status {
         command: index,
         status,
     });
 }
 
-fn execute(index: u32, command: &Command, outbox: &Outbox) -> io::Result<Option<i32>> {
+fn execute(index: u32, command: &Command, sender: &RecordSender) -> io::Result<Option<i32>> {
     fs::create_dir_all(&command.dir)?;
     let (mut output, theirs) = io::pipe()?;
     rustix::io::ioctl_fionbio(&output, true)?;
@@ -76,12 +76,12 @@ fn execute(index: u32, command: &Command, outbox: &Outbox) -> io::Result<Option<
     let deadline = Instant::now() + Duration::from_secs(command.timeout_s);
     let mut open = true;
     loop {
-        let over = wait_for_news(open.then_some(&output), &end, deadline)?;
-        open = open && pass_on(index, &mut output, outbox);
+        let over = wait_for_event(open.then_some(&output), &end, deadline)?;
+        open = open && pass_on(index, &mut output, sender);
         match over {
             None => continue,
-            Some(Over::TimedOut) => return Ok(None),
-            Some(Over::Ended) => {
+            Some(End::TimedOut) => return Ok(None),
+            Some(End::Ended) => {
                 let status = waitpid(Some(pid), WaitOptions::empty())?;
                 return Ok(Some(status.map_or(126, |(_, status)| exit_code(status))));
             }
@@ -89,21 +89,22 @@ fn execute(index: u32, command: &Command, outbox: &Outbox) -> io::Result<Option<
     }
 }
 
-enum Over {
+/// How a command came to its end.
+enum End {
     Ended,
     TimedOut,
 }
 
 /// Sleeps until there is output, the command has ended or its time is over. There is no periodic
 /// wake-up: it would show in what the command measures.
-fn wait_for_news(
+fn wait_for_event(
     output: Option<&io::PipeReader>,
     end: &OwnedFd,
     deadline: Instant,
-) -> io::Result<Option<Over>> {
+) -> io::Result<Option<End>> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Ok(Some(Over::TimedOut));
+        return Ok(Some(End::TimedOut));
     }
     let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
     let mut fds = vec![PollFd::new(end, PollFlags::IN)];
@@ -112,11 +113,12 @@ fn wait_for_news(
         Err(rustix::io::Errno::INTR) => return Ok(None),
         other => other?,
     };
-    Ok((!fds[0].revents().is_empty()).then_some(Over::Ended))
+    Ok((!fds[0].revents().is_empty()).then_some(End::Ended))
 }
 
-/// Sends what is in the pipe to the console and out of the machine; false once all writers are gone.
-fn pass_on(index: u32, output: &mut io::PipeReader, outbox: &Outbox) -> bool {
+/// Sends what is in the pipe to the console and out of the machine; false once all writers are
+/// gone.
+fn pass_on(index: u32, output: &mut io::PipeReader, sender: &RecordSender) -> bool {
     let mut buffer = [0; 65536];
     loop {
         match output.read(&mut buffer) {
@@ -127,7 +129,7 @@ fn pass_on(index: u32, output: &mut io::PipeReader, outbox: &Outbox) -> bool {
                 let _ = io::stdout()
                     .write_all(data)
                     .and_then(|()| io::stdout().flush());
-                outbox.send(&Record::Output {
+                sender.send(&Record::Output {
                     command: index,
                     data: data.to_vec(),
                 });
@@ -146,7 +148,7 @@ fn exit_code(status: WaitStatus) -> i32 {
 
 /// Kills all other processes and waits until they are gone, so that a command meets nothing of an
 /// earlier one.
-fn kill_the_rest() {
+fn kill_other_processes() {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let number = entry
             .file_name()

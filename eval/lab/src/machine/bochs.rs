@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use super::error::MachineError;
 use super::files::MachineFiles;
 
-/// Instructions a second of emulated time. The more, the fewer timer interrupts there are in a piece
-/// of work; hosts reach about this.
+/// Instructions a second of emulated time. The more, the fewer timer interrupts there are in a
+/// piece of work; hosts reach about this.
 const INSTRUCTIONS_PER_SECOND: u32 = 100_000_000;
 
 /// Files in the machine's directory.
@@ -137,7 +137,8 @@ fn bochsrc(files: &MachineFiles, memory_mb: u32, serial: Serial<'_>) -> String {
          memory: guest={memory_mb}, host={memory_mb}\n\
          romimage: file={bios}\n\
          vgaromimage: file={vga_bios}\n\
-         cpu: model=broadwell_ult, count=1, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=1, exclude_features=\"rdrand rdseed\"\n\
+         cpu: model=broadwell_ult, count=1, ips={INSTRUCTIONS_PER_SECOND}, \
+         reset_on_triple_fault=0, ignore_bad_msrs=1, exclude_features=\"rdrand rdseed\"\n\
          clock: sync={clock}, time0=946681200\n\
          pci: enabled=1, chipset=i440fx\n\
          vga: extension=vbe, update_freq=1\n\

@@ -17,8 +17,8 @@ pub struct Console<'a> {
 }
 
 impl<'a> Console<'a> {
-    /// The console that goes to this file; it is copied to standard output if it is `streaming`, and
-    /// the watcher is called with each line.
+    /// The console that goes to this file; it is copied to standard output if it is `streaming`,
+    /// and the watcher is called with each line.
     pub fn new(path: PathBuf, streaming: bool, watcher: Option<&'a (dyn Fn(&str) + Sync)>) -> Self {
         Self {
             path,

@@ -26,7 +26,8 @@ pub struct Contents<'a> {
     pub arguments: String,
 }
 
-/// Makes a directory with everything that the emulator needs. It is left behind if it is to be `kept`.
+/// Makes a directory with everything that the emulator needs. It is left behind if it is to be
+/// `kept`.
 pub fn prepare(
     contents: &Contents<'_>,
     jobs: &[Job],

@@ -26,7 +26,10 @@ pub enum MachineError {
         message: String,
     },
     /// The emulator could not be started.
-    #[error("emulated machine: cannot start {}: {source}; `cargo lab setup` builds it", program.display())]
+    #[error(
+        "emulated machine: cannot start {}: {source}; `cargo lab setup` builds it",
+        program.display()
+    )]
     Start {
         /// The emulator.
         program: PathBuf,
@@ -34,7 +37,10 @@ pub enum MachineError {
         source: io::Error,
     },
     /// The machine was not done in time.
-    #[error("emulated machine: not done after {} s; the end of its console:\n{tail}", after.as_secs())]
+    #[error(
+        "emulated machine: not done after {} s; the end of its console:\n{tail}",
+        after.as_secs()
+    )]
     Timeout {
         /// The time it was given.
         after: Duration,

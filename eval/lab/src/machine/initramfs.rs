@@ -1,6 +1,6 @@
 //! Initial file system of the machine: a cpio archive in the "newc" form.
 //!
-//! The same content gives the same bytes: entries are sorted, times are zero.
+//! Archives of equal content are equal, byte for byte: entries are sorted, times are zero.
 //! (Linux: Documentation/driver-api/early-userspace/buffer-format.rst)
 
 use std::collections::BTreeMap;

@@ -26,6 +26,10 @@
 //! | `results` | outcomes of jobs, from the records that `postern-init` sends |
 //! | `shell` | a person at the console |
 
+#[allow(
+    unsafe_code,
+    reason = "the emulator ends with the program that started it"
+)]
 mod bochs;
 mod console;
 mod directory;

@@ -33,8 +33,8 @@ pub fn collect(records: Vec<Record>) -> Vec<JobOutcome> {
     finished
 }
 
-/// Why a machine ended without [`Record::End`]. `timed_out` is the time after which it was given up,
-/// if it was.
+/// Why a machine ended without [`Record::End`]. `timed_out` is the time after which it was given
+/// up, if it was.
 pub fn cause_of_death(
     records: &[Record],
     text: &str,

@@ -15,8 +15,8 @@ use super::progress::{Progress, Task};
 const SOURCE: &str = "pool/main/b/bochs/bochs_3.0+dfsg.orig.tar.xz";
 const SHA256: &str = "78f6c73d4a6472d5130a87ab9dc306d02c7c71ed8e25b3a8ef642e2a7acd282b";
 
-/// Arguments of Bochs' configure. `--enable-show-ips` is not among them: its signal handler takes the
-/// log's lock, which the main thread may hold.
+/// Arguments of Bochs' configure. `--enable-show-ips` is not among them: its signal handler takes
+/// the log's lock, which the main thread may hold.
 const CONFIGURE: [&str; 15] = [
     "--enable-cpu-level=6",
     "--enable-x86-64",

@@ -10,7 +10,8 @@
 //!     run/                 directories of machines that run
 //! ```
 //!
-//! Whatever is written here by several runs at once is written under a lock, or under a name of its own.
+//! Whatever is written here by several runs at once is written under a lock, or under a name of its
+//! own.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ pub struct CacheLock(#[allow(dead_code, reason = "it is unlocked when it is clos
 /// File in a step's directory which says that the directory is whole.
 const DONE: &str = ".done";
 
-/// Results of a step that stay in any case: those of the present and of the last state of the sources.
+/// Results of a step that stay in any case: those of the present and of the last state of the
+/// sources.
 const KEPT: usize = 2;
 
 /// Time after which further results, which no run has used, are removed.
@@ -69,19 +71,19 @@ impl Cache {
         Ok(Self(path))
     }
 
-    /// A place in the cache.
+    /// The path of a file or directory in the cache.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// Where cargo builds what is in this checkout. Each has a place of its own: cargo takes the
-    /// packages of two checkouts for the same, and the newest file for the right one.
+    /// Where cargo builds what is in this checkout. Each has a directory of its own: cargo takes
+    /// the packages of two checkouts for the same, and the newest file for the right one.
     pub fn target(&self, root: &Path) -> PathBuf {
         self.0.join("target").join(checkout_name(root))
     }
 
-    /// Waits until no other run builds what is in this checkout. Cargo has a lock of its own, but lets
-    /// go of it before its results are copied.
+    /// Waits until no other run builds what is in this checkout. Cargo has a lock of its own, but
+    /// lets go of it before its results are copied.
     ///
     /// # Errors
     ///
@@ -159,8 +161,8 @@ impl Cache {
         let free_mb = stat.f_bavail * stat.f_frsize / (1 << 20);
         if free_mb < step.megabytes {
             bail!(
-                "{} needs {} MB in {}, and {free_mb} MB are free; make room, or set POSTERN_CACHE to a \
-                 directory on another disk",
+                "{} needs {} MB in {}, and {free_mb} MB are free; make room, or set POSTERN_CACHE \
+                 to a directory on another disk",
                 step.title,
                 step.megabytes,
                 self.0.display()
@@ -345,7 +347,7 @@ mod tests {
         assert!(is_done(&all.join(step(b"3").key.finish())));
     }
 
-    /// Runs at once, as several `cargo lab` from one checkout are: each has opened the lock for itself.
+    /// Several runs of `cargo lab` from one checkout: each has opened the lock for itself.
     #[test]
     fn a_step_that_many_want_at_once_is_made_once() {
         let directory = tempfile::tempdir().unwrap();

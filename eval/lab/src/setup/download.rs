@@ -33,8 +33,8 @@ pub fn pinned(cache: &Cache, task: &Task, path: &str, sha256: &str) -> Result<Pa
         return Ok(file);
     }
     fs::create_dir_all(cache.path("download")).context("making a directory for downloads")?;
-    // Its own directory, whoever else fetches the same file; the program takes what is there already
-    // for the beginning of the file.
+    // Its own directory, whoever else fetches the same file; the program takes what is there
+    // already for the beginning of the file.
     let directory = tempfile::tempdir_in(cache.path("download"))
         .context("making a directory for a download")?;
     let part = directory.path().join(name);

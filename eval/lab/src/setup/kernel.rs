@@ -213,7 +213,7 @@ fn distributed(cache: &Cache, progress: &Progress, series: &Series) -> Result<Ke
         }
         let version = image.trim_start_matches("linux-image-");
         fs::write(directory.join("version"), version).context("noting the kernel's version")?;
-        // The headers name each other by the place where they would be installed.
+        // The headers name each other by where they would be installed.
         let source = directory.join("usr/src");
         let makefile = source.join(&headers).join("Makefile");
         let include = format!(
@@ -242,7 +242,7 @@ fn distributed(cache: &Cache, progress: &Progress, series: &Series) -> Result<Ke
     })
 }
 
-/// The line with which Debian's headers choose a compiler, with the default compiler in its place.
+/// The line with which Debian's headers choose a compiler, changed to choose the default one.
 fn without_version(line: &str) -> String {
     match (line.starts_with("CC ="), line.rfind("gcc-")) {
         (true, Some(at)) => line[..at].to_owned() + "gcc",

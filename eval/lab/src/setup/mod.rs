@@ -1,4 +1,5 @@
-//! Everything that must exist before the emulated machine can run, made once and kept in the [`cache`].
+//! Everything that must exist before the emulated machine can run, made once and kept in the
+//! [`cache`].
 //!
 //! | module | what it makes |
 //! | --- | --- |
@@ -8,7 +9,8 @@
 //! | [`kernel`] | kernels, of a [`series`] |
 //! | [`modules`] | the patched KVM for a kernel |
 //!
-//! Any number of runs may do this at the same time: whoever makes something holds a lock of the cache.
+//! Any number of runs may do this at the same time: whoever makes something holds a lock of the
+//! cache.
 
 pub mod bochs;
 pub mod cache;
@@ -178,7 +180,7 @@ pub fn programs() -> Result<Programs> {
 ///
 /// # Errors
 ///
-/// As for [`Cache::open`].
+/// No directory for the cache.
 pub fn target() -> Result<PathBuf> {
     Ok(Cache::open()?.target(root()))
 }

@@ -62,7 +62,8 @@ impl Progress {
         Ok(task)
     }
 
-    /// Begins a piece of work that is mostly done already: it is not mentioned unless it takes a while.
+    /// Begins a piece of work that is mostly done already: it is not mentioned unless it takes a
+    /// while.
     ///
     /// # Errors
     ///
@@ -255,7 +256,8 @@ fn reason(lines: &[String]) -> Option<&'static str> {
         ),
         (
             "Hash Sum mismatch",
-            "a file from the network is not what it should be: set POSTERN_MIRROR to another mirror",
+            "a file from the network is not what it should be: set POSTERN_MIRROR to another \
+             mirror",
         ),
     ];
     let says = |text: &str| lines.iter().any(|line| line.contains(text));
@@ -265,8 +267,8 @@ fn reason(lines: &[String]) -> Option<&'static str> {
         .map(|(_, reason)| *reason)
 }
 
-const NO_NETWORK: &str = "there is no way to the network, which is needed once: try again with one, or \
-                          set POSTERN_MIRROR to a mirror of Debian within reach";
+const NO_NETWORK: &str = "there is no way to the network, which is needed once: try again with \
+                          one, or set POSTERN_MIRROR to a mirror of Debian within reach";
 
 fn seconds(time: Duration) -> String {
     match time.as_secs() {

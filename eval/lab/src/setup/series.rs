@@ -1,4 +1,5 @@
-//! The kernel series: patches for one line of Linux kernels, and the packages that they are built with.
+//! The kernel series: patches for one line of Linux kernels, and the packages that they are built
+//! with.
 //!
 //! Each folder of `kernel-patches/series` is one. Its `series.toml` says all that set-up, tests and
 //! `kernel-patches/build.sh` need to know about it, so that another kernel is another folder.
@@ -65,7 +66,7 @@ impl Series {
     ///
     /// # Errors
     ///
-    /// As for [`Series::all`], and unless exactly one series is the default.
+    /// A folder that describes no series; none or several that are the default.
     pub fn default_one(root: &Path) -> Result<Self> {
         let mut series = Self::all(root)?;
         series.retain(|series| series.default);

@@ -1,4 +1,5 @@
-//! Testbeds, on which VMs run: this host if it has VMFUNC and the patched KVM, or the emulated machine.
+//! Testbeds, on which VMs run: this host if it has VMFUNC and the patched KVM, or the emulated
+//! machine.
 
 mod emulated;
 mod host;
@@ -21,7 +22,8 @@ pub enum Testbed {
 }
 
 impl Testbed {
-    /// Chooses this host if its KVM can make views, else the emulated machine, and makes what is missing.
+    /// Chooses this host if its KVM can make views, else the emulated machine, and makes what is
+    /// missing.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
-//! Attacks of a hostile guest on views, each with the defences in place and each with the one that
-//! it meets left out: a test that cannot fail proves nothing.
+//! Attacks of a hostile guest on views, each with all defences and each without the one that repels
+//! it: a test that cannot fail proves nothing.
 //!
-//! While the attacker works, another VM waits for frames; afterwards a third one exchanges frames with
-//! it through the same NIC, and the host's kernel must not have complained.
+//! While the attacker works, another VM waits for frames; afterwards a third one exchanges frames
+//! with it through the same NIC, and the host's kernel must have logged no warning.
 
 use std::path::Path;
 use std::time::Duration;
@@ -124,8 +124,8 @@ pub(super) const TESTS: &[Test] = &[
 /// Time for one attack with all that surrounds it.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
-/// A NIC of three ports, a VM that sends back what it gets on the first, and a script in which `$vm`
-/// runs a VM.
+/// A NIC of three ports, a VM that sends back what it gets on the first, and a script in which
+/// `$vm` runs a VM.
 fn with_echo(programs: &Programs, image: &Path, name: &str, path: &str, script: &str) -> Job {
     let script = format!(
         "
@@ -162,14 +162,15 @@ $vm --port 1 --cmdline 'role=ping frames=64 timer=100'; echo \"ping ended with $
     )
 }
 
-/// While two VMs exchange frames, VMs that send as fast as they can, nearly all of their time inside a
-/// call, are killed, each at another moment; the next one gets the port of the last.
+/// While two VMs exchange frames, VMs that send as fast as they can, nearly all of their time
+/// inside a call, are killed, each at another moment; the next one gets the port of the last.
 fn killed_senders(programs: &Programs, image: &Path, path: &str) -> Job {
     let script = "
 timeout 60 $vm --port 1 --cmdline 'role=ping frames=10000 timer=100' & ping=$!
 sleep 0.5
 for moment in 0.11 0.13 0.17 0.19 0.23 0.29 0.31 0.37; do
-    $vm --port 2 --cmdline 'role=send input=64 frames=endless batch=256 hello=off timer=1000' & sender=$!
+    $vm --port 2 --cmdline 'role=send input=64 frames=endless batch=256 hello=off timer=1000' &
+    sender=$!
     sleep $moment
     kill -9 $sender || echo 'the sender ended by itself'
     wait $sender; echo \"sender ended with $?\"

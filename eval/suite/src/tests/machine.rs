@@ -111,8 +111,8 @@ pub(super) const TESTS: &[Test] = &[
         name: "machine/the processor has what views need",
         boot: STOCK,
         job: |_| {
-            let script = "for flag in smep smap pcid; do grep -qw $flag /proc/cpuinfo || echo no $flag; done; \
-                          test -c /dev/kvm; cat /sys/module/kvm_intel/parameters/ept";
+            let script = "for flag in smep smap pcid; do grep -qw $flag /proc/cpuinfo || echo no \
+                          $flag; done; test -c /dev/kvm; cat /sys/module/kvm_intel/parameters/ept";
             Job::new("processor", script)
         },
         judge: Judge::Whole(|outcome| {

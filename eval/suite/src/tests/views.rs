@@ -67,7 +67,8 @@ kill $nic; wait $nic; exit $status
         .timeout(Duration::from_secs(600))
 }
 
-/// Interrupts came while a view was active, each waited for the call's return, and no call was lost.
+/// Interrupts came while a view was active, each waited for the call's return, and no call was
+/// lost.
 fn interrupts_waited(outcome: JobOutcome) -> Result<()> {
     let outcome = outcome.success()?;
     let stats: Value = serde_json::from_slice(outcome.file("stats.json")?)?;

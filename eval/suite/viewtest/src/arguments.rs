@@ -15,7 +15,7 @@ use postern_abi::kvm::{
 use postern_abi::view::{DATA_GVA, IMAGE_GVA, RESERVED_GPA, RESERVED_GPA_SIZE};
 
 use crate::Test;
-use crate::guest::{ADD, Options, View, Vm};
+use crate::guest::{ADD, View, Vm, VmOptions};
 use crate::sys::{self, Pages, errno};
 
 pub const TESTS: &[Test] = &[
@@ -335,7 +335,7 @@ fn sealed_is_immutable() -> Result<()> {
 
 fn attach() -> Result<()> {
     let view = View::sealed(VIEW_MODE_FAST, ADD)?;
-    let vm = Vm::new(&[], Options::default())?;
+    let vm = Vm::new(&[], VmOptions::default())?;
     let good = view.attach_argument(0);
     let open = View::open(ADD)?;
     let other = File::open("/dev/null")?;
@@ -386,14 +386,14 @@ fn attach() -> Result<()> {
 
 fn attach_refuses() -> Result<()> {
     let view = View::sealed(VIEW_MODE_FAST, ADD)?;
-    let try_with = |options: Options| -> Result<i32> {
+    let try_with = |options: VmOptions| -> Result<i32> {
         let vm = Vm::new(&[], options)?;
         Ok(errno(sys::attach(&vm.vcpu, &view.attach_argument(0))))
     };
-    let good = Options::default();
+    let good = VmOptions::default();
     expect(
         "no irqchip",
-        try_with(Options {
+        try_with(VmOptions {
             irqchip: false,
             ..good
         })?,
@@ -401,11 +401,11 @@ fn attach_refuses() -> Result<()> {
     )?;
     expect(
         "PCID",
-        try_with(Options { pcid: true, ..good })?,
+        try_with(VmOptions { pcid: true, ..good })?,
         EOPNOTSUPP,
     )?;
     // Only calls need them; they are refused then.
-    expect("no SMEP", try_with(Options { cr4: 0, ..good })?, 0)
+    expect("no SMEP", try_with(VmOptions { cr4: 0, ..good })?, 0)
 }
 
 fn slot_at(vm: &Vm, slot: u32, guest_phys_addr: u64, pages: &Pages) -> i32 {
@@ -428,7 +428,7 @@ fn reserved_range() -> Result<()> {
     let view = View::sealed(VIEW_MODE_FAST, ADD)?;
     let last = RESERVED_GPA + RESERVED_GPA_SIZE - PAGE_SIZE;
 
-    let vm = Vm::new(&[], Options::default())?;
+    let vm = Vm::new(&[], VmOptions::default())?;
     expect("slot before a view", slot_at(&vm, 1, last, &pages), 0)?;
     expect(
         "view after a slot",
@@ -460,7 +460,7 @@ fn guest_debug() -> Result<()> {
         .map_or_else(|error| error.errno(), |()| 0);
     expect("with a view", got, EBUSY)?;
 
-    let vm = Vm::new(&[], Options::default())?;
+    let vm = Vm::new(&[], VmOptions::default())?;
     let got = vm
         .vcpu
         .set_guest_debug(&debug)
@@ -474,7 +474,7 @@ fn guest_debug() -> Result<()> {
 }
 
 fn detach() -> Result<()> {
-    let vm = Vm::new(&[], Options::default())?;
+    let vm = Vm::new(&[], VmOptions::default())?;
     let zero = DetachEptView::default();
     expect("statistics, no view", errno(sys::stats(&vm.vcpu)), ENOENT)?;
     expect(

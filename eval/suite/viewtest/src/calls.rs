@@ -1,5 +1,5 @@
-//! Calls into views: what the caller gets, what it gets when something is wrong, and what user space
-//! sees and can do while a call is under way.
+//! Calls into views: what the caller gets, what it gets when something is wrong, and what user
+//! space sees and can do while a call is under way.
 
 use std::mem::offset_of;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use postern_abi::view::{CALL_PAGE_GVA, CallPage, IMAGE_GVA, SERVICE_INDEX};
 
 use crate::Test;
 use crate::guest::{
-    ABORTED, ADD, CALL, CALLER, CODE, FAULT, OUT, Options, STACK, Stop, View, Vm, WAIT,
+    ABORTED, ADD, CALL, CALLER, CODE, FAULT, OUT, STACK, Stop, View, Vm, VmOptions, WAIT,
 };
 use crate::sys::{self, Pages};
 
@@ -95,9 +95,9 @@ fn caller() -> Result<()> {
     service.extend_from_slice(&[0x48, 0x8b, 0x04, 0xf8, 0xc3]);
     for (mode, vcpu) in [(VIEW_MODE_FAST, 0), (VIEW_MODE_STRICT, 3)] {
         let view = View::sealed(mode, &service)?;
-        let options = Options {
+        let options = VmOptions {
             vcpu,
-            ..Options::default()
+            ..VmOptions::default()
         };
         let mut page = [0; size_of::<CallPage>() / 8];
         for (index, word) in (0..).zip(&mut page) {
@@ -162,9 +162,9 @@ fn no_smap() -> Result<()> {
     for cr4 in [0, 1 << 20, 1 << 21] {
         let mut vm = Vm::new(
             &call_code(),
-            Options {
+            VmOptions {
                 cr4,
-                ..Options::default()
+                ..VmOptions::default()
             },
         )?;
         sys::attach(&vm.vcpu, &view.attach_argument(0))?;
@@ -203,9 +203,9 @@ fn compatibility() -> Result<()> {
     let mut code = vec![0x31, 0xc0, 0xb9, 1, 0, 0, 0, 0x0f, 0x01, 0xd4];
     code.extend_from_slice(&OUT);
     let view = View::sealed(VIEW_MODE_FAST, ADD)?;
-    let options = Options {
+    let options = VmOptions {
         compatibility: true,
-        ..Options::default()
+        ..VmOptions::default()
     };
     let mut vm = Vm::new(&code, options)?;
     sys::attach(&vm.vcpu, &view.attach_argument(ATTACH_EXIT_ON_ABORT))?;

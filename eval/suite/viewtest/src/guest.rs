@@ -142,7 +142,7 @@ impl View {
 
 /// What a VM is made with.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct VmOptions {
     /// With an in-kernel irqchip.
     pub irqchip: bool,
     /// Leave PCID in the CPUID.
@@ -158,9 +158,9 @@ pub struct Options {
 /// SMEP and SMAP, as views need them.
 pub const SMEP_SMAP: u64 = 3 << 20;
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
+impl Default for VmOptions {
+    fn default() -> VmOptions {
+        VmOptions {
             irqchip: true,
             pcid: false,
             cr4: SMEP_SMAP,
@@ -213,7 +213,7 @@ fn segment(code: bool) -> kvm_segment {
 
 impl Vm {
     /// A VM with `code` at [`CODE`].
-    pub fn new(code: &[u8], options: Options) -> anyhow::Result<Vm> {
+    pub fn new(code: &[u8], options: VmOptions) -> anyhow::Result<Vm> {
         let kvm = Kvm::new()?;
         let fd = kvm.create_vm()?;
         fd.set_tss_address(0xfffb_d000)?;
@@ -246,7 +246,7 @@ impl Vm {
 
     /// A VM with this view attached.
     pub fn with_view(code: &[u8], view: &View, flags: u32) -> anyhow::Result<Vm> {
-        let vm = Vm::new(code, Options::default())?;
+        let vm = Vm::new(code, VmOptions::default())?;
         sys::attach(&vm.vcpu, &view.attach_argument(flags))?;
         Ok(vm)
     }
@@ -287,7 +287,7 @@ impl Vm {
         self.memory.write(0x21000, &[0xc3]);
     }
 
-    fn set_start(&self, options: Options) -> anyhow::Result<()> {
+    fn set_start(&self, options: VmOptions) -> anyhow::Result<()> {
         let mut sregs = self.vcpu.get_sregs()?;
         sregs.cr0 = 0x8005_0033;
         sregs.cr3 = 0x10000;
@@ -345,7 +345,7 @@ impl Vm {
     }
 }
 
-fn cpuid(kvm: &Kvm, options: Options) -> anyhow::Result<CpuId> {
+fn cpuid(kvm: &Kvm, options: VmOptions) -> anyhow::Result<CpuId> {
     let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
     for entry in cpuid.as_mut_slice() {
         if entry.function == 1 {

@@ -1,5 +1,5 @@
-//! The service in the module: whom it serves, by the words that the view was sealed with, and as which
-//! vCPU.
+//! The service in the module: whom it serves, by the words that the view was sealed with, and as
+//! which vCPU.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -17,7 +17,7 @@ use postern_nic::caller::{Caller, Words};
 use postern_nic::memory::Memory;
 
 use crate::Test;
-use crate::guest::{ADD, OUT, Options, Stop, View, Vm};
+use crate::guest::{ADD, OUT, Stop, View, Vm, VmOptions};
 use crate::sys::{self, errno};
 
 pub const TESTS: &[Test] = &[
@@ -35,13 +35,13 @@ const TENANCIES: [u32; 2] = [0x51, 0x52];
 const QUEUES: u32 = 2;
 
 /// The memory of a NIC of two ports, both with a tenant.
-struct Nic {
+struct TestNic {
     memory: Memory,
     ports: [PortId; 2],
 }
 
-impl Nic {
-    fn new() -> Result<Nic> {
+impl TestNic {
+    fn new() -> Result<TestNic> {
         let geometry = Geometry::new(2, QUEUES, window::MIN_RING, window::MIN_RING)
             .map_err(|error| anyhow::anyhow!("{error:?}"))?;
         let memory = Memory::create(geometry)?;
@@ -50,7 +50,7 @@ impl Nic {
         for (port, tenancy) in ports.into_iter().zip(TENANCIES) {
             memory.switch().admit(port, tenancy, mac(port));
         }
-        Ok(Nic { memory, ports })
+        Ok(TestNic { memory, ports })
     }
 
     /// The words of the first port's tenant.
@@ -148,11 +148,11 @@ fn transmit_code() -> Vec<u8> {
 }
 
 fn words() -> Result<()> {
-    let nic = Nic::new()?;
+    let nic = TestNic::new()?;
     let (good, size) = (nic.words(), nic.memory.size());
     let attach = |caller: Words, size: u64| -> Result<i32> {
         let view = nic.view(caller, size)?;
-        let vm = Vm::new(&[], Options::default())?;
+        let vm = Vm::new(&[], VmOptions::default())?;
         Ok(errno(sys::attach(
             &vm.vcpu,
             &view.attach_argument(ATTACH_HYPERCALL),
@@ -172,14 +172,14 @@ fn words() -> Result<()> {
 }
 
 fn vcpus() -> Result<()> {
-    let nic = Nic::new()?;
+    let nic = TestNic::new()?;
     let view = nic.view(nic.words(), nic.memory.size())?;
     for vcpu in 0..=u64::from(QUEUES) {
         nic.queue_frame()?;
         let before = nic.received()?;
-        let options = Options {
+        let options = VmOptions {
             vcpu,
-            ..Options::default()
+            ..VmOptions::default()
         };
         let mut vm = Vm::new(&transmit_code(), options)?;
         sys::attach(&vm.vcpu, &view.attach_argument(ATTACH_HYPERCALL))?;

@@ -19,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a server looks whether it should end.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Bytes after the ICMP header of each echo. The smallest makes a frame of 42 bytes, the largest one
-/// of 1514.
+/// Bytes after the ICMP header of each echo. The smallest makes a frame of 42 bytes, the largest
+/// one of 1514.
 const ECHO_SIZES: [usize; 13] = [0, 16, 17, 22, 56, 100, 214, 472, 511, 726, 982, 1238, 1472];
 
 /// Documents by path and size in bytes.
@@ -76,7 +76,8 @@ pub fn serve(address: Ipv4Addr, until: impl FnOnce()) -> Result<(), Error> {
     })
 }
 
-/// Sends one ICMP echo request with `size` bytes and waits for the kernel at the other end to answer.
+/// Sends one ICMP echo request with `size` bytes and waits for the kernel at the other end to
+/// answer.
 fn echo(server: Ipv4Addr, sequence: u16, size: usize) -> io::Result<()> {
     const ID: u16 = 0x706f;
     let socket = net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))?;

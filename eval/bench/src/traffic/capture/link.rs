@@ -49,8 +49,8 @@ const OFFLOADS: [(u32, &str); 5] = [
 
 /// Moves the calling thread to a new network namespace, which lives as long as something uses it.
 pub fn leave_network() -> Result<(), Error> {
-    // SAFETY: of all that threads can stop sharing only the network is named: no memory, file descriptor
-    // or thread of the process changes.
+    // SAFETY: of all that threads can stop sharing only the network is named: no memory, file
+    // descriptor or thread of the process changes.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|error| {
         Error::Namespace {
             source: error.into(),
@@ -115,8 +115,8 @@ fn switch_off(interface: &str, command: u32) -> io::Result<()> {
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast::<c_void>().cast();
     let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: the request names an interface with a terminated string and points to an ethtool_value,
-    // which is what these commands read; both outlive the call.
+    // SAFETY: the request names an interface with a terminated string and points to an
+    // ethtool_value, which is what these commands read; both outlive the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &request) };
     match result {
         0 => Ok(()),

@@ -12,16 +12,21 @@
 //! kernel removes them, and the link with them, when the threads end, however they end.
 //!
 //! Frames are taken at the client's end of the link, both directions in the order in which that end
-//! saw them. Segmentation and checksum offloads are off, so every frame is as it would be on a wire:
-//! at most [`MAX_LEN`] bytes, checksums right. Frames shorter than [`MIN_WIRE_LEN`] are padded with
-//! zeros, as a hardware NIC does.
+//! saw them. Segmentation and checksum offloads are off, so every frame is as it would be on a
+//! wire: at most [`MAX_LEN`] bytes, checksums right. Frames shorter than [`MIN_WIRE_LEN`] are
+//! padded with zeros, as a hardware NIC does.
 //!
 //! A capture is never the same twice, so it is made once and kept: later runs use the same
 //! frames and give the same instruction counts.
 
 mod dns;
 mod exchange;
+#[allow(
+    unsafe_code,
+    reason = "offloads are switched by an ioctl, and a thread leaves its network"
+)]
 mod link;
+#[allow(unsafe_code, reason = "rustix has no packet sockets")]
 mod tap;
 
 use std::io;
@@ -60,8 +65,8 @@ pub enum Error {
     },
     /// A configuration command failed.
     #[error(
-        "`{command}` failed: {output}; the kernel needs virtual Ethernet links (modprobe veth), or give \
-         frames of your own with --pcap FILE"
+        "`{command}` failed: {output}; the kernel needs virtual Ethernet links (modprobe veth), or \
+         give frames of your own with --pcap FILE"
     )]
     Command {
         /// The command.
@@ -95,8 +100,8 @@ pub enum Error {
     },
     /// A frame is longer than a wire would carry.
     #[error(
-        "captured a frame of {length} bytes, over {MAX_LEN}: the kernel left segmentation to the link; give \
-         frames of your own with --pcap FILE"
+        "captured a frame of {length} bytes, over {MAX_LEN}: the kernel left segmentation to the \
+         link; give frames of your own with --pcap FILE"
     )]
     TooLong {
         /// Its length in bytes.
@@ -104,7 +109,8 @@ pub enum Error {
     },
     /// A protocol is missing.
     #[error(
-        "the capture has no {protocol} frames; run it again, or give frames of your own with --pcap FILE"
+        "the capture has no {protocol} frames; run it again, or give frames of your own with \
+         --pcap FILE"
     )]
     Missing {
         /// Its name.
@@ -126,6 +132,7 @@ pub enum Error {
 /// Whether there is a capture in `folder`, or one can be made: to be asked before long work.
 ///
 /// # Errors
+///
 /// [`Error::Namespace`].
 pub fn check_possible(folder: &Path) -> Result<(), Error> {
     match kept(folder) {
@@ -144,6 +151,7 @@ fn kept(folder: &Path) -> Option<Trace> {
 /// The capture kept in `folder`; if there is none yet, or it is damaged, a new one.
 ///
 /// # Errors
+///
 /// As in [`Error`]; then nothing is kept.
 pub fn cached(folder: &Path) -> Result<Trace, Error> {
     if let Some(trace) = kept(folder) {
@@ -165,6 +173,7 @@ pub fn cached(folder: &Path) -> Result<Trace, Error> {
 /// Makes traffic and captures it: frames with their times since the epoch.
 ///
 /// # Errors
+///
 /// As in [`Error`].
 pub fn record() -> Result<Vec<(Duration, Frame)>, Error> {
     // A thread of its own, which ends with the namespace it enters.
@@ -216,8 +225,8 @@ fn client() -> Result<Vec<(Duration, Frame)>, Error> {
     })
 }
 
-/// The server's side: tells its thread id, waits for the link, tells that it serves, and serves until
-/// `from_client` closes.
+/// The server's side: tells its thread id, waits for the link, tells that it serves, and serves
+/// until `from_client` closes.
 fn server(tell_client: &mpsc::Sender<i32>, from_client: &mpsc::Receiver<()>) -> Result<(), Error> {
     link::leave_network()?;
     let thread = rustix::thread::gettid().as_raw_nonzero().get();
@@ -246,7 +255,8 @@ fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
 
 /// Puts frames in the order of their times, pads short ones and refuses long ones.
 fn finish(mut frames: Vec<(Duration, Vec<u8>)>) -> Result<Vec<(Duration, Frame)>, Error> {
-    // Two processors stamp frames before they queue them, and may do the latter the other way round.
+    // Two processors stamp frames before they queue them, and may do the latter the other way
+    // round.
     frames.sort_by_key(|(time, _)| *time);
     frames
         .into_iter()

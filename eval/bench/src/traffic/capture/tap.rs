@@ -37,7 +37,8 @@ impl Tap {
             .map_err(failed("enlarge the buffer of a packet socket"))?;
         tap.bind(interface)
             .map_err(failed("bind a packet socket"))?;
-        // The first question about time switches time stamps on; there is no frame yet to answer for.
+        // The first question about time switches time stamps on; there is no frame yet to answer
+        // for.
         let _ = tap.time();
         Ok(tap)
     }
