@@ -24,7 +24,7 @@ const WARNINGS: [&str; 16] = [
 /// Beginning of the last line that a kernel prints before it gives up.
 const PANIC: &str = "Kernel panic - not syncing";
 
-/// Lines of a kernel log that contain one of [`WARNINGS`].
+/// Lines of a kernel log which mean that something is wrong, as `WARNINGS` lists them.
 pub fn kernel_warnings(log: &str) -> Vec<&str> {
     log.lines()
         .filter(|line| WARNINGS.iter().any(|what| line.contains(what)))

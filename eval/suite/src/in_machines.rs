@@ -10,8 +10,8 @@ use postern_lab::machine::MachineError;
 use postern_lab::testbed::{self, Testbed};
 
 use crate::libtest;
+use crate::machine_test::{Boot, Judge, Test};
 use crate::report::{TestReport, Verdict};
-use crate::test::{Boot, Judge, Test};
 use crate::testbeds::Testbeds;
 
 /// Machines that run at the same time at most, if there are processors for them.
@@ -226,7 +226,7 @@ mod tests {
     use postern_lab::setup::{Flavour, Programs};
 
     use super::*;
-    use crate::test::Kvm;
+    use crate::machine_test::Kvm;
 
     fn done(status: i32, output: &str) -> JobOutcome {
         JobOutcome {

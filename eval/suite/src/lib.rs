@@ -11,7 +11,7 @@
 //! | --- | --- |
 //! | [`native`] | checks of the sources, and unit tests, by cargo |
 //! | [`patches`] | style of the kernel patches |
-//! | [`test`] | definition of a test that runs in a machine |
+//! | [`machine_test`] | definition of a test that runs in a machine |
 //! | `tests` | the tests that run in machines, by area |
 //! | [`in_machines`] | runs those tests, several in one boot |
 //! | `own_boots` | tests that boot machines by themselves |
@@ -23,11 +23,11 @@
 
 pub mod in_machines;
 pub mod libtest;
+pub mod machine_test;
 pub mod native;
 mod own_boots;
 pub mod patches;
 pub mod report;
-pub mod test;
 pub mod testbeds;
 mod tests;
 
@@ -35,8 +35,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 use postern_lab::setup::{self, Setup};
 
+use machine_test::Judge;
 use report::TestReport;
-use test::Judge;
 use testbeds::Testbeds;
 
 /// Flags of `cargo suite`.

@@ -13,8 +13,8 @@ use postern_lab::machine::MachineError;
 use postern_lab::setup::Flavour;
 use postern_lab::testbed::{EmulatedTestbed, Testbed};
 
+use crate::machine_test::VIEWS;
 use crate::report::{TestReport, Verdict};
-use crate::test::VIEWS;
 use crate::testbeds::Testbeds;
 
 /// A test that makes its own machines.

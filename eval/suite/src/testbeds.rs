@@ -10,7 +10,7 @@ use postern_lab::machine::EmulatedMachine;
 use postern_lab::setup::{Flavour, Setup};
 use postern_lab::testbed::EmulatedTestbed;
 
-use crate::test::{Boot, Judge, Kvm, Test};
+use crate::machine_test::{Boot, Judge, Kvm, Test};
 
 /// Testbeds by kernel, and the test programs of the VMM.
 #[derive(Default)]

@@ -1,5 +1,5 @@
-//! Builds of the NIC view's image at once, with and without a feature, in one target directory: each
-//! gets its own result.
+//! Builds of the NIC view's image at once, with and without a feature, in one target directory:
+//! each gets its own result.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 

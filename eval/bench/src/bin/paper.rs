@@ -23,7 +23,7 @@ struct Cli {
 enum Command {
     /// Print the names of all experiments, what they measure, and roughly how long they take
     List,
-    /// Run an experiment: print its table, and write results.csv, results.json and plot.svg
+    /// Run an experiment: print its table, and write results.csv, results.json and the plot
     Run {
         /// Name of the experiment, a folder of eval/experiments
         name: String,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
+use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
@@ -26,12 +27,12 @@ const PUBLISHED: RGBColor = RGBColor(230, 159, 0);
 /// Font to draw and to measure letters with.
 const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 
-/// Draws the plot to an SVG file, and says whether there is a font to draw with.
+/// Draws `plot.svg` and `plot.png` in a folder, and says whether there is a font to draw with.
 ///
 /// # Errors
 ///
 /// Those of the file system.
-pub fn draw(title: &str, spec: &PlotSpec, figures: &Figures, file: &Path) -> Result<bool> {
+pub fn draw(title: &str, spec: &PlotSpec, figures: &Figures, folder: &Path) -> Result<bool> {
     let Ok(font) = fs::read(FONT) else {
         return Ok(false);
     };
@@ -39,17 +40,24 @@ pub fn draw(title: &str, spec: &PlotSpec, figures: &Figures, file: &Path) -> Res
         .map_err(|_| anyhow!("{FONT} is no font"))?;
     let bars = figures.of(spec.quantity);
     let size = (SIZE.0, SIZE.1 + BAR * bars.len() as u32);
-    let area = SVGBackend::new(file, size).into_drawing_area();
+    let file = folder.join("plot.svg");
+    let area = SVGBackend::new(&file, size).into_drawing_area();
+    draw_bars(&area, title, spec, &bars).with_context(|| format!("drawing {}", file.display()))?;
+    let file = folder.join("plot.png");
+    let area = BitMapBackend::new(&file, size).into_drawing_area();
     draw_bars(&area, title, spec, &bars).with_context(|| format!("drawing {}", file.display()))?;
     Ok(true)
 }
 
-fn draw_bars(
-    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+fn draw_bars<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
     title: &str,
     spec: &PlotSpec,
     bars: &[(&str, Label, f64)],
-) -> Result<()> {
+) -> Result<()>
+where
+    B::ErrorType: Send + Sync + 'static,
+{
     area.fill(&WHITE)?;
     let longest = bars.iter().map(|bar| bar.2).fold(0.0, f64::max);
     let right = if longest > 0.0 { longest } else { 1.0 } * (1.0 + ROOM);
@@ -99,14 +107,15 @@ mod tests {
     #[test]
     fn a_plot_without_bars_is_drawn() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("plot.svg");
         let spec = PlotSpec {
             quantity: Quantity::TotalInstructions,
             axis: "instructions".to_owned(),
         };
         let figures = Figures::new(Source::Emulated, &[], &[]);
-        if draw("Nothing", &spec, &figures, &file).unwrap() {
-            assert!(fs::read_to_string(&file).unwrap().contains("Nothing"));
+        if draw("Nothing", &spec, &figures, folder.path()).unwrap() {
+            let svg = fs::read_to_string(folder.path().join("plot.svg")).unwrap();
+            assert!(svg.contains("Nothing"));
+            assert!(folder.path().join("plot.png").exists());
         } else {
             println!("SKIP: no font {FONT}");
         }

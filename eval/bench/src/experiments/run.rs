@@ -88,8 +88,7 @@ pub fn run(experiment: &Experiment, folder: &Path, say: &(dyn Fn(&str) + Sync)) 
         writeln!(out)
     })
     .with_context(fail)?;
-    let svg = folder.join("plot.svg");
-    if !plot::draw(&definition.title, &definition.plot, &figures, &svg)? {
+    if !plot::draw(&definition.title, &definition.plot, &figures, folder)? {
         say("no plot: there is no font; apt-get install fonts-dejavu-core");
     }
     say(&format!("Results: {}", folder.display()));

@@ -60,12 +60,12 @@ impl Emulator {
             .stdin(Stdio::null())
             .stdout(messages.try_clone().map_err(prepare(MESSAGES))?)
             .stderr(messages)
-            // Its own group: the runner, not Ctrl-C, decides when it ends.
+            // Its own group: this program, not Ctrl-C, decides when it ends.
             .process_group(0);
         // SAFETY: the closure makes one system call, which may be made between fork and exec.
         unsafe {
             command.pre_exec(|| {
-                // Should the runner be killed, the machine goes too.
+                // Should this program be killed, the machine goes too.
                 let signal = Some(rustix::process::Signal::KILL);
                 rustix::process::set_parent_process_death_signal(signal).map_err(Into::into)
             });

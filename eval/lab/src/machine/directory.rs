@@ -9,7 +9,7 @@ use super::error::MachineError;
 
 /// A directory of one machine, gone when the machine is.
 ///
-/// Its lock says that somebody uses it, so that one left behind by a runner that was killed can be
+/// Its lock says that somebody uses it, so that one left behind by a program that was killed can be
 /// told and removed.
 pub struct RunDirectory {
     path: PathBuf,
@@ -25,7 +25,7 @@ impl RunDirectory {
             source,
         };
         fs::create_dir_all(parent).map_err(prepare)?;
-        // One runner at a time, so that none takes a new directory for one left behind.
+        // One program at a time, so that none takes a new directory for one left behind.
         let all = File::open(parent).map_err(prepare)?;
         flock(&all, FlockOperation::LockExclusive).map_err(|e| prepare(e.into()))?;
         remove_unused(parent);

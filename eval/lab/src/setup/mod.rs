@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | [`packages`] | Debian packages and Rust targets, installed on the host |
 //! | [`bochs`] | the emulator |
-//! | [`programs`] | Postern's own programs: VMM, guest, images of the NIC, tests |
+//! | [`mod@programs`] | Postern's own programs: VMM, guest, images of the NIC, tests |
 //! | [`kernel`] | kernels, of a [`series`] |
 //! | [`modules`] | the patched KVM for a kernel |
 //!

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::test::{Boot, Judge, Kvm, Test};
+use crate::machine_test::{Boot, Judge, Kvm, Test};
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::setup::{Flavour, Programs};
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::test::{Boot, Judge, Kvm, Test};
+use crate::machine_test::{Boot, Judge, Kvm, Test};
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::setup::Flavour;
 

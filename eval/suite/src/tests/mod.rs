@@ -6,7 +6,7 @@ mod paths;
 mod views;
 pub mod vmm;
 
-use crate::test::Test;
+use crate::machine_test::Test;
 
 /// All of them, in the order of running.
 pub fn all() -> Vec<&'static Test> {

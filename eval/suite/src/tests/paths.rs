@@ -13,7 +13,7 @@ use postern_lab::setup::Programs;
 use postern_lab::source::Source;
 use postern_lab::testbed;
 
-use crate::test::{Boot, Judge, Test};
+use crate::machine_test::{Boot, Judge, Test};
 
 /// Empty calls without exits.
 const CALLS: u64 = 100_000;

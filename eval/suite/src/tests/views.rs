@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::test::{Boot, Judge, Kvm, Test, VIEWS};
+use crate::machine_test::{Boot, Judge, Kvm, Test, VIEWS};
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::setup::{Flavour, Programs};
 

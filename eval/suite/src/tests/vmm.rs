@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::test::{Boot, Judge, Test};
+use crate::machine_test::{Boot, Judge, Test};
 use postern_lab::job::Job;
 use postern_lab::setup::Programs;
 
