@@ -29,12 +29,12 @@ pub struct Modules {
     pub kvm_intel: PathBuf,
 }
 
-/// Which defences the modules have.
+/// Defences that the modules have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defences {
     /// All of them.
     Complete,
-    /// Those that a parameter does not leave out; for tests of attacks only.
+    /// All that a parameter does not leave out; for tests of attacks only.
     Omittable,
 }
 

@@ -12,7 +12,7 @@ use postern_abi::kvm::KVM_CAP_EPT_VIEW;
 use crate::interrupt;
 use crate::job::{Content, Job, JobOutcome};
 
-/// Whether KVM of this host can make views.
+/// True if KVM of this host can make views.
 pub fn has_views() -> bool {
     Kvm::new().is_ok_and(|kvm| kvm.check_extension_raw(KVM_CAP_EPT_VIEW.into()) == 1)
 }
