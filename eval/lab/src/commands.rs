@@ -12,7 +12,7 @@ use postern_lab::machine::EmulatedMachine;
 use postern_lab::setup::{self, Flavour, Setup};
 use postern_lab::testbed::EmulatedTestbed;
 
-/// What to do with the machine.
+/// Subcommands of `cargo lab machine`.
 #[derive(Subcommand)]
 pub enum MachineCommand {
     /// Boot, run a command, bring files back, switch off; its status becomes that of this program
@@ -21,7 +21,7 @@ pub enum MachineCommand {
     Shell(MachineArgs),
 }
 
-/// What is in the machine.
+/// Arguments that say what is in the machine.
 #[derive(Args)]
 pub struct MachineArgs {
     /// Put a file of this host into the machine
@@ -64,7 +64,7 @@ pub struct MachineArgs {
     keep: bool,
 }
 
-/// What to run in the machine.
+/// Arguments of `cargo lab machine run`.
 #[derive(Args)]
 pub struct RunArgs {
     #[command(flatten)]

@@ -39,7 +39,7 @@ pub fn kernel_panic(console: &str) -> Option<&str> {
         .map(str::trim_end)
 }
 
-/// What the emulator says when it gives up, if it did.
+/// Message of the emulator when it gave up, if it did.
 pub fn emulator_panic(log: &str) -> Option<&str> {
     let (_, message) = log.lines().find_map(|line| line.split_once(">>PANIC<< "))?;
     let message = message.trim_end();

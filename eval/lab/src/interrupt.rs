@@ -31,7 +31,7 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// Whether the user wants to stop.
+/// True once the user wants to stop.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::diagnosis;
 
-/// Where the bytes of a file come from.
+/// Content of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Content {
     /// A file of the host.
@@ -90,14 +90,14 @@ impl Job {
     }
 }
 
-/// What became of a job.
+/// Outcome of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobOutcome {
     /// Exit status, or 128 and the number of the signal that ended it; nothing if its time ran out.
     pub status: Option<i32>,
-    /// What it wrote to standard output and error.
+    /// Bytes that it wrote to standard output and error.
     pub output: Vec<u8>,
-    /// What the kernel logged meanwhile: lines of `<priority>[seconds] text`.
+    /// Log of the kernel meanwhile: lines of `<priority>[seconds] text`.
     pub kernel_log: String,
     /// Files that were to be brought back.
     pub files: BTreeMap<String, Vec<u8>>,

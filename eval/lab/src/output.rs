@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// Why a file cannot be written.
+/// Error of a file that cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is a folder of that name.

@@ -56,7 +56,7 @@ impl SuiteOptions {
         self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()))
     }
 
-    /// Whether a test in a machine is wanted, whatever the machine is.
+    /// True if a test in a machine is wanted, whatever the machine is.
     fn wants_in_machine(&self, name: &str) -> bool {
         self.wants(&format!("emulated/{name}")) || self.wants(&format!("hardware/{name}"))
     }

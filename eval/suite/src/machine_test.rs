@@ -9,7 +9,7 @@ use postern_lab::setup::{Flavour, Programs};
 /// data between views; the emulation of it does not.
 pub const VIEWS: &str = "ept_views=1 ept_views_insist=1";
 
-/// What a test boots. Tests that boot the same share one boot.
+/// Kernel and KVM that a test boots. Tests for which they are equal share a boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Boot {
     /// The kernel.
@@ -32,7 +32,7 @@ impl Boot {
 pub enum Kvm {
     /// None.
     None,
-    /// As it comes with the kernel.
+    /// The one that comes with the kernel.
     Stock,
     /// With Postern's patches, and these parameters.
     Patched(&'static str),
@@ -44,15 +44,15 @@ pub enum Kvm {
 pub struct Test {
     /// `area/what holds`.
     pub name: &'static str,
-    /// What it needs.
+    /// Kernel and KVM that it needs.
     pub boot: Boot,
-    /// What it runs.
+    /// Job that it runs.
     pub job: fn(&Programs) -> Job,
-    /// How it is judged.
+    /// Judge of the job's outcome.
     pub judge: Judge,
 }
 
-/// How the outcome of a job becomes verdicts.
+/// Judge who makes verdicts of a job's outcome.
 #[derive(Clone, Copy)]
 pub enum Judge {
     /// One verdict.

@@ -24,7 +24,7 @@ pub struct OwnBootTest {
     run: fn(&EmulatedTestbed) -> Result<()>,
 }
 
-/// All of them.
+/// All tests that boot machines by themselves.
 pub const ALL: &[OwnBootTest] = &[
     OwnBootTest {
         name: "machine/equal machines run equal instructions",

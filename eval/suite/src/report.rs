@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// How a test ended.
+/// Verdict on a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// What it tests holds.
@@ -69,7 +69,7 @@ impl TestReport {
         }
     }
 
-    /// How many lines there were.
+    /// Number of verdicts so far.
     pub fn count(&self) -> usize {
         let sums = self.sums();
         sums.passed + sums.failed + sums.skipped

@@ -68,7 +68,7 @@ impl Testbeds {
         })
     }
 
-    /// What a test runs.
+    /// The job of a test.
     ///
     /// # Errors
     ///

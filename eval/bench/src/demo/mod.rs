@@ -123,5 +123,5 @@ pub fn measure(
     Ok((report, results.failures))
 }
 
-/// How the default input came about.
+/// Origin of the default input, for people.
 const CAPTURED: &str = "captured between two network namespaces";

@@ -11,7 +11,7 @@ use super::published::{self, PublishedValue};
 use super::quantity::Quantity;
 use crate::call_path;
 
-/// Where experiments are, from the top of the checkout.
+/// Folder of all experiments, from the top of the checkout.
 const FOLDER: &str = "eval/experiments";
 
 /// Largest file of an experiment that is read, in bytes.
@@ -22,9 +22,9 @@ const MAX_FILE_SIZE: u64 = 1 << 20;
 pub struct Experiment {
     /// Its name: that of the folder.
     pub name: String,
-    /// What `experiment.toml` says.
+    /// Content of `experiment.toml`.
     pub definition: Definition,
-    /// What `published.csv` says.
+    /// Content of `published.csv`.
     pub published: Vec<PublishedValue>,
 }
 
@@ -32,15 +32,15 @@ pub struct Experiment {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
-    /// What is measured, in one line.
+    /// Title: what is measured, in one line.
     pub title: String,
     /// Paper, section and figure whose values stand beside ours.
     pub paper: String,
     /// Minutes that it takes in the emulated machine, roughly.
     pub minutes: u32,
-    /// What the VMs do.
+    /// Workload of the VMs.
     pub workload: WorkloadSpec,
-    /// What is drawn.
+    /// The plot.
     pub plot: PlotSpec,
 }
 
@@ -59,7 +59,7 @@ pub enum WorkloadSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallsSpec {
-    /// How calls reach the service.
+    /// Path on which calls reach the service.
     #[serde(deserialize_with = "call_path::deserialize")]
     pub path: CallPath,
     /// Number of calls.
@@ -72,7 +72,7 @@ pub struct CallsSpec {
 pub struct PlotSpec {
     /// Length of the bars.
     pub quantity: Quantity,
-    /// What the axis says.
+    /// Text at the axis.
     pub axis: String,
 }
 

@@ -13,7 +13,7 @@ use super::quantity::Quantity;
 use crate::report::CallRow;
 use crate::text_table::TextTable;
 
-/// Where a figure comes from.
+/// Label of a figure: where it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", untagged)]
 pub enum Label {
@@ -35,7 +35,7 @@ impl Label {
     /// Published by others.
     pub const PUBLISHED: Label = Label::Published(Published::Published);
 
-    /// As it stands in files and tables.
+    /// Name of the label in files and tables.
     pub const fn name(self) -> &'static str {
         match self {
             Label::Measured(source) => source.name(),
@@ -44,18 +44,18 @@ impl Label {
     }
 }
 
-/// One figure.
+/// A figure: one number of one system.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
     /// Our path, or the system as its paper calls it.
     pub system: String,
-    /// What it is a number of.
+    /// Quantity that it is a number of.
     pub quantity: Quantity,
     /// The number.
     pub value: f64,
-    /// Where it comes from.
+    /// Label that says where it comes from.
     pub label: Label,
-    /// Where it stands, if it was published.
+    /// Publication and place in it, of a published figure.
     pub source: String,
 }
 

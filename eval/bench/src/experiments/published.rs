@@ -11,14 +11,14 @@ use super::quantity::Quantity;
 pub struct PublishedValue {
     /// System that was measured, as its paper calls it.
     pub system: String,
-    /// What was measured.
+    /// Quantity that was measured.
     pub quantity: Quantity,
     /// The value, in the quantity's unit.
     pub value: f64,
     /// How exact it is: `quoted` (printed as a number), `derived` (our arithmetic on quoted
     /// values).
     pub exactness: String,
-    /// Where it stands.
+    /// Publication, and place in it.
     pub source: String,
 }
 

@@ -23,7 +23,7 @@ const RINGS: RingSizes = RingSizes {
     lane_bytes: 64 << 10,
 };
 
-/// What was run, where, and on what: the content of `results.json`.
+/// Content of `results.json`: what was run, where, and on what.
 #[derive(Serialize)]
 struct About<'a> {
     experiment: &'a str,

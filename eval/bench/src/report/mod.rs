@@ -52,10 +52,10 @@ pub struct Costs {
 /// One row of the traffic table: one path, input and batch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrafficRow {
-    /// How requests reach the NIC.
+    /// Path on which requests reach the NIC.
     #[serde(serialize_with = "call_path::serialize")]
-    pub path: CallPath,
-    /// Which frames.
+    pub path: Path,
+    /// Name of the input whose frames were sent.
     pub input: String,
     /// Frames a burst.
     pub batch: u32,
@@ -141,7 +141,7 @@ impl TrafficRow {
 /// One row of the call table: what one empty call costs on a path.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CallRow {
-    /// How the call reaches the service.
+    /// Path on which calls reach the service.
     #[serde(serialize_with = "call_path::serialize")]
     pub path: CallPath,
     /// Calls that were made.
@@ -182,7 +182,7 @@ impl CallRow {
     }
 }
 
-/// What was run, where, and on what.
+/// Circumstances of a demo: revision, machine, input.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Meta {
     /// Revision of the source, with `-dirty` if it was changed.
@@ -221,7 +221,7 @@ pub struct Pcap {
     pub frames: usize,
     /// SHA-256 over lengths and bytes of all frames.
     pub sha256: String,
-    /// What kinds of frames there are.
+    /// Number of frames of each kind, and their lengths.
     pub summary: String,
 }
 
@@ -237,16 +237,16 @@ impl Pcap {
     }
 }
 
-/// Everything that one run of the demo found.
+/// Report of one demo.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DemoReport {
-    /// Where all numbers come from.
+    /// Label of all figures.
     pub source: Source,
     /// The traffic table.
     pub traffic: Vec<TrafficRow>,
     /// The call table.
     pub calls: Vec<CallRow>,
-    /// What was run.
+    /// Circumstances.
     pub meta: Meta,
 }
 

@@ -58,7 +58,7 @@ const IMAGE: &str = "nic-image";
 /// Beginning of the line that a job prints first; the scenario's name follows.
 pub const NAME_LINE: &str = "postern-demo: ";
 
-/// What a job does. The consoles of the VMs are only shown when one of them fails.
+/// Script of a job. The consoles of the VMs are only shown when one of them fails.
 const SCRIPT: &str = "./postern up topology.toml >up.log 2>&1 && exit\n\
                       status=$?; cat up.log; exit $status\n";
 
@@ -69,19 +69,19 @@ pub struct Scenario {
     pub name: String,
     /// The VMs and the NIC, as `postern up` takes them.
     pub topology: Topology,
-    /// What the VMs do.
+    /// Workload of the VMs.
     pub workload: Workload,
-    /// Where the figures come from.
+    /// Origin of the figures.
     pub metrics: Metrics,
 }
 
-/// What the VMs of a scenario do.
+/// Workload of the VMs of a scenario.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Workload {
     /// Frames go from one VM to another.
     Traffic {
-        /// How requests reach the NIC.
+        /// Path on which requests reach the NIC.
         #[serde(serialize_with = "call_path::serialize")]
         path: CallPath,
         /// Index of the input whose frames are sent, all of them.
@@ -91,7 +91,7 @@ pub enum Workload {
     },
     /// A VM makes empty calls.
     Calls {
-        /// How calls reach the service.
+        /// Path on which calls reach the service.
         #[serde(serialize_with = "call_path::serialize")]
         path: CallPath,
         /// Number of calls.
@@ -99,7 +99,7 @@ pub enum Workload {
     },
 }
 
-/// Where the figures of a scenario come from.
+/// Origin of a scenario's figures: which VMs' marks, and what they are divided by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "unit")]
 pub enum Metrics {
@@ -118,7 +118,7 @@ pub enum Metrics {
     },
 }
 
-/// What all scenarios of a measurement have in common.
+/// Setting that all scenarios of a measurement share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// Sizes of the NIC's rings.

@@ -26,7 +26,7 @@ const MEMORY_MB: u64 = 512;
 /// that KVM counts as an interrupt, rather than one that it does not tell from others.
 const PARAMETERS: &str = "ept_views=1 ept_views_insist=1 preemption_timer=0";
 
-/// What came of all scenarios.
+/// Outcomes of all scenarios, and the machine that they ran on.
 pub struct Outcomes {
     /// In the order of the scenarios.
     pub jobs: Vec<Result<JobOutcome>>,

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::report::Costs;
 
-/// Why figures cannot be had from statistics.
+/// Error of reading figures from statistics.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// The file is not what a VMM writes.
@@ -95,17 +95,17 @@ pub struct VmStats {
     marks: Vec<RawMark>,
 }
 
-/// What happened between two marks of one VM, the marks' own cost included.
+/// VM exits between two marks of one VM, those of the marks included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interval {
     /// VM exits, all of them.
     exits: u64,
-    /// Those that are surely requests: VMCALLs and port accesses.
+    /// VM exits that are surely requests: VMCALLs and port accesses.
     requests: u64,
     /// Those that interrupts caused, or a few more: an injection that KVM takes back and repeats,
     /// because the host wants to run something else, counts twice.
     interrupts: u64,
-    /// Those of a halted guest.
+    /// VM exits of a halted guest.
     waits: u64,
     /// VMFUNCs that KVM completed, because an interrupt was waiting: executed, yet not counted as
     /// switches by the CPU.
@@ -166,7 +166,7 @@ impl VmStats {
         value.ok_or_else(|| self.missing(name))
     }
 
-    /// How far a counter moved between two marks.
+    /// Difference of a counter between two marks.
     fn counted(&self, begin: u32, end: u32, name: &'static str) -> Result<u64, Error> {
         Ok(self
             .counter(end, name)?
@@ -232,7 +232,7 @@ struct MarkCost {
 }
 
 impl VmStats {
-    /// What a mark costs, from the pair with nothing in between.
+    /// Cost of a mark, from the pair with nothing in between.
     fn mark_cost(&self) -> Result<MarkCost, Error> {
         let (begin, end) = (label::NOTHING_BEGIN, label::NOTHING_END);
         Ok(MarkCost {

@@ -59,7 +59,7 @@ impl Trace {
         Trace::new(format!("{len}-byte"), synthetic::frames(len, count))
     }
 
-    /// What users know the trace by.
+    /// Name of the trace, for people.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -89,7 +89,7 @@ impl Trace {
         Trace::new(self.name.clone(), frames)
     }
 
-    /// What kinds of frames there are.
+    /// Number of frames of each kind, and their lengths.
     pub fn summary(&self) -> Summary {
         let mut summary = Summary {
             frames: self.frames.len(),
@@ -129,7 +129,7 @@ fn kind(frame: &[u8]) -> &'static str {
     }
 }
 
-/// What a [`Trace`] holds, for people.
+/// Summary of a [`Trace`], for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// Number of frames.

@@ -20,7 +20,7 @@ use super::{Frame, HEADER_LEN, MAX_LEN, Trace};
 /// Largest capture file that is read, in bytes.
 pub const MAX_FILE_SIZE: u64 = 256 << 20;
 
-/// What is wrong with a capture file. Frames are numbered from 1, as tcpdump and Wireshark do.
+/// Error in a capture file. Frames are numbered from 1, as tcpdump and Wireshark do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be opened or read.
@@ -205,7 +205,7 @@ pub fn load(file: &Path) -> Result<Trace, Error> {
 ///
 /// # Errors
 ///
-/// As [`load`].
+/// Those of [`load`], but for opening the file.
 pub fn parse(file: &Path, bytes: &[u8]) -> Result<Vec<Frame>, Error> {
     let mut reader = Reader {
         file,

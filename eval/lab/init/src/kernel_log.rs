@@ -24,7 +24,7 @@ impl KernelLog {
         Ok(Self(options.open("/dev/kmsg")?))
     }
 
-    /// What was logged since the last call: lines of `<priority>[seconds] text`.
+    /// Reads what was logged since the last call: lines of `<priority>[seconds] text`.
     pub fn read_new(&mut self) -> String {
         let mut text = String::new();
         // One read returns one record, and the kernel's limit for it is below this.

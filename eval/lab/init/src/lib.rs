@@ -9,7 +9,7 @@ pub mod record;
 pub use plan::{Command, Module, Plan};
 pub use record::{DecodeError, Record, decode};
 
-/// Where the plan lies in the machine, as JSON.
+/// Path of the plan in the machine, as JSON.
 pub const PLAN_PATH: &str = "/postern/plan.json";
 
 /// Output port: every byte written to it (8, 16 or 32 bits at a time) is a byte of the output file.

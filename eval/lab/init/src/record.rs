@@ -45,7 +45,7 @@ pub enum Record {
     File {
         /// Which command.
         command: u32,
-        /// As in the plan.
+        /// Name of the file, as in the plan.
         name: String,
         /// Its content.
         data: Vec<u8>,
@@ -54,7 +54,7 @@ pub enum Record {
     FileMissing {
         /// Which command.
         command: u32,
-        /// As in the plan.
+        /// Name of the file, as in the plan.
         name: String,
         /// The reason.
         error: String,

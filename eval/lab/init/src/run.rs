@@ -16,7 +16,7 @@ use rustix::process::{
 use crate::RecordSender;
 use crate::kernel_log::KernelLog;
 
-/// What a command finds in its environment.
+/// Environment of commands.
 pub const ENVIRONMENT: [(&str, &str); 2] =
     [("PATH", "/bin:/sbin:/usr/bin:/usr/sbin"), ("HOME", "/root")];
 
@@ -89,7 +89,7 @@ fn execute(index: u32, command: &Command, sender: &RecordSender) -> io::Result<O
     }
 }
 
-/// How a command came to its end.
+/// Event that ends a command.
 enum End {
     Ended,
     TimedOut,

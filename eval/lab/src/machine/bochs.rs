@@ -18,7 +18,7 @@ const OUTPUT: &str = "output.bin";
 const LOG: &str = "bochs.log";
 const MESSAGES: &str = "bochs.out";
 
-/// Where the machine's serial port leads.
+/// Other end of the machine's serial port.
 #[derive(Clone, Copy)]
 pub enum Serial<'a> {
     /// To a file; emulated time runs as fast as it can.
@@ -80,7 +80,7 @@ impl Emulator {
         })
     }
 
-    /// How it ended, if it did.
+    /// Status with which it ended, if it did.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>, MachineError> {
         self.child
             .try_wait()
@@ -102,7 +102,7 @@ impl Emulator {
         self.directory.join(CONSOLE)
     }
 
-    /// What came out of the machine's output port so far.
+    /// Bytes that came out of the machine's output port so far.
     pub fn output(&self) -> Vec<u8> {
         fs::read(self.directory.join(OUTPUT)).unwrap_or_default()
     }

@@ -47,7 +47,7 @@ impl RunDirectory {
         })
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -13,7 +13,7 @@ use super::initramfs::Initramfs;
 use super::{iso, tool};
 use crate::job::{Content, Job};
 
-/// What a machine boots, besides the jobs that it runs.
+/// Contents of a machine, besides the jobs that it runs.
 #[derive(Clone, Debug)]
 pub struct Contents<'a> {
     /// Programs and firmware.

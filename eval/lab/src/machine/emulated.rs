@@ -15,16 +15,16 @@ use super::shell;
 use crate::job::{Job, JobOutcome};
 use crate::{diagnosis, interrupt};
 
-/// What became of a boot.
+/// Outcome of a boot.
 #[derive(Debug)]
 pub struct BootOutcome {
     /// The jobs that were finished, in order. If there are fewer than asked for, `death` says why.
     pub jobs: Vec<JobOutcome>,
-    /// What the job that was not finished has printed, and the kernel logged.
+    /// Outcome so far of the job that was not finished.
     pub unfinished: JobOutcome,
-    /// Why the machine ended before its jobs did.
+    /// Reason why the machine ended before its jobs did.
     pub death: Option<MachineError>,
-    /// All that appeared on the console.
+    /// Text of the console.
     pub console: String,
     /// Real time that it took.
     pub elapsed: Duration,

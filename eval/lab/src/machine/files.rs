@@ -19,7 +19,7 @@ pub struct MachineFiles {
     pub busybox: PathBuf,
     /// First process, linked statically.
     pub init: PathBuf,
-    /// Where machines have their directories.
+    /// Directory in which each machine has a directory of its own.
     pub run: PathBuf,
 }
 

@@ -88,13 +88,13 @@ fn stop_clocks(tree: &Path) -> io::Result<()> {
 
 /// Size of a sector of the disc.
 const SECTOR: u64 = 2048;
-/// Where the volume descriptors begin.
+/// Offset of the volume descriptors, in bytes.
 const DESCRIPTORS: u64 = 16 * SECTOR;
 /// The four dates of a volume descriptor, as ECMA-119 "Primary Volume Descriptor" places them.
 const DATES: std::ops::Range<usize> = 813..881;
 /// The date of the root directory's record in a volume descriptor.
 const ROOT_DATE: std::ops::Range<usize> = 174..181;
-/// Where records of directories say their date.
+/// Bytes of a directory's record that are its date.
 const RECORD_DATE: std::ops::Range<usize> = 18..25;
 
 /// Writes the same dates into every image: those of the volume are when it was made, and those of

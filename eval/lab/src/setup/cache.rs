@@ -178,7 +178,7 @@ pub struct Step<'a> {
     pub name: &'a str,
     /// For people.
     pub title: &'a str,
-    /// What it is made of.
+    /// Key of what it is made of.
     pub key: Key,
     /// Space that it takes, in MiB.
     pub megabytes: u64,
@@ -251,7 +251,7 @@ fn checkout_name(root: &Path) -> String {
     hex(&Sha256::digest(root.as_os_str().as_encoded_bytes())[..4])
 }
 
-/// Whether a result is whole; then it counts as used.
+/// Checks that a result is whole, and if so counts it as used.
 fn is_done(directory: &Path) -> bool {
     let Ok(marker) = File::options().append(true).open(directory.join(DONE)) else {
         return false;

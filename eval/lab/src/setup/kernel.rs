@@ -14,7 +14,7 @@ use super::progress::{Progress, Task};
 use super::series::Series;
 use crate::machine::Kernel;
 
-/// Which kernel a machine boots.
+/// Kind of kernel that a machine boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Flavour {
     /// A small one, made from Debian's source: quick to boot.
@@ -28,7 +28,7 @@ pub enum Flavour {
 /// A kernel, and what modules for it are built with.
 #[derive(Clone, Debug)]
 pub struct KernelTree {
-    /// What a machine boots.
+    /// The kernel that a machine boots.
     pub kernel: Kernel,
     /// Build tree or headers.
     pub build: PathBuf,
@@ -89,7 +89,7 @@ pub fn build(
     configured(cache, progress, series, (name, title), &configs)
 }
 
-/// Where the configurations of kernels are, from the top of the checkout.
+/// Folder of the kernels' configurations, from the top of the checkout.
 const CONFIGURATIONS: &str = "eval/lab/kernel";
 
 /// A kernel of Debian's source with a configuration of our own.

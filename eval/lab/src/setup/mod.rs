@@ -176,7 +176,7 @@ pub fn programs() -> Result<Programs> {
     Setup::open()?.programs()
 }
 
-/// Where cargo builds, so that it outlives a checkout.
+/// Directory in which cargo builds, so that it outlives a checkout.
 ///
 /// # Errors
 ///

@@ -12,9 +12,11 @@ use super::series::Series;
 
 /// What the modules are made of, besides the kernel: the patches, and the data plane that is linked
 /// into them.
-const INPUTS: [&str; 5] = [
-    "kernel-patches",
-    "host-nic",
+const INPUTS: [&str; 7] = [
+    "kernel-patches/build.sh",
+    "kernel-patches/series",
+    "host-nic/kernel-object",
+    "host-nic/switch/src",
     "guest-lib/abi/src",
     "Cargo.toml",
     ".cargo/config.toml",
@@ -29,12 +31,12 @@ pub struct Modules {
     pub kvm_intel: PathBuf,
 }
 
-/// Which defences the modules have.
+/// Defences that the modules have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defences {
     /// All of them.
     Complete,
-    /// Those that a parameter does not leave out; for tests of attacks only.
+    /// All that a parameter does not leave out; for tests of attacks only.
     Omittable,
 }
 

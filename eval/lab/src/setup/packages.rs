@@ -31,7 +31,7 @@ pub const PACKAGES: [(&str, &str); 18] = [
     ("xz-utils", "sources of Bochs and kernel"),
 ];
 
-/// What Rust code is built for, besides the host.
+/// Targets that Rust code is built for, besides the host.
 pub const TARGETS: [&str; 2] = ["x86_64-unknown-linux-musl", "x86_64-unknown-none"];
 
 /// Installs what is missing of [`PACKAGES`].
@@ -87,7 +87,7 @@ pub fn install(cache: &Cache, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Which of these packages are not installed.
+/// Those of these packages that are not installed.
 fn missing<'a>(names: &[&'a str]) -> Result<Vec<&'a str>> {
     let output = Command::new("dpkg-query")
         .args(["-W", "-f", "${db:Status-Status} ${Package}\\n"])
@@ -135,7 +135,7 @@ pub fn add_targets(cache: &Cache, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Which of [`TARGETS`] the toolchain does not have.
+/// Those of [`TARGETS`] that the toolchain does not have.
 fn missing_targets() -> Result<Vec<&'static str>> {
     let mut missing = Vec::new();
     for target in TARGETS {

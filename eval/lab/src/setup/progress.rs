@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::interrupt;
 
-/// How progress is shown.
+/// Way of showing progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// A line that moves.
@@ -23,14 +23,14 @@ pub enum Progress {
     Silent,
 }
 
-/// How often a plain line says that work goes on.
+/// Interval of plain lines which say that work goes on.
 const REMINDER: Duration = Duration::from_secs(30);
 
-/// How long quick work may take before it is mentioned.
+/// Time that quick work may take before it is mentioned.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Progress {
-    /// What suits standard error.
+    /// The way that suits standard error.
     pub fn new() -> Self {
         if io::stderr().is_terminal() {
             Self::Terminal
@@ -240,7 +240,7 @@ impl Drop for Task {
     }
 }
 
-/// Why a program failed and what helps, where that can be told from its last words.
+/// Reason of a program's failure and what helps, where its last lines tell.
 fn reason(lines: &[String]) -> Option<&'static str> {
     const REASONS: [(&str, &str); 6] = [
         (

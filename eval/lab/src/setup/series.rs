@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-/// Where the series are, from the top of the checkout.
+/// Folder of all series, from the top of the checkout.
 const FOLDER: &str = "kernel-patches/series";
 
 /// A series, as its `series.toml` describes it.
@@ -19,7 +19,7 @@ const FOLDER: &str = "kernel-patches/series";
 pub struct Series {
     /// Beginning of the releases of kernels that it is for, such as `6.1`.
     pub linux: String,
-    /// Whether the emulated machine runs a kernel of this series unless told otherwise.
+    /// True for the series whose kernel the emulated machine runs.
     #[serde(default)]
     pub default: bool,
     /// Codename of the Debian release that has the packages.
@@ -42,7 +42,7 @@ pub struct Series {
     pub patches: String,
     /// The patch that lets a build leave defences out, for tests of attacks only.
     pub omit_defences: PathBuf,
-    /// Where it is.
+    /// Path of the folder.
     #[serde(skip)]
     folder: PathBuf,
 }

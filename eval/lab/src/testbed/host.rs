@@ -6,16 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use kvm_ioctls::Kvm;
-use postern_abi::kvm::KVM_CAP_EPT_VIEW;
 
 use crate::interrupt;
 use crate::job::{Content, Job, JobOutcome};
-
-/// Whether KVM of this host can make views.
-pub fn has_views() -> bool {
-    Kvm::new().is_ok_and(|kvm| kvm.check_extension_raw(KVM_CAP_EPT_VIEW.into()) == 1)
-}
 
 /// Runs a job in a directory of its own, which is removed afterwards.
 ///

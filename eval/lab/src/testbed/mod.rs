@@ -7,7 +7,7 @@ mod host;
 use anyhow::{Context, Result};
 
 pub use emulated::EmulatedTestbed;
-pub use host::has_views as host_has_views;
+pub use postern_kvm::has_views as host_has_views;
 
 use crate::job::{Job, JobOutcome};
 use crate::setup::{self, Flavour, Programs};

@@ -8,7 +8,7 @@ pub mod vmm;
 
 use crate::machine_test::Test;
 
-/// All of them, in the order of running.
+/// All tests, in the order of running.
 pub fn all() -> Vec<&'static Test> {
     [
         machine::TESTS,

@@ -215,7 +215,7 @@ fn compatibility() -> Result<()> {
     expect_stop(&mut vm, &Stop::Shutdown)
 }
 
-/// As the abort leaves them; the caller has pushed one return address.
+/// Checks that registers are as an abort leaves them; the caller has pushed one return address.
 fn expect_aborted_registers(vm: &Vm) -> Result<()> {
     let regs = vm.vcpu.get_regs()?;
     ensure!(

@@ -17,13 +17,13 @@ use postern_abi::{PAGE_SIZE, view};
 
 use crate::sys::{self, Pages};
 
-/// Where the guest's code starts.
+/// Address of the guest's code.
 pub const CODE: u64 = 0x1000;
 /// The guest's stack pointer at the start.
 pub const STACK: u64 = 0x8000;
 /// Where page A's code begins: `xor eax,eax; mov ecx,GATE_INDEX; vmfunc` at the end of the page.
 pub const CALL: u64 = GATE_GVA - 10;
-/// Where an aborted call is put: the VMFUNC of page A.
+/// Address to which an aborted call goes back: the VMFUNC of page A.
 pub const ABORTED: u64 = GATE_GVA - 3;
 /// Port that the guest writes to return to the test.
 pub const PORT: u16 = 0x10;
@@ -140,7 +140,7 @@ impl View {
     }
 }
 
-/// What a VM is made with.
+/// Options of a VM.
 #[derive(Clone, Copy, Debug)]
 pub struct VmOptions {
     /// With an in-kernel irqchip.
@@ -181,7 +181,7 @@ pub struct Vm {
     pub memory: Pages,
 }
 
-/// Why the vCPU stopped.
+/// Reason why the vCPU stopped.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The guest wrote this to [`PORT`].

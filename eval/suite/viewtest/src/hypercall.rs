@@ -25,10 +25,10 @@ pub const TESTS: &[Test] = &[
     ("the service in the module knows the vCPU", vcpus),
 ];
 
-/// Where the views here have the NIC's memory.
+/// Address of the NIC's memory in the views of this file.
 const NIC_GVA: u64 = DATA_GVA + (1 << 30);
 
-/// Who calls, and who receives.
+/// Tenancies of the VM that calls, and of the one that receives.
 const TENANCIES: [u32; 2] = [0x51, 0x52];
 
 /// The queues of a port; vCPUs from this number on have none.

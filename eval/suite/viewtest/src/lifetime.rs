@@ -25,7 +25,7 @@ pub const TESTS: &[Test] = &[
     ),
 ];
 
-/// What the kernel holds for views: pinned pages, and references to the module.
+/// Resources that the kernel holds for views: pinned pages, and references to the module.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
     pinned_pages: i64,

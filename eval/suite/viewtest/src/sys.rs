@@ -96,7 +96,7 @@ impl Pages {
         Pages::new(size, libc::PROT_READ | libc::PROT_WRITE)
     }
 
-    /// Where they are.
+    /// Address of the pages.
     pub fn address(&self) -> u64 {
         self.address as u64
     }

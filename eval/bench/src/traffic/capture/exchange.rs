@@ -13,10 +13,10 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType, ipproto
 
 use super::{Error, dns};
 
-/// How long to wait for anything that is under way.
+/// Time to wait for anything that is under way.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often a server looks whether it should end.
+/// Interval at which a server looks whether it should end.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Bytes after the ICMP header of each echo. The smallest makes a frame of 42 bytes, the largest
@@ -249,7 +249,7 @@ fn serve_document(mut stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(std::net::Shutdown::Write)
 }
 
-/// Whether a read only ran out of time.
+/// True for the error of a read that only ran out of time.
 fn waits(error: &io::Error) -> bool {
     use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
     matches!(error.kind(), Interrupted | TimedOut | WouldBlock)

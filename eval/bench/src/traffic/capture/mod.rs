@@ -43,7 +43,7 @@ const FILE: &str = "capture-1.pcap";
 /// Name of the trace in tables.
 const NAME: &str = "pcap";
 
-/// Why there is no capture.
+/// Error of making a capture.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel allows no network namespace.
@@ -129,7 +129,7 @@ pub enum Error {
     },
 }
 
-/// Whether there is a capture in `folder`, or one can be made: to be asked before long work.
+/// Checks that there is a capture in `folder`, or that one can be made, before long work.
 ///
 /// # Errors
 ///
@@ -152,7 +152,7 @@ fn kept(folder: &Path) -> Option<Trace> {
 ///
 /// # Errors
 ///
-/// As in [`Error`]; then nothing is kept.
+/// Every variant of [`Error`]; then nothing is kept.
 pub fn cached(folder: &Path) -> Result<Trace, Error> {
     if let Some(trace) = kept(folder) {
         return Ok(trace);
@@ -174,7 +174,7 @@ pub fn cached(folder: &Path) -> Result<Trace, Error> {
 ///
 /// # Errors
 ///
-/// As in [`Error`].
+/// Every variant of [`Error`].
 pub fn record() -> Result<Vec<(Duration, Frame)>, Error> {
     // A thread of its own, which ends with the namespace it enters.
     let frames = in_thread("client", client)?;

@@ -99,7 +99,7 @@ impl Tap {
         Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
     }
 
-    /// How many frames found the buffer full.
+    /// Number of frames that found the buffer full.
     fn dropped(&self) -> io::Result<u32> {
         /// `struct tpacket_stats` of linux/if_packet.h.
         #[repr(C)]
