@@ -54,7 +54,7 @@ pub struct Costs {
 pub struct TrafficRow {
     /// Path on which requests reach the NIC.
     #[serde(serialize_with = "call_path::serialize")]
-    pub path: Path,
+    pub path: CallPath,
     /// Name of the input whose frames were sent.
     pub input: String,
     /// Frames a burst.
