@@ -82,6 +82,7 @@ impl<'a> Call<'a> {
         }
         // SAFETY: the record has room, and was read just now.
         unsafe { lane.emit(self, &frame) };
+        lane.pass(frame.length as u32);
         progress.copied = progress.copied.wrapping_add(frame.length as u64);
         progress.take(records, &frame);
         Some(true)

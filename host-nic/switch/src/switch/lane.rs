@@ -223,16 +223,15 @@ impl<'a> Lane<'a> {
         self.bytes = self.bytes.wrapping_add(run.bytes);
     }
 
-    /// Writes a frame into the room, as it is.
+    /// Writes a frame into the room, as it is. [`Lane::pass`] then passes it.
     ///
     /// # Safety
     ///
     /// The room has [`Frame::size`] bytes, and the frame's record still is what it was made from.
     #[inline(always)]
-    pub unsafe fn emit(&mut self, call: &Call<'a>, frame: &Frame) {
+    pub unsafe fn emit(&self, call: &Call<'a>, frame: &Frame) {
         // SAFETY: the caller's promise.
         unsafe { frame.write(self.room(call).to) };
-        self.pass(frame.length as u32);
     }
 
     /// Passes a frame of `length` bytes that was written into the room.
