@@ -116,6 +116,7 @@ impl Case {
     /// hold a batch.
     ///
     /// # Errors
+    ///
     /// Where there are none within reason.
     pub fn geometry(self) -> Result<Geometry, Unfit> {
         let Case { batch, length, .. } = self;

@@ -49,6 +49,7 @@ impl Floor {
     /// That of a case.
     ///
     /// # Errors
+    ///
     /// When the system has not enough memory.
     pub fn new(case: Case) -> io::Result<Floor> {
         let size = (case.slots * SLOT) as usize;
@@ -160,6 +161,7 @@ impl Laps {
 }
 
 /// # Safety
+///
 /// Both are valid for `length` bytes, rounded up to 64, and do not overlap. `length` is not 0.
 #[inline(always)]
 unsafe fn vector(mut from: *const u8, mut to: *mut u8, length: usize) {

@@ -30,6 +30,7 @@ impl Pages {
     /// Maps so many bytes.
     ///
     /// # Errors
+    ///
     /// When the system has not enough.
     pub fn new(size: usize) -> io::Result<Pages> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
@@ -64,6 +65,7 @@ impl Nic {
     /// Makes it.
     ///
     /// # Errors
+    ///
     /// When the system has not enough memory.
     pub fn new(geometry: Geometry) -> io::Result<Nic> {
         let pages = Pages::new(memory_size(geometry) as usize)?;

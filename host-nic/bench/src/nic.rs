@@ -59,6 +59,7 @@ impl<'a> Traffic<'a> {
     /// Frames from a port, of unicast ones to the port behind it. No two may have the same port.
     ///
     /// # Panics
+    ///
     /// When the NIC is not one of the case's geometry, or has no such ports.
     pub fn new(nic: &'a Nic, case: Case, from: u32) -> Traffic<'a> {
         let switch = nic.switch();
@@ -163,6 +164,7 @@ impl<'a> Traffic<'a> {
     /// Sends and receives a batch.
     ///
     /// # Panics
+    ///
     /// When the switch takes nothing.
     #[inline(always)]
     pub fn step(&mut self) {
@@ -195,6 +197,7 @@ impl<'a> Traffic<'a> {
     /// Whether all that was sent has arrived, unchanged: else nothing was measured.
     ///
     /// # Panics
+    ///
     /// If not.
     pub fn check(&self) {
         let switch = self.nic.switch();

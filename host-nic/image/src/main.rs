@@ -20,6 +20,7 @@ static HEADER: ImageHeader = ImageHeader::CURRENT;
 /// Serves one request; see [`CallPage`] for the convention.
 ///
 /// # Safety
+///
 /// Only the entry stub of the NIC view may call this, with the view's mappings in force.
 #[unsafe(no_mangle)]
 pub unsafe extern "sysv64" fn entry(op: u64, a: u64, b: u64) -> u64 {

@@ -19,6 +19,7 @@ use postern_switch::credentials::{CredentialWords, Credentials};
 /// Bytes of data that calls with these words need; 0 if they are malformed, and then no call may be made.
 ///
 /// # Safety
+///
 /// `caller` must be aligned to 8 bytes and valid for reads of 64.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn postern_nic_size(caller: *const CredentialWords) -> u64 {
@@ -32,6 +33,7 @@ pub unsafe extern "C" fn postern_nic_size(caller: *const CredentialWords) -> u64
 /// Serves one request (`postern_abi::service`) of a vCPU of the port that `caller` names.
 ///
 /// # Safety
+///
 /// `data` must be page aligned and mapped for reading and writing for [`postern_nic_size`] bytes during
 /// the call, which must not be 0; `caller` must be aligned to 64 bytes and hold the words that the view was
 /// sealed with, and `vcpu` be KVM's number of the vCPU, which makes one call at a time.

@@ -211,6 +211,7 @@ macro_rules! atomic {
             /// The one at an address.
             ///
             /// # Safety
+            ///
             /// As that of [`core::sync::atomic`].
             pub const unsafe fn from_ptr<'a>(pointer: *mut $type) -> &'a $name {
                 // SAFETY: the caller's promise.

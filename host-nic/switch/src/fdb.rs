@@ -1,29 +1,33 @@
-//! The MAC table: which port a station is behind.
+//! The forwarding database ([`Fdb`]; IEEE 802.1Q "Filtering Database"): which port a station is
+//! behind.
 //!
-//! Buckets of [`WAYS`] entries. VLAN and address of a station together (60 bits) go through a keyed
-//! bijection; its upper bits choose the bucket, and the entry holds the rest, so that an entry is one atomic
-//! word, always whole, and yet tells the station apart from every other one. Without the key nobody can
-//! aim at a victim's bucket.
+//! It has [`BUCKETS`] buckets of [`WAYS`] entries, each entry one atomic word. VLAN and MAC address
+//! of a station together (60 bits) go through a keyed bijection. The upper bits of its result
+//! choose the bucket and the entry holds the others, so that an entry is always whole and yet tells
+//! the station apart from every other one. Without the key nobody can aim at a victim's bucket.
 //!
 //! ```text
 //!   bit  63     62 .. 55   54 .. 50   49 .. 0
 //!        valid  port       stamp      rest of the station
 //! ```
 //!
-//! The stamp is the tick at which the station was last seen sending, or [`STATIC`]. The owner of the NIC
-//! sweeps out what is too old. A static entry, such as a port's own address, is neither moved nor evicted.
+//! The stamp is the tick at which the station was last seen sending, or [`STATIC`]. The owner of
+//! the NIC removes entries that are too old ([`Fdb::sweep`]). A static entry, such as a port's own
+//! address, is neither moved nor evicted.
 //!
-//! A full bucket gives a newcomer a way of the port that holds most of it, unless that port would
-//! be left with fewer than the newcomer's. So a port that floods the table with addresses replaces its own
-//! entries, and the last entry that a port has in a bucket is never taken from it.
+//! A new station for which its bucket has no free way gets a way of the port that holds most of the
+//! bucket, unless that port would be left with fewer ways than the new station's port. So a port
+//! that floods the database with addresses replaces its own entries, and the last entry that a port
+//! has in a bucket is never taken from it.
+#![deny(unsafe_code)]
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 use postern_abi::window::PortId;
 
-/// Entries of a bucket.
+/// Number of entries of a bucket.
 pub const WAYS: usize = 16;
-/// Buckets of the table.
+/// Number of buckets of the database.
 pub const BUCKETS: usize = 1 << BUCKET_BITS;
 const BUCKET_BITS: u32 = 10;
 
@@ -32,9 +36,9 @@ pub const MAC_MASK: u64 = (1 << 48) - 1;
 /// The bit that tells group addresses (multicast and broadcast) from stations'.
 pub const GROUP_BIT: u64 = 1;
 
-/// Stamps count modulo this number.
+/// Number of stamps of learned entries: they count modulo this number.
 pub const STAMPS: u32 = 31;
-/// The stamp of an entry that stays.
+/// The stamp of a static entry, which stays until it is removed by name.
 pub const STATIC: u32 = 31;
 
 const STATION_BITS: u32 = 60;
@@ -47,18 +51,19 @@ const VALID: u64 = 1 << 63;
 
 const _: () = assert!(PORT_SHIFT + 8 == 63);
 
-/// The address of a station and the VLAN that it is in.
+/// A station: the MAC address of a network interface and the VLAN in which it was seen, 60 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Station(u64);
 
 impl Station {
-    /// A station; of `vlan` 12 bits count, of `mac` 48.
+    /// The station with a MAC address, first byte lowest, in a VLAN. Of `vlan` 12 bits count, of
+    /// `mac` 48.
     #[inline]
     pub const fn new(vlan: u32, mac: u64) -> Station {
         Station((vlan as u64 & 0xfff) << 48 | mac & MAC_MASK)
     }
 
-    /// Its address, first byte lowest.
+    /// Its MAC address, first byte lowest.
     pub const fn mac(self) -> u64 {
         self.0 & MAC_MASK
     }
@@ -69,7 +74,7 @@ impl Station {
     }
 }
 
-/// The key of the bijection.
+/// The key of the bijection from stations to words of 60 bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     add: u64,
@@ -78,7 +83,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// From 16 random bytes.
+    /// The key made from 16 random bytes.
     #[inline]
     pub const fn new(words: [u64; 2]) -> Key {
         Key {
@@ -88,8 +93,8 @@ impl Key {
         }
     }
 
-    /// Each step can be undone: an exclusive or, a product with an odd number modulo 2^60, and an
-    /// exclusive or with the word's own upper half.
+    /// The word of a station. Each step can be undone: an exclusive or, a product with an odd
+    /// number modulo 2^60, and an exclusive or with the word's own upper half.
     #[inline]
     const fn mix(self, station: Station) -> u64 {
         let mut word = (station.0 ^ self.add) & STATION_MASK;
@@ -99,6 +104,7 @@ impl Key {
         word ^ word >> 30
     }
 
+    /// The station of a word: the inverse of [`Key::mix`].
     fn unmix(self, word: u64) -> Station {
         let word = word ^ word >> 30;
         let word = word.wrapping_mul(inverse(self.second)) & STATION_MASK;
@@ -119,49 +125,52 @@ const fn inverse(odd: u64) -> u64 {
     inverse
 }
 
-/// What [`Fdb::learn`] did.
+/// The result of [`Fdb::learn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learned {
-    /// The station was known to be there.
+    /// The station was known to be behind the port.
     Known,
-    /// It is new.
+    /// The station was not known, and is now.
     New,
-    /// It was behind another port.
+    /// The station was behind another port before.
     Moved,
-    /// It has a static entry that says another port, or its bucket has no room for the port.
+    /// The station has a static entry with another port, or its bucket has no room for the port.
     Refused,
-    /// Somebody else changed the same way at the same moment; the next frame tries again.
+    /// Another call changed the same way at the same moment. The next frame tries again.
     Raced,
 }
 
-/// An entry, for people.
+/// An entry as [`Fdb::entries`] lists it, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Which station.
+    /// The station.
     pub station: Station,
     /// Number of the port that it is behind.
     pub port: u32,
-    /// When it was last seen, or [`STATIC`].
+    /// Tick at which it was last seen, modulo [`STAMPS`], or [`STATIC`].
     pub stamp: u32,
 }
 
-/// The table. All zero is empty.
+/// The forwarding database. All zero is empty.
 #[repr(C, align(128))]
 pub struct Fdb {
     buckets: [[AtomicU64; WAYS]; BUCKETS],
 }
 
-/// The port of a word; below [`postern_abi::window::MAX_PORTS`], whatever the word is.
+/// Number of the port in an entry's word; below [`postern_abi::window::MAX_PORTS`], whatever the
+/// word is.
 const fn port_of(word: u64) -> u32 {
     (word >> PORT_SHIFT) as u32 & 0xff
 }
 
+/// The stamp in an entry's word.
 const fn stamp_of(word: u64) -> u32 {
     (word >> STAMP_SHIFT) as u32 & 31
 }
 
 impl Fdb {
-    /// Bucket and rest of a station.
+    /// The bucket of a station, and the bits of its entry that tell it apart from other stations
+    /// there.
     #[inline]
     fn place(&self, key: Key, station: Station) -> (&[AtomicU64; WAYS], u64) {
         let mixed = key.mix(station);
@@ -169,8 +178,8 @@ impl Fdb {
         (&self.buckets[bucket], VALID | mixed & REST_MASK)
     }
 
-    /// Number of the port that the station is behind, if known. Below
-    /// [`postern_abi::window::MAX_PORTS`], whatever the table holds.
+    /// Looks a station up: number of the port that it is behind, if known. The number is below
+    /// [`postern_abi::window::MAX_PORTS`], whatever the database holds.
     #[inline]
     pub fn find(&self, key: Key, station: Station) -> Option<u32> {
         let (bucket, wanted) = self.place(key, station);
@@ -183,7 +192,8 @@ impl Fdb {
         None
     }
 
-    /// Notes that a station (not a group) was seen behind a port at a tick.
+    /// Learns that a station was seen behind a port at a tick. The station must be no group
+    /// address.
     #[inline]
     pub fn learn(&self, key: Key, station: Station, port: PortId, tick: u32) -> Learned {
         let (bucket, wanted) = self.place(key, station);
@@ -201,7 +211,8 @@ impl Fdb {
         insert(bucket, new, false)
     }
 
-    /// Notes that a station is behind a port, for good.
+    /// Makes a static entry: the station is behind the port until [`Fdb::unpin`] or
+    /// [`Fdb::forget`].
     pub fn pin(&self, key: Key, station: Station, port: PortId) -> Learned {
         let (bucket, wanted) = self.place(key, station);
         let here = wanted | u64::from(port.number()) << PORT_SHIFT;
@@ -216,7 +227,7 @@ impl Fdb {
         insert(bucket, new, true)
     }
 
-    /// Removes the entry of a station, also for good; whether there was one.
+    /// Removes the entry of a station, static or learned. Returns whether there was one.
     pub fn unpin(&self, key: Key, station: Station) -> bool {
         let (bucket, wanted) = self.place(key, station);
         let mut found = false;
@@ -230,7 +241,7 @@ impl Fdb {
         found
     }
 
-    /// Removes the entries that were learned: all, or those of a port.
+    /// Removes learned entries: those of a port, or all of them.
     pub fn flush(&self, port: Option<PortId>) {
         self.remove(|word| {
             let here = port.is_none_or(|port| port_of(word) == port.number());
@@ -238,13 +249,13 @@ impl Fdb {
         });
     }
 
-    /// Removes all entries of a port.
+    /// Removes all entries of a port, static ones too.
     pub fn forget(&self, port: PortId) {
         self.remove(|word| port_of(word) == port.number());
     }
 
-    /// Removes the entries of stations that were not seen for `age` ticks or more, of at most
-    /// [`STAMPS`] - 1. Call it at each tick, since stamps count modulo [`STAMPS`].
+    /// Removes the entries of stations that were not seen for `age` ticks or more. `age` is below
+    /// [`STAMPS`]. Call it at each tick, since stamps count modulo [`STAMPS`].
     pub fn sweep(&self, tick: u32, age: u32) {
         self.remove(|word| {
             let stamp = stamp_of(word);
@@ -252,17 +263,18 @@ impl Fdb {
         });
     }
 
+    /// Removes the entries whose words the closure chooses.
     fn remove(&self, mut which: impl FnMut(u64) -> bool) {
         for way in self.buckets.as_flattened() {
             let word = way.load(Relaxed);
             if word & VALID != 0 && which(word) {
-                // If it has just been renewed or replaced, it stays.
+                // An entry that has just been renewed or replaced stays.
                 let _ = way.compare_exchange(word, 0, Relaxed, Relaxed);
             }
         }
     }
 
-    /// All entries.
+    /// All entries, in the order of the buckets.
     pub fn entries(&self, key: Key) -> impl Iterator<Item = Entry> {
         let numbered = self.buckets.iter().zip(0u64..);
         let ways =
@@ -278,6 +290,7 @@ impl Fdb {
     }
 }
 
+/// Replaces a word by another, unless it has changed: then the result is [`Learned::Raced`].
 fn replace(way: &AtomicU64, old: u64, new: u64, done: Learned) -> Learned {
     match way.compare_exchange(old, new, Relaxed, Relaxed) {
         Ok(_) => done,
@@ -285,7 +298,7 @@ fn replace(way: &AtomicU64, old: u64, new: u64, done: Learned) -> Learned {
     }
 }
 
-/// The station is known, at another port or an older tick.
+/// Renews the entry of a station that is known, but behind another port or with an older stamp.
 #[cold]
 #[inline(never)]
 fn renew(way: &AtomicU64, old: u64, new: u64) -> Learned {
@@ -297,7 +310,8 @@ fn renew(way: &AtomicU64, old: u64, new: u64) -> Learned {
     }
 }
 
-/// Puts an entry into a free way, or into one that may be taken from its port.
+/// Puts an entry into a free way, or into one that may be taken from its port. `force` takes one
+/// from whichever port holds most.
 #[cold]
 #[inline(never)]
 fn insert(bucket: &[AtomicU64; WAYS], new: u64, force: bool) -> Learned {
@@ -317,10 +331,11 @@ fn insert(bucket: &[AtomicU64; WAYS], new: u64, force: bool) -> Learned {
         count
     };
     let own = held(port_of(new));
-    // A victim must have more than the newcomer's port would have then, or be its own.
+    // The victim's port must have more ways than the new entry's port would have, or be that port.
     let mut victim = None;
     let mut most = 0;
-    // Begin at a way that depends on the address, so that a port with several uses all of them.
+    // The search begins at a way that depends on the address, so that a port with several uses all
+    // of them.
     for (step, _) in bucket.iter().enumerate() {
         let at = (new as usize).wrapping_add(step) & (WAYS - 1);
         let word = words[at];
@@ -343,8 +358,9 @@ mod tests {
 
     const KEY: Key = Key::new([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3211]);
 
+    #[allow(unsafe_code, reason = "too large for a stack")]
     fn empty() -> Box<Fdb> {
-        // SAFETY: all zero is a valid table.
+        // SAFETY: a database is made of atomic integers, for which all zero is valid.
         unsafe { Box::<Fdb>::new_zeroed().assume_init() }
     }
 
@@ -352,68 +368,68 @@ mod tests {
         PortId::new(number).unwrap()
     }
 
-    /// Even addresses: the group bit is clear.
+    /// A station with an even address, so that the group bit is clear.
     fn station(number: u64) -> Station {
         Station::new(0, number << 1)
     }
 
-    fn learn(table: &Fdb, number: u64, at: u32) -> Learned {
-        table.learn(KEY, station(number), port(at), 0)
+    fn learn(fdb: &Fdb, number: u64, at: u32) -> Learned {
+        fdb.learn(KEY, station(number), port(at), 0)
     }
 
-    fn find(table: &Fdb, number: u64) -> Option<u32> {
-        table.find(KEY, station(number))
+    fn find(fdb: &Fdb, number: u64) -> Option<u32> {
+        fdb.find(KEY, station(number))
     }
 
     #[test]
     fn stations_are_found_moved_and_forgotten() {
-        let table = empty();
-        assert_eq!(find(&table, 7), None);
-        assert_eq!(learn(&table, 7, 3), Learned::New);
-        assert_eq!(learn(&table, 7, 3), Learned::Known);
-        assert_eq!(find(&table, 7), Some(3));
-        assert_eq!(learn(&table, 7, 255), Learned::Moved);
-        assert_eq!(find(&table, 7), Some(255));
-        assert_eq!(table.entries(KEY).count(), 1);
-        table.forget(port(3));
-        assert_eq!(find(&table, 7), Some(255));
-        table.forget(port(255));
-        assert_eq!(find(&table, 7), None);
+        let fdb = empty();
+        assert_eq!(find(&fdb, 7), None);
+        assert_eq!(learn(&fdb, 7, 3), Learned::New);
+        assert_eq!(learn(&fdb, 7, 3), Learned::Known);
+        assert_eq!(find(&fdb, 7), Some(3));
+        assert_eq!(learn(&fdb, 7, 255), Learned::Moved);
+        assert_eq!(find(&fdb, 7), Some(255));
+        assert_eq!(fdb.entries(KEY).count(), 1);
+        fdb.forget(port(3));
+        assert_eq!(find(&fdb, 7), Some(255));
+        fdb.forget(port(255));
+        assert_eq!(find(&fdb, 7), None);
     }
 
     #[test]
     fn stations_of_other_vlans_are_others() {
-        let table = empty();
+        let fdb = empty();
         let mac = 0x0600_0000_0002;
         for vlan in [0, 1, 100, 4095] {
             let at = port(vlan & 0xff);
-            let learned = table.learn(KEY, Station::new(vlan, mac), at, 0);
+            let learned = fdb.learn(KEY, Station::new(vlan, mac), at, 0);
             assert_eq!(learned, Learned::New);
         }
         for vlan in [0, 1, 100, 4095] {
-            let found = table.find(KEY, Station::new(vlan, mac));
+            let found = fdb.find(KEY, Station::new(vlan, mac));
             assert_eq!(found, Some(vlan & 0xff));
         }
-        assert_eq!(table.find(KEY, Station::new(2, mac)), None);
+        assert_eq!(fdb.find(KEY, Station::new(2, mac)), None);
     }
 
     #[test]
-    fn the_table_tells_what_it_holds() {
-        let table = empty();
+    fn the_database_tells_what_it_holds() {
+        let fdb = empty();
         let mut known: Vec<_> = (0..500u64)
             .map(|n| (Station::new(n as u32 % 7, n * n * 2), port(n as u32 % 256)))
             .collect();
         for (station, port) in &known {
-            table.learn(KEY, *station, *port, 5);
+            fdb.learn(KEY, *station, *port, 5);
         }
-        let mut told: Vec<_> = table.entries(KEY).collect();
+        let mut told: Vec<_> = fdb.entries(KEY).collect();
         known.sort_unstable();
         known.dedup_by_key(|(station, _)| *station);
         told.sort_unstable_by_key(|entry| entry.station);
         assert_eq!(told.len(), known.len());
         for (entry, (station, port)) in told.iter().zip(&known) {
             assert_eq!((entry.station, entry.stamp), (*station, 5));
-            let last = table.find(KEY, *station);
+            let last = fdb.find(KEY, *station);
             assert_eq!(Some(entry.port), last);
             let _ = port;
         }
@@ -421,109 +437,109 @@ mod tests {
 
     #[test]
     fn address_zero_is_not_an_empty_entry() {
-        let table = empty();
+        let fdb = empty();
         let zero = Station::new(0, 0);
-        assert_eq!(table.find(KEY, zero), None);
-        table.learn(KEY, zero, port(1), 0);
-        assert_eq!(table.find(KEY, zero), Some(1));
+        assert_eq!(fdb.find(KEY, zero), None);
+        fdb.learn(KEY, zero, port(1), 0);
+        assert_eq!(fdb.find(KEY, zero), Some(1));
     }
 
     #[test]
     fn single_entries_and_learned_ones_can_be_removed() {
-        let table = empty();
+        let fdb = empty();
         for number in 0..10 {
-            learn(&table, number, 1 + number as u32 % 2);
+            learn(&fdb, number, 1 + number as u32 % 2);
         }
-        table.pin(KEY, station(20), port(1));
-        table.flush(Some(port(1)));
-        assert_eq!(table.entries(KEY).count(), 6);
-        table.flush(None);
-        assert_eq!(find(&table, 20), Some(1));
-        assert!(table.unpin(KEY, station(20)));
-        assert!(!table.unpin(KEY, station(20)));
-        assert_eq!(table.entries(KEY).count(), 0);
+        fdb.pin(KEY, station(20), port(1));
+        fdb.flush(Some(port(1)));
+        assert_eq!(fdb.entries(KEY).count(), 6);
+        fdb.flush(None);
+        assert_eq!(find(&fdb, 20), Some(1));
+        assert!(fdb.unpin(KEY, station(20)));
+        assert!(!fdb.unpin(KEY, station(20)));
+        assert_eq!(fdb.entries(KEY).count(), 0);
     }
 
     #[test]
     fn a_pinned_station_stays() {
-        let table = empty();
-        learn(&table, 9, 2);
-        assert_eq!(table.pin(KEY, station(9), port(1)), Learned::New);
-        assert_eq!(learn(&table, 9, 2), Learned::Refused);
-        assert_eq!(learn(&table, 9, 1), Learned::Known);
+        let fdb = empty();
+        learn(&fdb, 9, 2);
+        assert_eq!(fdb.pin(KEY, station(9), port(1)), Learned::New);
+        assert_eq!(learn(&fdb, 9, 2), Learned::Refused);
+        assert_eq!(learn(&fdb, 9, 1), Learned::Known);
         for number in 10..200_000 {
-            learn(&table, number, 2);
+            learn(&fdb, number, 2);
         }
-        table.sweep(30, 1);
-        assert_eq!(find(&table, 9), Some(1));
+        fdb.sweep(30, 1);
+        assert_eq!(find(&fdb, 9), Some(1));
         // A full bucket makes room for one.
         for number in 10..200_000 {
-            learn(&table, number, 2);
+            learn(&fdb, number, 2);
         }
-        assert_eq!(table.pin(KEY, station(500_000), port(3)), Learned::New);
-        assert_eq!(find(&table, 500_000), Some(3));
+        assert_eq!(fdb.pin(KEY, station(500_000), port(3)), Learned::New);
+        assert_eq!(find(&fdb, 500_000), Some(3));
     }
 
     #[test]
     fn old_stations_are_swept_out() {
-        let table = empty();
+        let fdb = empty();
         for start in 0..STAMPS {
-            table.learn(KEY, station(1), port(1), start);
+            fdb.learn(KEY, station(1), port(1), start);
             for waited in 0..5 {
-                table.sweep((start + waited) % STAMPS, 5);
-                assert_eq!(find(&table, 1), Some(1), "{start} {waited}");
+                fdb.sweep((start + waited) % STAMPS, 5);
+                assert_eq!(find(&fdb, 1), Some(1), "{start} {waited}");
             }
             // Seen again, so the five ticks begin anew.
-            table.learn(KEY, station(1), port(1), (start + 4) % STAMPS);
-            table.sweep((start + 8) % STAMPS, 5);
-            assert_eq!(find(&table, 1), Some(1));
-            table.sweep((start + 9) % STAMPS, 5);
-            assert_eq!(find(&table, 1), None);
+            fdb.learn(KEY, station(1), port(1), (start + 4) % STAMPS);
+            fdb.sweep((start + 8) % STAMPS, 5);
+            assert_eq!(find(&fdb, 1), Some(1));
+            fdb.sweep((start + 9) % STAMPS, 5);
+            assert_eq!(find(&fdb, 1), None);
         }
     }
 
     #[test]
     fn a_flood_evicts_nobody_who_holds_less() {
-        let table = empty();
-        // Port 0 floods first and takes everything it can get.
+        let fdb = empty();
+        // Port 0 floods first, and takes every way that it can get.
         for number in 0..300_000 {
-            learn(&table, number, 0);
+            learn(&fdb, number, 0);
         }
-        assert_eq!(table.entries(KEY).count(), WAYS * BUCKETS);
-        // Fourteen quiet ports still find a place, each for an address of its own,
+        assert_eq!(fdb.entries(KEY).count(), WAYS * BUCKETS);
+        // Fourteen quiet ports still find a way, each for an address of its own,
         for quiet in 1..15 {
             let number = 1_000_000 + u64::from(quiet);
-            assert_eq!(learn(&table, number, quiet), Learned::New);
+            assert_eq!(learn(&fdb, number, quiet), Learned::New);
         }
         // and keep it through another flood, by two ports at once.
         for number in 400_000..700_000 {
-            learn(&table, number, 0);
-            learn(&table, number + 1_000_000, 15);
+            learn(&fdb, number, 0);
+            learn(&fdb, number + 1_000_000, 15);
         }
         for quiet in 1..15 {
-            assert_eq!(find(&table, 1_000_000 + u64::from(quiet)), Some(quiet));
+            assert_eq!(find(&fdb, 1_000_000 + u64::from(quiet)), Some(quiet));
         }
     }
 
     #[test]
     fn every_port_gets_its_share_of_one_bucket() {
-        let table = empty();
-        let bucket_of = |number| table.place(KEY, station(number)).0.as_ptr();
+        let fdb = empty();
+        let bucket_of = |number| fdb.place(KEY, station(number)).0.as_ptr();
         let alike: Vec<u64> = (0..)
             .filter(|number| core::ptr::eq(bucket_of(*number), bucket_of(0)))
             .take(WAYS * 4)
             .collect();
         for number in &alike[..WAYS * 2] {
-            learn(&table, *number, 0);
+            learn(&fdb, *number, 0);
         }
         for at in (0..16).rev() {
-            learn(&table, alike[WAYS * 2 + at as usize], at);
+            learn(&fdb, alike[WAYS * 2 + at as usize], at);
         }
         for at in 0..16 {
-            let found = find(&table, alike[WAYS * 2 + at as usize]);
+            let found = find(&fdb, alike[WAYS * 2 + at as usize]);
             assert_eq!(found, Some(at), "one way each");
         }
-        // A seventeenth finds no room, and nobody loses the last of its entries.
-        assert_eq!(learn(&table, alike[WAYS * 3], 16), Learned::Refused);
+        // A seventeenth port finds no room, and no port loses the last of its entries.
+        assert_eq!(learn(&fdb, alike[WAYS * 3], 16), Learned::Refused);
     }
 }
