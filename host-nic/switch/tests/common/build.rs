@@ -15,12 +15,12 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::{env, fs, ptr};
 
 use object::{Object, ObjectSegment, ObjectSymbol};
+use postern_abi::PAGE_SIZE;
 use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA};
 use postern_nic_owner::image::Image;
 use postern_switch::credentials::Credentials;
 use postern_switch::switch::serve;
 
-const PAGE: u64 = 4096;
 /// Address that the kernel's object is linked to.
 const OBJECT_ADDRESS: u64 = 0x3000_0000;
 
@@ -160,7 +160,7 @@ pub fn map_at(address: u64, size: u64, file: Option<(BorrowedFd<'_>, u64)>) -> *
 
 /// Maps bytes at an address, as code or as data that is only read.
 fn map_code(address: u64, bytes: &[u8], executable: bool) {
-    let size = (bytes.len() as u64).next_multiple_of(PAGE);
+    let size = (bytes.len() as u64).next_multiple_of(PAGE_SIZE);
     let mapped = map_at(address, size, None);
     let prot = libc::PROT_READ | if executable { libc::PROT_EXEC } else { 0 };
     // SAFETY: the mapping is new and large enough.
@@ -176,7 +176,7 @@ fn load_image() -> ImageEntry {
         let image = Image::parse(image()).expect("an image");
         map_code(image.rodata.gva, &image.rodata.bytes, false);
         map_code(image.text.gva, &image.text.bytes, true);
-        map_at(CALL_PAGE_GVA, PAGE, None);
+        map_at(CALL_PAGE_GVA, PAGE_SIZE, None);
         // SAFETY: `entry` of host-nic/image has this type, and its code is mapped for ever.
         unsafe { std::mem::transmute(image.entry as *const ()) }
     })
@@ -206,7 +206,7 @@ fn load_object() -> ObjectEntry {
             pages.insert(start, (bytes, executable));
         }
         for (start, (bytes, executable)) in pages {
-            assert_eq!(start % PAGE, 0);
+            assert_eq!(start % PAGE_SIZE, 0);
             map_code(start, bytes, executable);
         }
         // SAFETY: `postern_nic_call` of host-nic/kernel-object has this type, and its code is

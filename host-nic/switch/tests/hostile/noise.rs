@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::{mem, ptr};
 
+use postern_abi::PAGE_SIZE;
 use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, tx_flags};
 use postern_abi::window::{FEATURES, Geometry};
 use postern_switch::credentials::Credentials;
@@ -16,7 +17,7 @@ use crate::common::build::{Build, map_at};
 use crate::common::port;
 use crate::common::{Guest, SMALL, TestNic, geometry};
 
-const PAGE: usize = 4096;
+const PAGE: usize = PAGE_SIZE as usize;
 
 /// Memory of a NIC between two pages that fault, filled with noise.
 struct Fenced {
