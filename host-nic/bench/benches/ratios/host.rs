@@ -1,30 +1,35 @@
-//! What it was measured on.
+//! The host of the measurement: processor, kernel, revision, and how busy it was.
 
 use std::fs;
 use std::process::Command;
 
 use serde::Serialize;
 
-/// For whoever reads the files.
+/// Facts about the host, for whoever reads the files.
 #[derive(Debug, Serialize)]
-pub struct Machine {
-    /// As git names it.
+pub struct HostFacts {
+    /// The revision of the source, as `git describe` names it.
     revision: String,
+    /// Model name of the processor.
     processor: String,
+    /// Number of processors that this program may use.
     processors: usize,
+    /// Whether the host runs under a hypervisor.
     hypervisor: bool,
+    /// Release of the kernel.
     kernel: String,
 }
 
-impl Machine {
-    pub fn here() -> Machine {
+impl HostFacts {
+    /// The facts about this host.
+    pub fn here() -> HostFacts {
         let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let field = |name: &str| {
             let line = information.lines().find(|line| line.starts_with(name))?;
             Some(line.split_once(':')?.1.trim().to_owned())
         };
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Machine {
+        HostFacts {
             revision: revision().unwrap_or_else(|| "unknown".into()),
             processor: field("model name").unwrap_or_else(|| "unknown".into()),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
@@ -34,6 +39,7 @@ impl Machine {
     }
 }
 
+/// The revision of the source, if git knows it.
 fn revision() -> Option<String> {
     let output = Command::new("git")
         .args(["-C", env!("CARGO_MANIFEST_DIR")])
@@ -44,7 +50,7 @@ fn revision() -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// Time that the machine's processors spent, in clock ticks.
+/// Times that the host's processors have spent until a moment, in clock ticks.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     total: u64,
@@ -52,17 +58,17 @@ pub struct Times {
     stolen: u64,
 }
 
-/// Shares of the processors' time, in percent, between two looks.
+/// Shares of the processors' time between two moments, in percent.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Shares {
-    /// Doing anything.
+    /// Share in which the processors worked.
     pub busy: f64,
-    /// Given to other machines by the hypervisor.
+    /// Share that the hypervisor gave to other VMs.
     pub stolen: f64,
 }
 
 impl Times {
-    /// "cpu" of /proc/stat: proc(5).
+    /// The times until now: line "cpu" of /proc/stat, proc_stat(5).
     pub fn now() -> Times {
         let text = fs::read_to_string("/proc/stat").unwrap_or_default();
         let line = text.lines().next().unwrap_or_default();
@@ -72,7 +78,7 @@ impl Times {
             .map(|field| field.parse().unwrap_or(0))
             .collect();
         let field = |number: usize| fields.get(number).copied().unwrap_or(0);
-        // user, nice, system, idle, iowait, irq, softirq, steal
+        // The fields are user, nice, system, idle, iowait, irq, softirq, steal.
         let idle = field(3) + field(4);
         let total: u64 = fields.iter().take(8).sum();
         let stolen = field(7);
@@ -83,6 +89,7 @@ impl Times {
         }
     }
 
+    /// The shares of the time from this moment to a later one.
     pub fn until(self, later: Times) -> Shares {
         let total = (later.total - self.total).max(1) as f64;
         Shares {
@@ -92,11 +99,11 @@ impl Times {
     }
 }
 
-/// How often this thread had to give its processor to another.
+/// Number of times that this thread had to give its processor to another one.
 pub fn involuntary_switches() -> u64 {
-    // SAFETY: all zero is a valid value.
+    // SAFETY: the structure is made of integers, for which all zero is valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: it writes to the structure it is given.
+    // SAFETY: the call writes to the structure that it is given, which lives through the call.
     let status = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
     assert_eq!(status, 0, "getrusage fails for wrong arguments only");
     usage.ru_nivcsw as u64

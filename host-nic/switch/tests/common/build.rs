@@ -1,8 +1,9 @@
-//! The places that the core is compiled for, each callable from a test.
+//! The builds of the switch, each callable from a test.
 //!
-//! The freestanding builds are the very files that the kernel module and the NIC view get. The image is mapped
-//! where the view has it, and the NIC's memory and the call page beside it; the kernel's object is linked to
-//! an address in the lowest 2 GiB, which its code model reaches as well as the highest.
+//! The freestanding builds are the very files that the kernel module and the NIC view get. The
+//! image is mapped at its address in the view, and the NIC's memory and the call page at theirs.
+//! The kernel's object is linked to an address in the lowest 2 GiB, which its code model reaches as
+//! well as the highest.
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -14,17 +15,17 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::{env, fs, ptr};
 
 use object::{Object, ObjectSegment, ObjectSymbol};
+use postern_abi::PAGE_SIZE;
 use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA};
 use postern_nic_owner::image::Image;
 use postern_switch::credentials::Credentials;
 use postern_switch::switch::serve;
 
-const PAGE: u64 = 4096;
-/// Where the kernel's object is linked to.
+/// Address that the kernel's object is linked to.
 const OBJECT_ADDRESS: u64 = 0x3000_0000;
 
-/// Runs a build script; its output is built once for a run of the tests.
-pub fn build(script: &str) -> Vec<u8> {
+/// Runs a build script and returns the file that it makes.
+fn run_script(script: &str) -> Vec<u8> {
     let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let name = script.replace("../", "").replace('/', "-");
     let out = scratch.join(format!("{name}.out"));
@@ -37,22 +38,22 @@ pub fn build(script: &str) -> Vec<u8> {
     fs::read(out).expect("read what the script made")
 }
 
-/// The image for the NIC view.
+/// The image for the NIC view, built once for a run of the tests.
 pub fn image() -> &'static [u8] {
     static IMAGE: OnceLock<Vec<u8>> = OnceLock::new();
-    IMAGE.get_or_init(|| build("../image/build.sh"))
+    IMAGE.get_or_init(|| run_script("../image/build.sh"))
 }
 
-/// The object for the kernel module.
+/// The object for the kernel module, built once for a run of the tests.
 pub fn kernel_object() -> &'static [u8] {
     static OBJECT: OnceLock<Vec<u8>> = OnceLock::new();
-    OBJECT.get_or_init(|| build("../kernel-object/build.sh"))
+    OBJECT.get_or_init(|| run_script("../kernel-object/build.sh"))
 }
 
-/// Where the core runs.
+/// A build of the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// As part of the test, with all checks of the development profile.
+pub enum Build {
+    /// The switch as part of the test, with all checks of the development profile.
     Native,
     /// The object for the kernel module.
     KernelObject,
@@ -60,52 +61,53 @@ pub enum Place {
     Image,
 }
 
-impl Place {
-    pub const ALL: [Place; 3] = [Place::Native, Place::KernelObject, Place::Image];
+impl Build {
+    pub const ALL: [Build; 3] = [Build::Native, Build::KernelObject, Build::Image];
 
-    /// Takes the place into use. There is one image at a time, since its addresses are fixed.
-    pub fn open(self) -> Core {
+    /// Loads the build. There is one image at a time, since its addresses are fixed.
+    pub fn load(self) -> LoadedBuild {
         static ONE: Mutex<()> = Mutex::new(());
         match self {
-            Place::Native => Core::Native,
-            Place::KernelObject => Core::KernelObject(load_object()),
-            Place::Image => {
+            Build::Native => LoadedBuild::Native,
+            Build::KernelObject => LoadedBuild::KernelObject(load_object()),
+            Build::Image => {
                 let entry = load_image();
                 let one = ONE.lock().unwrap_or_else(|failed| failed.into_inner());
-                Core::Image(entry, one)
+                LoadedBuild::Image(entry, one)
             }
         }
     }
 
-    /// Where calls in this place expect the NIC's memory, if not anywhere.
+    /// Address at which this build expects the NIC's memory, if it does not take any.
     pub fn fixed_base(self) -> Option<u64> {
-        (self == Place::Image).then_some(DATA_GVA)
+        (self == Build::Image).then_some(DATA_GVA)
     }
 }
 
 type ObjectEntry = unsafe extern "C" fn(*mut u8, *const Credentials, u32, u64, u64, u64) -> u64;
 type ImageEntry = unsafe extern "sysv64" fn(u64, u64, u64) -> u64;
 
-/// A place in use.
-pub enum Core {
+/// A build that is loaded.
+pub enum LoadedBuild {
     Native,
     KernelObject(ObjectEntry),
     Image(ImageEntry, #[expect(dead_code)] MutexGuard<'static, ()>),
 }
 
-/// Set in a child of a test, which has a call page of its own and one thread.
+/// Whether this is a child of a test, which has a call page of its own and one thread.
 static IN_CHILD: AtomicBool = AtomicBool::new(false);
 
-/// Says that this is a child.
+/// Notes that this process is a child of a test.
 pub fn now_in_child() {
     IN_CHILD.store(true, Relaxed);
 }
 
-impl Core {
+impl LoadedBuild {
     /// Makes a request.
     ///
     /// # Safety
-    /// As for [`serve`]; in the image `base` is where the memory is mapped for it.
+    ///
+    /// The contract of [`serve`]. For the image, `base` is [`Build::fixed_base`].
     pub unsafe fn serve(
         &self,
         base: *mut u8,
@@ -115,18 +117,20 @@ impl Core {
     ) -> u64 {
         static PAGE: Mutex<()> = Mutex::new(());
         match self {
-            // SAFETY: the contract is the same.
-            Core::Native => unsafe { serve(base, caller, vcpu, op, a, b) },
-            // SAFETY: as above.
-            Core::KernelObject(entry) => unsafe { entry(base, caller, vcpu, op, a, b) },
-            Core::Image(entry, _) => {
+            // SAFETY: the contract is that of `serve`.
+            LoadedBuild::Native => unsafe { serve(base, caller, vcpu, op, a, b) },
+            // SAFETY: the object's entry passes its arguments to `serve`, whose contract is this
+            // one.
+            LoadedBuild::KernelObject(entry) => unsafe { entry(base, caller, vcpu, op, a, b) },
+            LoadedBuild::Image(entry, _) => {
                 assert_eq!(base as u64, DATA_GVA);
                 // A vCPU has a call page of its own; threads of this process must share one.
                 let _page = (!IN_CHILD.load(Relaxed))
                     .then(|| PAGE.lock().unwrap_or_else(|failed| failed.into_inner()));
                 let page = CALL_PAGE_GVA as *mut CallPage;
-                // SAFETY: `load_image` has mapped the page; the lock, or being the only thread, keeps
-                // others away. For the call the contract is the same.
+                // SAFETY: `load_image` has mapped the page; the lock, or being the only thread,
+                // keeps others away from it. The image's entry calls `serve` for the page's caller,
+                // with the memory at `DATA_GVA`, and the contract is that of `serve`.
                 unsafe {
                     (&raw mut (*page).caller).write(caller.words());
                     (&raw mut (*page).vcpu).write(vcpu);
@@ -137,7 +141,8 @@ impl Core {
     }
 }
 
-/// Maps pages where nothing is mapped, of a file from an offset on if there is one.
+/// Maps pages at an address where nothing is mapped: those of a file from an offset on, or
+/// anonymous ones.
 pub fn map_at(address: u64, size: u64, file: Option<(BorrowedFd<'_>, u64)>) -> *mut u8 {
     let share = match file {
         Some(_) => libc::MAP_SHARED,
@@ -147,15 +152,15 @@ pub fn map_at(address: u64, size: u64, file: Option<(BorrowedFd<'_>, u64)>) -> *
     let flags = share | libc::MAP_FIXED_NOREPLACE;
     let at = address as *mut c_void;
     let (fd, offset) = file.map_or((-1, 0), |(fd, offset)| (fd.as_raw_fd(), offset as i64));
-    // SAFETY: a new mapping, at an address where there is none.
+    // SAFETY: it makes a new mapping, and only where there is none.
     let mapped = unsafe { libc::mmap(at, size as usize, prot, flags, fd, offset) };
     assert_eq!(mapped, at, "map {size:#x} bytes at {address:#x}");
     mapped.cast()
 }
 
-/// Maps bytes as code, or as data if they are none.
+/// Maps bytes at an address, as code or as data that is only read.
 fn map_code(address: u64, bytes: &[u8], executable: bool) {
-    let size = (bytes.len() as u64).next_multiple_of(PAGE);
+    let size = (bytes.len() as u64).next_multiple_of(PAGE_SIZE);
     let mapped = map_at(address, size, None);
     let prot = libc::PROT_READ | if executable { libc::PROT_EXEC } else { 0 };
     // SAFETY: the mapping is new and large enough.
@@ -171,8 +176,8 @@ fn load_image() -> ImageEntry {
         let image = Image::parse(image()).expect("an image");
         map_code(image.rodata.gva, &image.rodata.bytes, false);
         map_code(image.text.gva, &image.text.bytes, true);
-        map_at(CALL_PAGE_GVA, PAGE, None);
-        // SAFETY: the entry of an image has this type.
+        map_at(CALL_PAGE_GVA, PAGE_SIZE, None);
+        // SAFETY: `entry` of host-nic/image has this type, and its code is mapped for ever.
         unsafe { std::mem::transmute(image.entry as *const ()) }
     })
 }
@@ -201,10 +206,11 @@ fn load_object() -> ObjectEntry {
             pages.insert(start, (bytes, executable));
         }
         for (start, (bytes, executable)) in pages {
-            assert_eq!(start % PAGE, 0);
+            assert_eq!(start % PAGE_SIZE, 0);
             map_code(start, bytes, executable);
         }
-        // SAFETY: this symbol of the object has this type.
+        // SAFETY: `postern_nic_call` of host-nic/kernel-object has this type, and its code is
+        // mapped for ever.
         unsafe { std::mem::transmute(code.address() as *const ()) }
     })
 }
