@@ -3,6 +3,7 @@
 use std::fmt;
 
 /// Columns of text: the first to the left, the others to the right.
+#[derive(Debug)]
 pub struct TextTable {
     rows: Vec<Vec<String>>,
 }

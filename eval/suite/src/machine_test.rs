@@ -41,6 +41,7 @@ pub enum Kvm {
 }
 
 /// A test.
+#[derive(Debug)]
 pub struct Test {
     /// `area/what holds`.
     pub name: &'static str,
@@ -53,7 +54,7 @@ pub struct Test {
 }
 
 /// Judge who makes verdicts of a job's outcome.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Judge {
     /// One verdict.
     Whole(fn(JobOutcome) -> Result<()>),

@@ -25,10 +25,10 @@ impl<E: std::fmt::Display> From<Result<(), E>> for Verdict {
 }
 
 /// Prints verdicts as they come, from several threads, and counts them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct TestReport(Mutex<Sums>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Sums {
     passed: usize,
     failed: usize,

@@ -13,7 +13,7 @@ use postern_lab::testbed::EmulatedTestbed;
 use crate::machine_test::{Boot, Judge, Kvm, Test};
 
 /// Testbeds by kernel, and the test programs of the VMM.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Testbeds {
     by_flavour: HashMap<Flavour, EmulatedTestbed>,
     vmm_tests: BTreeMap<String, PathBuf>,

@@ -21,7 +21,7 @@ pub enum Copy {
 
 /// A position on a cache line of its own.
 #[repr(align(64))]
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Line(AtomicU32);
 
 /// Offset in bytes of the first frame in the rings that frames are copied to, so that they lie in
@@ -29,6 +29,7 @@ struct Line(AtomicU32);
 const SKEW: usize = 128;
 
 /// A ring of slots that was filled, and the rings that it is copied to.
+#[derive(Debug)]
 pub struct Floor {
     /// The ring that frames come from.
     from: Pages,
@@ -139,6 +140,7 @@ impl Floor {
 }
 
 /// The ring that frames come from, gone around again and again.
+#[derive(Debug)]
 struct Laps {
     from: *const u8,
     stride: usize,

@@ -15,6 +15,7 @@ use crate::case::{Case, Pattern};
 use crate::memory::{BenchNic, mac};
 
 /// A ring filled with records of equal size, gone around again and again.
+#[derive(Debug)]
 struct Laps {
     /// Size of the ring in bytes.
     size: u32,
@@ -44,6 +45,7 @@ impl Laps {
 /// One sender and its receivers. It is aligned so that two senders share no cache line of the
 /// harness.
 #[repr(align(128))]
+#[derive(Debug)]
 pub struct Traffic<'a> {
     nic: &'a BenchNic,
     from: PortId,
@@ -254,7 +256,7 @@ impl<'a> Traffic<'a> {
 
 /// The arguments of a call. They are no constants, for which the compiler could make a switch of
 /// its own.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Arguments {
     vcpu: u32,
     op: u64,

@@ -167,6 +167,19 @@ pub struct State {
     pub fdb: Fdb,
 }
 
+impl core::fmt::Debug for State {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("State")
+            .field("abi_version", &self.abi_version)
+            .field("ports", &self.ports)
+            .field("queues", &self.queues)
+            .field("ring", &self.ring)
+            .field("lane", &self.lane)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Bit of [`State::mode`]: the sources of frames from the port are not learned. It is for a port
 /// whose guest sends what several stations said to each other, such as a replayed capture. If they
 /// were learned, each would be behind the sender's own port, and frames to them would go nowhere.
@@ -179,6 +192,7 @@ pub const MODE_POLICY: u32 = 1 << 1;
 /// counter the guest sets, so the owner of the NIC writes the time here. While the owner is gone,
 /// time stands still.
 #[repr(C, align(64))]
+#[derive(Debug)]
 pub struct Clock {
     /// Time in nanoseconds since some moment, never going back.
     pub now: AtomicU64,
@@ -214,6 +228,16 @@ pub struct PortState {
     pub acl: Acl,
 }
 
+impl core::fmt::Debug for PortState {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("PortState")
+            .field("features", &self.features)
+            .field("mirror", &self.mirror)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Bit of [`PortState::source`]: there is an address.
 pub const SOURCE_FIXED: u64 = 1 << 63;
 /// Bit of [`PortState::source`]: the address is the tenant's, and changes with the tenant.
@@ -243,12 +267,23 @@ pub struct SenderState {
     pub routes: [CachedRoute; CACHED_ROUTES],
 }
 
+impl core::fmt::Debug for SenderState {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("SenderState")
+            .field("tx_next", &self.tx_next)
+            .field("frames", &self.frames)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Number of routes in a sender's cache, a power of two.
 pub const CACHED_ROUTES: usize = 16;
 
 /// A cached route: the port to which frames of a sender with certain addresses went. Misleading
 /// content, however it came about, only sends that sender's own frames elsewhere.
 #[repr(C)]
+#[derive(Debug)]
 pub struct CachedRoute {
     /// Bytes 0 to 7 of the frames: destination, and the first two bytes of the source.
     pub first: AtomicU64,
@@ -263,6 +298,7 @@ pub struct CachedRoute {
 
 /// The state of a lane, on its sender's side. Positions are those of [`postern_abi::window`].
 #[repr(C, align(64))]
+#[derive(Debug)]
 pub struct LaneState {
     /// Position up to which the lane was published, the NIC's own copy. It is stored before the one
     /// in the window.

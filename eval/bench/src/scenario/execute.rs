@@ -27,6 +27,7 @@ const MEMORY_MB: u64 = 512;
 const PARAMETERS: &str = "ept_views=1 ept_views_insist=1 preemption_timer=0";
 
 /// Outcomes of all scenarios, and the machine that they ran on.
+#[derive(Debug)]
 pub struct Outcomes {
     /// In the order of the scenarios.
     pub jobs: Vec<Result<JobOutcome>>,

@@ -13,7 +13,7 @@ use crate::report::{CallRow, TrafficRow};
 use crate::traffic::{Frame, Trace, pcap, proof};
 
 /// Rows, and scenarios that gave none.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Results {
     /// Rows of scenarios with traffic.
     pub traffic: Vec<TrafficRow>,

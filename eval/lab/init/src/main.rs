@@ -20,6 +20,7 @@ use crate::kernel_log::KernelLog;
 use crate::ports::Ports;
 
 /// Sends records out of the machine.
+#[derive(Debug)]
 pub struct RecordSender(Mutex<Ports>);
 
 impl RecordSender {

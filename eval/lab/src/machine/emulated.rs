@@ -41,6 +41,14 @@ pub struct EmulatedMachine<'a> {
     kept: bool,
 }
 
+impl std::fmt::Debug for EmulatedMachine<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmulatedMachine")
+            .field("memory_mb", &self.memory_mb)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<'a> EmulatedMachine<'a> {
     /// A machine with one CPU, 512 MiB of memory and no module.
     pub fn new(files: &'a MachineFiles, kernel: &'a Kernel) -> Self {

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 /// An archive in the making, by absolute path without the leading slash.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Initramfs(BTreeMap<String, Entry>);
 
+#[derive(Debug)]
 enum Entry {
     Directory,
     File(Vec<u8>),

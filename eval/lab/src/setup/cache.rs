@@ -29,6 +29,7 @@ use crate::interrupt;
 pub struct Cache(PathBuf);
 
 /// The lock of a family, or of a checkout's target directory: released when it is dropped.
+#[derive(Debug)]
 pub struct CacheLock(#[allow(dead_code, reason = "it is unlocked when it is closed")] File);
 
 /// File in a step's directory which says that the directory is whole.
@@ -173,6 +174,7 @@ impl Cache {
 }
 
 /// Something to be made once. Steps whose names begin with the same word are made one at a time.
+#[derive(Debug)]
 pub struct Step<'a> {
     /// Name of its directory.
     pub name: &'a str,
@@ -185,7 +187,7 @@ pub struct Step<'a> {
 }
 
 /// Stands for all inputs of a step.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Key(Sha256);
 
 impl Key {

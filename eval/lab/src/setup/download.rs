@@ -57,6 +57,7 @@ pub fn pinned(cache: &Cache, task: &Task, path: &str, sha256: &str) -> Result<Pa
 }
 
 /// Packages of a Debian release, whatever the host's release is, without installing them.
+#[derive(Debug)]
 pub struct Release<'a> {
     cache: &'a Cache,
     task: &'a Task,

@@ -108,6 +108,7 @@ impl Default for Progress {
 }
 
 /// A piece of work that takes a while.
+#[derive(Debug)]
 pub struct Task {
     progress: Progress,
     title: String,

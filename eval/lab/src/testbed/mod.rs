@@ -14,6 +14,7 @@ use crate::setup::{self, Flavour, Programs};
 use crate::source::Source;
 
 /// A testbed that is ready to run jobs.
+#[derive(Debug)]
 pub enum Testbed {
     /// The emulated machine.
     Emulated(Box<EmulatedTestbed>),

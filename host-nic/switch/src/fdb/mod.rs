@@ -157,6 +157,12 @@ pub struct Fdb {
     buckets: [[AtomicU64; WAYS]; BUCKETS],
 }
 
+impl core::fmt::Debug for Fdb {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Fdb").finish_non_exhaustive()
+    }
+}
+
 /// Number of the port in an entry's word; below [`postern_abi::window::MAX_PORTS`], whatever the
 /// word is.
 const fn port_of(word: u64) -> u32 {

@@ -17,6 +17,14 @@ pub struct Switch<'a> {
     state: &'a State,
 }
 
+impl core::fmt::Debug for Switch<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Switch")
+            .field("geometry", &self.geometry)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<'a> Switch<'a> {
     /// The switch whose memory starts at `base`.
     ///

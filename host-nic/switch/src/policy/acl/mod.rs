@@ -152,7 +152,7 @@ pub enum Verdict {
 /// One rule, written by the host. The fields that can be compared at once lie in one word.
 /// Addresses and masks are as in [`Headers`]; a mask of zero matches anything.
 #[repr(C, align(128))]
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Rule {
     /// Fields and flags, as in [`key`].
     value: AtomicU64,
@@ -291,6 +291,14 @@ struct Bank {
 pub struct Acl {
     generation: AtomicU64,
     banks: [Bank; 2],
+}
+
+impl core::fmt::Debug for Acl {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Acl")
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Acl {

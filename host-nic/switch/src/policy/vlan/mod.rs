@@ -51,6 +51,7 @@ pub enum Egress {
 
 /// A set of VLANs, one bit each.
 #[repr(C)]
+#[derive(Debug)]
 struct Set([AtomicU64; SET_WORDS]);
 
 impl Set {
@@ -91,6 +92,7 @@ pub struct VlanWords {
 
 /// VLAN settings of a port.
 #[repr(C)]
+#[derive(Debug)]
 pub struct Vlan {
     control: AtomicU64,
     members: Set,
