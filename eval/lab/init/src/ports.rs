@@ -6,6 +6,7 @@ use std::io;
 use postern_init::{PORT_FLUSH, PORT_OUTPUT, PORT_SHUTDOWN, SHUTDOWN};
 
 /// The right to use the ports of the emulated machine.
+#[derive(Debug)]
 pub struct Ports(());
 
 impl Ports {
