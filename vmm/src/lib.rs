@@ -20,6 +20,39 @@
 //! writes what the guest finds at its start ([`boot`]), makes [`vcpu`]s and opens [`kvm_stats`];
 //! [`vm::Vm::run`] runs a thread for each vCPU, whose exits go to [`devices`], until one ends the
 //! VM, and returns a [`run_report`].
+//!
+//! # Example
+//!
+//! A topology is read as `postern up` reads it, changed, and written again.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use postern_vmm::topology::{Topology, VmConfig};
+//!
+//! let text = r#"
+//! [nic]
+//! ports = 2
+//!
+//! [[vm]]
+//! name = "receiver"
+//! kernel = "guest"
+//! cmdline = "role=receive"
+//! port = 1
+//! path = "exit-user"
+//! "#;
+//! let mut topology = Topology::parse(text, Path::new("/vms"))?;
+//! assert_eq!(topology.vms[0].kernel, Path::new("/vms/guest"));
+//!
+//! topology.vms.push(VmConfig::new("idle", "/vms/guest"));
+//! let written = topology.to_toml()?;
+//! assert_eq!(Topology::parse(&written, Path::new("/"))?, topology);
+//!
+//! // What cannot be is said with the line that it stands in.
+//! let error = Topology::parse("[nic]\nports = 1\n", Path::new("/")).unwrap_err();
+//! assert!(error.to_string().contains("2 to 256 ports"), "{error}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod boot;
 pub mod check;

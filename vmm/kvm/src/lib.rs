@@ -15,27 +15,35 @@
 //! Every error is the [`std::io::Error`] of the system call: what it means depends on what the
 //! caller wanted, and the caller says it.
 //!
-//! ```no_run
-//! use postern_abi::view::{DATA_GVA, IMAGE_GVA};
-//! use postern_kvm::{Device, Protection, Seal, SharedPages, ViewMode};
-//! # fn parts() -> (SharedPages, SharedPages) { unimplemented!() }
+//! `examples/attach_view.rs` goes all the way from pages of memory to a vCPU with a view.
 //!
-//! # fn main() -> std::io::Result<()> {
-//! let device = Device::open()?;
-//! assert!(device.has_views());
-//! let (code, data) = parts();
-//! let view = device.create_view()?;
-//! view.map(IMAGE_GVA, &code, Protection::ReadExecute)?;
-//! view.map(DATA_GVA, &data, Protection::ReadWrite)?;
-//! let view = view.seal(&Seal {
-//!     mode: ViewMode::Strict,
-//!     entry_gva: IMAGE_GVA,
-//!     data_gva: DATA_GVA,
-//!     data_size: data.size(),
-//!     caller: [0; 8],
-//! })?;
-//! # Ok(())
-//! # }
+//! ```
+//! use postern_abi::view::{DATA_GVA, IMAGE_GVA};
+//! use postern_kvm::{Device, Protection, Seal, SharedPages, View, ViewMode};
+//!
+//! /// Makes a service of a page of code and some data.
+//! fn service(view: View, code: &SharedPages, data: &SharedPages) -> std::io::Result<()> {
+//!     view.map(IMAGE_GVA, code, Protection::ReadExecute)?;
+//!     view.map(DATA_GVA, data, Protection::ReadWrite)?;
+//!     let sealed = view.seal(&Seal {
+//!         mode: ViewMode::Strict,
+//!         entry_gva: IMAGE_GVA,
+//!         data_gva: DATA_GVA,
+//!         data_size: data.size(),
+//!         caller: [0; 8],
+//!     })?;
+//!     // Its descriptor now goes to a VMM.
+//!     drop(sealed);
+//!     Ok(())
+//! }
+//!
+//! // Most hosts make no views: their KVM says so, and gives none.
+//! match Device::open() {
+//!     Ok(device) if device.has_views() => assert!(device.create_view().is_ok()),
+//!     Ok(device) => assert!(device.create_view().is_err()),
+//!     Err(error) => println!("no /dev/kvm here: {error}"),
+//! }
+//! # let _ = service;
 //! ```
 
 mod attachment;
