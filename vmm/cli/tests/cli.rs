@@ -425,6 +425,44 @@ fn counters_of_a_nic() {
 }
 
 #[test]
+fn settings_of_a_running_nic() {
+    let directory = TestDirectory::new();
+    let (nic, _) = RunningNic::start_and_line(&directory, &["--ports", "4"]);
+    let on = |words: &[&str]| {
+        let words: Vec<&str> = words.iter().flat_map(|word| word.split(' ')).collect();
+        let (first, rest) = words.split_at(1);
+        let all = [&["nic"], first, &[nic.socket.as_str()], rest].concat();
+        postern(&all)
+    };
+    // A port is not blocked from itself, and whoever asks for it is told.
+    let output = on(&["set 1 blocked=0,1"]);
+    assert_refused(
+        &output,
+        CONFIGURATION,
+        &["port 1 cannot be blocked from itself"],
+    );
+    // A rule that never decides is taken, and pointed out.
+    let rules = ["rule=deny in ipv4", "rule=deny in ipv4 tcp dport 22"];
+    let output = postern(&["nic", "set", &nic.socket, "1", rules[0], rules[1]]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("rule 2, "), "{}", stderr(&output));
+    assert!(on(&["set 1 vlan=trunk:1-100"]).status.success());
+    assert_refused(
+        &on(&["set 1 isolation=community:99999"]),
+        CONFIGURATION,
+        &["99999", "0 to 65535"],
+    );
+    // A capture ends by what it captures, too.
+    let file = directory.path("frames.pcapng");
+    assert!(on(&["capture", "add", "2", &file]).status.success());
+    let output = on(&["capture", "remove", "2"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("0 frames written"));
+    assert!(!on(&["capture", "remove", "2"]).status.success());
+    assert_eq!(nic.end(libc::SIGTERM), Some(0));
+}
+
+#[test]
 fn the_capability_ladder() {
     let output = postern(&["check", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

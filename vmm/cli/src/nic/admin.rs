@@ -151,8 +151,9 @@ enum CaptureAction {
     },
     /// End, and say what was written
     Remove {
-        /// The file
-        file: PathBuf,
+        /// The file, or what is captured: the number of a port, or all
+        #[arg(value_name = "FILE|PORT|all")]
+        which: PathBuf,
     },
 }
 
@@ -245,8 +246,8 @@ fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, CommandErr
             };
             order(&socket, &add)
         }
-        CaptureAction::Remove { file } => {
-            let file = absolute(&file)?;
+        CaptureAction::Remove { which } => {
+            let file = captured_file(&socket, &which)?;
             let info: CaptureInfo = ask(&socket, &Control::RemoveCapture { file })?;
             let (written, lost) = (info.written, info.lost);
             output::print(&format!("{written} frames written, {lost} lost\n"))?;
@@ -255,6 +256,24 @@ fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, CommandErr
                 Some(why) => Err(CommandError::internal(anyhow::anyhow!(why))),
             }
         }
+    }
+}
+
+/// The file of a capture that is named by it, or by what is captured if one capture alone has that.
+fn captured_file(socket: &Path, which: &Path) -> Result<PathBuf, CommandError> {
+    let Some(Ok(PortOrAll(port))) = which.to_str().map(port_or_all) else {
+        return absolute(which);
+    };
+    let captures: Vec<CaptureInfo> = ask(socket, &Control::Captures)?;
+    let mut files = captures.into_iter().filter(|info| info.port == port);
+    match (files.next(), files.next()) {
+        (Some(only), None) => Ok(only.file),
+        (None, _) => absolute(which),
+        (Some(_), Some(_)) => Err(CommandError::configuration(anyhow::anyhow!(
+            "there are several captures of {}: name the file (postern nic show {} captures)",
+            which.display(),
+            socket.display()
+        ))),
     }
 }
 

@@ -9,6 +9,7 @@ use clap::Args as ClapArgs;
 use postern_nic_client::control::{Control, PolicyInfo};
 use postern_nic_client::policy::port::{Isolation, PortPolicy};
 use postern_nic_client::policy::rate::{MIN_BURST, RateLimit};
+use postern_nic_client::policy::rule::first_shadowed;
 use postern_nic_client::policy::vlan::VlanSpec;
 use postern_switch::policy::acl::Verdict;
 
@@ -44,7 +45,8 @@ Settings:
                               BURST in bytes, with K or M
   egress=RATE[/BURST]|off     how much it may receive
   vlan=access:N               untagged frames of one VLAN
-  vlan=trunk:N,N...[/NATIVE]  tagged frames of several, untagged ones of NATIVE
+  vlan=trunk:N,N-N...[/NATIVE]
+                              tagged frames of several, untagged ones of NATIVE
   vlan=off
   rule=RULE                   another rule of the access list, such as
                               'rule=deny in ipv4 tcp dport 22'
@@ -66,6 +68,20 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
         change(&mut policy, setting)
             .with_context(|| format!("'{setting}' cannot be set"))
             .map_err(CommandError::configuration)?;
+    }
+    if policy.blocked.contains(&args.port) {
+        let error = anyhow!(
+            "port {} cannot be blocked from itself: it never gets its own frames",
+            args.port
+        );
+        return Err(CommandError::configuration(error));
+    }
+    if let Some((rule, by)) = first_shadowed(&policy.acl.rules) {
+        let (rule_text, by_text) = (&policy.acl.rules[rule - 1], &policy.acl.rules[by - 1]);
+        eprintln!(
+            "postern: rule {rule}, '{rule_text}', never decides: rule {by}, '{by_text}', \
+             matches all of its frames"
+        );
     }
     let set = Control::SetPolicy {
         port: args.port,
@@ -122,7 +138,7 @@ fn change(policy: &mut PortPolicy, setting: &str) -> anyhow::Result<()> {
                 ("promiscuous", _) => Isolation::Promiscuous,
                 ("isolated", _) => Isolation::Isolated,
                 (_, Some(("community", which))) => {
-                    Isolation::Community(number(which, "community from 0 to 65535")?)
+                    Isolation::Community(number(which, "community: give 0 to 65535")?)
                 }
                 _ => bail!("give promiscuous, isolated or community:N"),
             }
@@ -163,12 +179,31 @@ fn vlan(text: &str) -> anyhow::Result<Option<VlanSpec>> {
             };
             VlanSpec::Trunk {
                 pvid: native,
-                members: numbers(members, "VLAN")?,
+                members: vlans(members)?,
                 untagged: Vec::new(),
             }
         }
-        _ => bail!("give off, access:N or trunk:N,N...[/NATIVE]"),
+        _ => bail!("give off, access:N or trunk:N,N-N...[/NATIVE]"),
     }))
+}
+
+/// VLANs and ranges of them, between commas.
+fn vlans(text: &str) -> anyhow::Result<Vec<u16>> {
+    let mut members = Vec::new();
+    for part in text.split(',') {
+        let (first, last): (u16, u16) = match part.split_once('-') {
+            Some((first, last)) => (number(first, "VLAN")?, number(last, "VLAN")?),
+            None => {
+                let only = number(part, "VLAN")?;
+                (only, only)
+            }
+        };
+        if first > last {
+            bail!("the range {part} ends before it begins");
+        }
+        members.extend(first..=last);
+    }
+    Ok(members)
 }
 
 /// A number with K, M or G, which stand for powers of `unit`.
@@ -219,7 +254,7 @@ mod tests {
             "source=own",
             "ingress=100M/64K",
             "egress=1G",
-            "vlan=trunk:10,20/5",
+            "vlan=trunk:10,20-22/5",
             "rule=deny in ipv4 tcp dport 22",
             "default=deny",
             "mirror=3",
@@ -234,6 +269,12 @@ mod tests {
         assert_eq!(ingress.burst_bytes, 65_536);
         assert_eq!(policy.acl.rules.len(), 1);
         assert_eq!(policy.blocked, [1, 2]);
+        let trunk = VlanSpec::Trunk {
+            pvid: Some(5),
+            members: vec![10, 20, 21, 22],
+            untagged: Vec::new(),
+        };
+        assert_eq!(policy.vlan, Some(trunk));
         for setting in [
             "source=any",
             "ingress=off",
@@ -265,6 +306,8 @@ mod tests {
             "ingress=99999999999999999999G",
             "ingress=99999999999999999G",
             "vlan=trunk:",
+            "vlan=trunk:20-10",
+            "vlan=trunk:10-",
             "vlan=access:x",
             "rule=maybe",
             "rules=many",

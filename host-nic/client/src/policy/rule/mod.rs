@@ -21,7 +21,10 @@
 //! # Ok::<(), postern_nic_client::policy::rule::RuleError>(())
 //! ```
 
+mod shadow;
 mod text;
+
+pub use shadow::first_shadowed;
 
 use std::net::IpAddr;
 
