@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 use postern_nic_client::control::{Control, PolicyInfo};
 use postern_nic_client::policy::port::{Isolation, PortPolicy};
 use postern_nic_client::policy::rate::{MIN_BURST, RateLimit};
-use postern_nic_client::policy::rule::first_shadowed;
+use postern_nic_client::policy::rule::shadow::first_shadowed;
 use postern_nic_client::policy::vlan::VlanSpec;
 use postern_switch::policy::acl::Verdict;
 

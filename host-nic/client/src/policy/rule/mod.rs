@@ -21,10 +21,8 @@
 //! # Ok::<(), postern_nic_client::policy::rule::RuleError>(())
 //! ```
 
-mod shadow;
+pub mod shadow;
 mod text;
-
-pub use shadow::first_shadowed;
 
 use std::net::IpAddr;
 
