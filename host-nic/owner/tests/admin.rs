@@ -20,9 +20,9 @@ use postern_nic_client::policy::port::{PortPolicy, Source};
 use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status};
 use postern_nic_client::request::{Attachment, ClientError, Resources, attach, control, counters};
 use postern_nic_owner::capture::Recording;
-use postern_nic_owner::native_port::NativePort;
+use postern_nic_owner::frame_port::FramePort;
+use postern_nic_owner::host_port::HostPort;
 use postern_nic_owner::server::{Options, Server, Stopper};
-use postern_nic_owner::uplink::Port;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::net::{
@@ -102,7 +102,7 @@ impl Drop for Nic {
 
 /// A port used by this process.
 struct Tenant {
-    port: NativePort,
+    port: HostPort,
     mac: [u8; 6],
     _attachment: Attachment,
 }
@@ -120,7 +120,7 @@ impl Tenant {
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());
         Tenant {
-            port: NativePort::open(memory, attachment.caller.port()).unwrap(),
+            port: HostPort::open(memory, attachment.caller.port()).unwrap(),
             mac: attachment.mac,
             _attachment: attachment,
         }

@@ -22,9 +22,11 @@ use postern_nic_owner::capture::{
     Capture, CaptureError, Clock, Direction, Format, Options, Pace, Recording, RecordingError,
     Replay, Skipped, Tapped,
 };
-use postern_nic_owner::uplink::{MAX_FRAME, Port};
+use postern_nic_owner::frame_port::FramePort;
 use proptest::prelude::*;
 use tempfile::TempDir;
+
+const MAX_FRAME: usize = postern_abi::window::MAX_FRAME as usize;
 
 const PCAP: Options = Options {
     format: Format::Pcap,
@@ -598,7 +600,7 @@ fn replay_sends_every_frame_in_order_whatever_the_port_refuses() {
 /// A port that refuses all but every third request.
 struct Moody(u64, Lists);
 
-impl Port for Moody {
+impl FramePort for Moody {
     fn send(&mut self, frames: &[&[u8]]) -> usize {
         self.0 += 1;
         if self.0.is_multiple_of(3) {
@@ -652,7 +654,7 @@ impl Clock for Jump {
 
 struct Noting(Jump, Vec<u64>);
 
-impl Port for Noting {
+impl FramePort for Noting {
     fn send(&mut self, frames: &[&[u8]]) -> usize {
         let now = self.0.0.get().as_nanos() as u64;
         self.1.extend(frames.iter().map(|_| now));

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::recording::{MAX_FILE, Skipped};
-use crate::uplink::{MAX_FRAME, MIN_FRAME};
+use postern_abi::window::{MAX_FRAME, MIN_FRAME};
 
 /// Why there is no capture, or not a whole one.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@ use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
 use serde::Serialize;
 
 use super::error::RecordingError;
-use crate::uplink::{MAX_FRAME, MIN_FRAME};
+use postern_abi::window::{MAX_FRAME, MIN_FRAME};
 
 /// Largest file that is read, in bytes.
 pub const MAX_FILE: u64 = 1 << 30;
@@ -271,11 +271,11 @@ impl<'a> Parser<'a> {
             });
         }
         self.packet += 1;
-        if length.max(original as usize) > MAX_FRAME {
+        if length.max(original as usize) > MAX_FRAME as usize {
             self.skipped.too_long += 1;
         } else if (original as usize) > length {
             self.skipped.truncated += 1;
-        } else if length < MIN_FRAME {
+        } else if length < MIN_FRAME as usize {
             self.skipped.too_short += 1;
         } else {
             let time = u64::try_from(time).unwrap_or(u64::MAX);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::recording::Recording;
-use crate::uplink::{BATCH, Port};
+use crate::frame_port::{BATCH, FramePort};
 
 /// Longest sleep before it is asked again whether to stop.
 const NAP: Duration = Duration::from_millis(20);
@@ -99,7 +99,7 @@ impl Replay {
     pub fn run(
         &self,
         recording: &Recording,
-        port: &mut dyn Port,
+        port: &mut dyn FramePort,
         stopped: &dyn Fn() -> bool,
     ) -> ReplayStats {
         self.run_by(&mut Monotonic::default(), recording, port, stopped)
@@ -110,7 +110,7 @@ impl Replay {
         &self,
         clock: &mut dyn Clock,
         recording: &Recording,
-        port: &mut dyn Port,
+        port: &mut dyn FramePort,
         stopped: &dyn Fn() -> bool,
     ) -> ReplayStats {
         let mut stats = ReplayStats::default();

@@ -16,7 +16,7 @@ use super::encode::Encoder;
 use super::error::CaptureError;
 use super::queue::{Queue, Record};
 use super::writer::{Output, Writer, plain};
-use crate::uplink::Port;
+use crate::frame_port::FramePort;
 
 /// Largest number of bytes of a frame that can be kept.
 const MAX_SNAP: u32 = 262_144;
@@ -150,14 +150,14 @@ pub struct Tapped<P> {
     tap: Tap,
 }
 
-impl<P: Port> Tapped<P> {
+impl<P: FramePort> Tapped<P> {
     /// Captures what passes `port`.
     pub fn new(port: P, tap: Tap) -> Tapped<P> {
         Tapped { port, tap }
     }
 }
 
-impl<P: Port> Port for Tapped<P> {
+impl<P: FramePort> FramePort for Tapped<P> {
     fn send(&mut self, frames: &[&[u8]]) -> usize {
         let time = now();
         let taken = self.port.send(frames);

@@ -11,8 +11,11 @@ use std::time::Duration;
 use postern_abi::window::PortId;
 
 use crate::capture::{Capture, CaptureError, Direction, Options, Tap};
-use crate::native_port::NativePort;
-use crate::uplink::{BATCH, Bridge, Config, Drive, Stop, Uplink, UplinkError};
+use crate::frame_port::BATCH;
+use crate::host_port::HostPort;
+use crate::uplink::{
+    PumpThread, PumpWait, Stop, Uplink, UplinkConfig, UplinkError, UplinkSnapshot,
+};
 use postern_guest::direct::DirectError;
 use postern_nic_client::control::{CaptureInfo, UplinkInfo};
 use postern_nic_client::memory::Memory;
@@ -40,15 +43,15 @@ pub(super) enum NativeError {
 #[derive(Debug)]
 pub(super) struct UplinkPort {
     interface: String,
-    bridge: Option<Bridge>,
+    bridge: Option<PumpThread>,
     failure: Option<String>,
-    counters: crate::uplink::Snapshot,
+    counters: UplinkSnapshot,
 }
 
 impl UplinkPort {
     /// Opens the interface. Frames move from [`UplinkPort::start`] on.
     pub(super) fn open(interface: &str) -> Result<Uplink, UplinkError> {
-        let config: Config = interface.parse()?;
+        let config: UplinkConfig = interface.parse()?;
         Uplink::open(&config)
     }
 
@@ -60,13 +63,17 @@ impl UplinkPort {
         device: Uplink,
         busy: bool,
     ) -> Result<UplinkPort, NativeError> {
-        let native = NativePort::open(Arc::clone(memory), port)?;
-        let drive = if busy { Drive::Busy } else { Drive::default() };
+        let native = HostPort::open(Arc::clone(memory), port)?;
+        let drive = if busy {
+            PumpWait::Busy
+        } else {
+            PumpWait::default()
+        };
         Ok(UplinkPort {
             interface: interface.to_owned(),
-            bridge: Some(Bridge::start(device, native, drive)?),
+            bridge: Some(PumpThread::start(device, native, drive)?),
             failure: None,
-            counters: crate::uplink::Snapshot::default(),
+            counters: UplinkSnapshot::default(),
         })
     }
 
@@ -128,7 +135,7 @@ impl CapturePort {
         note: &CaptureNote,
         capture: Capture,
     ) -> Result<CapturePort, NativeError> {
-        let mut port = NativePort::open(Arc::clone(memory), via)?;
+        let mut port = HostPort::open(Arc::clone(memory), via)?;
         let geometry = memory.geometry();
         let tap_of = |number: u32| capture.interface(&format!("port {number}"));
         let mut taps: Taps = Taps {
@@ -147,7 +154,7 @@ impl CapturePort {
             loop {
                 // Asked before, so that what came until then is taken.
                 let last = wanted.is_stopped();
-                while port.receive_from(BATCH, |from, frame| taps.frame(from, frame)) != 0 {}
+                while port.receive_from(BATCH, |from, frame| taps.frame(from, frame.bytes)) != 0 {}
                 taps.count_lost(&memory, via);
                 if last {
                     return;

@@ -3,20 +3,23 @@
 use std::ffi::{c_char, c_short};
 use std::io;
 use std::mem::{self, size_of};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
-use super::MAX_FRAME;
+use postern_abi::window::{MAX_FRAME, MIN_FRAME};
+
 use super::error::{UplinkError, failed};
 
-/// Largest MTU in bytes with which every frame passes.
-pub(super) const MAX_MTU: u32 = 9000;
-/// Bytes of an Ethernet header.
-const HEADER: usize = 14;
-/// Bytes of a VLAN tag.
+/// Size of an Ethernet header in bytes: the shortest frame is one.
+const HEADER: usize = MIN_FRAME as usize;
+/// Size of a VLAN tag in bytes.
 const TAG: usize = 4;
+/// Largest MTU in bytes with which every frame passes.
+pub(super) const MAX_MTU: u32 = MAX_FRAME - (HEADER + TAG) as u32;
+/// What a process needs to open a packet socket.
+const PACKET_NEEDS: &str = "CAP_NET_RAW";
 
 /// One network interface, known by its index (it may be renamed) in the network namespace in which
 /// this process found it.
@@ -87,7 +90,7 @@ impl Link {
     /// The longest frame in bytes, with or without a VLAN tag, that fits its MTU as last looked at.
     pub fn longest(&self, tagged: bool) -> usize {
         let tag = if tagged { TAG } else { 0 };
-        (self.mtu as usize + HEADER + tag).min(MAX_FRAME)
+        (self.mtu as usize + HEADER + tag).min(MAX_FRAME as usize)
     }
 
     /// Looks at the interface again.
@@ -280,7 +283,25 @@ pub(super) unsafe fn set_option<T>(
     }
 }
 
-/// A packet socket that keeps an interface in promiscuous mode while it exists.
+/// A packet socket that receives nothing yet.
+pub(super) fn packet_socket(interface: &str) -> Result<OwnedFd, UplinkError> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no memory is involved.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    if socket < 0 {
+        let source = io::Error::last_os_error();
+        return Err(failed(
+            "open a packet socket for",
+            interface,
+            PACKET_NEEDS,
+            source,
+        ));
+    }
+    // SAFETY: a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+/// Has a packet socket keep an interface in promiscuous mode while the socket exists.
 pub(super) fn promiscuous(socket: impl AsFd, index: u32) -> io::Result<()> {
     let request = linux_raw_sys::if_packet::packet_mreq {
         mr_ifindex: index as i32,

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postern_nic_owner::uplink::Port;
+use postern_nic_owner::frame_port::FramePort;
 
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -247,7 +247,7 @@ impl Lists {
     }
 }
 
-impl Port for Lists {
+impl FramePort for Lists {
     fn send(&mut self, frames: &[&[u8]]) -> usize {
         let mut state = self.0.lock().unwrap();
         let count = frames.len().min(state.limit.unwrap_or(usize::MAX));

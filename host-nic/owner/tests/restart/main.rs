@@ -16,8 +16,8 @@ use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::policy::rate::RateLimit;
 use postern_nic_client::request::{ClientError, control, counters};
 use postern_nic_owner::capture::Recording;
+use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::server::{KeeperProgram, Options, Server, ServerError, keep};
-use postern_nic_owner::uplink::Port;
 use process::{Bench, GRACE, PATIENCE, SOCKET, Tenant, eventually};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,

@@ -12,8 +12,8 @@ use postern_abi::platform::CallPath;
 use postern_nic_client::control::{Control, PortInfo};
 use postern_nic_client::memory::Memory;
 use postern_nic_client::request::{Attachment, ClientError, Resources, attach, control};
-use postern_nic_owner::native_port::NativePort;
-use postern_nic_owner::uplink::Port;
+use postern_nic_owner::frame_port::FramePort;
+use postern_nic_owner::host_port::HostPort;
 
 /// The socket, for processes that are to be part of a test.
 pub const SOCKET: &str = "POSTERN_TEST_SOCKET";
@@ -78,7 +78,7 @@ impl Drop for Process {
 
 /// A port used by this process.
 pub struct Tenant {
-    pub port: NativePort,
+    pub port: HostPort,
     _attachment: Attachment,
 }
 
@@ -98,7 +98,7 @@ impl Tenant {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());
-        let port = NativePort::open(memory, attachment.caller.port()).unwrap();
+        let port = HostPort::open(memory, attachment.caller.port()).unwrap();
         Ok(Tenant {
             port: port.hold(),
             _attachment: attachment,
