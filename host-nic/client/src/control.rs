@@ -1,68 +1,17 @@
-//! What is asked of the owner of a running NIC, and what it answers: JSON, over the socket that VMMs connect to.
+//! What is asked of the owner of a running NIC, and what it answers: JSON, over the socket that
+//! VMMs connect to.
 //!
-//! A [`Control`] goes into a record ([`crate::protocol::Request::Control`]), the answer comes in a file, as counters do.
-//! [`crate::request::control`] does both.
+//! A [`Control`] goes into a record ([`crate::protocol::Request::Control`]), the answer comes in a
+//! file, as counters do. [`crate::request::control`] does both.
 
-use std::fmt;
+#![forbid(unsafe_code)]
+
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mac::Mac;
 use crate::policy::port::PortPolicy;
-
-/// A MAC address as people write it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mac(pub [u8; 6]);
-
-/// A text that is no MAC address of a station.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no MAC address of a station: give six bytes such as 02:00:00:00:00:01")]
-pub struct MacError(String);
-
-impl FromStr for Mac {
-    type Err = MacError;
-
-    fn from_str(text: &str) -> Result<Mac, MacError> {
-        let wrong = || MacError(text.to_owned());
-        let mut mac = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut mac {
-            let part = parts.next().ok_or_else(wrong)?;
-            if part.len() > 2 || !part.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-                return Err(wrong());
-            }
-            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
-        }
-        // The group bit.
-        match parts.next() {
-            None if mac[0] & 1 == 0 => Ok(Mac(mac)),
-            _ => Err(wrong()),
-        }
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl TryFrom<String> for Mac {
-    type Error = MacError;
-
-    fn try_from(text: String) -> Result<Mac, MacError> {
-        text.parse()
-    }
-}
-
-impl From<Mac> for String {
-    fn from(mac: Mac) -> String {
-        mac.to_string()
-    }
-}
 
 /// Format of a capture file. Both have nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

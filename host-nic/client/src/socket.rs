@@ -1,4 +1,5 @@
 //! Records and descriptors over a Unix socket.
+#![forbid(unsafe_code)]
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

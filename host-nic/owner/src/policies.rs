@@ -242,7 +242,7 @@ fn apply(
     let source = match new.source {
         Source::Any => 0,
         Source::Own => SOURCE_FIXED | SOURCE_OWN | own_address(switch, port),
-        Source::Address(mac) => SOURCE_FIXED | mac_word(mac),
+        Source::Address(mac) => SOURCE_FIXED | mac_word(mac.0),
     };
     state.source.store(source, Relaxed);
     let mirror = new.mirror.map_or(0, |mirror| mirror + 1);

@@ -13,16 +13,17 @@ use net::{PATIENCE, Wire, in_namespace};
 use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_nic_client::control::{
-    CaptureInfo, Control, Format, Holder, Mac, MacInfo, PolicyInfo, PortInfo, UplinkInfo,
+    CaptureInfo, Control, Format, Holder, MacInfo, PolicyInfo, PortInfo, UplinkInfo,
 };
+use postern_nic_client::mac::Mac;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::{PortPolicy, Source};
-use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status};
-use postern_nic_client::request::{Attachment, ClientError, Resources, attach, control, counters};
+use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status, TenancyFds};
+use postern_nic_client::request::{Attachment, ClientError, attach, control, counters};
 use postern_nic_owner::capture::Recording;
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::host_port::HostPort;
-use postern_nic_owner::server::{Options, Server, Stopper};
+use postern_nic_owner::server::{Server, ServerOptions, Stopper};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::net::{
@@ -42,9 +43,9 @@ impl Nic {
         let directory = tempfile::tempdir().unwrap();
         let geometry = Geometry::new(ports, 1, 64 << 10, 64 << 10).unwrap();
         let mut server =
-            Server::bind(&Options::new(directory.path().join("nic"), geometry)).unwrap();
+            Server::bind(&ServerOptions::new(directory.path().join("nic"), geometry)).unwrap();
         let stopper = server.stopper();
-        let thread = Some(std::thread::spawn(move || server.run().unwrap()));
+        let thread = Some(std::thread::spawn(move || server.run(|_| ()).unwrap()));
         Nic {
             directory,
             stopper,
@@ -110,17 +111,17 @@ struct Tenant {
 impl Tenant {
     fn attach(socket: &FilePath, port: u32) -> Tenant {
         let mut attachment = attach(socket, port, CallPath::Direct).unwrap();
-        let nothing = Resources::Memory {
+        let nothing = TenancyFds::Memory {
             state: std::fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
         };
-        let resources = std::mem::replace(&mut attachment.resources, nothing);
-        let Resources::Memory { state, windows } = resources else {
+        let resources = std::mem::replace(&mut attachment.fds, nothing);
+        let TenancyFds::Memory { state, windows } = resources else {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());
         Tenant {
-            port: HostPort::open(memory, attachment.caller.port()).unwrap(),
+            port: HostPort::open(memory, attachment.credentials.port()).unwrap(),
             mac: attachment.mac,
             _attachment: attachment,
         }

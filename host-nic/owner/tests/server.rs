@@ -16,9 +16,9 @@ use std::{env, fs};
 use common::{Guest, Nic as Opened, SMALL, frame, geometry, mac};
 use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
-use postern_nic_client::protocol::{Reply, Request, Status};
-use postern_nic_client::request::{Attachment, ClientError, Resources, attach, counters};
-use postern_nic_owner::server::{Options, Server, ServerError, Stopper};
+use postern_nic_client::protocol::{Reply, Request, Status, TenancyFds};
+use postern_nic_client::request::{Attachment, ClientError, attach, counters};
+use postern_nic_owner::server::{Server, ServerError, ServerOptions, Stopper};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
     send, socket_with,
@@ -32,13 +32,14 @@ struct Nic {
 }
 
 impl Nic {
-    fn start(change: impl FnOnce(&mut Options)) -> Nic {
+    fn start(change: impl FnOnce(&mut ServerOptions)) -> Nic {
         let directory = tempfile::tempdir().unwrap();
-        let mut options = Options::new(directory.path().join("nic"), geometry(3, 1, SMALL, SMALL));
+        let mut options =
+            ServerOptions::new(directory.path().join("nic"), geometry(3, 1, SMALL, SMALL));
         change(&mut options);
         let mut server = Server::bind(&options).unwrap();
         let stopper = server.stopper();
-        let thread = std::thread::spawn(move || server.run().unwrap());
+        let thread = std::thread::spawn(move || server.run(|_| ()).unwrap());
         Nic {
             directory,
             stopper,
@@ -71,15 +72,15 @@ impl Drop for Nic {
 }
 
 fn open(attachment: &mut Attachment) -> Opened {
-    let nothing = Resources::Memory {
+    let nothing = TenancyFds::Memory {
         state: rustix::fs::memfd_create("none", rustix::fs::MemfdFlags::empty()).unwrap(),
         windows: Vec::new(),
     };
-    match std::mem::replace(&mut attachment.resources, nothing) {
-        Resources::Memory { state, windows } => {
+    match std::mem::replace(&mut attachment.fds, nothing) {
+        TenancyFds::Memory { state, windows } => {
             Opened::opened(Memory::open(state, windows).unwrap())
         }
-        Resources::View { .. } => panic!("exit-user needs no view"),
+        TenancyFds::View { .. } => panic!("exit-user needs no view"),
     }
 }
 
@@ -116,8 +117,8 @@ fn two_clients_exchange_a_frame() {
     let (mut a, mut b) = (nic.attach(0).unwrap(), nic.attach(2).unwrap());
     assert_ne!(a.mac, b.mac);
     let (memory_a, memory_b) = (open(&mut a), open(&mut b));
-    let mut sender = Guest::alias(&memory_a, a.caller);
-    let mut receiver = Guest::alias(&memory_b, b.caller);
+    let mut sender = Guest::alias(&memory_a, a.credentials);
+    let mut receiver = Guest::alias(&memory_b, b.credentials);
     sender.send(&frame(mac(2), mac(0), 99, 1));
     assert_eq!(sender.call(1, true), 1);
     assert_eq!(receiver.receive(0, 9), [frame(mac(2), mac(0), 99, 1)]);
@@ -140,14 +141,14 @@ fn a_port_is_let_once() {
     let (status, text) = refusal(nic.attach(1));
     assert_eq!(status, Status::PortTaken);
     assert!(text.contains("port 1 is taken by process"), "{text}");
-    let former = first.caller;
+    let former = first.credentials;
     drop(first);
     let mut second = attach_soon(&nic, 1);
-    assert_ne!(second.caller.tenancy(), former.tenancy());
+    assert_ne!(second.credentials.tenancy(), former.tenancy());
     // The word of the former tenancy is worth nothing any more.
     let memory = open(&mut second);
     assert_eq!(Guest::alias(&memory, former).call(1, false), u64::MAX);
-    assert_eq!(Guest::alias(&memory, second.caller).call(1, false), 0);
+    assert_eq!(Guest::alias(&memory, second.credentials).call(1, false), 0);
 }
 
 #[test]
@@ -270,16 +271,19 @@ fn the_socket_is_private_and_its_name_is_respected() {
     let nic = Nic::start(|_| {});
     let mode = fs::metadata(nic.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let error =
-        Server::bind(&Options::new(nic.socket(), geometry(2, 1, SMALL, SMALL))).unwrap_err();
+    let error = Server::bind(&ServerOptions::new(
+        nic.socket(),
+        geometry(2, 1, SMALL, SMALL),
+    ))
+    .unwrap_err();
     assert!(matches!(error, ServerError::InUse(_)), "{error}");
     let file = nic.directory.path().join("file");
     fs::write(&file, "keep me").unwrap();
-    let error = Server::bind(&Options::new(&file, geometry(2, 1, SMALL, SMALL))).unwrap_err();
+    let error = Server::bind(&ServerOptions::new(&file, geometry(2, 1, SMALL, SMALL))).unwrap_err();
     assert!(matches!(error, ServerError::NotASocket(_)), "{error}");
     assert_eq!(fs::read(&file).unwrap(), b"keep me");
     let long = nic.directory.path().join("x".repeat(120));
-    let error = Server::bind(&Options::new(long, geometry(2, 1, SMALL, SMALL))).unwrap_err();
+    let error = Server::bind(&ServerOptions::new(long, geometry(2, 1, SMALL, SMALL))).unwrap_err();
     assert!(matches!(error, ServerError::Listen { .. }), "{error}");
 }
 
@@ -291,7 +295,7 @@ fn a_socket_left_behind_is_replaced() {
     let dead = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
     rustix::net::bind(&dead, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     drop(dead);
-    let server = Server::bind(&Options::new(&path, geometry(2, 1, SMALL, SMALL))).unwrap();
+    let server = Server::bind(&ServerOptions::new(&path, geometry(2, 1, SMALL, SMALL))).unwrap();
     drop(server);
     assert!(!path.exists());
 }
@@ -300,7 +304,7 @@ fn a_socket_left_behind_is_replaced() {
 fn bad_options_leave_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("nic");
-    let mut options = Options::new(&path, geometry(2, 1, SMALL, SMALL));
+    let mut options = ServerOptions::new(&path, geometry(2, 1, SMALL, SMALL));
     options.unlearned = vec![2];
     let error = Server::bind(&options).unwrap_err();
     assert_eq!(error.to_string(), "there is no port 2 on a NIC of 2 ports");

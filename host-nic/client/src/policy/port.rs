@@ -1,4 +1,5 @@
 //! The policy of a port as people and programs write it.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::acl::AclSpec;
 use super::rate::RateLimit;
 use super::vlan::VlanSpec;
+use crate::mac::Mac;
 
 /// Which source addresses a port may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +21,7 @@ pub enum Source {
     /// The one that its tenant was given, whoever that is; none as long as there is no tenant.
     Own,
     /// This one.
-    Address([u8; 6]),
+    Address(Mac),
 }
 
 /// A text that is no [`Source`].
@@ -36,22 +38,8 @@ impl FromStr for Source {
             "own" => return Ok(Source::Own),
             _ => {}
         }
-        let wrong = || SourceError(text.to_owned());
-        let mut address = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut address {
-            let part = parts.next().ok_or_else(wrong)?;
-            let hexadecimal = part.bytes().all(|digit| digit.is_ascii_hexdigit());
-            if !hexadecimal || part.len() > 2 {
-                return Err(wrong());
-            }
-            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
-        }
-        match parts.next() {
-            // Nobody sends from a group.
-            None if address[0] & 1 == 0 => Ok(Source::Address(address)),
-            _ => Err(wrong()),
-        }
+        let mac = text.parse().map_err(|_| SourceError(text.to_owned()))?;
+        Ok(Source::Address(mac))
     }
 }
 
@@ -60,9 +48,7 @@ impl fmt::Display for Source {
         match self {
             Source::Any => f.write_str("any"),
             Source::Own => f.write_str("own"),
-            Source::Address([a, b, c, d, e, g]) => {
-                write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-            }
+            Source::Address(mac) => mac.fmt(f),
         }
     }
 }
@@ -131,8 +117,8 @@ pub struct PortPolicy {
     /// Numbers of further ports that its frames do not reach.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub blocked: Vec<u32>,
-    /// Whether it takes part in the bridge at all. If not, it reaches no other port and gets nothing but
-    /// copies as another's mirror.
+    /// Whether it takes part in the bridge at all. If not, it reaches no other port and gets
+    /// nothing but copies as another's mirror.
     pub bridging: bool,
 }
 

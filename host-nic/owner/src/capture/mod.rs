@@ -25,4 +25,4 @@ pub use error::{CaptureError, RecordingError};
 pub use postern_nic_client::control::Format;
 pub use recording::{Frame, MAX_FILE, Recording, Skipped};
 pub use replay::{Clock, Monotonic, Pace, Replay, ReplayStats};
-pub use tap::{Capture, Direction, InterfaceStats, Options, Stats, Tap, Tapped};
+pub use tap::{Capture, CaptureOptions, Direction, InterfaceStats, Stats, Tap, Tapped};

@@ -23,7 +23,7 @@ const MAX_SNAP: u32 = 262_144;
 
 /// How to capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct CaptureOptions {
     /// Format of the file.
     pub format: Format,
     /// Bytes kept of each frame; from 1 to 262144.
@@ -32,10 +32,10 @@ pub struct Options {
     pub queue: usize,
 }
 
-impl Default for Options {
+impl Default for CaptureOptions {
     /// pcapng, whole frames, 8 MiB.
-    fn default() -> Options {
-        Options {
+    fn default() -> CaptureOptions {
+        CaptureOptions {
             format: Format::PcapNg,
             snap: MAX_SNAP,
             queue: 8 << 20,
@@ -195,7 +195,7 @@ impl Capture {
     ///
     /// # Errors
     /// When the file exists or cannot be created or written. Then no file is left.
-    pub fn create(file: &Path, options: Options) -> Result<Capture, CaptureError> {
+    pub fn create(file: &Path, options: CaptureOptions) -> Result<Capture, CaptureError> {
         let output = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -221,12 +221,16 @@ impl Capture {
     pub fn to(
         output: impl Write + Send + 'static,
         name: &str,
-        options: Options,
+        options: CaptureOptions,
     ) -> Result<Capture, CaptureError> {
         Capture::start(Output::Stream(Box::new(output)), Path::new(name), options)
     }
 
-    fn start(mut output: Output, file: &Path, options: Options) -> Result<Capture, CaptureError> {
+    fn start(
+        mut output: Output,
+        file: &Path,
+        options: CaptureOptions,
+    ) -> Result<Capture, CaptureError> {
         let snap = options.snap.clamp(1, MAX_SNAP);
         let begin = |output: &mut Output| {
             let mut encoder = Encoder::new(options.format, snap).map_err(plain)?;

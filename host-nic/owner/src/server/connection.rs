@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use postern_abi::platform::CallPath;
 use postern_abi::window::PortId;
+use postern_nic_client::protocol::{MAX_REQUEST, ProtocolError, Reply, Request, Status};
+use postern_nic_client::socket::{self, MAX_DESCRIPTORS};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv};
 use rustix::process::Pid;
-
-use postern_nic_client::protocol::{MAX_REQUEST, ProtocolError, Reply, Request, Status};
-use postern_nic_client::socket::{self, MAX_DESCRIPTORS};
 
 /// The process at the other end.
 #[derive(Debug)]

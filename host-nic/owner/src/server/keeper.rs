@@ -32,23 +32,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use postern_nic_client::socket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::connection::Connection;
+use super::kept;
 use super::listener::Listener;
-use postern_nic_client::socket;
 
-/// Most bytes of a record: a name, or the path of a socket.
-pub(super) const RECORD_MAX: usize = 512;
-/// How long the other side may take to read.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Names of connections of tenants begin with this.
-pub(super) const TENANT: &str = "tenant.";
-
-/// Why a keeper ended early.
+/// Size of the largest record in bytes: of a name, or the path of a socket.
+pub(super) const MAX_RECORD: usize = 512;
+/// Time that the other side may take to read.
+pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A failure that ended a keeper early.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
     /// The system does not let it wait.
@@ -56,7 +54,7 @@ pub enum KeeperError {
     Wait(#[source] std::io::Error),
 }
 
-/// Where the keeper of the NIC at a socket listens.
+/// The socket at which the keeper of the NIC at a socket listens.
 pub(super) fn address(socket: &Path) -> PathBuf {
     let mut name = socket.as_os_str().to_owned();
     name.push(".keeper");
@@ -134,7 +132,7 @@ impl Keeper {
     /// Waits for something and does it; whether to go on.
     fn step(&mut self) -> Result<bool, KeeperError> {
         let mut tenants = self.held.iter();
-        let tenants = tenants.any(|(name, held)| name.starts_with(TENANT) && !held.ended);
+        let tenants = tenants.any(|(name, held)| name.starts_with(kept::TENANT) && !held.ended);
         if self.owner.is_some() || tenants {
             self.alone = None;
         } else {
@@ -153,11 +151,11 @@ impl Keeper {
                 held.ended = true;
             }
         }
-        if events.owner && !self.hear() {
+        if events.owner && !self.read_record() {
             return Ok(false);
         }
         if events.arrival {
-            self.learn_source();
+            self.accept_owner();
         }
         Ok(true)
     }
@@ -176,7 +174,7 @@ impl Keeper {
         if self.owner.is_none() {
             for (name, held) in &self.held {
                 if let (true, false, Some(fd)) =
-                    (name.starts_with(TENANT), held.ended, held.fds.first())
+                    (name.starts_with(kept::TENANT), held.ended, held.fds.first())
                 {
                     fds.push(PollFd::new(fd, PollFlags::RDHUP));
                     names.push(name.clone());
@@ -207,11 +205,11 @@ impl Keeper {
     }
 
     /// Reads a record of the owner's; false when that was the last one.
-    fn hear(&mut self) -> bool {
+    fn read_record(&mut self) -> bool {
         let Some(owner) = &self.owner else {
             return true;
         };
-        let mut buffer = [0; RECORD_MAX];
+        let mut buffer = [0; MAX_RECORD];
         let (record, fds) = match socket::receive(owner, &mut buffer) {
             Ok((size, fds)) if size > 0 => (String::from_utf8_lossy(&buffer[..size]), fds),
             Err(Errno::INTR) => return true,
@@ -243,17 +241,17 @@ impl Keeper {
     }
 
     /// Somebody wants to be the owner.
-    fn learn_source(&mut self) {
+    fn accept_owner(&mut self) {
         let Some((_, own)) = &self.sockets else {
             return;
         };
         let Some(client) = own.accept(Instant::now()) else {
             return;
         };
-        let _ = set_socket_timeout(&client.socket, Timeout::Send, Some(PATIENCE));
+        let _ = set_socket_timeout(&client.socket, Timeout::Send, Some(IO_TIMEOUT));
         // The owner may have died a moment ago.
         while self.owner.as_ref().is_some_and(readable) {
-            self.hear();
+            self.read_record();
         }
         if self.owner.is_some() {
             let pid = self.pid.unwrap_or_default();
@@ -273,7 +271,7 @@ impl Keeper {
             socket::send(&client.socket, record.as_bytes(), fds, SendFlags::empty())
         };
         send(&format!("kept {}", self.held.len() + 1), &[])?;
-        send("socket", &[nic.as_fd()])?;
+        send(kept::SOCKET, &[nic.as_fd()])?;
         for (name, held) in &self.held {
             let fds: Vec<_> = held.fds.iter().map(AsFd::as_fd).collect();
             send(name, &fds)?;

@@ -15,8 +15,8 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, geteuid, getpid, pidfd_open};
 
-use super::ServerError;
 use super::connection::{Connection, Peer, Stage};
+use super::error::ServerError;
 
 /// A listening socket with a name, which it removes in the end.
 #[derive(Debug)]
@@ -63,8 +63,8 @@ impl Listener {
         }
     }
 
-    /// The name is not to be removed: others listen there.
-    pub(super) fn leave(&mut self) {
+    /// Leaves the name of the socket in the end: others listen there.
+    pub(super) fn keep_name(&mut self) {
         self.identity = (0, 0);
     }
 

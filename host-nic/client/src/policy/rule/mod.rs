@@ -1,6 +1,7 @@
 //! Rules of access lists as people and programs write them, and how they get into a list.
 //!
-//! As text, a rule is `permit` or `deny` and then what a frame must have, in any order, each at most once:
+//! As text, a rule is `permit` or `deny` and then what a frame must have, in any order, each at
+//! most once:
 //!
 //! | clause | matches |
 //! | --- | --- |
@@ -20,6 +21,7 @@
 //! assert_eq!(rule.to_string(), "deny in ipv4 src 10.0.0.0/8 tcp dport 22");
 //! # Ok::<(), postern_nic_client::policy::rule::RuleError>(())
 //! ```
+#![forbid(unsafe_code)]
 
 mod text;
 
@@ -114,6 +116,7 @@ impl MacMatch {
     /// Addresses that equal `address` where `mask` has ones.
     ///
     /// # Errors
+    ///
     /// [`RuleError::Outside`] if the address has ones where the mask has none.
     pub fn new(address: [u8; 6], mask: [u8; 6]) -> Result<MacMatch, RuleError> {
         let inside = std::array::from_fn(|byte| address[byte] & mask[byte]);
@@ -154,7 +157,9 @@ impl Prefix {
     /// Addresses whose first `length` bits are those of `address`.
     ///
     /// # Errors
-    /// [`RuleError::Range`] if the address has fewer bits, [`RuleError::Outside`] if others are set.
+    ///
+    /// [`RuleError::Range`] if the address has fewer bits, [`RuleError::Outside`] if others are
+    /// set.
     pub fn new(address: IpAddr, length: u8) -> Result<Prefix, RuleError> {
         let (bits, allowed) = match address {
             IpAddr::V4(_) => (32, "an IPv4 prefix has 0 to 32 bits"),
@@ -231,6 +236,7 @@ impl PortRange {
     /// Ports from `low` to `high`, both included.
     ///
     /// # Errors
+    ///
     /// [`RuleError::Range`] if that is none.
     pub fn new(low: u16, high: u16) -> Result<PortRange, RuleError> {
         if low > high {
@@ -312,6 +318,7 @@ impl RuleSpec {
     /// The IP version that must match, given or implied.
     ///
     /// # Errors
+    ///
     /// [`RuleError::Contradiction`] and [`RuleError::Range`].
     fn version(&self) -> Result<Option<u8>, RuleError> {
         let contradiction = |first, second| Err(RuleError::Contradiction { first, second });
@@ -337,6 +344,7 @@ impl RuleSpec {
     /// The rule as it lies in a list.
     ///
     /// # Errors
+    ///
     /// A [`RuleError`] that says which fields are out of range or contradict each other.
     pub fn compile(&self) -> Result<RuleWords, RuleError> {
         let range = |what, value: u16, allowed| {
