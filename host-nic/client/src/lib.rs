@@ -3,7 +3,8 @@
 //! The *owner* of a NIC is the process that made its memory. It listens at a Unix socket. A client
 //! that asks for a *port* becomes its *tenant* for as long as the connection stands, and gets
 //! descriptors: of a view of the NIC, or of the NIC's memory, as the *path* of its requests needs
-//! it. A client may also ask for counters, and have the owner change policies, uplinks and captures.
+//! it. A client may also ask for counters, and have the owner change policies, uplinks and
+//! captures.
 //!
 //! From the socket up:
 //!

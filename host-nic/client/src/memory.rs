@@ -169,8 +169,8 @@ impl Memory {
         unsafe { Switch::from_base(self.mapping.base().as_ptr(), self.geometry) }
     }
 
-    /// Serves one request of a vCPU of a tenant, see [`switch::serve`]. No two calls of one port may
-    /// have the same `vcpu` at the same time, else its lanes hold anything.
+    /// Serves one request of a vCPU of a tenant, see [`switch::serve`]. No two calls of one port
+    /// may have the same `vcpu` at the same time, else its lanes hold anything.
     ///
     /// # Panics
     ///

@@ -1,4 +1,5 @@
-//! What comes through the owner's socket. Input: a byte that says which kind of record, then the record.
+//! What comes through the owner's socket. Input: a byte that says which kind of record, then the
+//! record.
 
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::protocol::{Reply, Request};

@@ -1,5 +1,5 @@
-//! What the fuzz targets do with their input. `host-nic/tests/corpus.rs` does the same with the corpus, without a
-//! fuzzer.
+//! What the fuzz targets do with their input. `host-nic/tests/corpus.rs` does the same with the
+//! corpus, without a fuzzer.
 #![allow(clippy::unwrap_used, reason = "a failure is a find")]
 
 pub mod acl;

@@ -201,7 +201,8 @@ impl Nic {
         parts
     }
 
-    /// What is in lanes: a call must not change it. Where a receiver spoils its own words there is nothing to go by.
+    /// What is in lanes: a call must not change it. Where a receiver spoils its own words there is
+    /// nothing to go by.
     fn unread(&self) -> Vec<Range<usize>> {
         let geometry = self.geometry;
         let mut parts = Vec::new();

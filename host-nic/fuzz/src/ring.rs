@@ -1,4 +1,5 @@
-//! Two guests that do anything to their windows and make any calls, and a third one that does nothing wrong.
+//! Two guests that do anything to their windows and make any calls, and a third one that does
+//! nothing wrong.
 //!
 //! Input: a byte of configuration, then steps, each a byte and its arguments.
 

@@ -1,7 +1,8 @@
 //! Giving ports their policies: the host's side.
 //!
-//! A policy counts for all frames of calls that begin after [`Policies::set`] has returned. A call that is under
-//! way meanwhile may still go by the old one, and ends after a bounded number of frames.
+//! A policy counts for all frames of calls that begin after [`Policies::set`] has returned. A call
+//! that is under way meanwhile may still go by the old one, and ends after a bounded number of
+//! frames.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
@@ -63,7 +64,8 @@ pub enum PolicyError {
     },
 }
 
-/// The policies of all ports of a NIC, as its owner keeps them. The NIC's memory has what follows from them.
+/// The policies of all ports of a NIC, as its owner keeps them. The NIC's memory has what follows
+/// from them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Policies(BTreeMap<u32, PortPolicy>);
@@ -79,10 +81,12 @@ impl Policies {
         self.0.iter().map(|(port, policy)| (*port, policy))
     }
 
-    /// Gives a port another policy, and each port what follows from it. Access lists and VLANs
-    /// that stay the same are left alone, with their counters. Only one thread may do this at a time; calls go on.
+    /// Gives a port another policy, and each port what follows from it. Access lists and VLANs that
+    /// stay the same are left alone, with their counters. Only one thread may do this at a time;
+    /// calls go on.
     ///
     /// # Errors
+    ///
     /// A [`PolicyError`] that says what is wrong with it; nothing has changed then.
     pub fn set(
         &mut self,
@@ -108,6 +112,7 @@ impl Policies {
     /// Gives ports of a NIC that has none of these policies all of them, such as those of a file.
     ///
     /// # Errors
+    ///
     /// The first [`PolicyError`]; the NIC has the policies of the ports before it then.
     pub fn apply_all(&self, switch: &Switch<'_>) -> Result<(), PolicyError> {
         let mut done = Policies::default();
@@ -118,7 +123,8 @@ impl Policies {
         Ok(())
     }
 
-    /// What depends on several ports: who reaches whom, whether there are VLANs, who has to mind anything.
+    /// What depends on several ports: who reaches whom, whether there are VLANs, who has to mind
+    /// anything.
     fn connect(&self, switch: &Switch<'_>) {
         let geometry = switch.geometry();
         let default = PortPolicy::default();
@@ -157,8 +163,9 @@ impl Policies {
     }
 }
 
-/// How many frames each rule of a port's access list decided on, in the order of the rules; nothing if the NIC has
-/// no such port. A frame that waits for room counts each time that the switch looks at it.
+/// How many frames each rule of a port's access list decided on, in the order of the rules; nothing
+/// if the NIC has no such port. A frame that waits for room counts each time that the switch looks
+/// at it.
 pub fn acl_hits(switch: &Switch<'_>, port: PortId) -> Option<Vec<u64>> {
     switch.port(port).map(|state| state.acl.hits().collect())
 }
@@ -202,7 +209,8 @@ fn check(switch: &Switch<'_>, port: PortId, policy: &PortPolicy) -> Result<(), P
     Ok(())
 }
 
-/// What a port keeps itself. Nothing but the access list is refused, since `check` was there before.
+/// What a port keeps itself. Nothing but the access list is refused, since `check` was there
+/// before.
 fn apply(
     switch: &Switch<'_>,
     port: PortId,
@@ -250,8 +258,8 @@ fn apply(
     Ok(())
 }
 
-/// The address that a port's tenant was given, 0 without one. From the table, not from the window, which the guest
-/// can write.
+/// The address that a port's tenant was given, 0 without one. From the table, not from the window,
+/// which the guest can write.
 fn own_address(switch: &Switch<'_>, port: PortId) -> u64 {
     let mut entries = switch.state().fdb.entries(switch.key());
     let own = entries.find(|entry| {

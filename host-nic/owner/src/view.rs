@@ -1,5 +1,5 @@
-//! NIC views: templates that the patched KVM makes out of the image and the NIC's memory, for VMMs to
-//! attach to their vCPUs. See `kvm_ept_view.h` and [`postern_abi::kvm`] for the calls.
+//! NIC views: templates that the patched KVM makes out of the image and the NIC's memory, for VMMs
+//! to attach to their vCPUs. See `kvm_ept_view.h` and [`postern_abi::kvm`] for the calls.
 
 use std::fs::File;
 use std::io;
@@ -135,6 +135,7 @@ impl ViewMaker {
     /// Opens KVM and copies the image to memory that views can share.
     ///
     /// # Errors
+    ///
     /// [`ViewError::Open`] and [`ViewError::NoViews`] where there are no views.
     pub fn new(image: &Image) -> Result<ViewMaker, ViewError> {
         let device = File::options()
@@ -162,6 +163,7 @@ impl ViewMaker {
     /// any vCPU has it, whatever becomes of this process.
     ///
     /// # Errors
+    ///
     /// When KVM refuses.
     pub fn make(
         &self,
@@ -230,9 +232,9 @@ fn map(
         prot,
         ..EptViewMap::default()
     };
-    // SAFETY: the ioctl reads the argument, which has the size that its number says. It pins pages that
-    // are either the NIC's memory, shared and atomic by nature, or a `Part`, which nothing in this
-    // process refers to.
+    // SAFETY: the ioctl reads the argument, which has the size that its number says. It pins pages
+    // that are either the NIC's memory, shared and atomic by nature, or a `Part`, which nothing in
+    // this process refers to.
     if unsafe { ioctl_with_ref(view, number::KVM_EPT_VIEW_MAP(), &argument) } < 0 {
         let source = io::Error::last_os_error();
         return Err(ViewError::Map {
@@ -255,7 +257,8 @@ struct Part {
 }
 
 impl Part {
-    /// Writable memory, because views pin pages as writable; what a view may do is decided by `prot`.
+    /// Writable memory, because views pin pages as writable; what a view may do is decided by
+    /// `prot`.
     fn copy(segment: &Segment, what: &'static str, prot: u32) -> Result<Part, ViewError> {
         let bytes = &segment.bytes;
         let size = bytes.len().next_multiple_of(PAGE_SIZE as usize);

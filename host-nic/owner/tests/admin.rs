@@ -250,7 +250,8 @@ fn policies_count_at_once_and_are_shown() {
         (&policy, &[1][..])
     );
     assert!(nic.ports()[0].policy && !nic.ports()[1].policy);
-    // Other stations told for the port, some of which the table has before it, are not its tenant's own address.
+    // Other stations told for the port, some of which the table has before it, are not its tenant's
+    // own address.
     policy.acl.rules.clear();
     for number in 0..30 {
         nic.order(&Control::AddMac {

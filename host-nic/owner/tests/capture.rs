@@ -19,8 +19,8 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption
 use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use postern_nic_owner::capture::{
-    Capture, CaptureError, CaptureOptions, Clock, Direction, Format, Pace, Recording,
-    RecordingError, Replay, Skipped, Tapped,
+    Capture, CaptureError, CaptureOptions, Direction, Format, Pace, Recording, RecordingError,
+    Replay, ReplayClock, Skipped, Tapped,
 };
 use postern_nic_owner::frame_port::FramePort;
 use proptest::prelude::*;
@@ -642,7 +642,7 @@ fn refusals_are_counted_and_a_stop_is_heard_while_the_port_refuses() {
 #[derive(Clone, Default)]
 struct Jump(Rc<Cell<Duration>>);
 
-impl Clock for Jump {
+impl ReplayClock for Jump {
     fn now(&mut self) -> Duration {
         self.0.get()
     }

@@ -97,6 +97,7 @@ impl Image {
     /// Reads and checks a file.
     ///
     /// # Errors
+    ///
     /// What is wrong with it.
     pub fn read(path: &Path) -> Result<Image, ImageError> {
         let bytes = fs::read(path).map_err(|source| ImageError::Read {
@@ -109,6 +110,7 @@ impl Image {
     /// Checks the bytes of a file.
     ///
     /// # Errors
+    ///
     /// What is wrong with them.
     pub fn parse(file: &[u8]) -> Result<Image, ImageError> {
         let elf = FileHeader64::<LittleEndian>::parse(file)?;

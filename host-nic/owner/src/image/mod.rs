@@ -1,7 +1,7 @@
 //! The image of the switch for the NIC view, as file and as memory.
 //!
-//! The file is a static ELF with two segments, linked at [`postern_abi::view::IMAGE_GVA`]: read-only
-//! data that begins with an [`ImageHeader`](postern_abi::view::ImageHeader), and code.
+//! The file is a static ELF with two segments, linked at [`postern_abi::view::IMAGE_GVA`]:
+//! read-only data that begins with an [`ImageHeader`](postern_abi::view::ImageHeader), and code.
 //! `host-nic/image` makes it.
 
 mod load;

@@ -1,4 +1,5 @@
-//! Captures: ports of the owner to which others are mirrored, and the files that their frames go to.
+//! Captures: ports of the owner to which others are mirrored, and the files that their frames go
+//! to.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;

@@ -1,8 +1,9 @@
 //! The NIC's clock, and the ageing of its MAC table.
 //!
-//! View code has no clock of its own that its guest could not set, so rate limits go by one that the
-//! owner writes into the switch state. It is CLOCK_MONOTONIC, which an owner that takes over goes on with. While
-//! there is no owner it stands still: rate limits refuse what is beyond their burst, and stations stay known.
+//! View code has no clock of its own that its guest could not set, so rate limits go by one that
+//! the owner writes into the switch state. It is CLOCK_MONOTONIC, which an owner that takes over
+//! goes on with. While there is no owner it stands still: rate limits refuse what is beyond their
+//! burst, and stations stay known.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,7 +47,8 @@ struct Shared {
 }
 
 impl Clock {
-    /// Starts the clock; stations are forgotten that were not seen for `ageing`, unless that is zero.
+    /// Starts the clock; stations are forgotten that were not seen for `ageing`, unless that is
+    /// zero.
     pub(super) fn start(memory: Arc<Memory>, ageing: Duration) -> io::Result<Clock> {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -131,8 +133,8 @@ fn write(state: &State) {
     state.clock.now.fetch_max(now, Relaxed);
 }
 
-/// Begins another tick: stations that were not seen for [`AGE`] of them are forgotten, and those that
-/// send are stamped anew.
+/// Begins another tick: stations that were not seen for [`AGE`] of them are forgotten, and those
+/// that send are stamped anew.
 fn tick(switch: &Switch<'_>) {
     let state = switch.state();
     let tick = (state.clock.tick.load(Relaxed) % STAMPS + 1) % STAMPS;

@@ -5,16 +5,18 @@
 //!   (memfds, listening sockets, connections of tenants, notes)  --- all of it --->
 //! ```
 //!
-//! Everything that a NIC is made of lies in memory and in descriptors. The owner gives the keeper a duplicate of
-//! each as it comes to be. When the owner dies, however it does, memory, sockets and connections stay:
-//! VMs go on sending and receiving, none of them notices, and whoever connects meanwhile waits in the queue of the
-//! listening socket. The next owner gets it all and goes on. As long as there is an owner, nobody else becomes one.
+//! Everything that a NIC is made of lies in memory and in descriptors. The owner gives the keeper a
+//! duplicate of each as it comes to be. When the owner dies, however it does, memory, sockets and
+//! connections stay: VMs go on sending and receiving, none of them notices, and whoever connects
+//! meanwhile waits in the queue of the listening socket. The next owner gets it all and goes on. As
+//! long as there is an owner, nobody else becomes one.
 //!
-//! Who may be the owner is decided as for tenants: processes of the same user, and root's. Such a process can also read
-//! the owner's memory, so nothing is gained by asking for more.
+//! Who may be the owner is decided as for tenants: processes of the same user, and root's. Such a
+//! process can also read the owner's memory, so nothing is gained by asking for more.
 //!
-//! The keeper ends when its owner says so, or when it has had no owner for a while and all tenants have gone. It has
-//! no thread, takes no request that could fail for lack of memory on the way, and maps nothing of the NIC.
+//! The keeper ends when its owner says so, or when it has had no owner for a while and all tenants
+//! have gone. It has no thread, takes no request that could fail for lack of memory on the way, and
+//! maps nothing of the NIC.
 //!
 //! Records are texts, with descriptors; names have no spaces.
 //!
@@ -61,10 +63,12 @@ pub(super) fn address(socket: &Path) -> PathBuf {
     name.into()
 }
 
-/// Is the keeper of the owner at the other end of standard input, until nobody needs it any more: what the
-/// program does that [`super::KeeperProgram`] names. Without an owner and tenants it stays for `grace`.
+/// Is the keeper of the owner at the other end of standard input, until nobody needs it any more:
+/// what the program does that [`super::KeeperProgram`] names. Without an owner and tenants it stays
+/// for `grace`.
 ///
 /// # Errors
+///
 /// When the system does not let it wait for events.
 pub fn keep(grace: Duration) -> Result<(), KeeperError> {
     let failed = |source: std::io::Error| KeeperError::Wait(source);
@@ -75,7 +79,8 @@ pub fn keep(grace: Duration) -> Result<(), KeeperError> {
     rustix::stdio::dup2_stdin(&null).map_err(|errno| failed(errno.into()))?;
     rustix::thread::set_name(c"nic-keeper").map_err(|errno| failed(errno.into()))?;
     unblock_signals();
-    // Out of reach of signals for the owner's terminal. It fails only for a group's leader, which has no such reach.
+    // Out of reach of signals for the owner's terminal. It fails only for a group's leader, which
+    // has no such reach.
     let _ = rustix::process::setsid();
     // No directory is kept busy. `/` is always there.
     let _ = rustix::process::chdir("/");
@@ -91,10 +96,11 @@ pub fn keep(grace: Duration) -> Result<(), KeeperError> {
     Ok(())
 }
 
-/// An owner that waits for signals on a thread has them blocked, and this process has inherited that.
+/// An owner that waits for signals on a thread has them blocked, and this process has inherited
+/// that.
 fn unblock_signals() {
-    // SAFETY: the set is initialised before it is used, and the old one is not asked for. There are no errors
-    // for this operation.
+    // SAFETY: the set is initialised before it is used, and the old one is not asked for. There are
+    // no errors for this operation.
     unsafe {
         let mut none = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut none);
@@ -109,7 +115,8 @@ struct Held {
 }
 
 struct Keeper {
-    /// The NIC's, and the keeper's own. First, for their names are gone when the owner hears the end.
+    /// The NIC's, and the keeper's own. First, for their names are gone when the owner hears the
+    /// end.
     sockets: Option<(Listener, Listener)>,
     held: BTreeMap<String, Held>,
     grace: Duration,

@@ -133,7 +133,8 @@ fn remove_leftover(path: &Path, address: &SocketAddrUnix) -> Result<(), ServerEr
     }
 }
 
-/// Who is at the other end of a connection, if they may be, with what tells their end if that is known.
+/// Who is at the other end of a connection, if they may be, with what tells their end if that is
+/// known.
 pub(super) fn peer(socket: &OwnedFd, process: Option<OwnedFd>) -> Option<Peer> {
     let credentials = credentials(socket)?;
     let own = geteuid().as_raw();

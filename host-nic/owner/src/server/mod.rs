@@ -1,32 +1,36 @@
 //! The owner of a NIC: keeps its memory, makes views of it, and lets its ports over a Unix socket.
 //!
 //! One thread and one `poll` loop; nothing it does for one client waits for another. A client that
-//! talks nonsense, says nothing, or does not read, is disconnected. None of it touches the data plane:
-//! packets go on while the server sleeps, or is dead.
+//! talks nonsense, says nothing, or does not read, is disconnected. None of it touches the data
+//! plane: packets go on while the server sleeps, or is dead.
 //!
-//! A port is let to the process at the other end of a connection, and given up when that closes: from
-//! that moment calls of the tenancy are refused. It is let again once the process has
-//! ended, since until then it has the window mapped. (A tenant that hands its descriptors to a process that
-//! outlives it hands on the window with them; do not let ports to users who would.)
+//! A port is let to the process at the other end of a connection, and given up when that closes:
+//! from that moment calls of the tenancy are refused. It is let again once the process has ended,
+//! since until then it has the window mapped. (A tenant that hands its descriptors to a process
+//! that outlives it hands on the window with them; do not let ports to users who would.)
 //!
 //! # Restart
 //!
-//! With a keeper ([`ServerOptions::keeper`]) the NIC outlives its owner, however that ends: see [`KeeperProgram`] and
-//! the module `keeper`. The next owner finds it at the same socket, and goes on with
+//! With a keeper ([`ServerOptions::keeper`]) the NIC outlives its owner, however that ends: see
+//! [`KeeperProgram`] and the module `keeper`. The next owner finds it at the same socket, and goes
+//! on with
 //!
-//! * the memory, of which it checks magic, version, geometry and seals; so counters, learned stations, rate
-//!   limits and the clock continue;
-//! * the connections of tenants, which never break. A tenant that closed its connection meanwhile is found out as
-//!   ever, and the process of one that had given up its port is still watched by the same pidfd;
-//! * tenancy numbers, policies, disabled ports, stations that people told: from notes, which are written
-//!   before what they announce is done. A policy whose change was interrupted is applied anew;
-//! * uplinks and captures, which did end with the owner: they are begun again, captures in another file.
+//! * the memory, of which it checks magic, version, geometry and seals; so counters, learned
+//!   stations, rate limits and the clock continue;
+//! * the connections of tenants, which never break. A tenant that closed its connection meanwhile
+//!   is found out as ever, and the process of one that had given up its port is still watched by
+//!   the same pidfd;
+//! * tenancy numbers, policies, disabled ports, stations that people told: from notes, which are
+//!   written before what they announce is done. A policy whose change was interrupted is applied
+//!   anew;
+//! * uplinks and captures, which did end with the owner: they are begun again, captures in another
+//!   file.
 //!
-//! A client that was asking for something at that moment is disconnected, and asks again. A tenancy that was
-//! begun and not yet answered ends with the connection of who asked.
+//! A client that was asking for something at that moment is disconnected, and asks again. A tenancy
+//! that was begun and not yet answered ends with the connection of who asked.
 //!
-//! On the paths `exit-user` and `direct` a tenant gets the memory of the whole NIC. Where tenants must
-//! be isolated from each other, offer only the others ([`ServerOptions::paths`]).
+//! On the paths `exit-user` and `direct` a tenant gets the memory of the whole NIC. Where tenants
+//! must be isolated from each other, offer only the others ([`ServerOptions::paths`]).
 
 mod admin;
 mod captures;
@@ -92,7 +96,8 @@ pub struct Stopper(Arc<OwnedFd>);
 impl Stopper {
     /// Lets [`Server::run`] return soon.
     pub fn stop(&self) {
-        // The only errors are an interrupted call, which an eventfd does not make, and a full counter.
+        // The only errors are an interrupted call, which an eventfd does not make, and a full
+        // counter.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 }

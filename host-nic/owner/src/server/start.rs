@@ -30,8 +30,8 @@ use crate::image::Image;
 use crate::view::ViewMaker;
 
 impl Server {
-    /// Creates the NIC and listens, or takes over the one that is kept for the socket. Clients are served by
-    /// [`Server::run`].
+    /// Creates the NIC and listens, or takes over the one that is kept for the socket. Clients are
+    /// served by [`Server::run`].
     ///
     /// # Errors
     ///

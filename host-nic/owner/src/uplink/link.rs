@@ -35,6 +35,7 @@ impl Link {
     /// Finds an Ethernet interface, up or down.
     ///
     /// # Errors
+    ///
     /// When there is no such interface, or it is not Ethernet.
     pub fn find(name: &str) -> Result<Link, UplinkError> {
         check_name(name)?;
@@ -70,6 +71,7 @@ impl Link {
     /// Finds an Ethernet interface that is up.
     ///
     /// # Errors
+    ///
     /// As [`Link::find`], or when it is down.
     pub fn open(name: &str) -> Result<Link, UplinkError> {
         let mut link = Link::find(name)?;
@@ -96,6 +98,7 @@ impl Link {
     /// Looks at the interface again.
     ///
     /// # Errors
+    ///
     /// When it is gone or down.
     pub fn check(&mut self) -> Result<(), UplinkError> {
         self.find_again()?;
@@ -118,8 +121,9 @@ impl Link {
         }
     }
 
-    /// Waits for the end of a change of the host's interfaces that is under way: one that is removed is
-    /// down first, and both happen under one lock of the kernel (rtnl), which this request takes, too.
+    /// Waits for the end of a change of the host's interfaces that is under way: one that is
+    /// removed is down first, and both happen under one lock of the kernel (rtnl), which this
+    /// request takes, too.
     fn settle(&self) {
         const ETHTOOL_GLINK: u32 = 0x0a;
         let mut value = [ETHTOOL_GLINK, 0];
@@ -259,6 +263,7 @@ fn control_socket(name: &str) -> Result<OwnedFd, UplinkError> {
 /// Sets an option of a socket that `T` is the argument of.
 ///
 /// # Safety
+///
 /// `T` must be plain data of the layout that this option takes.
 pub(super) unsafe fn set_option<T>(
     socket: impl AsFd,

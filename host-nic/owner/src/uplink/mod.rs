@@ -89,6 +89,7 @@ impl Uplink {
     /// Opens the device that `config` names.
     ///
     /// # Errors
+    ///
     /// When there is no such interface, it is down or not Ethernet, or the kernel refuses.
     pub fn open(config: &UplinkConfig) -> Result<Uplink, UplinkError> {
         Ok(match config {

@@ -63,6 +63,7 @@ impl Stop {
     /// A new one, not yet used.
     ///
     /// # Errors
+    ///
     /// When the system has no descriptor left.
     pub fn new() -> Result<Stop, UplinkError> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -141,6 +142,7 @@ impl<D: Device, P: FramePort> Pump<D, P> {
     /// Moves frames until stopped.
     ///
     /// # Errors
+    ///
     /// When the interface is gone or down, or the kernel refuses.
     pub fn run(&mut self, stop: &Stop) -> Result<(), UplinkError> {
         let mut looked = Instant::now();
@@ -382,6 +384,7 @@ impl PumpThread {
     /// Starts a thread that pumps between `device` and `port`.
     ///
     /// # Errors
+    ///
     /// When the system has no descriptor or thread left.
     pub fn start<D, P>(mut device: D, port: P, wait: PumpWait) -> Result<PumpThread, UplinkError>
     where
@@ -425,6 +428,7 @@ impl PumpThread {
     /// Stops the pump and waits for its end.
     ///
     /// # Errors
+    ///
     /// Why it had ended before, if it had.
     pub fn stop(mut self) -> Result<(), UplinkError> {
         self.end()

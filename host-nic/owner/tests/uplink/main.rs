@@ -28,8 +28,8 @@ fn config(text: &str) -> UplinkConfig {
     text.parse().unwrap()
 }
 
-/// Opens a device; `Err` with a reason to skip when this kernel has none of its kind. One that was just
-/// closed may be held for a moment by a child of another test, between fork and exec.
+/// Opens a device; `Err` with a reason to skip when this kernel has none of its kind. One that was
+/// just closed may be held for a moment by a child of another test, between fork and exec.
 fn open(text: &str) -> Result<Uplink, String> {
     let mut result = Uplink::open(&config(text));
     wait_until("the end of the device before", || {
@@ -47,7 +47,8 @@ fn open(text: &str) -> Result<Uplink, String> {
     }
 }
 
-/// Sends frames through the uplink both ways, window by window, and compares every byte and the order.
+/// Sends frames through the uplink both ways, window by window, and compares every byte and the
+/// order.
 fn exchange(device: Uplink, drive: PumpWait, wire: &Wire, lengths: &[usize], tag: Option<u16>) {
     // More frames than any ring has entries.
     const WINDOWS: u64 = 100;
@@ -231,7 +232,8 @@ fn udp_sum(frame: &[u8]) -> u16 {
     sum as u16
 }
 
-/// Has the host's own stack send datagrams out of `interface` and checks their checksums at the port.
+/// Has the host's own stack send datagrams out of `interface` and checks their checksums at the
+/// port.
 fn checksums(device: Uplink, interface: &str) -> Result<(), String> {
     ip(&format!("addr add 10.9.0.1/24 dev {interface}"))?;
     ip(&format!(

@@ -3,7 +3,8 @@
 //!
 //! The work itself is the switch's ([`postern_switch::offload`]), and the switch does it when a
 //! frame goes to a guest that has agreed to nothing. It is done here, by the same routines, only
-//! for a port that has not agreed to it, and for segments that are longer than the NIC's rings take.
+//! for a port that has not agreed to it, and for segments that are longer than the NIC's rings
+//! take.
 #![forbid(unsafe_code)]
 
 use postern_abi::window::{

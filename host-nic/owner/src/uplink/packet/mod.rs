@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The kernel passes a block when it is full or a millisecond old. A `virtio_net_hdr` before each
-//! frame (`PACKET_VNET_HDR`), both ways, says what work on it is left to do; it becomes the header of
-//! a record. A VLAN tag that the kernel took out is put back in place, where the header was.
+//! frame (`PACKET_VNET_HDR`), both ways, says what work on it is left to do; it becomes the header
+//! of a record. A VLAN tag that the kernel took out is put back in place, where the header was.
 //!
 //! Sources: packet(7); Linux kernel documentation, "Packet MMAP"; `tpacket_rcv` in
 //! net/packet/af_packet.c.
@@ -43,15 +43,16 @@ use crate::frame_port::{BATCH, Frame};
 const NEEDS: &str = "CAP_NET_RAW";
 const BLOCK: usize = 256 << 10;
 const BLOCKS: usize = 32;
-/// What the kernel wants to know of the frames; with TPACKET_V3 they may have any size that fits a block.
+/// What the kernel wants to know of the frames; with TPACKET_V3 they may have any size that fits a
+/// block.
 const FRAME_SIZE: usize = 2048;
 /// After how long the kernel passes a block that is not full, in milliseconds.
 const RETIRE: u32 = 1;
 /// First release of Linux whose packet sockets take large segments of UDP.
 const USO_RELEASE: (u32, u32) = (6, 2);
 
-/// An AF_PACKET socket on one interface, which it keeps in promiscuous mode. What this host sends there,
-/// this socket included, is not received.
+/// An AF_PACKET socket on one interface, which it keeps in promiscuous mode. What this host sends
+/// there, this socket included, is not received.
 #[derive(Debug)]
 pub struct PacketSocket {
     link: Link,
@@ -70,6 +71,7 @@ impl PacketSocket {
     /// Opens the interface, which must be up.
     ///
     /// # Errors
+    ///
     /// When there is no such interface, it is down or not Ethernet, or the kernel refuses.
     pub fn open(interface: &str) -> Result<PacketSocket, UplinkError> {
         let link = Link::open(interface)?;
@@ -115,8 +117,8 @@ impl PacketSocket {
     /// The status word of the current block.
     fn status(&self) -> &AtomicU32 {
         let offset = mem::offset_of!(tpacket_block_desc, hdr);
-        // SAFETY: `block` is below BLOCKS, so the header lies in the ring, aligned; its first member
-        // is this word, which the kernel and this process access as one.
+        // SAFETY: `block` is below BLOCKS, so the header lies in the ring, aligned; its first
+        // member is this word, which the kernel and this process access as one.
         unsafe { AtomicU32::from_ptr(self.ring.base().add(self.block * BLOCK + offset).cast()) }
     }
 
@@ -303,7 +305,8 @@ impl Device for PacketSocket {
             tp_freeze_q_cnt: 0,
         };
         let mut size = size_of::<tpacket_stats_v3>() as u32;
-        // SAFETY: with TPACKET_V3 the option gives a `struct tpacket_stats_v3`. Reading it resets it.
+        // SAFETY: with TPACKET_V3 the option gives a `struct tpacket_stats_v3`. Reading it resets
+        // it.
         let result = unsafe {
             libc::getsockopt(
                 self.socket.as_raw_fd(),

@@ -11,8 +11,8 @@
 //! exit
 //! ```
 //!
-//! The program is attached by a link (`BPF_LINK_CREATE`): the kernel takes it off the interface when this
-//! process ends, however it ends.
+//! The program is attached by a link (`BPF_LINK_CREATE`): the kernel takes it off the interface
+//! when this process ends, however it ends.
 //!
 //! Sources: bpf(2); include/uapi/linux/bpf.h; Linux kernel documentation, "BPF Instruction Set
 //! Architecture" and "BPF_MAP_TYPE_XSKMAP".
@@ -127,6 +127,7 @@ fn program(map: i32) -> [Instruction; 6] {
 /// One bpf(2) call.
 ///
 /// # Safety
+///
 /// `T` is plain data without padding in the form that the command takes, and what it points to is
 /// valid.
 unsafe fn bpf<T>(command: i32, attribute: &T) -> io::Result<i32> {
@@ -148,6 +149,7 @@ unsafe fn bpf<T>(command: i32, attribute: &T) -> io::Result<i32> {
 /// As [`bpf`], for commands that return a descriptor.
 ///
 /// # Safety
+///
 /// As [`bpf`].
 unsafe fn bpf_fd<T>(command: i32, attribute: &T) -> io::Result<OwnedFd> {
     // SAFETY: the caller vouches for it.

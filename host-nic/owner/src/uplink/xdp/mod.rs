@@ -1,5 +1,5 @@
-//! AF_XDP: frames of one queue of an interface, exchanged with its driver through memory (UMEM) that
-//! this process and the kernel share.
+//! AF_XDP: frames of one queue of an interface, exchanged with its driver through memory (UMEM)
+//! that this process and the kernel share.
 //!
 //! ```text
 //! UMEM: | chunks for receiving (2048) | chunks for sending (2048) |        4 KiB each
@@ -10,8 +10,8 @@
 //!  completion ring                    kernel  --> chunks that were sent
 //! ```
 //!
-//! A frame that is longer than a chunk takes up to three (`XDP_USE_SG`, Linux 6.6), where interface and
-//! driver can do that.
+//! A frame that is longer than a chunk takes up to three (`XDP_USE_SG`, Linux 6.6), where interface
+//! and driver can do that.
 //!
 //! The crates for AF_XDP were not used: those that wrap libxdp need clang and libelf to build, and
 //! the one without them has no frames of several chunks and no way to attach a program.
@@ -93,6 +93,7 @@ impl XdpSocket {
     /// Opens `queue` of the interface, which must be up.
     ///
     /// # Errors
+    ///
     /// When there is no such interface or queue, it is down, not Ethernet or in use, or the kernel
     /// or driver cannot do what `mode` asks for.
     pub fn open(interface: &str, queue: u32, mode: Mode) -> Result<XdpSocket, UplinkError> {

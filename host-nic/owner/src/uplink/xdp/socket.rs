@@ -66,8 +66,8 @@ pub(super) fn open_socket(interface: &str) -> Result<OwnedFd, UplinkError> {
     })
 }
 
-/// Binds the socket. The kernel frees the queue of a socket some time after its end, so one that is in
-/// use is tried again.
+/// Binds the socket. The kernel frees the queue of a socket some time after its end, so one that is
+/// in use is tried again.
 fn bind_when_free(socket: &OwnedFd, address: &SocketAddrXdp) -> Result<(), Errno> {
     let start = Instant::now();
     loop {

@@ -1,44 +1,32 @@
 //! The frames of a pcap or pcapng file, in memory.
 //!
-//! The whole file is read and checked before anything is done with its frames. What the file's format
-//! does not allow is an error; a frame that only cannot be sent is skipped and counted.
+//! The whole file is read and checked before anything is done with its frames. What the file's
+//! format does not allow is an error; a frame that only cannot be sent is skipped and counted.
+
+mod error;
 
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+pub use error::{MAX_FILE, RecordingError, Skipped};
 use pcap_file::pcap::PcapParser;
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
 use pcap_file::pcapng::{Block, PcapNgParser};
 use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
-use serde::Serialize;
 
-use super::error::RecordingError;
 use postern_abi::window::{MAX_FRAME, MIN_FRAME};
 
-/// Largest file that is read, in bytes.
-pub const MAX_FILE: u64 = 1 << 30;
 /// Most interfaces of one file.
 const MAX_INTERFACES: usize = 1 << 16;
 const SECOND: u128 = 1_000_000_000;
 
-/// Frames of a file that cannot be sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Skipped {
-    /// Captured only in part.
-    pub truncated: u64,
-    /// Longer than [`MAX_FRAME`].
-    pub too_long: u64,
-    /// Shorter than [`MIN_FRAME`].
-    pub too_short: u64,
-}
-
 /// One frame of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame<'a> {
+pub struct RecordedFrame<'a> {
     /// When it was captured, in nanoseconds since the epoch; 0 where the file does not say.
     pub time: u64,
     /// The frame.
@@ -64,6 +52,7 @@ impl Recording {
     /// Reads a file of at most [`MAX_FILE`] bytes.
     ///
     /// # Errors
+    ///
     /// The first thing that is wrong with it.
     pub fn open(file: &Path) -> Result<Recording, RecordingError> {
         let error = |source| RecordingError::Read {
@@ -98,6 +87,7 @@ impl Recording {
     /// The same for the content of a file; `file` is for errors.
     ///
     /// # Errors
+    ///
     /// As [`Recording::open`].
     pub fn parse(file: &Path, bytes: Vec<u8>) -> Result<Recording, RecordingError> {
         let mut parser = Parser {
@@ -141,17 +131,17 @@ impl Recording {
     }
 
     /// The frame of this number, from 0.
-    pub fn frame(&self, number: usize) -> Option<Frame<'_>> {
+    pub fn frame(&self, number: usize) -> Option<RecordedFrame<'_>> {
         let entry = self.entries.get(number)?;
         let end = entry.offset.checked_add(entry.length)?;
-        Some(Frame {
+        Some(RecordedFrame {
             time: entry.time,
             data: self.bytes.get(entry.offset..end)?,
         })
     }
 
     /// The frames in the order of the file.
-    pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
+    pub fn frames(&self) -> impl Iterator<Item = RecordedFrame<'_>> {
         (0..self.len()).filter_map(|number| self.frame(number))
     }
 
@@ -319,7 +309,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// A time in the units of an interface (`if_tsresol`, `if_tsoffset`), in nanoseconds since the epoch.
+/// A time in the units of an interface (`if_tsresol`, `if_tsoffset`), in nanoseconds since the
+/// epoch.
 fn nanoseconds(interface: &InterfaceDescriptionBlock<'_>, ticks: u64) -> u128 {
     let mut resolution = 6;
     let mut offset = 0;
