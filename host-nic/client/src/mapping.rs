@@ -21,11 +21,19 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Takes a range in which nothing can be accessed yet.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
     pub fn reserve(size: usize) -> Result<Mapping, Errno> {
         Mapping::new(size, ProtFlags::empty(), MapFlags::NORESERVE)
     }
 
     /// Takes private memory, filled with zeros.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
     pub fn anonymous(size: usize) -> Result<Mapping, Errno> {
         Mapping::new(size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
     }
@@ -39,6 +47,14 @@ impl Mapping {
     }
 
     /// Puts a part of a file, shared, in place of a part of the range.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
+    ///
+    /// # Panics
+    ///
+    /// The part is not inside the range.
     pub fn map(
         &self,
         offset: usize,

@@ -33,7 +33,7 @@ pub enum MemoryError {
         step: &'static str,
         /// Size of the memory of that step, in bytes.
         size: u64,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A descriptor is not sealed memory of the right size.

@@ -59,10 +59,10 @@ pub enum Request {
 /// A record that is none of this protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// It is too short or too long.
+    /// The record is too short or too long.
     #[error("a record of {0} bytes is not one of the NIC's protocol")]
     Size(usize),
-    /// It does not begin as it should.
+    /// The record does not begin with the magic number.
     #[error("the record is not one of the NIC's protocol")]
     Magic,
     /// The other side was built from another revision.
@@ -73,9 +73,9 @@ pub enum ProtocolError {
     /// A field has no meaning.
     #[error("field {field} of the record has the unknown value {value:#x}")]
     Field {
-        /// Which one.
+        /// Name of the field.
         field: &'static str,
-        /// What it holds.
+        /// Content of the field.
         value: u64,
     },
 }
@@ -172,7 +172,7 @@ impl Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Status {
-    /// As asked.
+    /// The request is fulfilled.
     Granted = 0,
     /// The NIC does not understand the request, or was built from another revision.
     BadRequest = 1,
@@ -285,17 +285,18 @@ impl Reply {
 /// The descriptors that a tenant gets, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TenancyFds<F> {
-    /// Those of the paths `elisa`, `elisa-strict` and `exit-kernel`.
+    /// The descriptors of the paths `elisa`, `elisa-strict` and `exit-kernel`.
     View {
         /// A sealed view, to be attached to each vCPU.
         view: F,
         /// The port's own window, a memfd of [`Geometry::window_size`] bytes.
         window: F,
     },
-    /// Those of the paths `exit-user` and `direct`, for
+    /// The descriptors of the paths `exit-user` and `direct`, for
     /// [`Memory::open`](crate::memory::Memory::open).
     Memory {
-        /// The switch state, a memfd of [`postern_switch::state::size`] bytes.
+        /// The switch state, a memfd of [`postern_switch::layout::state_size`] bytes and the slack
+        /// that follows the windows.
         state: F,
         /// The windows of all ports, in the order of the ports, memfds of [`Geometry::window_size`]
         /// bytes.

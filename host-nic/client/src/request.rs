@@ -42,7 +42,7 @@ pub enum ClientError {
     Connect {
         /// The socket.
         socket: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The connection broke.
@@ -53,7 +53,7 @@ pub enum ClientError {
     Lost {
         /// The socket.
         socket: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The answer is none of this protocol.
@@ -61,7 +61,7 @@ pub enum ClientError {
     Protocol {
         /// The socket.
         socket: PathBuf,
-        /// What is wrong with the answer.
+        /// The fault of the answer.
         source: ProtocolError,
     },
     /// The reply grants the request, and has other descriptors than the path needs.

@@ -3,6 +3,7 @@
 //! A policy counts for all frames of calls that begin after [`Policies::set`] has returned. A call
 //! that is under way meanwhile may still go by the old one, and ends after a bounded number of
 //! frames.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
@@ -20,15 +21,15 @@ use postern_switch::state::{MODE_POLICY, PortState, SOURCE_FIXED, SOURCE_OWN};
 use postern_switch::switch::Switch;
 use postern_switch::tenant::mac_word;
 
-/// Why a policy is refused.
+/// A policy that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// The NIC does not have the port that the policy is for, or names.
     #[error("the {what} is port {port}, but the NIC has ports 0 to {last}")]
     Port {
-        /// What the port is to be.
+        /// The role of the port.
         what: &'static str,
-        /// Its number.
+        /// The port's number.
         port: u32,
         /// The highest number that there is.
         last: u32,
@@ -41,7 +42,7 @@ pub enum PolicyError {
     Vlan {
         /// The port.
         port: u32,
-        /// What is wrong.
+        /// The fault.
         reason: VlanError,
     },
     /// A wrong rate limit.
@@ -51,7 +52,7 @@ pub enum PolicyError {
         port: u32,
         /// `ingress` or `egress`.
         direction: &'static str,
-        /// What is wrong.
+        /// The fault.
         reason: RateError,
     },
     /// A wrong access list.
@@ -59,7 +60,7 @@ pub enum PolicyError {
     Acl {
         /// The port.
         port: u32,
-        /// What is wrong.
+        /// The fault.
         reason: RuleError,
     },
 }
@@ -76,7 +77,7 @@ impl Policies {
         self.0.get(&port.number()).cloned().unwrap_or_default()
     }
 
-    /// Those that are not the default, by number of the port.
+    /// The policies that are not the default, by number of the port.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &PortPolicy)> {
         self.0.iter().map(|(port, policy)| (*port, policy))
     }
@@ -143,8 +144,8 @@ impl Policies {
                 blocked[other.index() >> 6] |= 1 << (other.number() & 63);
             }
             if let Some(state) = switch.port(port) {
-                for (place, word) in state.blocked.iter().zip(blocked) {
-                    place.store(word, Relaxed);
+                for (field, word) in state.blocked.iter().zip(blocked) {
+                    field.store(word, Relaxed);
                 }
             }
             let minds = vlans

@@ -33,7 +33,7 @@ mod number {
     ioctl_iow_nr!(KVM_EPT_VIEW_SEAL, KVMIO, KVM_EPT_VIEW_SEAL_NR, EptViewSeal);
 }
 
-/// Why there is no view.
+/// A view that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
     /// KVM's device cannot be opened.
@@ -41,7 +41,8 @@ pub enum ViewError {
     Open(#[source] io::Error),
     /// KVM is there, without views.
     #[error(
-        "the loaded KVM has no EPT views; build and load the patched one with kernel-patches/build.sh"
+        "the loaded KVM has no EPT views; \
+         build and load the patched one with kernel-patches/build.sh"
     )]
     NoViews,
     /// A view cannot be created.
@@ -53,29 +54,29 @@ pub enum ViewError {
         locked(source)
     )]
     Map {
-        /// Which part.
+        /// The part of the view.
         what: &'static str,
-        /// Where in the view.
+        /// Its address in the view.
         gva: u64,
-        /// How many bytes.
+        /// Its size in bytes.
         size: u64,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
     /// The view cannot be completed.
     #[error("KVM cannot seal the NIC view in {mode} mode{}", remedy(*mode, source))]
     Seal {
-        /// Which mode.
+        /// The mode of the view.
         mode: Mode,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
     /// There is no memory for the image.
     #[error("cannot allocate {size} bytes for the NIC image")]
     Memory {
-        /// How many.
+        /// Size of the memory in bytes.
         size: u64,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -105,7 +106,7 @@ fn remedy(mode: Mode, error: &io::Error) -> &'static str {
     }
 }
 
-/// What a view may do by itself.
+/// The mode of a view: the rights of its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Three VMFUNCs a call; code of the view is as good as root on the host.
@@ -164,7 +165,7 @@ impl ViewMaker {
     ///
     /// # Errors
     ///
-    /// When KVM refuses.
+    /// KVM refuses a step.
     pub fn make(
         &self,
         memory: &Memory,

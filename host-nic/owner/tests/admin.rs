@@ -18,6 +18,7 @@ use postern_nic_client::control::{
 use postern_nic_client::mac::Mac;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::{PortPolicy, Source};
+use postern_nic_client::policy::rate::RateLimit;
 use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status, TenancyFds};
 use postern_nic_client::request::{Attachment, ClientError, attach, control, counters};
 use postern_nic_owner::capture::Recording;
@@ -32,21 +33,21 @@ use rustix::net::{
 };
 
 /// A NIC on a thread, in a directory of its own.
-struct Nic {
+struct TestNic {
     directory: tempfile::TempDir,
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Nic {
-    fn start(ports: u32) -> Nic {
+impl TestNic {
+    fn start(ports: u32) -> TestNic {
         let directory = tempfile::tempdir().unwrap();
         let geometry = Geometry::new(ports, 1, 64 << 10, 64 << 10).unwrap();
         let mut server =
             Server::bind(&ServerOptions::new(directory.path().join("nic"), geometry)).unwrap();
         let stopper = server.stopper();
         let thread = Some(std::thread::spawn(move || server.run(|_| ()).unwrap()));
-        Nic {
+        TestNic {
             directory,
             stopper,
             thread,
@@ -93,7 +94,7 @@ impl Nic {
     }
 }
 
-impl Drop for Nic {
+impl Drop for TestNic {
     fn drop(&mut self) {
         self.stopper.stop();
         self.thread.take().unwrap().join().unwrap();
@@ -158,7 +159,7 @@ fn mac(number: u8) -> Mac {
 
 #[test]
 fn ports_are_disabled_and_enabled_live() {
-    let nic = Nic::start(3);
+    let nic = TestNic::start(3);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
     let frame = first.send(second.mac, 1);
     assert_eq!(second.take(), [frame]);
@@ -186,7 +187,7 @@ fn ports_are_disabled_and_enabled_live() {
 
 #[test]
 fn stations_are_told_listed_and_forgotten() {
-    let nic = Nic::start(3);
+    let nic = TestNic::start(3);
     let mut tenants: Vec<_> = (0..3).map(|port| nic.tenant(port)).collect();
     let add = |port, vlan| Control::AddMac {
         port,
@@ -230,7 +231,7 @@ fn stations_are_told_listed_and_forgotten() {
 
 #[test]
 fn policies_count_at_once_and_are_shown() {
-    let nic = Nic::start(3);
+    let nic = TestNic::start(3);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
     let set = |policy: &PortPolicy| Control::SetPolicy {
         port: 0,
@@ -278,7 +279,7 @@ fn policies_count_at_once_and_are_shown() {
     assert_eq!(second.take().len(), 1);
 }
 
-fn capture(nic: &Nic, port: Option<u32>, name: &str) -> Control {
+fn capture(nic: &TestNic, port: Option<u32>, name: &str) -> Control {
     Control::AddCapture {
         port,
         via: None,
@@ -288,14 +289,14 @@ fn capture(nic: &Nic, port: Option<u32>, name: &str) -> Control {
     }
 }
 
-fn end_capture(nic: &Nic, name: &str) -> CaptureInfo {
+fn end_capture(nic: &TestNic, name: &str) -> CaptureInfo {
     let file = nic.path(name);
     control(&nic.socket(), &Control::RemoveCapture { file }).unwrap()
 }
 
 #[test]
 fn captures_see_what_they_should_once() {
-    let nic = Nic::start(4);
+    let nic = TestNic::start(4);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
     nic.order(&capture(&nic, Some(0), "one"));
     assert!(matches!(nic.ports()[3].holder, Holder::Capture { .. }));
@@ -345,7 +346,7 @@ fn captures_see_what_they_should_once() {
 
 #[test]
 fn captures_that_make_no_sense_leave_nothing() {
-    let nic = Nic::start(2);
+    let nic = TestNic::start(2);
     let first = nic.tenant(0);
     assert!(
         nic.refuse(&capture(&nic, Some(9), "x"))
@@ -388,7 +389,7 @@ fn captures_that_make_no_sense_leave_nothing() {
 #[test]
 fn an_uplink_carries_frames_and_its_end_is_told() {
     in_namespace(|| {
-        let nic = Nic::start(3);
+        let nic = TestNic::start(3);
         let add = Control::AddUplink {
             port: 2,
             interface: "tap:owner0".to_owned(),
@@ -431,9 +432,49 @@ fn an_uplink_carries_frames_and_its_end_is_told() {
     });
 }
 
+/// A large segment in one piece would never pass the limit.
+#[test]
+fn large_segments_of_an_uplink_pass_a_rate_limit_with_a_smaller_burst() {
+    in_namespace(|| {
+        let nic = TestNic::start(3);
+        let add = Control::AddUplink {
+            port: 2,
+            interface: "tap:owner0".to_owned(),
+            busy: false,
+        };
+        match control::<()>(&nic.socket(), &add) {
+            Err(ClientError::Refused { text, .. }) => return Err(text),
+            other => other.unwrap(),
+        }
+        let mut tenant = nic.tenant(0);
+        let policy = PortPolicy {
+            egress: Some(RateLimit {
+                bits_per_second: 1_000_000_000,
+                burst_bytes: 30_000,
+            }),
+            ..PortPolicy::default()
+        };
+        nic.order(&Control::SetPolicy {
+            port: 0,
+            policy: Box::new(policy),
+        });
+        net::ip("addr add 10.9.0.1/24 dev owner0")?;
+        let mac = Mac(tenant.mac);
+        net::ip(&format!("neigh add 10.9.0.2 lladdr {mac} dev owner0"))?;
+        let socket = std::net::UdpSocket::bind("10.9.0.1:4000").unwrap();
+        net::set_segment(&socket, 700)?;
+        eventually("a part of a segment", || {
+            socket.send_to(&[1; 40_000], "10.9.0.2:5000").unwrap();
+            let frames = tenant.take();
+            frames.iter().any(|frame| frame.len() == 742)
+        });
+        Ok(())
+    });
+}
+
 #[test]
 fn uplinks_that_cannot_be_leave_the_port_vacant() {
-    let nic = Nic::start(2);
+    let nic = TestNic::start(2);
     for interface in [
         "",
         "tap",
@@ -484,7 +525,7 @@ fn requests() -> Vec<String> {
 
 #[test]
 fn hostile_requests_are_answered_and_harm_nobody() {
-    let nic = Nic::start(3);
+    let nic = TestNic::start(3);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(2));
     let whole = requests();
     let piece = (0..whole.len(), any::<prop::sample::Index>(), any::<u8>());
@@ -546,7 +587,7 @@ fn hostile_requests_are_answered_and_harm_nobody() {
 
 #[test]
 fn clients_that_do_not_read_delay_nobody() {
-    let nic = Nic::start(2);
+    let nic = TestNic::start(2);
     let text = serde_json::to_vec(&Control::Ports).unwrap();
     let request = Request::Control(text).encode();
     let deaf: Vec<_> = (0..20)

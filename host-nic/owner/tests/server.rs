@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use common::{Guest, Nic as Opened, SMALL, frame, geometry, mac};
+use common::{Guest, Nic as OpenedNic, SMALL, frame, geometry, mac};
 use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::{Reply, Request, Status, TenancyFds};
@@ -25,14 +25,14 @@ use rustix::net::{
 };
 
 /// A NIC on a thread, in a directory of its own.
-struct Nic {
+struct TestNic {
     directory: tempfile::TempDir,
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Nic {
-    fn start(change: impl FnOnce(&mut ServerOptions)) -> Nic {
+impl TestNic {
+    fn start(change: impl FnOnce(&mut ServerOptions)) -> TestNic {
         let directory = tempfile::tempdir().unwrap();
         let mut options =
             ServerOptions::new(directory.path().join("nic"), geometry(3, 1, SMALL, SMALL));
@@ -40,7 +40,7 @@ impl Nic {
         let mut server = Server::bind(&options).unwrap();
         let stopper = server.stopper();
         let thread = std::thread::spawn(move || server.run(|_| ()).unwrap());
-        Nic {
+        TestNic {
             directory,
             stopper,
             thread: Some(thread),
@@ -63,7 +63,7 @@ impl Nic {
     }
 }
 
-impl Drop for Nic {
+impl Drop for TestNic {
     fn drop(&mut self) {
         self.stopper.stop();
         self.thread.take().unwrap().join().unwrap();
@@ -71,14 +71,14 @@ impl Drop for Nic {
     }
 }
 
-fn open(attachment: &mut Attachment) -> Opened {
+fn open(attachment: &mut Attachment) -> OpenedNic {
     let nothing = TenancyFds::Memory {
         state: rustix::fs::memfd_create("none", rustix::fs::MemfdFlags::empty()).unwrap(),
         windows: Vec::new(),
     };
     match std::mem::replace(&mut attachment.fds, nothing) {
         TenancyFds::Memory { state, windows } => {
-            Opened::opened(Memory::open(state, windows).unwrap())
+            OpenedNic::opened(Memory::open(state, windows).unwrap())
         }
         TenancyFds::View { .. } => panic!("exit-user needs no view"),
     }
@@ -93,7 +93,7 @@ fn refusal(result: Result<Attachment, ClientError>) -> (Status, String) {
 }
 
 /// Asks until the port is free: the server learns of a closed connection when it gets to it.
-fn attach_soon(nic: &Nic, port: u32) -> Attachment {
+fn attach_soon(nic: &TestNic, port: u32) -> Attachment {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         match nic.attach(port) {
@@ -113,7 +113,7 @@ fn receive(socket: &OwnedFd) -> Vec<u8> {
 
 #[test]
 fn two_clients_exchange_a_frame() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let (mut a, mut b) = (nic.attach(0).unwrap(), nic.attach(2).unwrap());
     assert_ne!(a.mac, b.mac);
     let (memory_a, memory_b) = (open(&mut a), open(&mut b));
@@ -136,7 +136,7 @@ fn two_clients_exchange_a_frame() {
 
 #[test]
 fn a_port_is_let_once() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let first = nic.attach(1).unwrap();
     let (status, text) = refusal(nic.attach(1));
     assert_eq!(status, Status::PortTaken);
@@ -153,7 +153,7 @@ fn a_port_is_let_once() {
 
 #[test]
 fn what_does_not_exist_is_refused() {
-    let nic = Nic::start(|options| options.paths.retain(|path| *path != CallPath::Direct));
+    let nic = TestNic::start(|options| options.paths.retain(|path| *path != CallPath::Direct));
     let (status, text) = refusal(nic.attach(3));
     assert_eq!(status, Status::NoSuchPort);
     assert_eq!(text, "there is no port 3; the NIC has ports 0 to 2");
@@ -178,7 +178,7 @@ fn nobody_listens() {
 
 #[test]
 fn garbage_is_answered_and_harms_nobody() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let attached = nic.attach(0).unwrap();
     let mut other_version = Request::Counters.encode();
     other_version[8] = 99;
@@ -214,7 +214,7 @@ fn garbage_is_answered_and_harms_nobody() {
 
 #[test]
 fn a_client_that_does_not_read_is_not_waited_for() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let deaf = nic.raw();
     let mut sent = 0;
     // Until the server has disconnected it, or takes no more.
@@ -236,7 +236,7 @@ fn a_client_that_does_not_read_is_not_waited_for() {
 
 #[test]
 fn silent_clients_are_disconnected_and_do_not_keep_others_out() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let silent: Vec<_> = (0..330).map(|_| nic.raw()).collect();
     let start = Instant::now();
     // The last ones are over the limit, and closed at once; the first ones after a while.
@@ -248,7 +248,7 @@ fn silent_clients_are_disconnected_and_do_not_keep_others_out() {
 
 #[test]
 fn a_second_port_needs_a_second_connection() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let socket = nic.raw();
     let request = |port| Request::Attach {
         port,
@@ -268,7 +268,7 @@ fn a_second_port_needs_a_second_connection() {
 
 #[test]
 fn the_socket_is_private_and_its_name_is_respected() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let mode = fs::metadata(nic.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let error = Server::bind(&ServerOptions::new(
@@ -369,7 +369,7 @@ fn be_a_tenant() {
 
 #[test]
 fn a_killed_tenant_gives_up_its_port() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let mut tenant = Tenant::start(&nic.socket());
     let (status, text) = refusal(nic.attach(0));
     assert_eq!(status, Status::PortTaken);
@@ -383,7 +383,7 @@ fn a_killed_tenant_gives_up_its_port() {
 /// The process has the window mapped, maybe, until it ends.
 #[test]
 fn a_port_is_not_let_while_its_former_tenant_lives() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let mut tenant = Tenant::start(&nic.socket());
     tenant.orders.write_all(b"x").unwrap();
     tenant.hear("released");

@@ -11,16 +11,16 @@ use super::rate::RateLimit;
 use super::vlan::VlanSpec;
 use crate::mac::Mac;
 
-/// Which source addresses a port may use.
+/// The source addresses that a port may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Source {
-    /// Any.
+    /// Any address.
     #[default]
     Any,
-    /// The one that its tenant was given, whoever that is; none as long as there is no tenant.
+    /// The address that its tenant was given, whoever that is; none as long as there is no tenant.
     Own,
-    /// This one.
+    /// This address.
     Address(Mac),
 }
 
@@ -67,16 +67,17 @@ impl From<Source> for String {
     }
 }
 
-/// Which other ports a port talks to, whatever their VLAN (the roles of RFC 5517, "Private VLANs").
+/// The other ports that a port talks to, whatever their VLAN (the roles of RFC 5517, "Private
+/// VLANs").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
-    /// All.
+    /// All ports.
     #[default]
     Promiscuous,
-    /// Those of the same number, and promiscuous ones.
+    /// Ports of the community of the same number, and promiscuous ones.
     Community(u16),
-    /// Promiscuous ones.
+    /// Promiscuous ports.
     Isolated,
 }
 
@@ -91,28 +92,28 @@ impl Isolation {
     }
 }
 
-/// What a port may send and receive. The default is everything.
+/// The policy of a port: the frames that it may send and receive. The default is all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PortPolicy {
-    /// Source addresses that it may use.
+    /// The source addresses that it may use.
     pub source: Source,
-    /// Its VLANs. As soon as one port of the NIC has any, the others are access ports of
+    /// The port's VLANs. As soon as one port of the NIC has any, the others are access ports of
     /// [`postern_switch::policy::vlan::DEFAULT_PVID`] unless they have some, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vlan: Option<VlanSpec>,
-    /// How much it may send.
+    /// The limit of what it may send.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress: Option<RateLimit>,
-    /// How much it may receive.
+    /// The limit of what it may receive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<RateLimit>,
-    /// Which frames it may send and receive.
+    /// The frames that it may send and receive.
     pub acl: AclSpec,
     /// Number of the port that gets a copy of all that this one sends and receives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<u32>,
-    /// Which other ports it talks to.
+    /// The other ports that it talks to.
     pub isolation: Isolation,
     /// Numbers of further ports that its frames do not reach.
     #[serde(skip_serializing_if = "Vec::is_empty")]

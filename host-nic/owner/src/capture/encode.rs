@@ -1,4 +1,4 @@
-//! Records as pcapng or pcap, into memory.
+//! The encoder of a capture: writes records as pcapng or pcap into memory.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
@@ -70,7 +70,7 @@ impl Encoder {
         })
     }
 
-    /// What was written and not yet cleared.
+    /// The bytes that were written and not yet cleared.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Encoder::PcapNg(writer, _) => writer.get_ref(),

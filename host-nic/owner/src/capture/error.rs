@@ -18,7 +18,7 @@ pub enum CaptureError {
     Create {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The file cannot be written.
@@ -28,7 +28,7 @@ pub enum CaptureError {
     Write {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The thread cannot be started.
@@ -36,7 +36,7 @@ pub enum CaptureError {
     Thread {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

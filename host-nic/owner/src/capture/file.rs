@@ -57,7 +57,7 @@ impl Capture {
     ///
     /// # Errors
     ///
-    /// When the file exists or cannot be created or written. Then no file is left.
+    /// The file exists, or cannot be created or written. No file is left then.
     pub fn create(file: &Path, options: CaptureOptions) -> Result<Capture, CaptureError> {
         let output = OpenOptions::new()
             .write(true)
@@ -81,7 +81,7 @@ impl Capture {
     ///
     /// # Errors
     ///
-    /// When it cannot be written.
+    /// The output cannot be written.
     pub fn to(
         output: impl Write + Send + 'static,
         name: &str,
@@ -153,7 +153,7 @@ impl Capture {
         }
     }
 
-    /// What was captured so far.
+    /// Numbers of frames that were captured so far.
     pub fn stats(&self) -> CaptureStats {
         self.shared.stats()
     }
@@ -168,7 +168,7 @@ impl Capture {
     ///
     /// # Errors
     ///
-    /// When the file could not be written. It holds what was written before, in whole records.
+    /// The file could not be written. It holds what was written before, in whole records.
     pub fn finish(mut self) -> Result<CaptureStats, CaptureError> {
         self.end()?;
         Ok(self.shared.stats())

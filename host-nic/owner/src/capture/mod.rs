@@ -12,6 +12,7 @@
 //!
 //! Sources: "PCAP Next Generation (pcapng) Capture File Format" and "PCAP Capture File Format"
 //! (IETF drafts draft-ietf-opsawg-pcapng and draft-ietf-opsawg-pcap).
+#![forbid(unsafe_code)]
 
 mod encode;
 mod error;

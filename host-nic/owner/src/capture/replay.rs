@@ -21,7 +21,7 @@ const SLEEP_AFTER: u32 = 256;
 /// The times at which frames are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pace {
-    /// As fast as the port takes them.
+    /// Each frame as soon as the port takes it.
     #[default]
     Fast,
     /// With the distances in time that they had. A frame whose time is before its predecessor's
@@ -127,7 +127,7 @@ impl Replay {
                 let mut list: [&[u8]; BATCH] = [&[]; BATCH];
                 let mut count = 0;
                 let mut early = None;
-                for place in &mut list {
+                for entry in &mut list {
                     let Some(frame) = recording.frame(next + count) else {
                         break;
                     };
@@ -136,7 +136,7 @@ impl Replay {
                         early = Some(due - now);
                         break;
                     }
-                    *place = frame.data;
+                    *entry = frame.data;
                     count += 1;
                 }
                 let list = list.get(..count).unwrap_or_default();

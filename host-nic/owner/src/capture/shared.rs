@@ -23,7 +23,7 @@ pub struct InterfaceStats {
 /// Numbers of frames of a capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CaptureStats {
-    /// Those of each interface, in the order in which they were added.
+    /// Numbers of each interface, in the order in which they were added.
     pub interfaces: Vec<InterfaceStats>,
 }
 

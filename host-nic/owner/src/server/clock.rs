@@ -4,6 +4,7 @@
 //! the owner writes into the switch state. It is CLOCK_MONOTONIC, which an owner that takes over
 //! goes on with. While there is no owner it stands still: rate limits refuse what is beyond their
 //! burst, and stations stay known.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,13 +24,13 @@ use postern_switch::fdb::STAMPS;
 use postern_switch::state::State;
 use postern_switch::switch::Switch;
 
-/// Ticks after which a station that was not seen is forgotten.
+/// Number of ticks after which a station that was not seen is forgotten.
 const AGE: u32 = 16;
 const _: () = assert!(AGE < STAMPS);
 
-/// How often the clock is written while a rate limit goes by it.
+/// Time between two writes of the clock while a rate limit goes by it.
 const FINE: Duration = Duration::from_micros(200);
-/// How often otherwise.
+/// Time between two writes of the clock while no rate limit goes by it.
 const COARSE: Duration = Duration::from_millis(100);
 
 /// A thread that writes the clock. Dropping it stops the clock.

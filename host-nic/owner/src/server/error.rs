@@ -26,7 +26,10 @@ pub enum ServerError {
     #[error(transparent)]
     View(#[from] ViewError),
     /// Another NIC listens at the socket.
-    #[error("another NIC is already listening on {}; choose another socket or stop that one", .0.display())]
+    #[error(
+        "another NIC is already listening on {}; choose another socket or stop that one",
+        .0.display()
+    )]
     InUse(PathBuf),
     /// The name of the socket belongs to something else.
     #[error("{} exists and is not a socket; choose another name or remove it", .0.display())]
@@ -36,7 +39,7 @@ pub enum ServerError {
     Listen {
         /// The socket.
         socket: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A port of the options is not one of the NIC.
@@ -57,9 +60,9 @@ pub enum ServerError {
         socket.display()
     )]
     Kept {
-        /// Its socket.
+        /// Socket of the NIC that is kept.
         socket: PathBuf,
-        /// Its geometry, as text.
+        /// Geometry of the NIC that is kept, as text.
         kept: String,
         /// The geometry of the options, as text.
         wanted: String,
@@ -78,9 +81,9 @@ pub enum KeeperClientError {
     /// The keeper does not start.
     #[error("cannot start the NIC's keeper, {}", program.display())]
     Start {
-        /// Its program.
+        /// The keeper's program.
         program: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The keeper does not take or give what it should.
@@ -88,18 +91,18 @@ pub enum KeeperClientError {
     Lost {
         /// The step that was tried.
         step: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The keeper holds something that is no NIC.
     #[error(
-        "what the keeper at {} holds is no NIC: {what}; stop process that listens there",
+        "what the keeper at {} holds is no NIC: {what}; stop the process that listens there",
         socket.display()
     )]
     Garbage {
         /// The socket at which the keeper listens.
         socket: PathBuf,
-        /// What is wrong.
+        /// The fault.
         what: &'static str,
     },
 }

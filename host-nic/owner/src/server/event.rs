@@ -11,7 +11,7 @@ pub enum ServerEvent {
     KeeperReplaced,
     /// The keeper had ended, and no other one could be started: the NIC will end with its owner.
     KeeperLost {
-        /// What stands against another one.
+        /// The obstacle.
         reason: String,
     },
     /// An uplink has ended.
@@ -25,7 +25,7 @@ pub enum ServerEvent {
     UplinkNotResumed {
         /// Number of its port.
         port: u32,
-        /// What stands against it.
+        /// The obstacle.
         reason: String,
     },
     /// A capture of the former owner goes on in another file.
@@ -39,19 +39,19 @@ pub enum ServerEvent {
     CaptureNotResumed {
         /// The file in which it began.
         former: PathBuf,
-        /// What stands against it.
+        /// The obstacle.
         reason: String,
     },
     /// The policy of a port, which the former owner was changing, could not be applied.
     PolicyNotResumed {
         /// Number of the port.
         port: u32,
-        /// What stands against it.
+        /// The obstacle.
         reason: String,
     },
     /// The policies that captures need could not be applied.
     PoliciesNotResumed {
-        /// What stands against them.
+        /// The obstacle.
         reason: String,
     },
 }

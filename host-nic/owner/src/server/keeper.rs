@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   owner  --- hold, drop, end --->  keeper  <--- connects at SOCKET.keeper ---  next owner
-//!   (memfds, listening sockets, connections of tenants, notes)  --- all of it --->
+//!   (memfds, listening sockets, connections of tenants, state)  --- all of it --->
 //! ```
 //!
 //! Everything that a NIC is made of lies in memory and in descriptors. The owner gives the keeper a
@@ -11,7 +11,7 @@
 //! meanwhile waits in the queue of the listening socket. The next owner gets it all and goes on. As
 //! long as there is an owner, nobody else becomes one.
 //!
-//! Who may be the owner is decided as for tenants: processes of the same user, and root's. Such a
+//! Processes of the same user and of root may be the owner, as they may be tenants. Such a
 //! process can also read the owner's memory, so nothing is gained by asking for more.
 //!
 //! The keeper ends when its owner says so, or when it has had no owner for a while and all tenants
@@ -27,7 +27,7 @@
 //! | owner | `sockets PATH` | as `hold sockets`: the NIC's own at PATH, and the keeper's |
 //! | owner | `end` | close everything, remove the sockets' names, end |
 //! | keeper | `owned PID` | there is an owner |
-//! | keeper | `kept N` | N records follow, each a name with its descriptors; you are the owner now |
+//! | keeper | `kept N` | you are the owner now; N records follow, each a name with descriptors |
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -63,13 +63,13 @@ pub(super) fn address(socket: &Path) -> PathBuf {
     name.into()
 }
 
-/// Is the keeper of the owner at the other end of standard input, until nobody needs it any more:
-/// what the program does that [`super::KeeperProgram`] names. Without an owner and tenants it stays
-/// for `grace`.
+/// Acts as the keeper of the owner at the other end of standard input, until nobody needs it any
+/// more: what the program does that [`super::KeeperProgram`] names. Without an owner and tenants it
+/// stays for `grace`.
 ///
 /// # Errors
 ///
-/// When the system does not let it wait for events.
+/// The system does not let it wait for events.
 pub fn keep(grace: Duration) -> Result<(), KeeperError> {
     let failed = |source: std::io::Error| KeeperError::Wait(source);
     let owner = std::io::stdin().as_fd().try_clone_to_owned();
@@ -108,26 +108,28 @@ fn unblock_signals() {
     }
 }
 
+/// The descriptors that are held by one name.
 struct Held {
     fds: Vec<OwnedFd>,
     /// The connection has been closed by the other side.
     ended: bool,
 }
 
+/// The state of the keeper.
 struct Keeper {
-    /// The NIC's, and the keeper's own. First, for their names are gone when the owner hears the
-    /// end.
+    /// The NIC's listening socket, and the keeper's own. First, so that their names are gone when
+    /// the owner hears the end.
     sockets: Option<(Listener, Listener)>,
     held: BTreeMap<String, Held>,
     grace: Duration,
-    /// Since when there is neither owner nor tenant.
+    /// The time since which there is neither owner nor tenant.
     alone: Option<Instant>,
-    /// The owner's, if it was not the first one.
+    /// The owner's process, if it is not the first owner.
     pid: Option<i32>,
     owner: Option<OwnedFd>,
 }
 
-/// What a wait ended with.
+/// The descriptors that are ready when a wait ends.
 #[derive(Default)]
 struct Events {
     owner: bool,
@@ -211,7 +213,7 @@ impl Keeper {
         })
     }
 
-    /// Reads a record of the owner's; false when that was the last one.
+    /// Reads a record of the owner's and does what it says; false when that was the last one.
     fn read_record(&mut self) -> bool {
         let Some(owner) = &self.owner else {
             return true;
@@ -247,7 +249,7 @@ impl Keeper {
         true
     }
 
-    /// Somebody wants to be the owner.
+    /// Answers a process that wants to be the owner.
     fn accept_owner(&mut self) {
         let Some((_, own)) = &self.sockets else {
             return;

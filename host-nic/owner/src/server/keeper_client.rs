@@ -1,4 +1,4 @@
-//! The owner's side of the [keeper](super::keeper).
+//! The owner's connection to the [keeper](super::keeper).
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ use super::kept::KeptFds;
 use super::listener::Listener;
 use super::options::KeeperProgram;
 
-/// What listens at a keeper's socket.
+/// The listener at a keeper's socket.
 pub(super) enum FoundKeeper {
     /// Nothing.
     Nothing,
@@ -154,7 +154,7 @@ impl KeeperClient {
         self.send(&format!("drop {name}"), &[])
     }
 
-    /// What becomes readable when the keeper is gone.
+    /// The descriptor that becomes readable when the keeper is gone.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
     }

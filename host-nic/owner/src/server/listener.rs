@@ -1,4 +1,4 @@
-//! The socket that VMMs connect to.
+//! The socket that clients connect to.
 
 use std::fs;
 use std::io;
@@ -133,8 +133,8 @@ fn remove_leftover(path: &Path, address: &SocketAddrUnix) -> Result<(), ServerEr
     }
 }
 
-/// Who is at the other end of a connection, if they may be, with what tells their end if that is
-/// known.
+/// The process at the other end of a connection, if it may be the owner's client. `process` is the
+/// pidfd that tells its end, if there is one.
 pub(super) fn peer(socket: &OwnedFd, process: Option<OwnedFd>) -> Option<Peer> {
     let credentials = credentials(socket)?;
     let own = geteuid().as_raw();
@@ -143,7 +143,7 @@ pub(super) fn peer(socket: &OwnedFd, process: Option<OwnedFd>) -> Option<Peer> {
     allowed.then_some(Peer { pid, process })
 }
 
-/// Who connected, as the kernel noted it (SO_PEERCRED, unix(7)).
+/// The credentials of the process that connected, as the kernel noted them (SO_PEERCRED, unix(7)).
 fn credentials(socket: &OwnedFd) -> Option<libc::ucred> {
     use std::os::fd::AsRawFd;
     let mut credentials = libc::ucred {

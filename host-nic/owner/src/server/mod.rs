@@ -1,8 +1,26 @@
-//! The owner of a NIC: keeps its memory, makes views of it, and lets its ports over a Unix socket.
+//! The server of an owner: keeps a NIC's memory, makes views of it, and lets its ports over a Unix
+//! socket.
 //!
-//! One thread and one `poll` loop; nothing it does for one client waits for another. A client that
-//! talks nonsense, says nothing, or does not read, is disconnected. None of it touches the data
-//! plane: packets go on while the server sleeps, or is dead.
+//! The server is one thread with one `poll` loop. Nothing it does for one client waits for another.
+//! A client that talks nonsense, says nothing, or does not read, is disconnected. None of it
+//! touches the data plane: packets go on while the server sleeps, or is dead.
+//!
+//! # Parts
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | `nic` | the NIC's memory, its geometry, its views |
+//! | `ports` | the tenants of the ports, and what each gets |
+//! | `policies`, `stations` | policies, and stations in the MAC table |
+//! | `uplinks`, `captures` | ports of the owner's own |
+//! | `clock` | the thread that writes the NIC's clock |
+//! | `saved_state`, `kept` | what the next owner gets: state, and descriptors by name |
+//! | `keeper`, `keeper_client` | the keeper's process, and the owner's connection to it |
+//! | `listener`, `connection` | the socket, and one client |
+//! | `start`, `admin` | becoming the owner; requests for a change or a report |
+//! | `event`, `error`, `options` | what the caller of the server gets and gives |
+//!
+//! # Tenancies
 //!
 //! A port is let to the process at the other end of a connection, and given up when that closes:
 //! from that moment calls of the tenancy are refused. It is let again once the process has ended,
@@ -20,9 +38,9 @@
 //! * the connections of tenants, which never break. A tenant that closed its connection meanwhile
 //!   is found out as ever, and the process of one that had given up its port is still watched by
 //!   the same pidfd;
-//! * tenancy numbers, policies, disabled ports, stations that people told: from notes, which are
-//!   written before what they announce is done. A policy whose change was interrupted is applied
-//!   anew;
+//! * tenancy numbers, policies, disabled ports, stations that people told: from the saved state,
+//!   which is always saved before the owner does what it speaks of. A policy whose change was
+//!   interrupted is applied anew;
 //! * uplinks and captures, which did end with the owner: they are begun again, captures in another
 //!   file.
 //!
@@ -369,7 +387,7 @@ impl Server {
     }
 }
 
-/// What is ready when a wait ends.
+/// The descriptors that are ready when a wait ends.
 #[derive(Default)]
 struct Ready {
     /// A [`Stopper`] was used.

@@ -93,16 +93,16 @@ impl PortPolicies<'_> {
             )));
         }
         let former = given(state, port);
-        self.note(number, &policy);
+        self.record(number, &policy);
         if let Err(error) = self.apply(port) {
-            self.note(number, &former);
+            self.record(number, &former);
             self.ports.saver.save()?;
             return Err(error);
         }
         Ok(())
     }
 
-    fn note(&mut self, number: u32, policy: &PortPolicy) {
+    fn record(&mut self, number: u32, policy: &PortPolicy) {
         let policies = &mut self.ports.saver.state.policies;
         if *policy == PortPolicy::default() {
             policies.remove(&number);

@@ -17,7 +17,7 @@ use super::nic::{ServedNic, suggested_mac};
 use super::saved_state::StateSaver;
 use super::stations;
 
-/// Who has a port.
+/// The tenant of a port.
 #[derive(Debug)]
 pub(super) enum Tenant {
     /// Nobody.

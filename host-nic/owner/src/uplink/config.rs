@@ -1,4 +1,4 @@
-//! Which device to use for which interface, as text.
+//! The device and the interface of an uplink, as text.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -8,15 +8,15 @@ use super::error::UplinkError;
 use super::link::{self, MAX_MTU};
 use super::xdp;
 
-/// Which device to use for which interface; as text `tap:NAME[,mtu=BYTES]`, `packet:INTERFACE` or
+/// The device and the interface of an uplink; as text `tap:NAME[,mtu=BYTES]`, `packet:INTERFACE` or
 /// `xdp:INTERFACE[,queue=N][,mode=auto|copy|zero-copy]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UplinkConfig {
     /// A TAP.
     Tap {
-        /// Its name.
+        /// Name of the TAP.
         name: String,
-        /// Its MTU in bytes; `None` leaves it as it is (1500 for a new one).
+        /// The TAP's MTU in bytes; `None` leaves it as it is (1500 for a new one).
         mtu: Option<u32>,
     },
     /// An AF_PACKET socket.
@@ -28,9 +28,9 @@ pub enum UplinkConfig {
     Xdp {
         /// Name of the interface.
         interface: String,
-        /// Its receive and transmit queue.
+        /// Number of the receive and transmit queue.
         queue: u32,
-        /// How frames pass between driver and socket.
+        /// The way of frames between driver and socket.
         mode: xdp::Mode,
     },
 }

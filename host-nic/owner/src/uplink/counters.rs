@@ -1,4 +1,5 @@
-//! What passed an uplink and what did not, each way.
+//! Counters of an uplink: frames that passed and frames that did not, each way.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -29,17 +30,19 @@ macro_rules! counters {
 counters! {
     /// Frames that passed.
     frames,
-    /// Their bytes.
+    /// Bytes of the frames that passed.
     bytes,
-    /// Dropped: longer than [`postern_abi::window::MAX_FRAME`], or than the interface sends.
+    /// Frames dropped: longer than [`postern_abi::window::MAX_FRAME`], or than the interface sends.
     too_long,
-    /// Dropped: shorter than an Ethernet header.
+    /// Frames dropped: shorter than an Ethernet header.
     too_short,
-    /// Dropped: an offload left undone what cannot be completed (see the module's documentation).
+    /// Frames dropped: an offload left undone what cannot be completed (see the module's
+    /// documentation).
     offload,
-    /// Dropped: the other side did not take it (the port's ring, the interface's queue is full).
+    /// Frames dropped: the other side did not take it (the port's ring, the interface's queue is
+    /// full).
     refused,
-    /// Dropped by the kernel before this process fetched them.
+    /// Frames dropped by the kernel before this process fetched them.
     missed,
     /// Requests in which frames passed.
     batches,

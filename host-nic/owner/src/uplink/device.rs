@@ -40,7 +40,7 @@ impl Received {
 pub struct Flushed {
     /// Frames given to the kernel.
     pub frames: u64,
-    /// Their bytes.
+    /// Bytes of the frames given to the kernel.
     pub bytes: u64,
     /// Frames dropped: longer than the interface sends.
     pub too_long: u64,

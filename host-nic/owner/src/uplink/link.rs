@@ -1,4 +1,4 @@
-//! A network interface of the host: what it is called, whether it is up, what it may send.
+//! A network interface of the host: its name, its state, and its MTU.
 
 use std::ffi::{c_char, c_short};
 use std::io;
@@ -18,7 +18,7 @@ const HEADER: usize = MIN_FRAME as usize;
 const TAG: usize = 4;
 /// Largest MTU in bytes with which every frame passes.
 pub(super) const MAX_MTU: u32 = MAX_FRAME - (HEADER + TAG) as u32;
-/// What a process needs to open a packet socket.
+/// The capability that a process needs to open a packet socket.
 const PACKET_NEEDS: &str = "CAP_NET_RAW";
 
 /// One network interface, known by its index (it may be renamed) in the network namespace in which
@@ -36,7 +36,7 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// When there is no such interface, or it is not Ethernet.
+    /// There is no such interface, or it is not Ethernet.
     pub fn find(name: &str) -> Result<Link, UplinkError> {
         check_name(name)?;
         let socket = control_socket(name)?;
@@ -72,7 +72,7 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// As [`Link::find`], or when it is down.
+    /// There is no such interface, it is not Ethernet, or it is down.
     pub fn open(name: &str) -> Result<Link, UplinkError> {
         let mut link = Link::find(name)?;
         link.check()?;
@@ -99,7 +99,7 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// When it is gone or down.
+    /// The interface is gone or down.
     pub fn check(&mut self) -> Result<(), UplinkError> {
         self.find_again()?;
         if self.flags()? & libc::IFF_UP as c_short == 0 {
@@ -146,7 +146,7 @@ impl Link {
         }
     }
 
-    /// What an error of the kernel in `step` on a device that was open means.
+    /// The meaning of an error of the kernel in `step` on a device that was open.
     pub(super) fn broken(&mut self, step: &'static str, source: io::Error) -> UplinkError {
         if let Err(reason) = self.check() {
             return reason;
@@ -223,8 +223,8 @@ pub(super) fn request(name: &str) -> libc::ifreq {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     let room = libc::IFNAMSIZ - 1;
-    for (place, &byte) in request.ifr_name.iter_mut().zip(name.as_bytes()).take(room) {
-        *place = byte as c_char;
+    for (to, &byte) in request.ifr_name.iter_mut().zip(name.as_bytes()).take(room) {
+        *to = byte as c_char;
     }
     request
 }

@@ -4,11 +4,14 @@
 //!   interface  <-->  Device (TAP, packet socket, XDP socket)  <-->  Pump (one thread)  <-->  port
 //! ```
 //!
-//! | device | interface | the host itself | latency added | needs |
-//! | --- | --- | --- | --- | --- |
-//! | [`tap`] | a TAP that it makes, or a persistent one | is the other side | none | `/dev/net/tun`, CAP_NET_ADMIN |
-//! | [`packet`] | any Ethernet interface | still receives every frame, too | up to 1 ms | CAP_NET_RAW |
-//! | [`xdp`] | any Ethernet interface, one receive queue | no longer receives that queue's frames | none | Linux 6.6, CAP_NET_ADMIN, CAP_BPF, CAP_NET_RAW |
+//! | device | interface | frames and the host itself | needs |
+//! | --- | --- | --- | --- |
+//! | [`tap`] | a new or persistent TAP | it is the other side | `/dev/net/tun`, CAP_NET_ADMIN |
+//! | [`packet`] | any Ethernet interface | it receives them, too | CAP_NET_RAW |
+//! | [`xdp`] | one receive queue of any | it no longer receives them | Linux 6.6, CAP_* |
+//!
+//! An AF_PACKET uplink adds up to 1 ms of latency, the others add none. AF_XDP needs the
+//! capabilities CAP_NET_ADMIN, CAP_BPF and CAP_NET_RAW.
 //!
 //! # Offloads of the interface
 //!
@@ -74,7 +77,7 @@ pub use error::UplinkError;
 pub use link::Link;
 pub use pump::{Pump, PumpThread, PumpWait, Stop};
 
-/// A device of any kind.
+/// An open device of any of the three kinds.
 #[derive(Debug)]
 pub enum Uplink {
     /// A TAP.
@@ -90,7 +93,7 @@ impl Uplink {
     ///
     /// # Errors
     ///
-    /// When there is no such interface, it is down or not Ethernet, or the kernel refuses.
+    /// There is no such interface, it is down or not Ethernet, or the kernel refuses.
     pub fn open(config: &UplinkConfig) -> Result<Uplink, UplinkError> {
         Ok(match config {
             UplinkConfig::Tap { name, mtu } => Uplink::Tap(tap::TapDevice::open(name, *mtu)?),

@@ -1,4 +1,5 @@
 //! The pump: one thread that moves frames between a device and a port, in batches.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,26 +20,26 @@ use super::error::{UplinkError, failed};
 use super::offload::{self, Finishing};
 use crate::frame_port::{BATCH, Frame, FramePort};
 
-/// How often a pump looks whether its interface is still there and up.
+/// Time between two looks of a pump whether its interface is still there and up.
 const CHECK: Duration = Duration::from_millis(100);
-/// First wait of [`PumpWait::Events`].
+/// Shortest wait of [`PumpWait::Events`].
 const SHORT: Duration = Duration::from_micros(50);
 /// EtherTypes of VLAN tags (IEEE 802.1Q, 802.1ad).
 const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
 
-/// How a pump waits for frames.
+/// The way in which a pump waits for frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PumpWait {
-    /// Not at all: one CPU looks all the time.
+    /// The pump does not wait: one CPU looks for frames all the time.
     Busy,
-    /// Until the interface has a frame, or for a time, since nothing says when the port has one: 50
-    /// microseconds after the last frame, twice as long with each wait, up to this (at most
-    /// [`PumpWait::LONGEST`]).
+    /// The pump waits until the interface has a frame, or for a time, since nothing says when the
+    /// port has one: 50 microseconds after the last frame, twice as long with each wait, up to this
+    /// (at most [`PumpWait::LONGEST`]).
     Events(Duration),
 }
 
 impl PumpWait {
-    /// Longest wait.
+    /// The longest wait.
     pub const LONGEST: Duration = CHECK;
 }
 
@@ -60,11 +61,11 @@ struct StopState {
 }
 
 impl Stop {
-    /// A new one, not yet used.
+    /// An event that was not yet used.
     ///
     /// # Errors
     ///
-    /// When the system has no descriptor left.
+    /// The system has no descriptor left.
     pub fn new() -> Result<Stop, UplinkError> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| failed("make the stop event of", "the uplink", "", errno.into()))?;
@@ -74,14 +75,14 @@ impl Stop {
         })))
     }
 
-    /// Ends every pump that has this.
+    /// Ends every pump that has this event.
     pub fn stop(&self) {
         self.0.wanted.store(true, Relaxed);
         // It fails only when the event is already there 2^64 - 2 times.
         let _ = rustix::io::write(&self.0.event, &1u64.to_ne_bytes());
     }
 
-    /// Whether it was used.
+    /// Whether the event was used.
     pub fn is_stopped(&self) -> bool {
         self.0.wanted.load(Relaxed)
     }
@@ -101,7 +102,7 @@ pub struct Pump<D, P> {
     counters: Arc<UplinkCounters>,
 }
 
-/// What a device and a port agree on.
+/// The features that a device and a port agree on.
 #[derive(Clone, Copy, Debug)]
 struct Agreed {
     /// Whether large segments were allowed.
@@ -143,7 +144,7 @@ impl<D: Device, P: FramePort> Pump<D, P> {
     ///
     /// # Errors
     ///
-    /// When the interface is gone or down, or the kernel refuses.
+    /// The interface is gone or down, or the kernel refuses.
     pub fn run(&mut self, stop: &Stop) -> Result<(), UplinkError> {
         let mut looked = Instant::now();
         let mut idle = SHORT;
@@ -385,7 +386,7 @@ impl PumpThread {
     ///
     /// # Errors
     ///
-    /// When the system has no descriptor or thread left.
+    /// The system has no descriptor or thread left, or the interface is gone.
     pub fn start<D, P>(mut device: D, port: P, wait: PumpWait) -> Result<PumpThread, UplinkError>
     where
         D: Device + Send + 'static,
@@ -429,7 +430,7 @@ impl PumpThread {
     ///
     /// # Errors
     ///
-    /// Why it had ended before, if it had.
+    /// The error that had ended the pump before.
     pub fn stop(mut self) -> Result<(), UplinkError> {
         self.end()
     }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::mem::{self, size_of};
+use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -265,6 +266,17 @@ impl FramePort for Lists {
         };
         frames.iter().for_each(|frame| sink(frame));
         frames.len()
+    }
+}
+
+/// Has the kernel take several datagrams of `size` bytes at once.
+pub fn set_segment(socket: &UdpSocket, size: libc::c_int) -> Result<(), String> {
+    let value = (&raw const size).cast();
+    let (level, option) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+    // SAFETY: the option takes an int.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, 4) } {
+        0 => Ok(()),
+        _ => Err("this kernel has no UDP_SEGMENT".into()),
     }
 }
 

@@ -7,7 +7,6 @@ mod offloads;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::mpsc;
 
@@ -281,21 +280,7 @@ fn datagrams_that_the_host_left_in_one_are_cut() {
         ip("addr add 10.9.0.1/24 dev far")?;
         ip("neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev far")?;
         let socket = UdpSocket::bind("10.9.0.1:4000").unwrap();
-        let size: libc::c_int = 700;
-        // SAFETY: the option takes an int.
-        let result = unsafe {
-            let value = (&raw const size).cast();
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_UDP,
-                libc::UDP_SEGMENT,
-                value,
-                4,
-            )
-        };
-        if result != 0 {
-            return Err("this kernel has no UDP_SEGMENT".into());
-        }
+        net::set_segment(&socket, 700)?;
         let port = Lists::default();
         let bridge = PumpThread::start(device, port.clone(), PumpWait::default()).unwrap();
         // 86 datagrams a call: more than a batch.

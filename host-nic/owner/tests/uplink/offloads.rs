@@ -14,7 +14,7 @@ use postern_nic_owner::frame_port::{Frame, FramePort};
 use postern_nic_owner::host_port::HostPort;
 use postern_nic_owner::uplink::{PumpThread, PumpWait};
 
-use super::net::{in_namespace, ip, veth, wait_until};
+use super::net::{in_namespace, ip, set_segment, veth, wait_until};
 use super::{open, tcp_passes, udp_sum};
 
 /// The address that every guest of a test has, as far as hosts know.
@@ -43,17 +43,6 @@ fn socket(interface: &str) -> Result<UdpSocket, String> {
     let socket = UdpSocket::bind("10.9.0.1:4000").unwrap();
     socket.connect("10.9.0.2:5000").unwrap();
     Ok(socket)
-}
-
-/// Has the kernel take several datagrams of `size` bytes at once.
-fn set_segment(socket: &UdpSocket, size: libc::c_int) -> Result<(), String> {
-    let value = (&raw const size).cast();
-    let (level, option) = (libc::SOL_UDP, libc::UDP_SEGMENT);
-    // SAFETY: the option takes an int.
-    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, 4) } {
-        0 => Ok(()),
-        _ => Err("this kernel has no UDP_SEGMENT".into()),
-    }
 }
 
 /// The next frame of UDP over IPv4 that a guest receives, with its header.

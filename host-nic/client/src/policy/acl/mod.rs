@@ -13,7 +13,7 @@ pub struct AclSpec {
     /// The rules, of which the first one that matches a frame decides.
     #[serde(default)]
     pub rules: Vec<RuleSpec>,
-    /// What happens to frames that match no rule.
+    /// The verdict on frames that match no rule.
     #[serde(default = "permit", with = "super::rule::verdict")]
     pub default: Verdict,
 }

@@ -15,7 +15,7 @@ pub const MIN_BURST: u32 = 1522;
 /// Longest time that a burst may take to flow in at its rate, in ns: about 18 minutes.
 pub const MAX_BURST_NS: u64 = 1 << 40;
 
-/// Why a limit is refused.
+/// A rate limit that is refused.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum RateError {
     /// The rate is out of range.

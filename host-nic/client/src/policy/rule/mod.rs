@@ -32,7 +32,7 @@ use postern_switch::policy::headers::has_ports;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What is wrong with a rule.
+/// A rule, or a list of rules, that is refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RuleError {
     /// A word that means nothing where it stands.
@@ -40,13 +40,13 @@ pub enum RuleError {
     Token {
         /// The word.
         token: String,
-        /// What may stand there.
+        /// The words that may stand there.
         expected: &'static str,
     },
     /// The rule ends too early.
     #[error("the rule ends where {expected} should follow")]
     End {
-        /// What is missing.
+        /// The missing words.
         expected: &'static str,
     },
     /// Two clauses of a kind.
@@ -54,7 +54,7 @@ pub enum RuleError {
     Twice {
         /// The second one.
         token: String,
-        /// What there may be one of.
+        /// The kind of clause that there may be one of.
         what: &'static str,
     },
     /// Bits that the mask or prefix length does not cover are set.
@@ -62,7 +62,7 @@ pub enum RuleError {
     Outside {
         /// Address and mask.
         token: String,
-        /// The same with these bits cleared.
+        /// Address and mask with these bits cleared.
         instead: String,
     },
     /// Two fields that no frame has together.
@@ -79,27 +79,27 @@ pub enum RuleError {
     /// A number out of its range.
     #[error("{what} {value} is out of range: {allowed}")]
     Range {
-        /// What it is.
+        /// The meaning of the number.
         what: &'static str,
-        /// Its value.
+        /// The number.
         value: u32,
-        /// What it may be.
+        /// The range of such numbers.
         allowed: &'static str,
     },
     /// More rules than a list holds.
     #[error("{count} rules are too many: a list holds {MAX_RULES}")]
     TooMany {
-        /// How many they are.
+        /// The number of rules.
         count: usize,
     },
     /// A rule of a list.
     #[error("rule {number}, '{rule}': {reason}")]
     InList {
-        /// Its number, from 1.
+        /// Number of the rule in its list, from 1.
         number: usize,
-        /// Its text.
+        /// Text of the rule.
         rule: String,
-        /// What is wrong with it.
+        /// The fault of the rule.
         reason: Box<RuleError>,
     },
 }
@@ -254,10 +254,10 @@ impl PortRange {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleSpec {
-    /// What happens to frames that match.
+    /// The verdict on frames that match.
     #[serde(with = "verdict")]
     pub action: Verdict,
-    /// Which way the frame goes; both without.
+    /// The way that the frame goes; both without.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "direction")]
     pub direction: Option<Direction>,
     /// Source address of layer 2.

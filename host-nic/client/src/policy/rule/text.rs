@@ -61,12 +61,12 @@ fn number<T: TryFrom<u32>>(token: &str, expected: &'static str) -> Result<T, Rul
 
 /// Sets what may be given once.
 fn once<T>(
-    place: &mut Option<T>,
+    field: &mut Option<T>,
     value: T,
     token: &str,
     what: &'static str,
 ) -> Result<(), RuleError> {
-    match place.replace(value) {
+    match field.replace(value) {
         None => Ok(()),
         Some(_) => Err(RuleError::Twice {
             token: token.to_owned(),
@@ -228,7 +228,7 @@ impl FromStr for PortRange {
     }
 }
 
-/// As the text form of a part, for serde.
+/// Has serde read and write a part of a rule as its text.
 macro_rules! as_text {
     ($($part:ty),*) => {$(
         impl TryFrom<String> for $part {

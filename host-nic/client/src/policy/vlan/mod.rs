@@ -5,13 +5,13 @@ use postern_switch::policy::vlan::{SET_WORDS, TRUNK, Vlan, VlanSet, VlanWords, i
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Why settings are refused.
+/// VLAN settings that are refused.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum VlanError {
-    /// A number that is no VLAN.
+    /// The number is no VLAN.
     #[error("{0} is no VLAN: 1 to 4094")]
     Vid(u16),
-    /// An untagged VLAN that the port does not have.
+    /// The port is no member of an untagged VLAN.
     #[error(
         "VLAN {0} cannot leave untagged through a port that is no member of it: add it to the trunk"
     )]

@@ -28,7 +28,7 @@ pub enum RecordingError {
     Read {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The name is that of a directory, a device or a pipe.
@@ -45,7 +45,7 @@ pub enum RecordingError {
     TooLarge {
         /// The file.
         file: PathBuf,
-        /// Its size, in bytes.
+        /// The file's size in bytes.
         size: u64,
     },
     /// The file has none of the formats.
@@ -56,13 +56,14 @@ pub enum RecordingError {
     NoCapture {
         /// The file.
         file: PathBuf,
-        /// What is wrong with its beginning.
+        /// The fault of its beginning.
         reason: String,
     },
     /// The file ends inside a packet.
     #[error(
-        "{} ends inside packet {packet}, whose record starts at byte {offset}; copy it again, or keep its \
-         whole packets with `tcpdump -r {} -w whole.pcap`", file.display(), file.display()
+        "{} ends inside packet {packet}, whose record starts at byte {offset}; copy it again, \
+         or keep its whole packets with `tcpdump -r {} -w whole.pcap`",
+        file.display(), file.display()
     )]
     Cut {
         /// The file.
@@ -84,13 +85,13 @@ pub enum RecordingError {
         packet: u64,
         /// Offset of its record in the file, in bytes.
         offset: usize,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// The file's frames are not Ethernet frames.
     #[error(
-        "{} has link type {link} at packet {packet}, not Ethernet (1); capture on an Ethernet interface \
-         (tcpdump -i eth0, not -i any)", file.display()
+        "{} has link type {link} at packet {packet}, not Ethernet (1); \
+         capture on an Ethernet interface (tcpdump -i eth0, not -i any)", file.display()
     )]
     LinkType {
         /// The file.
@@ -102,8 +103,9 @@ pub enum RecordingError {
     },
     /// The file has no frame that can be sent.
     #[error(
-        "{} has no frame that can be sent ({} cut short, {} over {MAX_FRAME} bytes, {} under {MIN_FRAME} \
-         bytes); capture again while there is traffic, with whole frames (tcpdump -s 0)",
+        "{} has no frame that can be sent \
+         ({} cut short, {} over {MAX_FRAME} bytes, {} under {MIN_FRAME} bytes); \
+         capture again while there is traffic, with whole frames (tcpdump -s 0)",
         file.display(), skipped.truncated, skipped.too_long, skipped.too_short
     )]
     Empty {

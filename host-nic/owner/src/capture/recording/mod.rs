@@ -2,6 +2,7 @@
 //!
 //! The whole file is read and checked before anything is done with its frames. What the file's
 //! format does not allow is an error; a frame that only cannot be sent is skipped and counted.
+#![forbid(unsafe_code)]
 
 mod error;
 
@@ -20,14 +21,14 @@ use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
 
 use postern_abi::window::{MAX_FRAME, MIN_FRAME};
 
-/// Most interfaces of one file.
+/// Most interfaces of a file.
 const MAX_INTERFACES: usize = 1 << 16;
 const SECOND: u128 = 1_000_000_000;
 
-/// One frame of a file.
+/// A frame of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordedFrame<'a> {
-    /// When it was captured, in nanoseconds since the epoch; 0 where the file does not say.
+    /// Time of the capture, in nanoseconds since the epoch; 0 where the file does not say.
     pub time: u64,
     /// The frame.
     pub data: &'a [u8],
@@ -53,7 +54,7 @@ impl Recording {
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong with it.
+    /// The first fault of the file.
     pub fn open(file: &Path) -> Result<Recording, RecordingError> {
         let error = |source| RecordingError::Read {
             file: file.into(),
@@ -84,11 +85,11 @@ impl Recording {
         Recording::parse(file, bytes)
     }
 
-    /// The same for the content of a file; `file` is for errors.
+    /// Reads the content of a file; `file` is its name in errors.
     ///
     /// # Errors
     ///
-    /// As [`Recording::open`].
+    /// The first fault of the content.
     pub fn parse(file: &Path, bytes: Vec<u8>) -> Result<Recording, RecordingError> {
         let mut parser = Parser {
             file,
@@ -124,7 +125,7 @@ impl Recording {
         })
     }
 
-    /// How many frames can be sent: at least one.
+    /// Number of frames that can be sent: at least one.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -234,13 +235,13 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Where the `length` bytes before `rest` lie in the file.
+    /// Offset in the file of the `length` bytes before `rest`.
     fn part(&self, rest: &[u8], length: usize) -> (usize, usize) {
         let end = self.bytes.len() - rest.len();
         (end.saturating_sub(length), length)
     }
 
-    /// Where a part of the file lies in it.
+    /// Offset of a part of the file in it.
     fn inside(&self, part: &[u8]) -> (usize, usize) {
         let offset = (part.as_ptr() as usize).wrapping_sub(self.bytes.as_ptr() as usize);
         (offset, part.len())

@@ -20,12 +20,12 @@ use crate::frame_port::Frame;
 /// Offset of the checksum (a CRC32c, which no header can ask for) in a header of SCTP, in bytes.
 const SCTP_CHECKSUM: u16 = 8;
 
-/// A frame that an uplink drops.
+/// The reason why an uplink drops a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unusable {
-    /// It, or a segment of it, is longer than [`MAX_FRAME`].
+    /// The frame, or a segment of it, is longer than [`MAX_FRAME`].
     TooLong,
-    /// It is shorter than [`MIN_FRAME`].
+    /// The frame is shorter than [`MIN_FRAME`].
     TooShort,
     /// The work that is left to do cannot be expressed, or is not what its headers say.
     Offload,

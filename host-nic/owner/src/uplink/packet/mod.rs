@@ -41,12 +41,14 @@ use super::virtio_net;
 use crate::frame_port::{BATCH, Frame};
 
 const NEEDS: &str = "CAP_NET_RAW";
+/// Size of a block in bytes.
 const BLOCK: usize = 256 << 10;
+/// Number of blocks of the ring.
 const BLOCKS: usize = 32;
-/// What the kernel wants to know of the frames; with TPACKET_V3 they may have any size that fits a
-/// block.
+/// Size of a frame that the kernel reckons with, in bytes. With TPACKET_V3 frames may have any size
+/// that fits a block.
 const FRAME_SIZE: usize = 2048;
-/// After how long the kernel passes a block that is not full, in milliseconds.
+/// Time after which the kernel passes a block that is not full, in milliseconds.
 const RETIRE: u32 = 1;
 /// First release of Linux whose packet sockets take large segments of UDP.
 const USO_RELEASE: (u32, u32) = (6, 2);
@@ -72,7 +74,7 @@ impl PacketSocket {
     ///
     /// # Errors
     ///
-    /// When there is no such interface, it is down or not Ethernet, or the kernel refuses.
+    /// There is no such interface, it is down or not Ethernet, or the kernel refuses.
     pub fn open(interface: &str) -> Result<PacketSocket, UplinkError> {
         let link = Link::open(interface)?;
         let socket = packet_socket(interface)?;

@@ -146,13 +146,13 @@ unsafe fn bpf<T>(command: i32, attribute: &T) -> io::Result<i32> {
     Ok(result as i32)
 }
 
-/// As [`bpf`], for commands that return a descriptor.
+/// Makes a call of [`bpf`] for a command that returns a descriptor.
 ///
 /// # Safety
 ///
-/// As [`bpf`].
+/// The attribute is what the command takes, as for [`bpf`].
 unsafe fn bpf_fd<T>(command: i32, attribute: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller vouches for the attribute.
     let fd = unsafe { bpf(command, attribute) }?;
     // SAFETY: a new descriptor, which nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

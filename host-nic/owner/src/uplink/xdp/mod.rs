@@ -51,9 +51,9 @@ use super::offload;
 use crate::frame_port::{BATCH, Frame};
 
 const NEEDS: &str = "CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF";
-/// Bytes of a chunk.
+/// Size of a chunk in bytes.
 const CHUNK: usize = 4096;
-/// Chunks each way, and entries of each ring.
+/// Number of chunks each way, and of entries of each ring.
 const CHUNKS: u32 = 2048;
 /// Length of the longest frame in bytes.
 const LONGEST: usize = MAX_FRAME as usize;
@@ -61,7 +61,7 @@ const LONGEST: usize = MAX_FRAME as usize;
 const PARTS: usize = LONGEST.div_ceil(CHUNK);
 /// `XDP_PKT_CONTD`: the frame goes on in the next entry.
 const CONTINUED: u32 = 1;
-/// Entries that one system call sends in copy mode (`TX_BATCH_SIZE` in net/xdp/xsk.c).
+/// Number of entries that one system call sends in copy mode (`TX_BATCH_SIZE` in net/xdp/xsk.c).
 const KICK: u32 = 32;
 
 /// An AF_XDP socket on one queue of one interface, which it keeps in promiscuous mode.
@@ -77,15 +77,15 @@ pub struct XdpSocket {
     socket: OwnedFd,
     _promiscuous: OwnedFd,
     umem: Map,
-    /// Frames of several chunks, put together.
+    /// The received frames that had several chunks, put together.
     joined: Batch,
-    /// Chunks for sending that are free.
+    /// The free chunks for sending, as offsets in the UMEM.
     free: Vec<u64>,
-    /// Frames and bytes pushed since the last flush.
+    /// Numbers of frames and bytes pushed since the last flush.
     pushed: Flushed,
     longest: usize,
     zero_copy: bool,
-    /// What [`Device::missed`] has reported.
+    /// Number of frames that [`Device::missed`] has reported.
     missed: u64,
 }
 
@@ -94,7 +94,7 @@ impl XdpSocket {
     ///
     /// # Errors
     ///
-    /// When there is no such interface or queue, it is down, not Ethernet or in use, or the kernel
+    /// There is no such interface or queue, it is down, not Ethernet or in use, or the kernel
     /// or driver cannot do what `mode` asks for.
     pub fn open(interface: &str, queue: u32, mode: Mode) -> Result<XdpSocket, UplinkError> {
         let mut link = Link::open(interface)?;
@@ -114,8 +114,8 @@ impl XdpSocket {
             Errno::NOBUFS => UplinkError::Unsupported {
                 step: "lock memory for frames of",
                 interface: interface.into(),
-                remedy: "16 MiB are over the limit of locked memory; raise it (`ulimit -l`) or give \
-                         the program CAP_IPC_LOCK",
+                remedy: "16 MiB are over the limit of locked memory; raise it (`ulimit -l`) or \
+                         give the program CAP_IPC_LOCK",
                 source: errno.into(),
             },
             _ => failed("register memory for frames of")(errno),
@@ -229,7 +229,7 @@ impl XdpSocket {
     }
 }
 
-/// Where a received frame lies.
+/// The place of a received frame.
 enum Source<'a> {
     /// In a chunk of the UMEM.
     Chunk(&'a [u8]),
@@ -351,11 +351,11 @@ impl Device for XdpSocket {
         let mut left = parts;
         for part in frame.chunks(CHUNK) {
             let Some(chunk) = self.free.pop() else { return };
-            let Some(place) = self.umem.at(chunk as usize, part.len()) else {
+            let Some(to) = self.umem.at(chunk as usize, part.len()) else {
                 return;
             };
             // SAFETY: it lies in the UMEM, in a chunk for sending that the kernel does not have.
-            unsafe { place.copy_from_nonoverlapping(part.as_ptr(), part.len()) };
+            unsafe { to.copy_from_nonoverlapping(part.as_ptr(), part.len()) };
             left -= 1;
             self.transmit.push(xdp_desc {
                 addr: chunk,
