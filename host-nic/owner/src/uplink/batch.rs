@@ -1,18 +1,24 @@
-//! A batch of frames, copied one behind the other.
+//! A batch of frames, copied one behind the other, each behind its `virtio_net_hdr`: the form in
+//! which TAPs and packet sockets take and give frames.
 #![forbid(unsafe_code)]
 
 use postern_abi::window::{MAX_SEGMENT, RecordHeader};
 
+use super::virtio_net;
 use crate::frame_port::{BATCH, Frame};
 
 /// Bytes kept free for one frame: one more than the longest, so that a longer one shows.
 const ROOM: usize = MAX_SEGMENT as usize + 1;
+/// Bytes kept free for one frame and its header.
+const ROOM_WITH_HEADER: usize = virtio_net::SIZE + ROOM;
 
 /// A frame of a batch.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     header: RecordHeader,
+    /// Offset of the frame.
     start: usize,
+    /// Length of the frame.
     length: usize,
 }
 
@@ -24,14 +30,14 @@ pub(super) struct Batch {
     entries: Box<[Entry; BATCH]>,
     first: usize,
     end: usize,
-    /// Bytes of all frames, also of those that were removed.
+    /// Bytes of all frames and their headers, also of those that were removed.
     used: usize,
 }
 
 impl Batch {
     pub(super) fn new() -> Batch {
         Batch {
-            bytes: vec![0; BATCH * ROOM].into_boxed_slice(),
+            bytes: vec![0; BATCH * ROOM_WITH_HEADER].into_boxed_slice(),
             entries: Box::new([Entry::default(); BATCH]),
             first: 0,
             end: 0,
@@ -54,27 +60,36 @@ impl Batch {
         BATCH - self.end
     }
 
-    /// The memory of the next frame, until [`Batch::add`]; `None` without room.
-    pub(super) fn next(&mut self) -> Option<&mut [u8]> {
+    /// The memory of the next frame and its header, until [`Batch::add`]; `None` without room.
+    pub(super) fn next_with_header(&mut self) -> Option<&mut [u8]> {
         if self.room() == 0 {
             return None;
         }
-        self.bytes.get_mut(self.used..self.used + ROOM)
+        self.bytes.get_mut(self.used..self.used + ROOM_WITH_HEADER)
     }
 
-    /// Adds the frame whose first `length` bytes were written to [`Batch::next`].
+    /// The memory of the next frame, until [`Batch::add`]; `None` without room.
+    pub(super) fn next(&mut self) -> Option<&mut [u8]> {
+        self.next_with_header()?.get_mut(virtio_net::SIZE..)
+    }
+
+    /// Adds the frame of `length` bytes that was written to [`Batch::next`].
     pub(super) fn add(&mut self, header: RecordHeader, length: usize) {
-        if let Some(entry) = self.entries.get_mut(self.end) {
-            let start = self.used;
-            let length = length.min(ROOM);
-            *entry = Entry {
-                header,
-                start,
-                length,
-            };
-            self.used += length;
-            self.end += 1;
+        let Some(entry) = self.entries.get_mut(self.end) else {
+            return;
+        };
+        let start = self.used + virtio_net::SIZE;
+        let length = length.min(ROOM);
+        *entry = Entry {
+            header,
+            start,
+            length,
+        };
+        if let Some(place) = self.bytes.get_mut(self.used..start) {
+            place.copy_from_slice(&virtio_net::encode(header));
         }
+        self.used = start + length;
+        self.end += 1;
     }
 
     /// Adds a copy of `frame`; `false` without room, or when it is too long.
@@ -98,6 +113,25 @@ impl Batch {
         }
     }
 
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let entries = self.entries.get(self.first..self.end);
+        entries.unwrap_or_default().iter()
+    }
+
+    /// The bytes of the frames in order, each behind its header.
+    pub(super) fn with_headers(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries().map(|entry| {
+            let (start, end) = (entry.start, entry.start + entry.length);
+            let bytes = self.bytes.get(start - virtio_net::SIZE..end);
+            bytes.unwrap_or_default()
+        })
+    }
+
+    /// The bytes of the first frame, behind its header.
+    pub(super) fn front_with_header(&self) -> Option<&[u8]> {
+        self.with_headers().next()
+    }
+
     /// The first frame.
     pub(super) fn front(&self) -> Option<Frame<'_>> {
         self.frames().next()
@@ -105,8 +139,7 @@ impl Batch {
 
     /// The frames in order.
     pub(super) fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
-        let entries = self.entries.get(self.first..self.end).unwrap_or_default();
-        entries.iter().map(|entry| {
+        self.entries().map(|entry| {
             let bytes = self.bytes.get(entry.start..entry.start + entry.length);
             Frame {
                 header: entry.header,
@@ -141,6 +174,9 @@ mod tests {
         for number in 0..BATCH {
             let front = batch.front().map(|frame| frame.bytes);
             assert_eq!(front, Some(&[number as u8; 60][..]));
+            let with_header = batch.front_with_header();
+            let expected = [&[0; virtio_net::SIZE][..], &[number as u8; 60]].concat();
+            assert_eq!(with_header, Some(&expected[..]));
             batch.pop();
         }
         assert!(batch.is_empty());

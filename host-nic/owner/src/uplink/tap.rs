@@ -7,13 +7,13 @@
 //! all of these.
 
 use std::ffi::{CStr, c_int, c_short, c_void};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use postern_abi::window::{FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, readv, writev};
+use rustix::io::{Errno, read, write};
 
 use super::batch::Batch;
 use super::device::{Device, Flushed, Received};
@@ -193,21 +193,21 @@ impl Device for TapDevice {
         let mut found = Received::default();
         self.read.clear();
         for _ in 0..BATCH {
-            let Some(next) = self.read.next() else { break };
-            let mut header = [0; virtio_net::SIZE];
-            let parts = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(next)];
+            let Some(next) = self.read.next_with_header() else {
+                break;
+            };
             // The length is that of the whole frame, also of one that was cut to the memory's size,
             // which is at least one byte more than the longest frame.
-            let length = match readv(&self.file, parts) {
+            let length = match read(&self.file, &mut *next) {
                 Ok(length) => length.saturating_sub(virtio_net::SIZE),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(self.link.broken("read from TAP", errno.into())),
             };
-            let header = virtio_net::decode(header);
-            let checked = match next.get_mut(..length) {
-                Some(frame) => offload::check(header, frame),
-                None => Err(Unusable::TooLong),
+            let parts = next.split_first_chunk_mut();
+            let checked = match parts.map(|(header, rest)| (header, rest.get_mut(..length))) {
+                Some((header, Some(frame))) => offload::check(virtio_net::decode(*header), frame),
+                _ => Err(Unusable::TooLong),
             };
             match checked {
                 Ok(header) => self.read.add(header, length),
@@ -233,13 +233,11 @@ impl Device for TapDevice {
 
     fn flush(&mut self) -> Result<Flushed, UplinkError> {
         let mut done = Flushed::default();
-        while let Some(frame) = self.staged.front() {
-            let header = virtio_net::encode(frame.header);
-            let parts = [IoSlice::new(&header), IoSlice::new(frame.bytes)];
-            match writev(&self.file, &parts) {
-                Ok(_) => {
+        while let Some(bytes) = self.staged.front_with_header() {
+            match write(&self.file, bytes) {
+                Ok(length) => {
                     done.frames += 1;
-                    done.bytes += frame.bytes.len() as u64;
+                    done.bytes += length.saturating_sub(virtio_net::SIZE) as u64;
                 }
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,

@@ -37,7 +37,6 @@ use super::device::{Device, Flushed, Received};
 use super::error::{UplinkError, failed};
 use super::link::{Link, packet_socket, promiscuous, set_option};
 use super::map::Map;
-use super::virtio_net;
 use crate::frame_port::{BATCH, Frame};
 
 const NEEDS: &str = "CAP_NET_RAW";
@@ -173,26 +172,22 @@ fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
     }
 }
 
-/// Sends frames with one system call; gives the number of those, in order, that the kernel took.
-fn send<'a>(socket: &OwnedFd, frames: impl Iterator<Item = Frame<'a>>) -> io::Result<usize> {
-    let mut headers = [[0; virtio_net::SIZE]; BATCH];
+/// Sends frames, each behind its header, with one system call; gives the number of those, in order,
+/// that the kernel took.
+fn send<'a>(socket: &OwnedFd, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
     let empty = libc::iovec {
         iov_base: ptr::null_mut(),
         iov_len: 0,
     };
-    let mut parts = [[empty; 2]; BATCH];
+    let mut parts = [empty; BATCH];
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
     let mut count = 0;
-    let memory = headers.iter_mut().zip(&mut parts).zip(&mut messages);
-    for (((header, part), message), frame) in memory.zip(frames) {
-        *header = virtio_net::encode(frame.header);
-        part[0].iov_base = header.as_ptr().cast_mut().cast();
-        part[0].iov_len = header.len();
-        part[1].iov_base = frame.bytes.as_ptr().cast_mut().cast();
-        part[1].iov_len = frame.bytes.len();
-        message.msg_hdr.msg_iov = part.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = part.len() as _; // its type depends on the C library
+    for ((part, message), frame) in parts.iter_mut().zip(&mut messages).zip(frames) {
+        part.iov_base = frame.as_ptr().cast_mut().cast();
+        part.iov_len = frame.len();
+        message.msg_hdr.msg_iov = part;
+        message.msg_hdr.msg_iovlen = 1;
         count += 1;
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -269,7 +264,7 @@ impl Device for PacketSocket {
     fn flush(&mut self) -> Result<Flushed, UplinkError> {
         let mut done = Flushed::default();
         while !self.staged.is_empty() {
-            match send(&self.socket, self.staged.frames()) {
+            match send(&self.socket, self.staged.with_headers()) {
                 Ok(sent) => {
                     for _ in 0..sent {
                         done.frames += 1;
