@@ -450,7 +450,7 @@ fn large_segments_of_an_uplink_pass_a_rate_limit_with_a_smaller_burst() {
         let policy = PortPolicy {
             egress: Some(RateLimit {
                 bits_per_second: 1_000_000_000,
-                burst_bytes: 30_000,
+                burst_bytes: 20_000,
             }),
             ..PortPolicy::default()
         };
@@ -464,7 +464,7 @@ fn large_segments_of_an_uplink_pass_a_rate_limit_with_a_smaller_burst() {
         let socket = std::net::UdpSocket::bind("10.9.0.1:4000").unwrap();
         net::set_segment(&socket, 700)?;
         eventually("a part of a segment", || {
-            socket.send_to(&[1; 40_000], "10.9.0.2:5000").unwrap();
+            socket.send_to(&[1; 30_000], "10.9.0.2:5000").unwrap();
             let frames = tenant.take();
             frames.iter().any(|frame| frame.len() == 742)
         });
