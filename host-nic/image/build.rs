@@ -13,7 +13,7 @@ fn main() {
     fs::write(&path, script).expect("write image.ld");
 
     println!("cargo::rustc-link-arg-bins=--script={}", path.display());
-    // The addresses are known: nothing is left to relocate.
+    // The image is linked at its final address, so that nothing is left to relocate.
     println!("cargo::rustc-link-arg-bins=--no-pie");
     println!("cargo::rustc-link-arg-bins=--build-id=none");
 }

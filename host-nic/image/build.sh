@@ -41,9 +41,17 @@ out=$(realpath -m "$out")
 dir=$(realpath -m "$dir")
 cd "$here"
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
-cargo build --quiet --target "$target" --target-dir "$dir" --profile freestanding \
-	--features "$features"
 
-mkdir -p "$(dirname "$out")"
-cp "$dir/$target/freestanding/postern-nic-image" "$out.new"
-mv "$out.new" "$out"
+# Any number of these may run at once. Cargo has a lock of its own, but lets go of it before the
+# image, which builds with other features replace, is copied.
+mkdir -p "$dir" "$(dirname "$out")"
+exec 9>"$dir/.image.lock"
+flock 9
+cargo build --quiet --target "$target" --target-dir "$dir" --profile freestanding \
+	--features "$features" 9>&-
+
+new=$(mktemp "$out.XXXXXX")
+trap 'rm -f "$new"' EXIT
+cp "$dir/$target/freestanding/postern-nic-image" "$new"
+chmod 755 "$new"
+mv "$new" "$out"

@@ -37,16 +37,25 @@ done
 [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] ||
 	die "Rust has no target $target; run: rustup target add $target"
 
-# The kernel's own model: top 2 GiB, no position independence, no red zone, no tables of jump
-# targets (no indirect branch that would need a retpoline). The target has no vector registers.
-export CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f' -Crelocation-model=static -Ccode-model=kernel \
-	-Cno-redzone=yes -Cjump-tables=no -Cforce-unwind-tables=no)
-CARGO_ENCODED_RUSTFLAGS=${CARGO_ENCODED_RUSTFLAGS%$'\x1f'}
-cargo build --quiet --manifest-path "$here/Cargo.toml" --target "$target" --target-dir "$dir" \
-	--profile freestanding
+# The flags of the target are in .cargo/config.toml, which counts from where cargo runs. The
+# kernel's own model is added: top 2 GiB, no position independence, no red zone. The target has no
+# vector registers.
+out=$(realpath -m "$out")
+dir=$(realpath -m "$dir")
+cd "$here"
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+
+# Any number of these may run at once. Cargo has a lock of its own, but lets go of it before the
+# archive is read.
+mkdir -p "$dir" "$(dirname "$out")"
+exec 9>"$dir/.object.lock"
+flock 9
+cargo build --quiet --target "$target" --target-dir "$dir" --profile freestanding --config \
+	"target.$target.rustflags=['-Crelocation-model=static','-Ccode-model=kernel','-Cno-redzone=yes']" 9>&-
 
 archive=$dir/$target/freestanding/libpostern_nic_kernel.a
-work=$(mktemp -d)
+# Beside the result, so that the last step gives it its name and does nothing else.
+work=$(mktemp -d "$out.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 # One object: the members that the exports need, unused sections dropped, all else made local.
@@ -58,5 +67,4 @@ objcopy --strip-debug "${exports[@]/#/--keep-global-symbol=}" \
 # Not nm, which asks LLVM's plugin first, where that is installed, and that gives up on this object.
 missing=$(readelf --wide --symbols "$work/object.o" | awk '$7 == "UND" && $8 != "" { print $8 }')
 [ -z "$missing" ] || die "the object needs symbols that the kernel may not have:"$'\n'"$missing"
-mkdir -p "$(dirname "$out")"
 mv "$work/object.o" "$out"

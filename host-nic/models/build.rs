@@ -1,4 +1,4 @@
-//! Has the core use the atomics of src/atomics.rs.
+//! Sets `cfg(loom)`, by which the switch uses the atomics of src/atomics.rs.
 
 fn main() {
     println!("cargo::rustc-cfg=loom");

@@ -1,4 +1,5 @@
-//! What the guest's CPUID says.
+//! The CPUID of a guest: what the host supports, less what views forbid.
+#![deny(unsafe_code)]
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
@@ -28,9 +29,10 @@ const fn hidden(leaf: u32, subleaf: u32, register: Register, bit: u32) -> Hidden
     }
 }
 
-/// What a vCPU with views must not turn on: the kernel module lets it enter no view while one of
-/// these is on, and attaches none where the CPUID has VMX, PDCM or PCID. Hidden from every guest, with views or not, so that all paths
-/// are compared on the same CPU. Bits from SDM volume 2, "CPUID".
+/// Features that a vCPU with views must not turn on: the kernel module lets it enter no view while
+/// one of these is on, and attaches none where the CPUID has VMX, PDCM or PCID. They are hidden
+/// from every guest, with views or not, so that all paths are compared on the same CPU. Bits from
+/// SDM volume 2, "CPUID".
 const HIDDEN: [Hidden; 11] = [
     // VMX: there is no nesting.
     hidden(1, 0, Register::Ecx, 5),

@@ -1,4 +1,5 @@
-//! Numbers and sizes of a NIC as people ask for them.
+//! The geometry of a NIC as people ask for it: numbers of ports and queues, sizes of rings.
+#![deny(unsafe_code)]
 
 use postern_abi::window::{DEFAULT_RING, Geometry, GeometryError, MAX_RING, MIN_RING};
 
@@ -7,9 +8,9 @@ use crate::size::Bytes;
 /// Queues of a port where nobody asks for more.
 pub const DEFAULT_QUEUES: u32 = 1;
 
-/// What a NIC is to have.
+/// A geometry that is asked for, parts of which may be left open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct GeometryRequest {
     /// Ports.
     pub ports: u32,
     /// TX queues of each port, and RX queues.
@@ -39,14 +40,14 @@ const RANGE: &str = "from 4 KiB to 8 MiB";
 
 const _: () = assert!(MIN_RING == 4 << 10 && MAX_RING == 8 << 20);
 
-impl Wish {
+impl GeometryRequest {
     /// The geometry of such a NIC.
     ///
     /// # Errors
     ///
     /// The first number or size that no NIC has.
     pub fn geometry(self) -> Result<Geometry, Error> {
-        let Wish { ports, queues, .. } = self;
+        let GeometryRequest { ports, queues, .. } = self;
         // What is more than 32 bits hold is no size either.
         let bytes = |size: Bytes| u32::try_from(size.0).unwrap_or(u32::MAX);
         let ring = self.ring.map_or(DEFAULT_RING, bytes);
@@ -76,7 +77,7 @@ pub fn describe(geometry: Geometry) -> String {
 mod tests {
     use super::*;
 
-    const PLAIN: Wish = Wish {
+    const PLAIN: GeometryRequest = GeometryRequest {
         ports: 2,
         queues: 1,
         ring: None,
@@ -90,7 +91,7 @@ mod tests {
             describe(geometry),
             "2 ports with 1 queue each, TX rings of 256 KiB, lanes of 256 KiB"
         );
-        let many = Wish {
+        let many = GeometryRequest {
             ports: 64,
             queues: 4,
             ring: Some(Bytes(1 << 20)),
@@ -101,23 +102,23 @@ mod tests {
             "64 ports with 4 queues each, TX rings of 1 MiB, lanes of 32 KiB"
         );
         let lane = Some(Bytes(2 << 20));
-        let geometry = Wish { lane, ..PLAIN }.geometry().unwrap();
+        let geometry = GeometryRequest { lane, ..PLAIN }.geometry().unwrap();
         assert_eq!((geometry.ring(), geometry.lane()), (256 << 10, 2 << 20));
     }
 
     #[test]
     fn errors_say_what_was_asked_for_and_what_can_be() {
-        let ring = |size| Wish {
+        let ring = |size| GeometryRequest {
             ring: Some(Bytes(size)),
             ..PLAIN
         };
-        let lane = |size| Wish {
+        let lane = |size| GeometryRequest {
             lane: Some(Bytes(size)),
             ..PLAIN
         };
         let cases = [
-            (Wish { ports: 1, ..PLAIN }, "2 to 256 ports"),
-            (Wish { queues: 9, ..PLAIN }, "1 to 8 queues"),
+            (GeometryRequest { ports: 1, ..PLAIN }, "2 to 256 ports"),
+            (GeometryRequest { queues: 9, ..PLAIN }, "1 to 8 queues"),
             (ring(100), "a TX ring of 100 bytes"),
             (ring(3 << 20), "from 4 KiB to 8 MiB"),
             (ring((1 << 32) + (1 << 20)), "a TX ring of 4097 MiB"),
@@ -125,9 +126,9 @@ mod tests {
             (lane(1 << 40), "a lane of 1024 GiB"),
             (lane(0), "a lane of 0 bytes"),
         ];
-        for (wish, part) in cases {
-            let message = wish.geometry().unwrap_err().to_string();
-            assert!(message.contains(part), "{wish:?}: {message}");
+        for (request, part) in cases {
+            let message = request.geometry().unwrap_err().to_string();
+            assert!(message.contains(part), "{request:?}: {message}");
         }
     }
 }

@@ -1,7 +1,9 @@
 //! KVM of this host: opening it, and what the VMM needs of it.
+#![deny(unsafe_code)]
 
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use std::fmt;
 
 use crate::layout;
 
@@ -53,6 +55,12 @@ const REQUIRED: [Cap; 7] = [
 pub struct Host {
     kvm: Kvm,
     cpuid: CpuId,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").finish_non_exhaustive()
+    }
 }
 
 impl Host {

@@ -6,13 +6,14 @@
 //!   0x0001_d000             RAM, free
 //!   0x000a_0000   384 KiB   RAM, but reserved in the memory map: where PCs have the VGA and BIOS
 //!   0x0010_0000             RAM: kernel from here, initrd at its end
-//!   0xc000_0000   1004 MiB  the NIC's memory, up to the I/O APIC (abi::machine::NIC_GPA)
+//!   0xc000_0000   1004 MiB  the NIC's memory, up to the I/O APIC (abi::platform::NIC_GPA)
 //!   0xfec0_0000             I/O APIC, then local APICs, KVM's own pages: no memory slot here
-//!   0x1_0000_0000           RAM beyond the first 3 GiB (abi::machine::HIGH_RAM_GPA)
+//!   0x1_0000_0000           RAM beyond the first 3 GiB (abi::platform::HIGH_RAM_GPA)
 //!   256 GiB       64 GiB    only views use it: no memory slot here (abi::view::RESERVED_GPA)
 //! ```
+#![deny(unsafe_code)]
 
-use postern_abi::{PAGE_SIZE, machine, view};
+use postern_abi::{PAGE_SIZE, platform, view};
 use vm_memory::GuestAddress;
 
 /// First byte of the structures that the VMM prepares for the guest's start.
@@ -91,20 +92,20 @@ pub const KVM_IDENTITY_MAP: GuestAddress = GuestAddress(0xfffb_c000);
 pub const KVM_TSS: GuestAddress = GuestAddress(0xfffb_d000);
 
 /// End of the platform's devices: the end of the low 4 GiB.
-pub const PLATFORM_END: GuestAddress = GuestAddress(machine::HIGH_RAM_GPA);
+pub const PLATFORM_END: GuestAddress = GuestAddress(platform::HIGH_RAM_GPA);
 
 /// The most RAM a VM can have, in bytes: the low part, and from 4 GiB to the range of views.
-pub const MAX_RAM: u64 = machine::NIC_GPA + (view::RESERVED_GPA - machine::HIGH_RAM_GPA);
+pub const MAX_RAM: u64 = platform::NIC_GPA + (view::RESERVED_GPA - platform::HIGH_RAM_GPA);
 
 /// The most vCPUs a VM can have, whatever KVM allows: APIC ids are 8 bits wide, 255 is broadcast.
 pub const MAX_VCPUS: usize = 254;
 
 /// The parts of `size` bytes of RAM: one below the NIC's memory, and the rest above 4 GiB.
 pub fn ram_parts(size: u64) -> Vec<(GuestAddress, u64)> {
-    let low = size.min(machine::NIC_GPA);
+    let low = size.min(platform::NIC_GPA);
     let mut parts = vec![(GuestAddress(0), low)];
     if size > low {
-        parts.push((GuestAddress(machine::HIGH_RAM_GPA), size - low));
+        parts.push((GuestAddress(platform::HIGH_RAM_GPA), size - low));
     }
     parts
 }
@@ -115,7 +116,7 @@ const _: () = {
     assert!(CMDLINE.0 + CMDLINE_SIZE as u64 == BOOT_END.0);
     assert!(BOOT_END.0 <= LEGACY_HOLE.0);
     assert!(KERNEL_START.0 < MIN_RAM);
-    assert!(machine::NIC_GPA < IO_APIC.0);
+    assert!(platform::NIC_GPA < IO_APIC.0);
 };
 
 #[cfg(test)]

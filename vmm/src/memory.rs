@@ -1,6 +1,7 @@
 //! Guest-physical memory: RAM, and the table of memory slots given to KVM.
 
 use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -11,7 +12,7 @@ use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, Gues
 use crate::layout;
 use crate::size::Bytes;
 
-/// What can be wrong with a VM's memory.
+/// Why a VM cannot have this memory.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Less RAM than any guest can start in.
@@ -22,7 +23,11 @@ pub enum Error {
     )]
     TooSmall(u64),
     /// More RAM than the layout has room for.
-    #[error("{size} of memory are too many for a VM: the most is {max}", size = Bytes(*.0), max = Bytes(layout::MAX_RAM))]
+    #[error(
+        "{size} of memory are too many for a VM: the most is {max}",
+        size = Bytes(*.0),
+        max = Bytes(layout::MAX_RAM)
+    )]
     TooLarge(u64),
     /// RAM that is no whole number of pages.
     #[error("a memory of {0} bytes is not a multiple of {unit} bytes", unit = layout::RAM_UNIT)]
@@ -102,7 +107,7 @@ pub fn reserve_ram(size: u64) -> Result<GuestMemoryMmap, Error> {
 }
 
 /// Keeps a slot's host memory mapped for as long as the VM may use it.
-pub type Keeper = Arc<dyn Any + Send + Sync>;
+pub type MemoryOwner = Arc<dyn Any + Send + Sync>;
 
 /// One contiguous piece of guest-physical memory.
 struct Slot {
@@ -110,18 +115,28 @@ struct Slot {
     gpa: u64,
     size: u64,
     host: usize,
-    _keeper: Keeper,
+    _owner: MemoryOwner,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot")
+            .field("name", &self.name)
+            .field("gpa", &self.gpa)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The memory slots of a VM: what lies where in guest-physical memory. No two overlap, and none
 /// touches an address that belongs to KVM's devices or to views.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Slots {
     slots: Vec<Slot>,
 }
 
 /// Addresses that no slot may touch, with their ends.
-const TAKEN: [(&str, u64, u64); 2] = [
+const RESERVED_RANGES: [(&str, u64, u64); 2] = [
     (
         "the platform's interrupt controllers",
         layout::IO_APIC.0,
@@ -148,14 +163,14 @@ impl Slots {
     pub fn add_ram(&mut self, ram: &GuestMemoryMmap) -> Result<(), Error> {
         for region in ram.iter() {
             let host = region.as_ptr() as usize;
-            let keeper = region.get_mmap();
+            let owner = region.get_mmap();
             let (gpa, size) = (region.start_addr(), region.len());
-            self.add("RAM", gpa, size, host, keeper)?;
+            self.add("RAM", gpa, size, host, owner)?;
         }
         Ok(())
     }
 
-    /// Adds a slot: `size` bytes at host address `host`, seen by the guest at `gpa`. `keeper` owns
+    /// Adds a slot: `size` bytes at host address `host`, seen by the guest at `gpa`. `owner` owns
     /// the mapping; it lives as long as this table.
     ///
     /// # Errors
@@ -167,7 +182,7 @@ impl Slots {
         gpa: GuestAddress,
         size: u64,
         host: usize,
-        keeper: Keeper,
+        owner: MemoryOwner,
     ) -> Result<(), Error> {
         let start = gpa.raw_value();
         let bad = || Error::BadSlot {
@@ -184,7 +199,7 @@ impl Slots {
             .slots
             .iter()
             .map(|slot| (slot.name.as_str(), slot.gpa, slot.gpa + slot.size));
-        if let Some((other, other_gpa, other_end)) = TAKEN
+        if let Some((other, other_gpa, other_end)) = RESERVED_RANGES
             .into_iter()
             .chain(slots)
             .find(|&(_, other_start, other_end)| start < other_end && other_start < end)
@@ -203,7 +218,7 @@ impl Slots {
             gpa: start,
             size,
             host,
-            _keeper: keeper,
+            _owner: owner,
         });
         Ok(())
     }
@@ -222,7 +237,7 @@ impl Slots {
                 memory_size: slot.size,
                 userspace_addr: slot.host as u64,
             };
-            // SAFETY: the slot's keeper holds the mapping of `size` bytes at `host`, and `add` made
+            // SAFETY: the slot's owner holds the mapping of `size` bytes at `host`, and `add` made
             // sure that no other slot has these guest-physical addresses.
             unsafe { vm.set_user_memory_region(region) }.map_err(|source| Error::SetSlot {
                 name: slot.name.clone(),
@@ -238,18 +253,18 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postern_abi::machine;
+    use postern_abi::platform;
 
     const HOST: usize = 0x7000_0000_0000;
 
-    fn keeper() -> Keeper {
+    fn owner() -> MemoryOwner {
         Arc::new(())
     }
 
     fn slots(list: &[(&str, u64, u64)]) -> Result<Slots, Error> {
         let mut slots = Slots::new();
         for &(name, gpa, size) in list {
-            slots.add(name, GuestAddress(gpa), size, HOST, keeper())?;
+            slots.add(name, GuestAddress(gpa), size, HOST, owner())?;
         }
         Ok(slots)
     }
@@ -259,8 +274,8 @@ mod tests {
         assert!(
             slots(&[
                 ("RAM", 0, 0x10_0000),
-                ("window", machine::NIC_GPA, 0x1000),
-                ("window 2", machine::NIC_GPA + 0x1000, 0x1000),
+                ("window", platform::NIC_GPA, 0x1000),
+                ("window 2", platform::NIC_GPA + 0x1000, 0x1000),
             ])
             .is_ok()
         );
@@ -325,6 +340,6 @@ mod tests {
         let mut slots = Slots::new();
         slots.add_ram(&ram).unwrap();
         assert_eq!(slots.slots.len(), 2);
-        assert_eq!(slots.slots[1].gpa, machine::HIGH_RAM_GPA);
+        assert_eq!(slots.slots[1].gpa, platform::HIGH_RAM_GPA);
     }
 }

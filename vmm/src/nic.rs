@@ -7,28 +7,33 @@
 //! | `exit-user` | the port's window | OUT, served here, in a mapping of the NIC's whole memory |
 //! | `direct` | all of it | none leave the guest |
 //!
-//! What the guest sees begins at [`machine::NIC_GPA`].
+//! What the guest sees begins at [`platform::NIC_GPA`].
 //!
 //! The NIC keeps apart what different vCPUs of a port send, by KVM's number of the vCPU, as far as
 //! the port has queues. So a VM has at most as many vCPUs as that; on the path `direct` the guest
 //! chooses the numbers itself.
+#![deny(unsafe_code)]
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path;
 use std::sync::Arc;
 
-use postern_abi::machine::{self, Path};
+use postern_abi::platform::{self, CallPath};
+use postern_abi::port_word::PortWord;
 use postern_abi::window::{Geometry, MAX_QUEUES};
-use postern_nic::caller::{Caller, window_offset};
-use postern_nic::client::{self, Attachment, ClientError, Resources};
-use postern_nic::memory::{Memory, MemoryError};
+use postern_kvm::AttachMode;
+use postern_nic_client::memory::{Memory, MemoryError};
+use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::request::{self, Attachment, ClientError};
+use postern_switch::credentials::Credentials;
+use postern_switch::layout::window_offset;
 use vm_memory::{FileOffset, GuestAddress, MmapRegion};
 
 use crate::devices::RequestPort;
 use crate::memory::{self, Slots};
-use crate::view::Use;
 
 /// Why a VM has no NIC port.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +56,8 @@ pub enum Error {
     },
     /// The NIC cannot tell so many vCPUs apart.
     #[error(
-        "each port of the NIC has queues for {queues} vCPUs, not {vcpus}: {} or give the VM fewer vCPUs",
+        "each port of the NIC has queues for {queues} vCPUs, not {vcpus}: {} or give the VM fewer \
+         vCPUs",
         remedy(*.vcpus)
     )]
     TooManyVcpus {
@@ -65,7 +71,7 @@ pub enum Error {
     Descriptors(#[source] io::Error),
 }
 
-/// What makes room for so many vCPUs.
+/// How a NIC is made that has queues for so many vCPUs.
 fn remedy(vcpus: usize) -> String {
     match u32::try_from(vcpus) {
         Ok(queues @ ..=MAX_QUEUES) => {
@@ -80,15 +86,15 @@ fn remedy(vcpus: usize) -> String {
 /// # Errors
 ///
 /// When there are more vCPUs than a port has queues.
-pub fn check_vcpus(vcpus: usize, geometry: Geometry, path: Path) -> Result<(), Error> {
+pub fn check_vcpus(vcpus: usize, geometry: Geometry, path: CallPath) -> Result<(), Error> {
     let queues = geometry.queues();
-    if path != Path::Direct && vcpus > queues as usize {
+    if path != CallPath::Direct && vcpus > queues as usize {
         return Err(Error::TooManyVcpus { vcpus, queues });
     }
     Ok(())
 }
 
-/// What of the NIC's memory this process has mapped.
+/// The part of the NIC's memory that this process has mapped.
 enum Mapped {
     Window(Arc<MmapRegion>),
     Whole(Arc<Memory>),
@@ -100,24 +106,32 @@ pub struct NicPort {
     mapped: Mapped,
 }
 
+impl fmt::Debug for NicPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NicPort")
+            .field("attachment", &self.attachment)
+            .finish_non_exhaustive()
+    }
+}
+
 impl NicPort {
     /// Asks the NIC at `socket` for a port.
     ///
     /// # Errors
     ///
     /// When it is refused, or cannot be mapped.
-    pub fn connect(socket: &path::Path, port: u32, path: Path) -> Result<NicPort, Error> {
-        let mut attachment = client::attach(socket, port, path)?;
+    pub fn connect(socket: &path::Path, port: u32, path: CallPath) -> Result<NicPort, Error> {
+        let mut attachment = request::attach(socket, port, path)?;
         let geometry = attachment.geometry();
-        let mapped = match &mut attachment.resources {
-            Resources::View { window, .. } => {
+        let mapped = match &mut attachment.fds {
+            TenancyFds::View { window, .. } => {
                 let size = geometry.window_size();
                 let file = File::from(window.try_clone().map_err(Error::Descriptors)?);
                 let region = MmapRegion::from_file(FileOffset::new(file, 0), size as usize)
                     .map_err(|source| Error::Window { port, size, source })?;
                 Mapped::Window(Arc::new(region))
             }
-            Resources::Memory { state, windows } => {
+            TenancyFds::Memory { state, windows } => {
                 let state = state.try_clone().map_err(Error::Descriptors)?;
                 Mapped::Whole(Arc::new(Memory::open(state, std::mem::take(windows))?))
             }
@@ -126,7 +140,7 @@ impl NicPort {
     }
 
     /// How requests reach the NIC.
-    pub fn path(&self) -> Path {
+    pub fn path(&self) -> CallPath {
         self.attachment.path
     }
 
@@ -135,18 +149,18 @@ impl NicPort {
         self.caller().port().number()
     }
 
-    fn caller(&self) -> Caller {
-        self.attachment.caller
+    fn caller(&self) -> Credentials {
+        self.attachment.credentials
     }
 
     /// Guest-physical address and size in bytes of what the guest sees of the NIC's memory.
-    pub fn place(&self) -> (GuestAddress, u64) {
+    pub fn guest_range(&self) -> (GuestAddress, u64) {
         let caller = self.caller();
         let size = match self.path() {
-            Path::Direct => caller.size(),
+            CallPath::Direct => caller.size(),
             _ => caller.geometry().window_size(),
         };
-        (GuestAddress(machine::NIC_GPA), size)
+        (GuestAddress(platform::NIC_GPA), size)
     }
 
     /// Checks that the NIC can tell the VM's vCPUs apart.
@@ -160,14 +174,14 @@ impl NicPort {
 
     /// The word of the command line that describes the port to the guest.
     pub fn cmdline_word(&self) -> String {
-        let (gpa, size) = self.place();
-        format!(
-            "{}{},{},{:#x},{size:#x}",
-            machine::CMDLINE_NIC,
-            self.path().name(),
-            self.port(),
-            gpa.0
-        )
+        let (gpa, size) = self.guest_range();
+        let word = PortWord {
+            path: self.path(),
+            port: self.caller().port(),
+            gpa: gpa.0,
+            size,
+        };
+        word.to_string()
     }
 
     /// Adds the memory that the guest sees.
@@ -176,7 +190,7 @@ impl NicPort {
     ///
     /// When it does not fit below the platform's devices.
     pub fn add_slots(&self, slots: &mut Slots) -> Result<(), memory::Error> {
-        let (gpa, size) = self.place();
+        let (gpa, size) = self.guest_range();
         match &self.mapped {
             Mapped::Window(region) => {
                 let host = region.as_ptr() as usize;
@@ -184,7 +198,7 @@ impl NicPort {
             }
             Mapped::Whole(memory) => {
                 let (name, offset) = match self.path() {
-                    Path::Direct => ("the NIC's memory", 0),
+                    CallPath::Direct => ("the NIC's memory", 0),
                     _ => {
                         let caller = self.caller();
                         let offset = window_offset(caller.geometry(), caller.port());
@@ -198,22 +212,22 @@ impl NicPort {
     }
 
     /// The view to attach to each vCPU, if the path has one, and how it is used.
-    pub fn view(&self, exit_on_abort: bool) -> Option<(BorrowedFd<'_>, Use)> {
-        let usage = match self.path() {
-            Path::Elisa | Path::ElisaStrict => Use::Enter { exit_on_abort },
-            Path::ExitKernel => Use::Hypercall,
-            Path::ExitUser | Path::Direct => return None,
+    pub fn view(&self, exit_on_abort: bool) -> Option<(BorrowedFd<'_>, AttachMode)> {
+        let mode = match self.path() {
+            CallPath::Elisa | CallPath::ElisaStrict => AttachMode::Enter { exit_on_abort },
+            CallPath::ExitKernel => AttachMode::Hypercall,
+            CallPath::ExitUser | CallPath::Direct => return None,
         };
-        match &self.attachment.resources {
-            Resources::View { view, .. } => Some((view.as_fd(), usage)),
-            Resources::Memory { .. } => None,
+        match &self.attachment.fds {
+            TenancyFds::View { view, .. } => Some((view.as_fd(), mode)),
+            TenancyFds::Memory { .. } => None,
         }
     }
 
     /// The device that serves requests of the vCPU of that number, on the path `exit-user`.
     pub fn request_port(&self, vcpu: usize) -> Option<RequestPort> {
         match (self.path(), &self.mapped) {
-            (Path::ExitUser, Mapped::Whole(memory)) => Some(RequestPort::new(
+            (CallPath::ExitUser, Mapped::Whole(memory)) => Some(RequestPort::new(
                 Arc::clone(memory),
                 self.caller(),
                 vcpu as u32,
@@ -230,17 +244,17 @@ mod tests {
     #[test]
     fn vcpus_beyond_the_queues_are_refused_with_the_remedy() {
         let geometry = Geometry::new(2, 2, 1 << 16, 1 << 16).unwrap();
-        for path in Path::ALL {
+        for path in CallPath::ALL {
             assert!(check_vcpus(2, geometry, path).is_ok());
             assert_eq!(
                 check_vcpus(3, geometry, path).is_ok(),
-                path == Path::Direct,
+                path == CallPath::Direct,
                 "{}",
                 path.name()
             );
         }
         let message = |vcpus| {
-            let refused = check_vcpus(vcpus, geometry, Path::Elisa);
+            let refused = check_vcpus(vcpus, geometry, CallPath::Elisa);
             refused.unwrap_err().to_string()
         };
         let three = message(3);

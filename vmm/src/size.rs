@@ -1,10 +1,13 @@
-//! Sizes as people write them.
+//! A number of bytes, as people write it.
+#![deny(unsafe_code)]
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes. It is written with the largest unit that divides it, and read with an optional
-/// unit: `65536`, `512K`, `64M`, `2 GiB`.
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A number of bytes. It is written with the largest unit that divides it, and read with an
+/// optional unit: `65536`, `512K`, `64M`, `2 GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
 
@@ -16,6 +19,32 @@ impl fmt::Display for Bytes {
             }
         }
         write!(f, "{} bytes", self.0)
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Bytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text such as \"64M\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Bytes, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Visitor)
     }
 }
 
@@ -40,7 +69,7 @@ impl FromStr for Bytes {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = &text[digits.len()..];
         let shift = match unit.to_ascii_uppercase().as_str() {
-            "" => 0,
+            "" | "BYTES" => 0,
             "K" | "KB" | "KIB" => 10,
             "M" | "MB" | "MIB" => 20,
             "G" | "GB" | "GIB" => 30,
@@ -59,6 +88,7 @@ impl FromStr for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn sizes_are_read() {
@@ -83,5 +113,16 @@ mod tests {
             assert_eq!(Bytes(bytes).to_string(), text);
         }
         assert_eq!("64 MiB".parse(), Ok(Bytes(64 << 20)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(number: u64, shift in 0..40_u32) {
+            for bytes in [Bytes(number), Bytes(number >> shift << shift)] {
+                prop_assert_eq!(bytes.to_string().parse(), Ok(bytes));
+                let json = serde_json::to_string(&bytes).unwrap();
+                prop_assert_eq!(serde_json::from_str::<Bytes>(&json).unwrap(), bytes);
+            }
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Exit statuses of `postern run`: they tell how the VM ended.
+#![deny(unsafe_code)]
 
 /// The largest status that a guest can end its VM with; 0 to this are the guest's own.
-pub const GUEST_MAX: u8 = 63;
+pub const MAX_GUEST: u8 = 63;
 
 /// Flags, configuration or a file (kernel, initrd) cannot be used.
 pub const CONFIGURATION: u8 = 64;

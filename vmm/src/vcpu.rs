@@ -1,6 +1,7 @@
 //! A vCPU: its set-up and the loop that runs it.
 
 use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_bindings::{CpuId, kvm_run};
@@ -8,7 +9,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use postern_abi::kvm::{AbortExit, KVM_EXIT_EPT_VIEW};
 
 use crate::boot::{self, Descriptors};
-use crate::devices::{Bus, Effect, Failure};
+use crate::devices::{Bus, DeviceError, Effect};
 use crate::loader::Entry;
 
 /// A call that KVM refused.
@@ -25,17 +26,17 @@ pub struct Error {
 
 /// Why a vCPU does not run on.
 #[derive(Debug)]
-pub enum End {
+pub enum VcpuEnd {
     /// The guest ended the VM with this status.
     Guest(u8),
     /// The vCPU shut down: a triple fault.
-    Shutdown(State),
+    Shutdown(CrashRegisters),
     /// A call in a view was aborted.
     AbortedCall(AbortExit),
     /// KVM cannot run it on, for this reason.
     Stuck(String),
     /// A device cannot go on.
-    Failed(Failure),
+    Device(DeviceError),
     /// KVM refused a call.
     Kvm(Error),
     /// Somebody else ended the VM.
@@ -44,7 +45,7 @@ pub enum End {
 
 /// The registers that tell where a guest died.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub struct CrashRegisters {
     /// Instruction pointer.
     pub rip: u64,
     /// Stack pointer.
@@ -55,9 +56,9 @@ pub struct State {
     pub cr3: u64,
 }
 
-impl fmt::Display for State {
+impl fmt::Display for CrashRegisters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let State { rip, rsp, cr2, cr3 } = self;
+        let CrashRegisters { rip, rsp, cr2, cr3 } = self;
         write!(f, "RIP {rip:#x}, RSP {rsp:#x}, CR2 {cr2:#x}, CR3 {cr3:#x}")
     }
 }
@@ -66,6 +67,14 @@ impl fmt::Display for State {
 pub struct Vcpu {
     number: usize,
     fd: VcpuFd,
+}
+
+impl fmt::Debug for Vcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vcpu")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Vcpu {
@@ -83,9 +92,10 @@ impl Vcpu {
         Ok(vcpu)
     }
 
-    /// Sets the local interrupt pins as firmware would: LINT0 takes interrupts of the PIC, LINT1 is
-    /// NMI (SDM volume 3, "Local Vector Table"). KVM needs the write, too: it learns only now that an
-    /// interrupt can be sent to this vCPU by its APIC id (Linux: `kvm_recalculate_apic_map`).
+    /// Sets the local interrupt pins as firmware would: LINT0 takes interrupts of the PIC, LINT1
+    /// is NMI (SDM volume 3, "Local Vector Table"). KVM needs the write, too: it learns only now
+    /// that an interrupt can be sent to this vCPU by its APIC id (Linux:
+    /// `kvm_recalculate_apic_map`).
     fn set_local_interrupts(&self) -> Result<(), Error> {
         const DELIVER_EXTINT: u32 = 7 << 8;
         const DELIVER_NMI: u32 = 4 << 8;
@@ -130,10 +140,10 @@ impl Vcpu {
 
     /// Runs until the VM ends. `stop` is looked at whenever KVM_RUN returns; who sets it sends the
     /// thread a signal until it has ended.
-    pub fn run(&mut self, bus: &mut Bus, stop: &AtomicBool) -> End {
+    pub fn run(&mut self, bus: &mut Bus, stop: &AtomicBool) -> VcpuEnd {
         loop {
             if stop.load(Ordering::Relaxed) {
-                return End::Stopped;
+                return VcpuEnd::Stopped;
             }
             let effect = match self.fd.run() {
                 Ok(VcpuExit::IoOut(port, data)) => bus.write(port, data),
@@ -146,44 +156,44 @@ impl Vcpu {
                     Effect::Continue
                 }
                 Ok(VcpuExit::MmioWrite(..) | VcpuExit::Intr) => Effect::Continue,
-                Ok(VcpuExit::Shutdown) => return End::Shutdown(self.state()),
+                Ok(VcpuExit::Shutdown) => return VcpuEnd::Shutdown(self.state()),
                 Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                    return End::Stuck(format!(
+                    return VcpuEnd::Stuck(format!(
                         "VM entry failed on CPU {cpu} (hardware reason {reason:#x})"
                     ));
                 }
                 Ok(VcpuExit::InternalError) => {
-                    return End::Stuck(internal_error(self.fd.get_kvm_run(), self.number));
+                    return VcpuEnd::Stuck(internal_error(self.fd.get_kvm_run(), self.number));
                 }
                 Ok(VcpuExit::Unsupported(KVM_EXIT_EPT_VIEW)) => {
-                    return End::AbortedCall(abort_exit(self.fd.get_kvm_run()));
+                    return VcpuEnd::AbortedCall(abort_exit(self.fd.get_kvm_run()));
                 }
                 Ok(VcpuExit::SystemEvent(kind, _)) => {
-                    return End::Stuck(format!("KVM reports system event {kind}"));
+                    return VcpuEnd::Stuck(format!("KVM reports system event {kind}"));
                 }
                 Ok(other) => {
-                    return End::Stuck(format!("KVM_RUN returned for {other:?}"));
+                    return VcpuEnd::Stuck(format!("KVM_RUN returned for {other:?}"));
                 }
-                // EINTR: a signal, so `stop` may be set. EAGAIN: a processor that waits for SIPI was
-                // woken for another reason.
+                // EINTR: a signal, so `stop` may be set. EAGAIN: a processor that waits for SIPI
+                // was woken for another reason.
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                     Effect::Continue
                 }
-                Err(error) => return End::Kvm(self.error("KVM_RUN")(error)),
+                Err(error) => return VcpuEnd::Kvm(self.error("KVM_RUN")(error)),
             };
             match effect {
                 Effect::Continue => {}
-                Effect::Exit(status) => return End::Guest(status),
-                Effect::Failed(failure) => return End::Failed(failure),
+                Effect::Exit(status) => return VcpuEnd::Guest(status),
+                Effect::Fail(error) => return VcpuEnd::Device(error),
             }
         }
     }
 
     /// Where the guest is; zeros if KVM does not tell, since this only makes a message better.
-    fn state(&self) -> State {
+    fn state(&self) -> CrashRegisters {
         let regs = self.fd.get_regs().unwrap_or_default();
         let sregs = self.fd.get_sregs().unwrap_or_default();
-        State {
+        CrashRegisters {
             rip: regs.rip,
             rsp: regs.rsp,
             cr2: sregs.cr2,
@@ -194,6 +204,13 @@ impl Vcpu {
     fn error(&self, call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error + use<> {
         let vcpu = self.number;
         move |source| Error { vcpu, call, source }
+    }
+}
+
+impl AsFd for Vcpu {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open for as long as `self.fd`, which is borrowed with `self`.
+        unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) }
     }
 }
 

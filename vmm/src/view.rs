@@ -1,32 +1,13 @@
-//! Views of a vCPU: attaching one that the NIC has made, and what the module counts of it.
+//! The NIC's view on a vCPU: attaching it, and what the module counts of it there.
+#![deny(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
-use kvm_ioctls::VcpuFd;
-use postern_abi::kvm;
-use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
+use postern_abi::kvm::EptViewStats;
+use postern_kvm::{AttachMode, Attachment};
 
-/// The ioctls' numbers.
-mod number {
-    use postern_abi::kvm;
-    use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
-
-    ioctl_iow_nr!(
-        KVM_ATTACH_EPT_VIEW,
-        kvm::KVMIO,
-        kvm::KVM_ATTACH_EPT_VIEW_NR,
-        kvm::AttachEptView
-    );
-    ioctl_ior_nr!(
-        KVM_GET_EPT_VIEW_STATS,
-        kvm::KVMIO,
-        kvm::KVM_GET_EPT_VIEW_STATS_NR,
-        kvm::EptViewStats
-    );
-}
-
-/// What can fail with a view.
+/// Why a view cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The module would not attach it.
@@ -39,14 +20,6 @@ pub enum Error {
         /// The error.
         source: io::Error,
     },
-    /// The vCPU's descriptor cannot be duplicated.
-    #[error("cannot keep a descriptor of vCPU {vcpu}")]
-    Duplicate {
-        /// The vCPU.
-        vcpu: usize,
-        /// Why not.
-        source: io::Error,
-    },
     /// The module's counters cannot be read.
     #[error("cannot read the view's counters of vCPU {vcpu}")]
     Stats {
@@ -57,94 +30,45 @@ pub enum Error {
     },
 }
 
-/// How a view is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// Entered by VMFUNC.
-    Enter {
-        /// Whether an aborted call also ends the VM.
-        exit_on_abort: bool,
-    },
-    /// Its data is served by VMCALL.
-    Hypercall,
-}
-
-impl Use {
-    fn flags(self) -> u32 {
-        match self {
-            Use::Enter {
-                exit_on_abort: true,
-            } => kvm::ATTACH_EXIT_ON_ABORT,
-            Use::Enter { .. } => 0,
-            Use::Hypercall => kvm::ATTACH_HYPERCALL,
-        }
-    }
-}
-
-/// A view that is attached to a vCPU, until the vCPU's end.
+/// The NIC's view on one vCPU, until the vCPU's end.
 #[derive(Debug)]
-pub struct Attached {
-    number: usize,
-    vcpu: OwnedFd,
+pub struct VcpuView {
+    vcpu: usize,
+    attachment: Attachment,
 }
 
-impl Attached {
-    /// Attaches the sealed view `view` to vCPU `number`, whose CPUID is set.
+impl VcpuView {
+    /// Attaches the sealed view `view` to the vCPU of that number and descriptor, whose CPUID is
+    /// set.
     ///
     /// # Errors
     ///
     /// When the module refuses: its reasons are in the documentation of `KVM_ATTACH_EPT_VIEW`.
     pub fn attach(
-        number: usize,
-        vcpu: &VcpuFd,
+        vcpu: usize,
+        fd: BorrowedFd<'_>,
         view: BorrowedFd<'_>,
-        usage: Use,
-    ) -> Result<Attached, Error> {
-        let argument = kvm::AttachEptView {
-            view_fd: view.as_raw_fd(),
-            slot: 0,
-            flags: usage.flags(),
-            reserved: [0; 5],
-        };
-        // SAFETY: the ioctl reads the argument, which has the size that its number says.
-        let result = unsafe { ioctl_with_ref(vcpu, number::KVM_ATTACH_EPT_VIEW(), &argument) };
-        if result < 0 {
-            let source = io::Error::last_os_error();
-            return Err(Error::Attach {
-                vcpu: number,
-                hint: hint(source.raw_os_error()),
-                source,
-            });
-        }
-        // SAFETY: the descriptor is open for as long as `vcpu` is borrowed.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
-        let vcpu = borrowed
-            .try_clone_to_owned()
-            .map_err(|source| Error::Duplicate {
-                vcpu: number,
-                source,
-            })?;
-        Ok(Attached { number, vcpu })
+        mode: AttachMode,
+    ) -> Result<VcpuView, Error> {
+        let attachment = Attachment::attach(fd, view, mode).map_err(|source| Error::Attach {
+            vcpu,
+            hint: hint(source.raw_os_error()),
+            source,
+        })?;
+        Ok(VcpuView { vcpu, attachment })
     }
 
-    /// The module's counters. KVM answers only while the vCPU is not running: call it from the vCPU's
-    /// own thread.
+    /// The module's counters. KVM answers only while the vCPU is not running: call it from the
+    /// vCPU's own thread.
     ///
     /// # Errors
     ///
     /// When the module refuses.
-    pub fn stats(&self) -> Result<kvm::EptViewStats, Error> {
-        let mut stats = kvm::EptViewStats::default();
-        // SAFETY: the ioctl writes the argument, which has the size that its number says.
-        let result =
-            unsafe { ioctl_with_mut_ref(&self.vcpu, number::KVM_GET_EPT_VIEW_STATS(), &mut stats) };
-        if result < 0 {
-            return Err(Error::Stats {
-                vcpu: self.number,
-                source: io::Error::last_os_error(),
-            });
-        }
-        Ok(stats)
+    pub fn stats(&self) -> Result<EptViewStats, Error> {
+        self.attachment.stats().map_err(|source| Error::Stats {
+            vcpu: self.vcpu,
+            source,
+        })
     }
 }
 
@@ -153,6 +77,7 @@ fn hint(errno: Option<i32>) -> &'static str {
         Some(libc::ENOTTY) => {
             "this KVM knows no views; load the patched module (`postern check` tells)"
         }
+        Some(libc::EMFILE) => "no descriptor is left; raise the limit (ulimit -n)",
         Some(libc::EBADF) => "what the NIC gave is not a view",
         Some(libc::EBUSY) => "no views with nested virtualization, guest debugging or SMM",
         Some(libc::EEXIST) => "it has a view already, or memory in the range of views",

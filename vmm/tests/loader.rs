@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
-mod common;
+mod elf;
 
-use common::{Elf, PHOFF, PHSIZE, PT_INTERP, PT_LOAD, Segment};
+use elf::{Elf, PHOFF, PHSIZE, PT_INTERP, PT_LOAD, Segment};
 use postern_vmm::layout;
 use postern_vmm::loader::{Entry, ImageError, Kernel, Module, place_initrd, place_kernel};
 use postern_vmm::memory::reserve_ram;
@@ -44,6 +44,27 @@ fn a_sane_kernel_is_loaded() {
     assert_eq!(&found, b"code\0");
     ram.read_slice(&mut found, GuestAddress(0x20_0000)).unwrap();
     assert_eq!(&found, b"data\0");
+}
+
+#[test]
+fn linux_without_pvh_is_told_from_other_kernels() {
+    let banner = b"....Linux version 6.1.0 (somebody)....";
+    let mut elf = Elf::kernel(banner);
+    assert!(
+        place_kernel(&ram(), &elf.bytes()).is_ok(),
+        "linked elsewhere"
+    );
+    elf.segments[0].offset = 0xffff_ffff_8000_0000;
+    assert!(matches!(refused(&elf), ImageError::LinuxWithoutPvh));
+    assert!(message(&elf).contains("Linux kernel without CONFIG_PVH"));
+    elf.segments.push(Segment::pvh_note(0x10_0000));
+    assert!(place_kernel(&ram(), &elf.bytes()).is_ok(), "with PVH");
+    let mut other = Elf::kernel(&[0x90; 64]);
+    other.segments[0].offset = 0xffff_ffff_8000_0000;
+    assert!(
+        place_kernel(&ram(), &other.bytes()).is_ok(),
+        "another kernel"
+    );
 }
 
 #[test]
@@ -223,13 +244,15 @@ proptest! {
         }
     }
 
-    /// The same with every field of the program headers drawn from interesting values.
+    /// Kernels all of whose program headers' fields are drawn from interesting values.
     #[test]
     fn no_segment_breaks_the_loader(
         segments in prop::collection::vec(segment(), 0..4),
         entry in number(),
     ) {
-        let mut file = Elf { segments: vec![Segment::load(0, b""); segments.len()], entry, ..Elf::kernel(b"") }.bytes();
+        let segments_of_nothing = vec![Segment::load(0, b""); segments.len()];
+        let elf = Elf { segments: segments_of_nothing, entry, ..Elf::kernel(b"") };
+        let mut file = elf.bytes();
         for (index, (kind, fields)) in segments.iter().enumerate() {
             let header = PHOFF + index * PHSIZE;
             file[header..header + 4].copy_from_slice(&kind.to_le_bytes());

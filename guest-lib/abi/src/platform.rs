@@ -15,8 +15,8 @@ pub const IRQ_SERIAL: u8 = 4;
 
 /// I/O port; a 32-bit write ends the VM with this status (0 to 63).
 pub const PORT_EXIT: u16 = 0xce0;
-/// I/O port; a 32-bit write takes a snapshot of all counters under this label ([`mark`]).
-pub const PORT_MARK: u16 = 0xce4;
+/// I/O port; a 32-bit write takes a snapshot of all counters under this label ([`label`]).
+pub const PORT_SNAPSHOT: u16 = 0xce4;
 /// I/O port; a 32-bit write is an exit-user request ([`user_request`]), whose effect is seen in the
 /// rings.
 pub const PORT_REQUEST: u16 = 0xce8;
@@ -54,10 +54,10 @@ pub struct Outbox {
     pub len: u64,
 }
 
-/// Labels of the snapshots that a guest has the VMM take ([`PORT_MARK`]). Counters are compared
+/// Labels of the snapshots that a guest has the VMM take ([`PORT_SNAPSHOT`]). Counters are compared
 /// between the two snapshots of a pair. The cost of a snapshot itself is the difference between
-/// [`mark::NOTHING_BEGIN`] and [`mark::NOTHING_END`].
-pub mod mark {
+/// [`label::NOTHING_BEGIN`] and [`label::NOTHING_END`].
+pub mod label {
     /// Begin of a pair with nothing in between.
     pub const NOTHING_BEGIN: u32 = 1;
     /// End of the pair with nothing in between.
@@ -113,6 +113,14 @@ impl CallPath {
             CallPath::ExitKernel => "exit-kernel",
             CallPath::ExitUser => "exit-user",
             CallPath::Direct => "direct",
+        }
+    }
+
+    /// Whether the NIC gives a VM on this path a view, made of the NIC's image by the patched KVM.
+    pub const fn needs_view(self) -> bool {
+        match self {
+            CallPath::Elisa | CallPath::ElisaStrict | CallPath::ExitKernel => true,
+            CallPath::ExitUser | CallPath::Direct => false,
         }
     }
 

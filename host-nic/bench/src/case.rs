@@ -1,30 +1,31 @@
-//! What can be measured.
+//! Cases: the combinations of traffic and NIC that can be measured.
 
 use std::fmt;
 
 use postern_abi::window::{Geometry, GeometryError, record_size};
 
-/// Bytes of a slot: what switches with slots use. Longer frames take several.
+/// Size of a slot in bytes, that of switches whose rings have slots (netmap, VALE). Longer frames
+/// take several.
 pub const SLOT: u32 = 2048;
-/// Most memory that a NIC may take here, in bytes.
-const MEMORY: u64 = 4 << 30;
+/// Most bytes of memory that a NIC may take here.
+const MAX_MEMORY: u64 = 4 << 30;
 
-/// Whom frames are for.
+/// The pattern of traffic: the destinations of a sender's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Pattern {
-    /// All for the station at port 1, which the switch knows.
+    /// All frames go to the station at port 1, which the switch knows.
     Unicast,
-    /// Each for another port than the one before, all of them known.
+    /// Each frame goes to another port than the one before, all of them known.
     Scatter,
-    /// For everybody.
+    /// All frames go to everybody.
     Broadcast,
 }
 
 impl Pattern {
-    /// All of them.
+    /// All patterns.
     pub const ALL: [Pattern; 3] = [Pattern::Unicast, Pattern::Scatter, Pattern::Broadcast];
 
-    /// In tables and on command lines.
+    /// The name of the pattern in tables and on command lines.
     pub const fn name(self) -> &'static str {
         match self {
             Pattern::Unicast => "unicast",
@@ -34,18 +35,18 @@ impl Pattern {
     }
 }
 
-/// One combination.
+/// A case: one combination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Case {
-    /// Whom its frames are for.
+    /// Pattern of the traffic.
     pub pattern: Pattern,
-    /// Ports of the NIC, all in use.
+    /// Number of ports of the NIC, all in use.
     pub ports: u32,
-    /// Bytes of a frame, without FCS.
+    /// Length of a frame in bytes, without FCS.
     pub length: u32,
-    /// Frames of a call.
+    /// Number of frames of a call.
     pub batch: u32,
-    /// Slots of the floor's rings; the NIC's TX ring has as many bytes.
+    /// Number of slots of the floor's rings. The NIC's TX ring has as many bytes.
     pub slots: u32,
 }
 
@@ -63,34 +64,34 @@ impl fmt::Display for Case {
     }
 }
 
-/// Why a combination is left out.
+/// Why a case is left out.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfit {
-    /// No NIC is like that.
+pub enum CaseError {
+    /// There is no NIC of this geometry.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
     /// The ring is too small.
     #[error("a batch of {batch} frames of {length} bytes does not fit a ring of {ring} bytes")]
     Ring {
-        /// Frames of a batch.
+        /// Number of frames of a batch.
         batch: u32,
-        /// Bytes of a frame.
+        /// Length of a frame in bytes.
         length: u32,
-        /// Bytes of the ring.
+        /// Size of the ring in bytes.
         ring: u32,
     },
-    /// That much memory is not used here.
+    /// The NIC needs more memory than is used here.
     #[error("with lanes that hold a batch, {lane} bytes each, the NIC takes {needed} bytes")]
     Memory {
-        /// Bytes of a lane.
+        /// Size of a lane in bytes.
         lane: u32,
-        /// Bytes in all.
+        /// Size of all windows in bytes.
         needed: u64,
     },
 }
 
 impl Case {
-    /// How many receivers get each frame.
+    /// Number of receivers that get each frame.
     pub fn copies(self) -> u32 {
         match self.pattern {
             Pattern::Broadcast => self.ports - 1,
@@ -98,7 +99,8 @@ impl Case {
         }
     }
 
-    /// How many receivers there are. Frames of a batch are scattered to no more than there are frames.
+    /// Number of receivers. The frames of a batch are scattered to no more receivers than there are
+    /// frames.
     pub fn receivers(self) -> u32 {
         match self.pattern {
             Pattern::Unicast => 1,
@@ -107,22 +109,23 @@ impl Case {
         }
     }
 
-    /// Slots that a frame takes, one behind the other.
+    /// Number of slots that a frame takes, one behind the other.
     pub fn pieces(self) -> u32 {
         self.length.div_ceil(SLOT)
     }
 
-    /// The NIC's sizes: the lanes are those that are chosen where nobody asks, or else the smallest that
-    /// hold a batch.
+    /// Geometry of the NIC. Its lanes have their default size, or else the smallest that holds a
+    /// batch.
     ///
     /// # Errors
-    /// Where there are none within reason.
-    pub fn geometry(self) -> Result<Geometry, Unfit> {
+    ///
+    /// [`CaseError`]: the case fits no NIC that is used here.
+    pub fn geometry(self) -> Result<Geometry, CaseError> {
         let Case { batch, length, .. } = self;
         let record = record_size(length) as u32;
         let ring = self.slots * SLOT;
         if batch * self.pieces() > self.slots || ring / record < batch {
-            return Err(Unfit::Ring {
+            return Err(CaseError::Ring {
                 batch,
                 length,
                 ring,
@@ -134,23 +137,23 @@ impl Case {
         }
         let geometry = Geometry::new(self.ports, 1, ring, lane)?;
         let needed = geometry.window_size() * u64::from(geometry.ports());
-        if needed > MEMORY {
-            return Err(Unfit::Memory { lane, needed });
+        if needed > MAX_MEMORY {
+            return Err(CaseError::Memory { lane, needed });
         }
         Ok(geometry)
     }
 }
 
-/// How many ports a NIC has.
+/// Numbers of ports of a NIC.
 pub const PORTS: [u32; 5] = [2, 4, 16, 64, 256];
-/// How long frames are, in bytes without FCS.
+/// Lengths of frames, in bytes without FCS.
 pub const LENGTHS: [u32; 8] = [64, 128, 256, 512, 1024, 1500, 4096, 9000];
-/// How many frames a call takes.
+/// Numbers of frames of a call.
 pub const BATCHES: [u32; 6] = [1, 8, 32, 64, 128, 256];
-/// How many slots rings have.
+/// Numbers of slots of a ring.
 pub const SLOTS: [u32; 2] = [128, 1024];
 
-/// Every combination.
+/// All cases.
 pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for pattern in Pattern::ALL {
@@ -165,7 +168,7 @@ pub fn all() -> Vec<Case> {
                             batch,
                             slots,
                         };
-                        // With one receiver it is unicast.
+                        // Frames that are scattered to one receiver are unicast.
                         if pattern != Pattern::Scatter || case.receivers() > 1 {
                             cases.push(case);
                         }
@@ -177,7 +180,7 @@ pub fn all() -> Vec<Case> {
     cases
 }
 
-/// Those that a plain run measures: every length and batch between two ports, and what changes with more
+/// Whether a case is one of the selection: every length and batch between two ports, and more
 /// ports, larger rings and several receivers at the lengths and batches that are compared most.
 pub fn chosen(case: &Case) -> bool {
     let usual = matches!(case.length, 64 | 1500) && matches!(case.batch, 1 | 32);

@@ -1,4 +1,4 @@
-//! The least that moving frames takes.
+//! The floor: plain copies of frames, the least work that moving them takes.
 
 use std::arch::asm;
 use std::hint::black_box;
@@ -9,51 +9,60 @@ use std::sync::atomic::{AtomicU32, Ordering::Release};
 use crate::case::{Case, Pattern, SLOT};
 use crate::memory::Pages;
 
-/// What copies a frame.
+/// The routine that copies a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Copy {
-    /// libc's `memcpy`.
+    /// The function `memcpy` of libc.
     Memcpy,
-    /// 16-byte vector moves in line, four at a time: the length is rounded up to 64, as the slots have room.
+    /// Inline vector moves of 16 bytes, four at a time. The length is rounded up to a multiple of
+    /// 64, for which slots have room.
     Vector,
 }
 
-/// A position on a line of its own.
+/// A position on a cache line of its own.
 #[repr(align(64))]
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Line(AtomicU32);
 
-/// Where frames begin in the rings they are copied to: not in the cache sets of those they come from. The copy is
-/// faster so.
+/// Offset in bytes of the first frame in the rings that frames are copied to, so that they lie in
+/// other cache sets than those they come from. The copy is faster so.
 const SKEW: usize = 128;
 
 /// A ring of slots that was filled, and the rings that it is copied to.
+#[derive(Debug)]
 pub struct Floor {
+    /// The ring that frames come from.
     from: Pages,
-    /// Each with what was published and what was consumed.
+    /// The rings that frames are copied to, each with its published and its consumed position.
     to: Vec<(Pages, Line, Line)>,
     producer: Line,
     consumer: Line,
-    /// Bytes from one frame to the next.
+    /// Number of bytes from one frame to the next.
     stride: usize,
-    /// Frames of a ring, and which of them is the next.
+    /// Number of frames of a ring.
     frames: u32,
+    /// Number in the ring of the next frame.
     next: u32,
+    /// Number of frames that were moved, modulo 2^32.
     position: u32,
+    /// Number of frames of a step.
     batch: u32,
+    /// Length of a frame in bytes.
     length: usize,
+    /// Whether each frame goes to one receiver, in turn.
     scatter: bool,
 }
 
 impl Floor {
-    /// That of a case.
+    /// The floor of a case.
     ///
     /// # Errors
-    /// When the system has not enough memory.
+    ///
+    /// The system has not enough memory.
     pub fn new(case: Case) -> io::Result<Floor> {
         let size = (case.slots * SLOT) as usize;
         let from = Pages::new(size)?;
-        // SAFETY: the mapping has that size.
+        // SAFETY: the mapping has that size, and nothing refers to it yet.
         unsafe { ptr::write_bytes(from.base(), 0x5a, size) };
         let to = |_| {
             let pages = Pages::new(size + SKEW)?;
@@ -74,29 +83,31 @@ impl Floor {
         })
     }
 
-    /// Frames of a lap of the rings.
+    /// Number of frames of a lap of the rings.
     pub fn lap(&self) -> u32 {
         self.frames
     }
 
-    /// So many steps.
+    /// Makes `steps` steps.
     pub fn run(&mut self, copy: Copy, steps: u64) {
         match copy {
             Copy::Memcpy => self.go(steps, |from, to, length| {
-                // SAFETY: both slots are that long, and they are in different mappings.
+                // SAFETY: both slots have `length` bytes, and lie in different mappings.
                 unsafe { libc::memcpy(to.cast(), from.cast(), length) };
             }),
             Copy::Vector => self.go(steps, |from, to, length| {
-                // SAFETY: as above; slots are multiples of 64 bytes.
+                // SAFETY: both slots have `length` bytes, rounded up to 64 since slots have a
+                // multiple of that, and lie in different mappings.
                 unsafe { vector(from, to, length) }
             }),
         }
     }
 
+    /// Makes `steps` steps with one routine.
     #[inline(always)]
     fn go(&mut self, steps: u64, copy: impl Fn(*const u8, *mut u8, usize)) {
         let (batch, length) = (self.batch as usize, black_box(self.length));
-        // In registers, which the compiler would not dare around calls of `memcpy`.
+        // These are in registers, which the compiler would not dare around calls of `memcpy`.
         let (mut next, mut position) = (self.next, self.position);
         let laps = Laps {
             from: self.from.base(),
@@ -128,7 +139,8 @@ impl Floor {
     }
 }
 
-/// The way around rings.
+/// The ring that frames come from, gone around again and again.
+#[derive(Debug)]
 struct Laps {
     from: *const u8,
     stride: usize,
@@ -136,7 +148,8 @@ struct Laps {
 }
 
 impl Laps {
-    /// One frame for each receiver's ring, from a number on; gives the number behind them.
+    /// Copies one frame into each receiver's ring, from frame `number` on. Returns the number
+    /// behind the last one.
     #[inline(always)]
     fn copy(
         &self,
@@ -147,7 +160,7 @@ impl Laps {
     ) -> u32 {
         for to in receivers {
             let offset = number as usize * self.stride;
-            // SAFETY: the number is below that of the frames that rings have room for.
+            // SAFETY: the number is below that of the frames for which all rings have room.
             let (from, to) = unsafe { (self.from.add(offset), to.add(offset + SKEW)) };
             copy(from, to, length);
             number += 1;
@@ -159,13 +172,17 @@ impl Laps {
     }
 }
 
+/// Copies `length` bytes, rounded up to a multiple of 64.
+///
 /// # Safety
-/// Both are valid for `length` bytes, rounded up to 64, and do not overlap. `length` is not 0.
+///
+/// `from` is valid for reads and `to` for writes of so many bytes, and the two do not overlap.
+/// `length` is not 0.
 #[inline(always)]
 unsafe fn vector(mut from: *const u8, mut to: *mut u8, length: usize) {
     let mut left = length;
     loop {
-        // SAFETY: the caller vouches for 64 bytes more, as long as any are left.
+        // SAFETY: the caller vouches for 64 more bytes on both sides, as long as any are left.
         unsafe {
             asm!(
                 "movups {a}, [{from}]",

@@ -1,4 +1,4 @@
-//! Shared memory.
+//! Shared memory, and a NIC in it.
 
 use std::io;
 use std::ptr::{self, NonNull};
@@ -11,10 +11,10 @@ use postern_switch::state::STATE_MAGIC;
 use postern_switch::switch::Switch;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-/// The key of the MAC table: always the same, so that counts of instructions repeat.
+/// The key of the forwarding database, always the same, so that counts of instructions repeat.
 const KEY: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
 
-/// Pages of the kind that memfds have, filled with zeros.
+/// Pages of shared memory, the kind that memfds have, filled with zeros.
 #[derive(Debug)]
 pub struct Pages {
     base: NonNull<u8>,
@@ -23,17 +23,18 @@ pub struct Pages {
 
 // SAFETY: the addresses are valid in every thread, and safe methods do not access what is there.
 unsafe impl Send for Pages {}
-// SAFETY: as above.
+// SAFETY: the addresses are valid in every thread, and safe methods do not access what is there.
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// Maps so many bytes.
+    /// Maps `size` bytes.
     ///
     /// # Errors
-    /// When the system has not enough.
+    ///
+    /// The system has not enough memory.
     pub fn new(size: usize) -> io::Result<Pages> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address that the kernel chooses.
+        // SAFETY: it makes a new mapping, at an address that the kernel chooses.
         let base = unsafe { mmap_anonymous(ptr::null_mut(), size, protection, MapFlags::SHARED) }?;
         let base = NonNull::new(base.cast()).expect("mmap gives null to MAP_FIXED only");
         Ok(Pages { base, size })
@@ -47,7 +48,7 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: `new` mapped it, and whatever refers to it borrows `self`.
+        // SAFETY: `new` made the mapping, and all that refers to it borrows `self`.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.size) };
         debug_assert_eq!(unmapped, Ok(()), "the range is one mapping");
     }
@@ -55,19 +56,20 @@ impl Drop for Pages {
 
 /// A NIC, each of whose ports has a tenant.
 #[derive(Debug)]
-pub struct Nic {
+pub struct BenchNic {
     pages: Pages,
     geometry: Geometry,
 }
 
-impl Nic {
-    /// Makes it.
+impl BenchNic {
+    /// Makes a NIC of a geometry.
     ///
     /// # Errors
-    /// When the system has not enough memory.
-    pub fn new(geometry: Geometry) -> io::Result<Nic> {
+    ///
+    /// The system has not enough memory.
+    pub fn new(geometry: Geometry) -> io::Result<BenchNic> {
         let pages = Pages::new(memory_size(geometry) as usize)?;
-        let nic = Nic { pages, geometry };
+        let nic = BenchNic { pages, geometry };
         let switch = nic.switch();
         let state = switch.state();
         for (word, key) in state.key.iter().zip(KEY) {
@@ -83,24 +85,24 @@ impl Nic {
         Ok(nic)
     }
 
-    /// The switch.
+    /// The switch in the memory.
     pub fn switch(&self) -> Switch<'_> {
         // SAFETY: the pages are as many as the geometry needs, and the switch alone accesses them.
         unsafe { Switch::from_base(self.pages.base(), self.geometry) }
     }
 
-    /// Ports, queues and sizes.
+    /// Geometry of the NIC: its ports, queues and sizes.
     pub const fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// First byte of its memory.
+    /// First byte of the NIC's memory.
     pub const fn base(&self) -> *mut u8 {
         self.pages.base()
     }
 }
 
-/// The address that a port was given.
+/// The address of a port's tenant.
 pub fn mac(port: PortId) -> [u8; 6] {
     let [_, a, b, c] = port.number().to_be_bytes();
     [0x02, 0x50, 0x53, a, b, c]

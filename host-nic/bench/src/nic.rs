@@ -1,4 +1,4 @@
-//! The switch, with the harness in the place of its guests.
+//! Traffic through the switch, with the harness in the place of the guests.
 
 use std::hint::black_box;
 use std::sync::atomic::{
@@ -12,14 +12,20 @@ use postern_switch::credentials::Credentials;
 use postern_switch::switch::serve;
 
 use crate::case::{Case, Pattern};
-use crate::memory::{Nic, mac};
+use crate::memory::{BenchNic, mac};
 
 /// A ring filled with records of equal size, gone around again and again.
+#[derive(Debug)]
 struct Laps {
+    /// Size of the ring in bytes.
     size: u32,
+    /// Size of a record in bytes.
     record: u32,
+    /// Number of records in the ring.
     per_lap: u32,
+    /// Position at which the present lap began.
     start: u32,
+    /// Number of records of the present lap that were passed.
     passed: u32,
 }
 
@@ -36,10 +42,12 @@ impl Laps {
     }
 }
 
-/// One sender and those who receive from it. Aligned so that two senders share no line of the harness.
+/// One sender and its receivers. It is aligned so that two senders share no cache line of the
+/// harness.
 #[repr(align(128))]
+#[derive(Debug)]
 pub struct Traffic<'a> {
-    nic: &'a Nic,
+    nic: &'a BenchNic,
     from: PortId,
     case: Case,
     base: *mut u8,
@@ -52,15 +60,18 @@ pub struct Traffic<'a> {
     sent: u64,
 }
 
-// SAFETY: `base` is the NIC's memory, which is shared, and accessed by the switch alone.
+// SAFETY: `base` points to the NIC's memory, which belongs to no thread and is only accessed
+// atomically.
 unsafe impl Send for Traffic<'_> {}
 
 impl<'a> Traffic<'a> {
-    /// Frames from a port, of unicast ones to the port behind it. No two may have the same port.
+    /// Traffic from a port; unicast frames go to the port behind it. No two values for one NIC may
+    /// have one port.
     ///
     /// # Panics
-    /// When the NIC is not one of the case's geometry, or has no such ports.
-    pub fn new(nic: &'a Nic, case: Case, from: u32) -> Traffic<'a> {
+    ///
+    /// The NIC is not one of the case's geometry, or has no such ports.
+    pub fn new(nic: &'a BenchNic, case: Case, from: u32) -> Traffic<'a> {
         let switch = nic.switch();
         let geometry = nic.geometry();
         let number = |number| geometry.port(number).expect("the NIC has the port");
@@ -100,7 +111,7 @@ impl<'a> Traffic<'a> {
             sent: 0,
         };
         traffic.write(&to);
-        // All lanes once around, so that memory is there and the sender is known.
+        // All lanes are filled once around, so that memory is there and the sender is known.
         let turns = if case.pattern == Pattern::Scatter {
             to.len() as u32
         } else {
@@ -111,23 +122,25 @@ impl<'a> Traffic<'a> {
         traffic
     }
 
-    /// Frames of a lap of the TX ring.
+    /// Number of frames of a lap of the TX ring.
     pub fn lap(&self) -> u32 {
         self.laps.per_lap
     }
 
+    /// The frame of a number in the ring, to one of these ports.
     fn frame(&self, to: &[PortId], number: u32) -> Vec<u8> {
         let destination = match self.case.pattern {
             Pattern::Broadcast => [0xff; 6],
             _ => mac(to[number as usize % to.len()]),
         };
         let head = destination.into_iter().chain(mac(self.from));
-        // An experimental type (IEEE Std 802, "Local Experimental EtherTypes").
+        // The EtherType is one for experiments (IEEE 802 "Local Experimental EtherType").
         let head = head.chain([0x88, 0xb5]);
         let body = (0u32..).map(|i| (i * 7 + number) as u8);
         head.chain(body).take(self.case.length as usize).collect()
     }
 
+    /// Fills the TX ring with frames.
     fn write(&self, to: &[PortId]) {
         let ring = self
             .nic
@@ -135,7 +148,7 @@ impl<'a> Traffic<'a> {
             .tx_ring(self.from, 0)
             .expect("there is a queue");
         let store = |offset: u32, word: u64| {
-            // SAFETY: only offsets of whole words in the ring are used.
+            // SAFETY: the offsets below are those of aligned words in the ring.
             let at = unsafe { AtomicU64::from_ptr(ring.add(offset as usize).cast()) };
             at.store(word, Relaxed);
         };
@@ -160,10 +173,11 @@ impl<'a> Traffic<'a> {
         }
     }
 
-    /// Sends and receives a batch.
+    /// Makes a step: sends and receives a batch.
     ///
     /// # Panics
-    /// When the switch takes nothing.
+    ///
+    /// The switch takes nothing.
     #[inline(always)]
     pub fn step(&mut self) {
         let next = self.laps.next(self.batch);
@@ -184,7 +198,7 @@ impl<'a> Traffic<'a> {
         }
     }
 
-    /// So many steps.
+    /// Makes `steps` steps.
     pub fn run(&mut self, steps: u64) {
         for _ in 0..steps {
             self.step();
@@ -192,10 +206,11 @@ impl<'a> Traffic<'a> {
         self.sent += steps * u64::from(self.batch);
     }
 
-    /// Whether all that was sent has arrived, unchanged: else nothing was measured.
+    /// Checks that all frames that were sent have arrived, unchanged: else nothing was measured.
     ///
     /// # Panics
-    /// If not.
+    ///
+    /// Frames are missing or changed.
     pub fn check(&self) {
         let switch = self.nic.switch();
         let geometry = self.nic.geometry();
@@ -224,7 +239,7 @@ impl<'a> Traffic<'a> {
         let lane = self.nic.switch().lane_ring(self.from.number(), to, 0);
         let lane = lane.expect("there is such a lane");
         let load = |offset: u32| {
-            // SAFETY: only offsets of the first record's words are used.
+            // SAFETY: the offsets below are those of aligned words of the lane's first record.
             unsafe { AtomicU64::from_ptr(lane.add(offset as usize).cast()) }.load(Relaxed)
         };
         if load(0) != u64::from(self.case.length) {
@@ -239,8 +254,9 @@ impl<'a> Traffic<'a> {
     }
 }
 
-/// What a call is made with. No constants: the compiler must not make a switch for them alone.
-#[derive(Clone, Copy)]
+/// The arguments of a call. They are no constants, for which the compiler could make a switch of
+/// its own.
+#[derive(Clone, Copy, Debug)]
 struct Arguments {
     vcpu: u32,
     op: u64,
@@ -260,6 +276,7 @@ impl Arguments {
 /// The call itself, with a name by which a profiler finds it.
 #[inline(never)]
 fn request(base: *mut u8, caller: &Credentials, vcpu: u32, op: u64, count: u64, flags: u64) -> u64 {
-    // SAFETY: the words are those of a tenant of the memory that begins at `base`.
+    // SAFETY: the credentials are those of a tenant of the NIC whose memory begins at `base`; all
+    // of it is accessed atomically, and one thread alone makes calls of the port.
     unsafe { serve(base, caller, vcpu, op, count, flags) }
 }

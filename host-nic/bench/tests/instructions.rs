@@ -1,8 +1,10 @@
-//! Instructions of a packet, counted by callgrind: the same on every machine, whatever else it does.
+//! Instructions of a frame, counted by callgrind: equal on every host with AVX, whatever else it
+//! does.
 //!
-//! The program `steps` is built as everything that is measured, and run twice under valgrind for each case,
-//! the second time with twice the steps; the difference is that of so many calls. Instructions of the
-//! harness are not counted, those of the call and all that it calls are.
+//! The program `steps` is built with the profile of the freestanding builds, and run twice under
+//! valgrind for each case, the second time with twice the steps. The difference is the count of as
+//! many calls as the first run has. Instructions of the call and all that it calls are counted, and
+//! none of the harness.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 use std::env;
@@ -16,10 +18,10 @@ use postern_abi::window::{Geometry, MAX_PORTS, MAX_QUEUES, MAX_SENDERS};
 use postern_switch::layout;
 use postern_switch::state;
 
-/// Frames of the shorter run: several laps of rings and lanes, whose ends cost a little.
+/// Number of frames of the shorter run: several laps of rings and lanes, whose ends cost a little.
 const FRAMES: u64 = 1 << 15;
 
-/// Whether there is a valgrind; says so where there is none.
+/// Whether there is valgrind. Prints that a test is skipped where there is none.
 fn can_count() -> bool {
     let found = Command::new("valgrind").arg("--version").output().is_ok();
     if !found {
@@ -28,12 +30,12 @@ fn can_count() -> bool {
     found
 }
 
-/// What the program is built of.
+/// The switch that the program is built with.
 #[derive(Clone, Copy)]
 enum Switch {
-    /// Everything.
+    /// The whole switch.
     Whole,
-    /// All but policy.
+    /// The switch without policy.
     WithoutPolicy,
 }
 
@@ -50,6 +52,7 @@ impl Switch {
     }
 }
 
+/// Builds the program under a name of its own.
 fn build(name: &str, arguments: &[&str]) -> PathBuf {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let target = scratch.join("instructions");
@@ -63,13 +66,13 @@ fn build(name: &str, arguments: &[&str]) -> PathBuf {
         .status()
         .expect("run cargo");
     assert!(status.success(), "cargo failed; it says why above");
-    // The next build has the same name.
+    // The next build overwrites cargo's output.
     let program = scratch.join(format!("steps-{name}"));
     fs::copy(target.join("freestanding/steps"), &program).unwrap();
     program
 }
 
-/// Instructions of so many steps and what precedes them.
+/// Number of instructions of `steps` steps and the calls that precede them.
 fn count(switch: Switch, case: &str, steps: u64) -> u64 {
     static RUN: AtomicU32 = AtomicU32::new(0);
     let name = format!("callgrind-{}", RUN.fetch_add(1, Relaxed));
@@ -93,18 +96,19 @@ fn count(switch: Switch, case: &str, steps: u64) -> u64 {
     total.unwrap_or_else(|| panic!("{case}: callgrind counted nothing: {said}"))
 }
 
-/// Instructions of a frame: `PATTERN PORTS LENGTH BATCH SLOTS`.
+/// Number of instructions of a frame in a case, `PATTERN PORTS LENGTH BATCH SLOTS`.
 fn instructions(switch: Switch, case: &str) -> f64 {
     let batch: u64 = case.split(' ').nth(3).unwrap().parse().unwrap();
     let count = |frames| count(switch, case, frames / batch);
     let (once, twice) = (count(FRAMES), count(2 * FRAMES));
-    // Far more than none: the call was found by its name.
+    // A count far above zero shows that callgrind found the call by its name.
     assert!(twice > once + FRAMES * 20, "{case}: {once}, then {twice}");
     let each = (twice - once) as f64 / FRAMES as f64;
     println!("{case}: {each:.1} instructions a frame");
     each
 }
 
+/// Checks that a frame of a case takes at most `most` instructions.
 fn at_most(case: &str, most: f64) {
     if can_count() {
         let found = instructions(Switch::Whole, case);
@@ -120,8 +124,9 @@ fn short_frames_in_batches() {
     at_most("unicast 2 64 32 128", 65.0);
 }
 
-/// The goal is 130, and missed by a little: some 25 instructions save and restore registers, 25 check the caller and
-/// what is remembered of the route, 35 find ring, lane and words, and 50 are the frame's own.
+/// The goal is 130, and missed by a little: some 25 instructions save and restore registers, 25
+/// check the caller and the cached route, 35 find ring, lane and words, and 50 are those of the
+/// frame.
 #[test]
 fn short_frames_one_by_one() {
     at_most("unicast 2 64 1 128", 145.0);
@@ -171,7 +176,7 @@ fn policy_that_is_off_costs_nothing() {
     }
 }
 
-/// A program that is counted twice is counted alike.
+/// Two counts of one program are equal.
 #[test]
 fn counts_repeat() {
     if can_count() {
@@ -181,7 +186,7 @@ fn counts_repeat() {
     }
 }
 
-/// What the NIC keeps for a port, in its own state and in the port's window, without the rings themselves.
+/// The memory of a port in state and window is bounded, without its rings and lanes.
 #[test]
 fn memory_of_a_port() {
     let mut most = 0;
@@ -191,8 +196,8 @@ fn memory_of_a_port() {
             let rings = u64::from(queues * geometry.ring());
             let lanes = u64::from(queues * geometry.senders() * geometry.lane());
             let window = geometry.window_size() - rings - lanes;
-            let table = size_of::<state::State>() as u64;
-            let own = (layout::state_size(geometry) - table).div_ceil(ports.into());
+            let shared = size_of::<state::State>() as u64;
+            let own = (layout::state_size(geometry) - shared).div_ceil(ports.into());
             if queues == 1 {
                 most = most.max(window + own);
             }

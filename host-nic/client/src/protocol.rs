@@ -304,18 +304,10 @@ pub enum TenancyFds<F> {
     },
 }
 
-/// Whether tenants on a path get a view instead of the NIC's memory.
-pub const fn has_view(path: CallPath) -> bool {
-    match path {
-        CallPath::Elisa | CallPath::ElisaStrict | CallPath::ExitKernel => true,
-        CallPath::ExitUser | CallPath::Direct => false,
-    }
-}
-
 impl<F> TenancyFds<F> {
     /// The number of descriptors that a tenant on a path gets.
     pub const fn count(path: CallPath, geometry: Geometry) -> usize {
-        match has_view(path) {
+        match path.needs_view() {
             true => 2,
             false => 1 + geometry.ports() as usize,
         }
@@ -341,7 +333,7 @@ impl<F> TenancyFds<F> {
             return None;
         }
         let mut fds = fds.into_iter();
-        if has_view(path) {
+        if path.needs_view() {
             let (view, window) = (fds.next()?, fds.next()?);
             return Some(TenancyFds::View { view, window });
         }
@@ -393,7 +385,7 @@ mod tests {
         let (state, windows) = ("state", vec!["window 0", "window 1", "window 2"]);
         let memory = TenancyFds::Memory { state, windows };
         for path in CallPath::ALL {
-            let fds = if has_view(path) { &view } else { &memory };
+            let fds = if path.needs_view() { &view } else { &memory };
             let mut wire = fds.clone().into_wire();
             assert_eq!(wire.len(), TenancyFds::<&str>::count(path, geometry));
             let again = TenancyFds::from_wire(path, geometry, wire.clone());

@@ -5,24 +5,26 @@
 //! u64 postern_nic_call(void *data, const u64 caller[8], u32 vcpu, u64 op, u64 a, u64 b);
 //! ```
 //!
-//! Plain C calls, any sender that may use about 4 KiB of stack; no lock is taken, nothing is allocated
-//! and nothing is called. Whatever the guest puts into `op`, `a`, `b` and its window, and whatever
-//! anybody puts into the data, the code stays inside `postern_nic_size(caller)` bytes of `data`. So
-//! the kernel must compare that with the size of the data before the first call, on words that
-//! nobody else can change afterwards.
+//! These are plain C calls, from any context that may use about 4 KiB of stack. They take no lock,
+//! allocate nothing and call nothing. Whatever the guest puts into `op`, `a`, `b` and its window,
+//! and whatever anybody puts into the data, the code stays inside `postern_nic_size(caller)` bytes
+//! of `data`. So the kernel must compare that number with the size of the data before the first
+//! call, on words that nobody else can change afterwards.
 //!
 //! `build.sh` makes the object; its tests are those of `postern-switch` (`tests/objects.rs`).
 #![no_std]
 
 use postern_switch::credentials::{CredentialWords, Credentials};
 
-/// Bytes of data that calls with these words need; 0 if they are malformed, and then no call may be made.
+/// Number of bytes of data that calls with these words need, or 0 if they are malformed: then no
+/// call may be made.
 ///
 /// # Safety
+///
 /// `caller` must be aligned to 8 bytes and valid for reads of 64.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn postern_nic_size(caller: *const CredentialWords) -> u64 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller vouches for 64 aligned bytes, and any content of them is valid.
     match Credentials::from_words(unsafe { caller.read() }) {
         Some(caller) => caller.size(),
         None => 0,
@@ -32,9 +34,11 @@ pub unsafe extern "C" fn postern_nic_size(caller: *const CredentialWords) -> u64
 /// Serves one request (`postern_abi::service`) of a vCPU of the port that `caller` names.
 ///
 /// # Safety
-/// `data` must be page aligned and mapped for reading and writing for [`postern_nic_size`] bytes during
-/// the call, which must not be 0; `caller` must be aligned to 64 bytes and hold the words that the view was
-/// sealed with, and `vcpu` be KVM's number of the vCPU, which makes one call at a time.
+///
+/// `data` must be page aligned and mapped for reading and writing for [`postern_nic_size`] bytes
+/// during the call, which must not be 0. `caller` must be aligned to 64 bytes and hold the words
+/// that the view was sealed with. `vcpu` must be KVM's number of the vCPU, which makes one call at
+/// a time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn postern_nic_call(
     data: *mut u8,
@@ -44,11 +48,13 @@ pub unsafe extern "C" fn postern_nic_call(
     a: u64,
     b: u64,
 ) -> u64 {
-    // SAFETY: the contract is the same.
+    // SAFETY: the caller vouches for words that `Credentials::check` accepts, since their size is
+    // not 0, for as many bytes of data, and for one call of a vCPU at a time.
     unsafe { postern_switch::switch::serve(data, &*caller, vcpu, op, a, b) }
 }
 
-/// The language wants one; a test proves that nothing of it is left in the object.
+/// The panic handler that the language demands. A test proves that nothing of it is left in the
+/// object.
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

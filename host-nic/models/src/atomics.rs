@@ -1,12 +1,14 @@
-//! Atomics whose every access the model checker loom decides on, with the layout of the processor's.
+//! Atomic words with the layout of the processor's, whose orderings the model checker loom
+//! explores.
 //!
-//! An atomic here is its memory and nothing else, so that structures, their sizes and pointers into raw
-//! memory stay what they are. A model declares with [`share`] which words several of its threads
-//! use; these are looked up by address and are loom's atomics during an execution. All others are plain memory.
+//! An atomic here is its memory and nothing else, so that structures, their sizes and pointers into
+//! raw memory stay as they are. A model declares with [`share`] which words several of its threads
+//! use; these are looked up by address and are loom's atomics during an execution. All others are
+//! plain memory.
 //!
-//! A test can change what the core does without changing the core: [`Mutation`] weakens orderings, tears
-//! exchanges apart or lets two stores change places; [`stop_after`] ends a call between two accesses,
-//! as a guest does that stops its vCPU for ever.
+//! A test can change the switch's accesses without changing its code: [`Mutation`] weakens
+//! orderings, tears exchanges apart or lets two stores change places; [`stop_after`] ends a call
+//! between two accesses, as a guest does that stops its vCPU for ever.
 
 extern crate std;
 
@@ -19,10 +21,10 @@ use std::{panic, thread_local};
 use loom::sync::atomic as model;
 pub use loom::sync::atomic::Ordering;
 
-/// What is changed about the code under test.
+/// A change of the code under test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mutation {
-    /// Nothing.
+    /// No change.
     #[default]
     None,
     /// Stores with release are relaxed.
@@ -33,46 +35,53 @@ pub enum Mutation {
     NoFences,
     /// An exchange is a load and a store.
     TornExchange,
-    /// A store to the one address happens only after the next one to the other.
+    /// A store to address `first` happens only after the next one to address `second`.
     Late {
-        /// The store that comes first in the code.
+        /// Address of the store that comes first in the code.
         first: usize,
-        /// And the other one.
+        /// Address of the store that comes second in the code.
         second: usize,
     },
     /// Nothing is written to an address.
     Lost(usize),
-    /// No zero is.
+    /// No zero is written to an address.
     LostZero(usize),
 }
 
-/// A word that threads share.
+/// A word that threads share, as loom has it.
 enum Word {
     Long(model::AtomicU64),
     Short(model::AtomicU32),
 }
 
-/// A word that threads share, and what each access to it writes too, if several of them both load and store it.
-/// Before a store loom goes back to the last access only, which may be a load by the same thread; so it
-/// would not try what happens if the store comes before another thread's load.
+/// A word that threads share, and how loom orders accesses to it.
 struct Shared {
     word: Word,
+    /// A second word that each access writes, if several threads both load and store the first.
+    /// Before a store loom goes back to the last access only, which may be a load by the same
+    /// thread; without this word it would not try the store before another thread's load.
     turn: Option<model::AtomicU32>,
 }
 
-/// The marker of a call that ends before its end.
+/// The payload of the panic that ends a call before its end.
 struct Stopped;
 
 thread_local! {
-    // All threads of a loom execution run on one thread of the system.
-    static SHARED: RefCell<BTreeMap<usize, &'static Shared>> = const { RefCell::new(BTreeMap::new()) };
-    /// The lowest and the highest of their addresses.
+    /// The words that threads share, by address. All threads of a loom execution run on one thread
+    /// of the system.
+    static SHARED: RefCell<BTreeMap<usize, &'static Shared>> =
+        const { RefCell::new(BTreeMap::new()) };
+    /// The lowest and the highest address of these words.
     static RANGE: Cell<(usize, usize)> = const { Cell::new((usize::MAX, 0)) };
+    /// The change of the code under test.
     static MUTATION: Cell<Mutation> = const { Cell::new(Mutation::None) };
+    /// Address and value of a store that is late.
     static LATE: Cell<Option<(usize, u64)>> = const { Cell::new(None) };
-    /// Accesses until a call stops, and the model's thread that makes it.
+    /// Number of accesses until a call stops.
     static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    /// The model's thread whose call stops.
     static STOPS: RefCell<Option<loom::thread::ThreadId>> = const { RefCell::new(None) };
+    /// Addresses and sizes of stores, while they are recorded.
     static WRITES: RefCell<Option<Vec<(usize, usize)>>> = const { RefCell::new(None) };
 }
 
@@ -81,7 +90,7 @@ pub fn mutate(mutation: Mutation) {
     MUTATION.set(mutation);
 }
 
-/// Forgets the words that an execution before this one shared. They are loom's to free.
+/// Forgets the words that the execution before this one shared. Loom frees them.
 pub fn begin() {
     SHARED.with_borrow_mut(BTreeMap::clear);
     RANGE.set((usize::MAX, 0));
@@ -90,18 +99,20 @@ pub fn begin() {
     STOPS.set(None);
 }
 
-/// Lets loom decide what accesses to a word of `size` bytes (4 or 8) see. Before threads begin.
+/// Lets loom decide what accesses to a word of `size` bytes (4 or 8) see. It must be called before
+/// threads begin.
 pub fn share(address: *const u8, size: usize) {
     add(address, size, Some(model::AtomicU32::new(0)));
 }
 
-/// The same for a word that one thread stores and others load.
+/// [`share`] for a word that one thread stores and others load.
 pub fn share_one_way(address: *const u8, size: usize) {
     add(address, size, None);
 }
 
+/// Adds a word to those that threads share.
 fn add(address: *const u8, size: usize, turn: Option<model::AtomicU32>) {
-    // SAFETY: models share words of memory that they have.
+    // SAFETY: models share aligned words of memory that they have, before their threads begin.
     let word = unsafe {
         match size {
             8 => Word::Long(model::AtomicU64::new(*address.cast::<u64>())),
@@ -114,7 +125,8 @@ fn add(address: *const u8, size: usize, turn: Option<model::AtomicU32>) {
     SHARED.with_borrow_mut(|all| all.insert(address as usize, Box::leak(Box::new(shared))));
 }
 
-/// Runs a call that ends before access `accesses` (from 0) to any atomic; nothing if it got so far.
+/// Runs a call that ends before access `accesses`, from 0, to any atomic. Returns its result, or
+/// nothing if it was ended.
 pub fn stop_after<T>(accesses: u32, call: impl FnOnce() -> T) -> Option<T> {
     LEFT.set(Some(accesses));
     STOPS.set(modelled().then(|| loom::thread::current().id()));
@@ -127,17 +139,19 @@ pub fn stop_after<T>(accesses: u32, call: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-/// Runs something and tells where it stored: addresses and sizes.
+/// Runs a call. Returns its result, and addresses and sizes of its stores.
 pub fn writes_of<T>(call: impl FnOnce() -> T) -> (T, Vec<(usize, usize)>) {
     WRITES.set(Some(Vec::new()));
     let value = call();
     (value, WRITES.take().unwrap_or_default())
 }
 
+/// Whether the execution shares any word.
 fn modelled() -> bool {
     RANGE.get().1 != 0
 }
 
+/// The shared word at an address, if there is one. Counts as an access to it.
 fn shared(address: usize) -> Option<&'static Word> {
     let (low, high) = RANGE.get();
     if address < low || address > high {
@@ -165,6 +179,7 @@ fn step() {
     LEFT.set(Some(left - 1));
 }
 
+/// The ordering of a load, as mutated.
 fn load_order(order: Ordering) -> Ordering {
     match (MUTATION.get(), order) {
         (Mutation::RelaxedLoads, _) => Ordering::Relaxed,
@@ -172,6 +187,7 @@ fn load_order(order: Ordering) -> Ordering {
     }
 }
 
+/// The ordering of a store, as mutated.
 fn store_order(order: Ordering) -> Ordering {
     match (MUTATION.get(), order) {
         (Mutation::RelaxedStores, _) => Ordering::Relaxed,
@@ -179,7 +195,7 @@ fn store_order(order: Ordering) -> Ordering {
     }
 }
 
-/// As [`core::sync::atomic::fence`].
+/// The counterpart of [`core::sync::atomic::fence`].
 pub fn fence(order: Ordering) {
     if modelled() && MUTATION.get() != Mutation::NoFences {
         model::fence(order);
@@ -188,7 +204,7 @@ pub fn fence(order: Ordering) {
 
 macro_rules! atomic {
     ($name:ident, $type:ty, $load:expr, $store:expr, $exchange:expr) => {
-        /// As in [`core::sync::atomic`].
+        /// The counterpart of the atomic of this name in [`core::sync::atomic`].
         #[repr(transparent)]
         #[derive(Default)]
         pub struct $name(UnsafeCell<$type>);
@@ -203,32 +219,36 @@ macro_rules! atomic {
         }
 
         impl $name {
-            /// A new one.
+            /// A new atomic with this value.
             pub const fn new(value: $type) -> $name {
                 $name(UnsafeCell::new(value))
             }
 
-            /// The one at an address.
+            /// The atomic at an address.
             ///
             /// # Safety
-            /// As that of [`core::sync::atomic`].
+            ///
+            /// The contract of `from_ptr` of the atomic in [`core::sync::atomic`].
             pub const unsafe fn from_ptr<'a>(pointer: *mut $type) -> &'a $name {
-                // SAFETY: the caller's promise.
+                // SAFETY: the caller vouches for an aligned word that lives for `'a`; this type has
+                // the layout of the word.
                 unsafe { &*pointer.cast() }
             }
 
+            /// Address of the word.
             fn address(&self) -> usize {
                 self.0.get() as usize
             }
 
-            /// Loads.
+            /// Loads the value.
             pub fn load(&self, order: Ordering) -> $type {
                 step();
                 $load(self.address(), load_order(order))
-                    // SAFETY: nobody writes it at this moment.
+                    // SAFETY: threads of a model take turns, so that nobody writes the word now.
                     .unwrap_or_else(|| unsafe { *self.0.get() })
             }
 
+            /// Stores a value, whatever the mutation.
             fn store_now(&self, value: $type, order: Ordering) {
                 WRITES.with_borrow_mut(|writes| {
                     if let Some(writes) = writes {
@@ -236,12 +256,12 @@ macro_rules! atomic {
                     }
                 });
                 if !$store(self.address(), value, order) {
-                    // SAFETY: nobody else accesses it at this moment.
+                    // SAFETY: threads of a model take turns, so that nobody else accesses the word.
                     unsafe { *self.0.get() = value };
                 }
             }
 
-            /// Stores.
+            /// Stores a value.
             pub fn store(&self, value: $type, order: Ordering) {
                 step();
                 let order = store_order(order);
@@ -262,13 +282,13 @@ macro_rules! atomic {
                 }
                 self.store_now(value, order);
                 if let Some((address, value)) = late {
-                    // SAFETY: an address of a word of this size was given; tests mutate no others.
+                    // SAFETY: the address is that of an atomic of this type; tests give no others.
                     let other = unsafe { $name::from_ptr(address as *mut $type) };
                     other.store_now(value as $type, order);
                 }
             }
 
-            /// Compares and exchanges.
+            /// Exchanges the value for `new` if it is `old`.
             pub fn compare_exchange(
                 &self,
                 old: $type,
@@ -290,7 +310,7 @@ macro_rules! atomic {
                     return Ok(old);
                 }
                 $exchange(self.address(), old, new, success, failure).unwrap_or_else(|| {
-                    // SAFETY: nobody else accesses it at this moment.
+                    // SAFETY: threads of a model take turns, so that nobody else accesses the word.
                     let found = unsafe { *self.0.get() };
                     if found != old {
                         return Err(found);
@@ -300,6 +320,7 @@ macro_rules! atomic {
                 })
             }
 
+            /// Changes the value by exchanges, until one succeeds. Returns the value before.
             fn update(&self, order: Ordering, change: impl Fn($type) -> $type) -> $type {
                 let mut found = self.load(Ordering::Relaxed);
                 loop {
@@ -310,27 +331,27 @@ macro_rules! atomic {
                 }
             }
 
-            /// Adds.
+            /// Adds to the value. Returns the value before.
             pub fn fetch_add(&self, value: $type, order: Ordering) -> $type {
                 self.update(order, |found| found.wrapping_add(value))
             }
 
-            /// Subtracts.
+            /// Subtracts from the value. Returns the value before.
             pub fn fetch_sub(&self, value: $type, order: Ordering) -> $type {
                 self.update(order, |found| found.wrapping_sub(value))
             }
 
-            /// And.
+            /// Takes bits out of the value. Returns the value before.
             pub fn fetch_and(&self, value: $type, order: Ordering) -> $type {
                 self.update(order, |found| found & value)
             }
 
-            /// Or.
+            /// Puts bits into the value. Returns the value before.
             pub fn fetch_or(&self, value: $type, order: Ordering) -> $type {
                 self.update(order, |found| found | value)
             }
 
-            /// Exchanges.
+            /// Exchanges the value. Returns the value before.
             pub fn swap(&self, value: $type, order: Ordering) -> $type {
                 self.update(order, |_| value)
             }
@@ -338,6 +359,7 @@ macro_rules! atomic {
     };
 }
 
+/// The value of a shared word of 8 bytes, if there is one at the address.
 fn load_long(address: usize, order: Ordering) -> Option<u64> {
     match shared(address) {
         Some(Word::Long(word)) => Some(word.load(order)),
@@ -345,7 +367,8 @@ fn load_long(address: usize, order: Ordering) -> Option<u64> {
     }
 }
 
-/// A long store also reaches words that are shared by halves.
+/// Stores to a shared word of 8 bytes, or to its halves if these are shared. Returns whether there
+/// was any.
 fn store_long(address: usize, value: u64, order: Ordering) -> bool {
     if let Some(Word::Long(word)) = shared(address) {
         word.store(value, order);
@@ -356,6 +379,7 @@ fn store_long(address: usize, value: u64, order: Ordering) -> bool {
     low || high
 }
 
+/// The value of a shared word of 4 bytes, if there is one at the address.
 fn load_word(address: usize, order: Ordering) -> Option<u32> {
     match shared(address) {
         Some(Word::Short(word)) => Some(word.load(order)),
@@ -363,6 +387,7 @@ fn load_word(address: usize, order: Ordering) -> Option<u32> {
     }
 }
 
+/// Stores to a shared word of 4 bytes. Returns whether there was one.
 fn store_word(address: usize, value: u32, order: Ordering) -> bool {
     match shared(address) {
         Some(Word::Short(word)) => word.store(value, order),
@@ -391,7 +416,7 @@ atomic!(
         _ => None,
     }
 );
-// Bytes are nowhere shared.
+// No model shares bytes.
 atomic!(
     AtomicU8,
     u8,

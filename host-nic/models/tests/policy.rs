@@ -1,5 +1,5 @@
-//! What all calls share and the host changes: access lists, the MAC table, token buckets. All of it is the real
-//! code.
+//! The structures that all calls share and the host changes: access lists, forwarding database,
+//! token buckets. All of the code is the real one.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod common;
@@ -7,25 +7,28 @@ mod common;
 use common::{check, port};
 use loom::thread;
 use postern_nic_models::fdb::{Fdb, Key, Learned, Station, WAYS};
+use postern_nic_models::policy::acl::key::{DENY, MACS};
 use postern_nic_models::policy::acl::{Acl, Direction, RULE_WORDS, RuleWords, Verdict};
 use postern_nic_models::policy::headers::Headers;
 use postern_nic_models::policy::rate::Bucket;
 use postern_nic_models::policy::snapshot::Snapshot;
 use postern_nic_models::sync::modelled::{Mutation, begin, share};
 
-/// Something all zero that lives for ever.
+/// A value that is all zero and lives for ever.
 fn zeroed<T: Sync>() -> &'static T {
-    // SAFETY: all zero is valid for each of these, which are made of atomics.
+    // SAFETY: all types of this test are made of atomic integers, for which all zero is valid.
     Box::leak(unsafe { Box::<T>::new_zeroed().assume_init() })
 }
 
-/// All zero again, with no word shared.
+/// Makes a value all zero again, with no word shared.
 fn reset<T>(value: &T) {
     begin();
-    // SAFETY: nobody uses it now, and all of it is atomics.
+    // SAFETY: no thread uses the value now, and it is made of atomic integers, for which all zero
+    // is valid.
     unsafe { (&raw const *value).cast_mut().write_bytes(0, 1) };
 }
 
+/// Shares words of 8 bytes of a value, by number.
 fn share_all<T>(value: &T, words: impl IntoIterator<Item = usize>) {
     for word in words {
         share(
@@ -34,9 +37,6 @@ fn share_all<T>(value: &T, words: impl IntoIterator<Item = usize>) {
         );
     }
 }
-
-const DENY: u64 = 1 << 63;
-const MACS: u64 = 1 << 60;
 
 /// A rule on one source address.
 fn rule(action: u64, source: u64) -> RuleWords {
@@ -49,17 +49,18 @@ fn rule(action: u64, source: u64) -> RuleWords {
 
 const WATCHED: u64 = 0x0602_0304_0506;
 
-/// Lists that all deny one address, in different ways, and permit all else.
+/// Three lists, all of which deny one address, by different rules, and permit all others.
 fn lists() -> [[RuleWords; 2]; 3] {
     let (deny, permit) = (rule(DENY, WATCHED), rule(0, 0x0602_0304_0508));
     [[deny, permit], [deny, permit], [permit, deny]]
 }
 
+/// The host replaces the list twice, while a call evaluates it.
 fn replaced(acl: &'static Acl) {
     reset(acl);
     let [first, rest @ ..] = lists();
     acl.install(&first, Verdict::Permit);
-    // The generation, and of each bank the header and what is compared of two rules.
+    // Shared words are the generation, each bank's header, and the compared words of two rules.
     let size = size_of::<Acl>() / 8;
     let half = (size - 16) / 2;
     let rules = half - 32 * RULE_WORDS;
@@ -113,13 +114,13 @@ fn a_list_needs_release() {
 
 const KEY: Key = Key::new([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3211]);
 
-/// Stations that share a bucket.
-fn neighbours(table: &Fdb, count: usize) -> (Vec<Station>, usize) {
+/// Stations that share a bucket, and the number of the bucket's first word.
+fn neighbours(fdb: &Fdb, count: usize) -> (Vec<Station>, usize) {
     let bucket_of = |station| {
-        reset(table);
-        table.learn(KEY, station, port(0), 0);
-        let words = (&raw const *table).cast::<u64>();
-        // SAFETY: the table has so many words, and nobody else uses it now.
+        reset(fdb);
+        fdb.learn(KEY, station, port(0), 0);
+        let words = (&raw const *fdb).cast::<u64>();
+        // SAFETY: the database has that many words, and no other thread uses it now.
         let found = (0..size_of::<Fdb>() / 8).find(|at| unsafe { *words.add(*at) } != 0);
         found.unwrap() / WAYS * WAYS
     };
@@ -131,75 +132,76 @@ fn neighbours(table: &Fdb, count: usize) -> (Vec<Station>, usize) {
     (all, bucket)
 }
 
-/// One port learns two stations, another one takes over the first, and the host forgets the first port.
-fn learned(table: &'static Fdb, stations: &[Station], bucket: usize) {
-    reset(table);
+/// One port learns two stations, another port takes over the first of them, and the host forgets
+/// the first port.
+fn learned(fdb: &'static Fdb, stations: &[Station], bucket: usize) {
+    reset(fdb);
     let [moving, staying] = [stations[0], stations[1]];
-    share_all(table, bucket..bucket + 3);
+    share_all(fdb, bucket..bucket + 3);
     let first = thread::spawn(move || {
-        let learned = table.learn(KEY, moving, port(1), 3);
-        table.learn(KEY, staying, port(1), 3);
+        let learned = fdb.learn(KEY, moving, port(1), 3);
+        fdb.learn(KEY, staying, port(1), 3);
         learned
     });
-    let second = thread::spawn(move || table.learn(KEY, moving, port(2), 4));
-    table.forget(port(1));
-    let found = table.find(KEY, moving);
+    let second = thread::spawn(move || fdb.learn(KEY, moving, port(2), 4));
+    fdb.forget(port(1));
+    let found = fdb.find(KEY, moving);
     assert!(matches!(found, None | Some(1 | 2)), "{found:?}");
     let first = first.join().unwrap();
     let second = second.join().unwrap();
-    // Whole: no port nor station but those that were learned.
-    for entry in table.entries(KEY) {
+    // Entries are whole: they have no ports and stations but those that were learned.
+    for entry in fdb.entries(KEY) {
         let station = entry.station == moving || entry.station == staying && entry.port == 1;
         assert!(
             station && matches!((entry.port, entry.stamp), (1, 3) | (2, 4)),
             "{entry:?}"
         );
     }
-    // Nobody learns any more: what is forgotten stays so, and what another port learned stays.
-    table.forget(port(1));
-    assert!(table.entries(KEY).all(|entry| entry.port != 1));
+    // No call learns any more: entries that are forgotten stay so, and those of another port stay.
+    fdb.forget(port(1));
+    assert!(fdb.entries(KEY).all(|entry| entry.port != 1));
     let stays = matches!(second, Learned::New | Learned::Moved) && first != Learned::Moved;
     if stays {
-        assert_eq!(table.find(KEY, moving), Some(2), "learned and gone");
+        assert_eq!(fdb.find(KEY, moving), Some(2), "learned and gone");
     }
-    assert_eq!(table.find(KEY, staying), None);
+    assert_eq!(fdb.find(KEY, staying), None);
 }
 
-fn check_table(mutation: Mutation) {
-    let table = zeroed::<Fdb>();
-    let (stations, bucket) = neighbours(table, 2);
-    check(mutation, 2, move || learned(table, &stations, bucket));
+fn check_fdb(mutation: Mutation) {
+    let fdb = zeroed::<Fdb>();
+    let (stations, bucket) = neighbours(fdb, 2);
+    check(mutation, 2, move || learned(fdb, &stations, bucket));
 }
 
 #[test]
 #[should_panic(expected = "learned and gone")]
-fn entries_of_the_table_need_an_exchange() {
-    check_table(Mutation::TornExchange);
+fn entries_of_the_database_need_an_exchange() {
+    check_fdb(Mutation::TornExchange);
 }
 
 #[test]
-fn entries_of_the_table_are_whole_and_stay_forgotten() {
-    check_table(Mutation::None);
+fn entries_of_the_database_are_whole_and_stay_forgotten() {
+    check_fdb(Mutation::None);
 }
 
-/// A sweep takes out what is old, not what is renewed at that moment.
-fn swept(table: &'static Fdb, stations: &[Station], bucket: usize) {
-    reset(table);
+/// A sweep removes an old entry, but not one that is renewed at that moment.
+fn swept(fdb: &'static Fdb, stations: &[Station], bucket: usize) {
+    reset(fdb);
     let station = stations[0];
-    table.learn(KEY, station, port(1), 3);
-    share_all(table, [bucket, bucket + 1]);
-    let sender = thread::spawn(move || table.learn(KEY, station, port(1), 8));
-    table.sweep(8, 5);
+    fdb.learn(KEY, station, port(1), 3);
+    share_all(fdb, [bucket, bucket + 1]);
+    let sender = thread::spawn(move || fdb.learn(KEY, station, port(1), 8));
+    fdb.sweep(8, 5);
     let learned = sender.join().unwrap();
     if matches!(learned, Learned::Known | Learned::New) {
-        assert_eq!(table.find(KEY, station), Some(1), "{learned:?} and gone");
+        assert_eq!(fdb.find(KEY, station), Some(1), "{learned:?} and gone");
     }
 }
 
 fn check_sweep(mutation: Mutation) {
-    let table = zeroed::<Fdb>();
-    let (stations, bucket) = neighbours(table, 1);
-    check(mutation, 3, move || swept(table, &stations, bucket));
+    let fdb = zeroed::<Fdb>();
+    let (stations, bucket) = neighbours(fdb, 1);
+    check(mutation, 3, move || swept(fdb, &stations, bucket));
 }
 
 #[test]
@@ -213,11 +215,12 @@ fn a_sweep_needs_an_exchange() {
     check_sweep(Mutation::TornExchange);
 }
 
-/// Two callers and a bucket with two frames.
+/// Two calls take frames from a bucket that holds two.
 fn taken(bucket: &'static Bucket) {
     reset(bucket);
     let word = (&raw const *bucket).cast_mut().cast::<u64>();
-    // SAFETY: the bucket's three words: 1 ns a byte, a burst of 2000 bytes, full.
+    // SAFETY: the bucket has three words, which no thread uses now. They become 1 ns a byte, a
+    // burst of 2000 bytes, and full.
     unsafe {
         *word = 1 << 32;
         *word.add(1) = 2000 << 12;

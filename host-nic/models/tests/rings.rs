@@ -1,10 +1,11 @@
-//! Rings between a guest and the switch: nothing is read that was not written, and nothing overwritten that
-//! was not read. The switch is the real one; the guest's ends follow guest-lib/src/ring.rs.
+//! Rings between a guest and the switch: no bytes are read that were not written, and none
+//! overwritten that were not read. The switch is the real one; the guest's ends follow `TxQueue`
+//! and `RxQueue` of guest-lib/src/ring.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod common;
 
-use common::{Guest, Nic, RECORD, SIZE, check, frame, mac};
+use common::{Guest, ModelNic, RECORD, SIZE, check, frame, mac};
 use loom::thread;
 use postern_abi::window::Published;
 use postern_nic_models::fdb::{BUCKETS, Station, WAYS};
@@ -12,7 +13,7 @@ use postern_nic_models::sync::Ordering::Relaxed;
 use postern_nic_models::sync::modelled::{Mutation, share};
 use postern_nic_models::tenant::mac_word;
 
-/// A frame that fills a ring up to its last 48 bytes.
+/// Length in bytes of a frame that fills a ring up to its last 48 bytes.
 const LONG: u32 = SIZE - 48 - 16;
 
 /// The words of the record at the beginning of a ring that is full but for 48 bytes.
@@ -21,14 +22,14 @@ fn old() -> [u64; 4] {
     [LONG.into(), 0, first, second]
 }
 
-/// The lane from port 0 to port 1 has 48 bytes of room in front of its end; two short frames wait to be
-/// sent, of which the second one fits at its beginning only.
-fn lane(nic: Nic) {
+/// The lane from port 0 to port 1 has 48 bytes of room in front of its end. Two short frames wait
+/// to be sent, of which the second one fits at the lane's beginning only.
+fn lane(nic: ModelNic) {
     nic.reset();
     let geometry = nic.geometry;
     let mut sender = Guest::new(nic, 0, 1, 1);
     let receiver = Guest::new(nic, 1, 0, 1);
-    // The route is known: the shortest way through the switch is taken.
+    // The route is cached, so that `transmit_one` takes the frames.
     sender.send(frame(1, 0, 99));
     assert_eq!(nic.call(0, 1, true), 1);
     let filled = LONG + 16;
@@ -67,8 +68,8 @@ fn lane(nic: Nic) {
     assert_eq!(frames, [100, 101, 102]);
 }
 
-fn check_lane(mutation: impl FnOnce(Nic) -> Mutation) {
-    let nic = Nic::new(2);
+fn check_lane(mutation: impl FnOnce(ModelNic) -> Mutation) {
+    let nic = ModelNic::new(2);
     check(mutation(nic), 3, move || lane(nic));
 }
 
@@ -90,12 +91,12 @@ fn a_lane_needs_acquire() {
 }
 
 /// The TX ring of port 0 has 48 bytes of room in front of its end.
-fn ring(nic: Nic) {
+fn ring(nic: ModelNic) {
     nic.reset();
     let geometry = nic.geometry;
     let mut sender = Guest::new(nic, 0, 1, 1);
     let mut receiver = Guest::new(nic, 1, 0, 1);
-    // Two frames as long as half of a ring allows.
+    // Two frames fill the ring up to its last 48 bytes.
     for (at, length, tag) in [(0, 2000u64, 99), (2016, 2016, 100)] {
         let [first, second] = frame(1, 0, tag);
         sender.put(at, &[length, 0, first, second]);
@@ -135,7 +136,7 @@ fn ring(nic: Nic) {
 }
 
 fn check_ring(mutation: Mutation) {
-    let nic = Nic::new(2);
+    let nic = ModelNic::new(2);
     check(mutation, 2, move || ring(nic));
 }
 
@@ -156,9 +157,9 @@ fn a_tx_ring_needs_acquire() {
     check_ring(Mutation::RelaxedLoads);
 }
 
-/// A station moves from port 1 to port 2 while port 0 sends to it: once port 0 has heard of it, frames go to
-/// where it is.
-fn moves(nic: Nic) {
+/// A station moves from port 1 to port 2 while port 0 sends to it. Once the move has been learned,
+/// frames of port 0 go to port 2.
+fn moves(nic: ModelNic) {
     nic.reset();
     let state = nic.state();
     let mut sender = Guest::new(nic, 0, 1, 1);
@@ -174,7 +175,7 @@ fn moves(nic: Nic) {
     let station = Station::new(0, mac_word(mac(9)));
     let words = BUCKETS * WAYS;
     let way = (0..words).find(|at| is_way(nic, *at, station)).unwrap();
-    share(table_address(nic, way), 8);
+    share(fdb_address(nic, way), 8);
     let mover = thread::spawn(move || {
         nic.call(2, 1, true);
     });
@@ -187,49 +188,52 @@ fn moves(nic: Nic) {
     assert_eq!(there.receive(0), [5], "the last frame follows the station");
 }
 
-fn table_address(nic: Nic, at: usize) -> *const u8 {
+/// Address of a word of the forwarding database.
+fn fdb_address(nic: ModelNic, at: usize) -> *const u8 {
     (&raw const nic.state().fdb)
         .cast::<u8>()
         .wrapping_add(at * 8)
 }
 
-fn table_word(nic: Nic, at: usize) -> u64 {
-    // SAFETY: a word of the table, which nobody changes now.
-    unsafe { *table_address(nic, at).cast() }
+/// A word of the forwarding database.
+fn fdb_word(nic: ModelNic, at: usize) -> u64 {
+    // SAFETY: the address is that of a word of the database, which no thread uses now.
+    unsafe { *fdb_address(nic, at).cast() }
 }
 
-/// Whether taking the word away makes the station unknown.
-fn is_way(nic: Nic, at: usize, station: Station) -> bool {
-    let word = table_word(nic, at);
+/// Whether a word of the forwarding database is the entry of a station: without it the station is
+/// not known.
+fn is_way(nic: ModelNic, at: usize, station: Station) -> bool {
+    let word = fdb_word(nic, at);
     if word == 0 {
         return false;
     }
-    let place = table_address(nic, at).cast_mut().cast::<u64>();
-    // SAFETY: as above.
-    unsafe { *place = 0 };
+    let entry = fdb_address(nic, at).cast_mut().cast::<u64>();
+    // SAFETY: the address is that of a word of the database, which no thread uses now.
+    unsafe { *entry = 0 };
     let gone = nic.state().fdb.find(nic.switch().key(), station).is_none();
-    // SAFETY: as above.
-    unsafe { *place = word };
+    // SAFETY: the address is that of a word of the database, which no thread uses now.
+    unsafe { *entry = word };
     gone
 }
 
 #[test]
 fn frames_follow_a_station_that_moves() {
-    let nic = Nic::new(3);
+    let nic = ModelNic::new(3);
     check(Mutation::None, 3, move || moves(nic));
 }
 
 #[test]
 #[should_panic]
 fn a_move_that_is_not_told_is_not_followed() {
-    let nic = Nic::new(3);
-    let epoch = (&raw const nic.state().generation) as usize;
-    check(Mutation::Lost(epoch), 3, move || moves(nic));
+    let nic = ModelNic::new(3);
+    let generation = (&raw const nic.state().generation) as usize;
+    check(Mutation::Lost(generation), 3, move || moves(nic));
 }
 
 #[test]
 #[should_panic(expected = "follows the station")]
 fn a_move_is_told_with_release() {
-    let nic = Nic::new(3);
+    let nic = ModelNic::new(3);
     check(Mutation::RelaxedStores, 3, move || moves(nic));
 }

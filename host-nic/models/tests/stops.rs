@@ -1,18 +1,19 @@
-//! Calls that are stopped between any two accesses to memory and never go on, and what the next calls of the same
-//! sender do then. No other thread takes part, so there is nothing for loom to decide; every pair of
-//! places to stop is tried.
+//! Calls that are stopped between any two accesses to memory and never go on, and the next calls of
+//! the sender. No other thread takes part, so there is nothing for loom to decide; every pair of
+//! stops is tried.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod common;
 
-use common::{Guest, Nic, RECORD, SIZE, frame, mac, port};
+use common::{Guest, ModelNic, RECORD, SIZE, frame, mac, port};
 use postern_nic_models::layout::window_offset;
 use postern_nic_models::state::CACHED_ROUTES;
 use postern_nic_models::sync::Ordering::Relaxed;
 use postern_nic_models::sync::modelled::{Mutation, mutate, stop_after, writes_of};
 
-/// Where a call of port 0 may store in windows: free bytes of its lanes, `published`, its TX consumer.
-fn check_writes(nic: Nic, free: &[(u32, u32, u32)], writes: &[(usize, usize)]) {
+/// Checks the stores of a call of port 0: in windows, it may store to free bytes of its lanes, to
+/// its `published` and to its TX consumer.
+fn check_writes(nic: ModelNic, free: &[(u32, u32, u32)], writes: &[(usize, usize)]) {
     let geometry = nic.geometry;
     let windows = nic.base as usize + window_offset(geometry, port(0)) as usize;
     for (address, size) in writes.iter().filter(|(address, _)| *address >= windows) {
@@ -36,29 +37,31 @@ fn check_writes(nic: Nic, free: &[(u32, u32, u32)], writes: &[(usize, usize)]) {
     }
 }
 
-/// Free bytes of the lane from port 0, as its receiver knows them: from where, and how many.
-fn free(nic: Nic, to: u32) -> (u32, u32, u32) {
+/// The free bytes of the lane from port 0, as its receiver knows them: the receiver's number, their
+/// position, and how many they are.
+fn free(nic: ModelNic, to: u32) -> (u32, u32, u32) {
     let geometry = nic.geometry;
     let published = nic.long(to, geometry.published_offset(0, 0)).load(Relaxed) as u32;
     let consumed = nic.word(to, geometry.consumed_offset(0, 0)).load(Relaxed);
     (to, published, SIZE - published.wrapping_sub(consumed))
 }
 
-/// A call of port 0 for one frame that ends before an access, if it makes so many; whether it got to its end.
-fn call(nic: Nic, stop: u32) -> bool {
+/// Makes a call of port 0 for one frame that ends before access `stop`, if it makes so many.
+/// Returns whether it got to its end.
+fn call(nic: ModelNic, stop: u32) -> bool {
     let free: Vec<_> = (1..nic.geometry.ports()).map(|to| free(nic, to)).collect();
     let (done, writes) = writes_of(|| stop_after(stop, || nic.call(0, 1, false)));
     check_writes(nic, &free, &writes);
     done.is_some()
 }
 
-/// A call that is not stopped.
-fn whole(nic: Nic) {
+/// Makes a call of port 0 that is not stopped.
+fn whole(nic: ModelNic) {
     assert!(call(nic, u32::MAX));
 }
 
-/// Has one call stop at every place, and then two, each at every place.
-fn each_stop(nic: Nic, prepare: &dyn Fn(), end: &dyn Fn()) {
+/// Tries two calls in a row, each of which stops before each of its accesses or not at all.
+fn each_stop(nic: ModelNic, prepare: &dyn Fn(), end: &dyn Fn()) {
     let mut cases = 0;
     for first in 0.. {
         let mut done = false;
@@ -79,14 +82,16 @@ fn each_stop(nic: Nic, prepare: &dyn Fn(), end: &dyn Fn()) {
     assert!(cases > 1000, "{cases} cases");
 }
 
-/// One frame behind the other, the lane nearly full and then emptied, so that a call looks for room.
-fn refill(nic: Nic) {
+/// One frame is sent after the other. The lane is nearly full and then emptied, so that a call
+/// looks for room.
+fn refill(nic: ModelNic) {
     let prepare = || {
         nic.reset();
         let mut sender = Guest::new(nic, 0, 1, 1);
         sender.send(frame(1, 0, 1));
         assert_eq!(nic.call(0, 1, true), 1);
-        // As if the lane was filled up to 32 bytes in front of its end, and then read.
+        // The lane looks as if it had been filled up to 32 bytes in front of its end, and then
+        // read.
         let filled = SIZE - RECORD;
         let lane = nic.switch().lane(0, 1).unwrap();
         lane.published.store(filled, Relaxed);
@@ -115,11 +120,11 @@ fn refill(nic: Nic) {
 
 #[test]
 fn no_stop_lets_a_later_call_write_where_it_may_not() {
-    refill(Nic::new(2));
+    refill(ModelNic::new(2));
 }
 
-/// The receiver has a new tenant, whose word of what it has read says anything.
-fn hand_over(nic: Nic, consumed: u32) {
+/// The receiver's port has a new tenant, whose consumer position is `consumed`.
+fn hand_over(nic: ModelNic, consumed: u32) {
     let prepare = || {
         nic.reset();
         let mut sender = Guest::new(nic, 0, 1, 1);
@@ -148,7 +153,8 @@ fn hand_over(nic: Nic, consumed: u32) {
         sender.send(frame(1, 0, 5));
         whole(nic);
         let frames = receiver.receive(0);
-        // A frame of a call that was stopped may come twice; none of the former tenant's, and the last one.
+        // A frame of a call that was stopped may come twice. The last frame arrives, and none that
+        // was sent to the former tenant.
         assert_eq!(frames.last(), Some(&5), "{frames:?}");
         assert!(frames.iter().all(|tag| *tag > 3), "{frames:?}");
     };
@@ -158,15 +164,16 @@ fn hand_over(nic: Nic, consumed: u32) {
 #[test]
 fn no_stop_keeps_frames_from_a_new_tenant() {
     for consumed in [96, SIZE - 16] {
-        hand_over(Nic::new(2), consumed);
+        hand_over(ModelNic::new(2), consumed);
     }
 }
 
-/// The address of a station behind port 2 whose route is remembered where that of port 1's address is.
+/// The address of a station behind port 2 whose cached route has the element of that to port 1's
+/// address.
 const OTHER: u8 = 1 + CACHED_ROUTES as u8;
 
-/// Frames to two stations in turn, whose routes share a place.
-fn routes(nic: Nic) {
+/// Frames go to two stations in turn, whose cached routes share an element.
+fn routes(nic: ModelNic) {
     let sent = std::cell::Cell::new(0);
     let prepare = || {
         nic.reset();
@@ -201,13 +208,13 @@ fn routes(nic: Nic) {
 
 #[test]
 fn no_stop_mixes_two_routes() {
-    routes(Nic::new(3));
+    routes(ModelNic::new(3));
 }
 
 #[test]
 #[should_panic(expected = " got ")]
 fn a_route_needs_to_be_void_while_it_changes() {
-    let nic = Nic::new(3);
+    let nic = ModelNic::new(3);
     nic.reset();
     let [first, _] = frame(1, 0, 0);
     let route =

@@ -1,17 +1,17 @@
-//! A port changes hands while a call delivers to it, stopped anywhere or not at all.
+//! A port gets a new tenant while a call delivers to it, stopped anywhere or not at all.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering as Real};
 
-use common::{Guest, Nic, check, frame, mac, port};
+use common::{Guest, ModelNic, check, frame, mac, port};
 use loom::thread;
 use postern_nic_models::sync::modelled::{Mutation, share, stop_after};
 
-/// Two frames for the former tenant were published and not read, and a third one is being sent. Returns whether the
-/// call came to its end in any execution.
-fn change(nic: Nic, stop: u32, known: bool) -> bool {
+/// Two frames for the former tenant were published and not read, and a third one is being sent.
+/// Returns whether the call came to its end.
+fn change(nic: ModelNic, stop: u32, known: bool) -> bool {
     nic.reset();
     let geometry = nic.geometry;
     let mut sender = Guest::new(nic, 0, 1, 1);
@@ -19,7 +19,7 @@ fn change(nic: Nic, stop: u32, known: bool) -> bool {
         sender.send(frame(1, 0, tag));
         assert_eq!(nic.call(0, 1, true), 1);
     }
-    // Either the shortest way through the switch, or the longest one.
+    // The frame has a cached route, or is flooded.
     sender.send(frame(if known { 1 } else { 7 }, 0, 3));
     let state = nic.state();
     nic.share_lane(0, 1);
@@ -60,7 +60,7 @@ fn check_change(mutation: Mutation, known: bool) {
 }
 
 fn check_at(mutation: Mutation, known: bool, first: u32) {
-    let nic = Nic::new(2);
+    let nic = ModelNic::new(2);
     for stop in first.. {
         let all = std::sync::Arc::new(AtomicBool::new(true));
         let seen = std::sync::Arc::clone(&all);
@@ -76,16 +76,16 @@ fn check_at(mutation: Mutation, known: bool, first: u32) {
 }
 
 #[test]
-fn a_new_tenant_gets_its_own_frames_whatever_a_call_by_a_known_route_does() {
+fn a_new_tenant_gets_its_own_frames_whatever_a_call_by_a_cached_route_does() {
     check_change(Mutation::None, true);
 }
 
 #[test]
-fn a_new_tenant_gets_its_own_frames_whatever_a_call_without_a_route_does() {
+fn a_new_tenant_gets_its_own_frames_whatever_a_call_without_a_cached_route_does() {
     check_change(Mutation::None, false);
 }
 
-/// A call that is not stopped, with weaker orderings.
+/// A call that is not stopped, with weaker stores, delivers to the wrong tenant or not at all.
 #[test]
 #[should_panic]
 fn a_change_of_tenants_needs_release() {
@@ -98,13 +98,13 @@ fn a_change_of_tenants_needs_acquire() {
     check_at(Mutation::RelaxedLoads, false, u32::MAX);
 }
 
-/// Without the count of changes the known route leads to the former tenant for ever.
+/// Without a new generation the cached route leads to the former tenant for ever.
 #[test]
 #[should_panic(expected = "the next frames arrive")]
-fn a_change_of_tenants_needs_the_epoch() {
-    let nic = Nic::new(2);
-    let epoch = (&raw const nic.state().generation) as usize;
-    check(Mutation::Lost(epoch), 2, move || {
+fn a_change_of_tenants_needs_the_generation() {
+    let nic = ModelNic::new(2);
+    let generation = (&raw const nic.state().generation) as usize;
+    check(Mutation::Lost(generation), 2, move || {
         change(nic, u32::MAX, true);
     });
 }

@@ -1,37 +1,19 @@
 //! NIC views: templates that the patched KVM makes out of the image and the NIC's memory, for VMMs
-//! to attach to their vCPUs. See `kvm_ept_view.h` and [`postern_abi::kvm`] for the calls.
+//! to attach to their vCPUs. [`postern_kvm`] makes the calls.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::ptr::{self, NonNull};
+use std::os::fd::OwnedFd;
+use std::ptr;
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::kvm::{self, CreateEptView, EptViewMap, EptViewSeal};
 use postern_abi::view::DATA_GVA;
-use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
+pub use postern_kvm::ViewMode as Mode;
+use postern_kvm::{Device, Protection, Seal, SharedPages, View};
 
 use crate::image::{Image, Segment};
 use postern_nic_client::mapping::Mapping;
 use postern_nic_client::memory::Memory;
 use postern_switch::credentials::Credentials;
-
-/// Numbers of the ioctls.
-mod number {
-    use postern_abi::kvm::*;
-    use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr};
-
-    // KVM's own, of linux/kvm.h.
-    ioctl_io_nr!(KVM_CHECK_EXTENSION, KVMIO, 0x03);
-    ioctl_iow_nr!(
-        KVM_CREATE_EPT_VIEW,
-        KVMIO,
-        KVM_CREATE_EPT_VIEW_NR,
-        CreateEptView
-    );
-    ioctl_iow_nr!(KVM_EPT_VIEW_MAP, KVMIO, KVM_EPT_VIEW_MAP_NR, EptViewMap);
-    ioctl_iow_nr!(KVM_EPT_VIEW_SEAL, KVMIO, KVM_EPT_VIEW_SEAL_NR, EptViewSeal);
-}
 
 /// A view that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +23,8 @@ pub enum ViewError {
     Open(#[source] io::Error),
     /// KVM is there, without views.
     #[error(
-        "the loaded KVM has no EPT views; \
-         build and load the patched one with kernel-patches/build.sh"
+        "the loaded KVM offers no EPT views: build and load the patched one with \
+         kernel-patches/build.sh; if that is done, postern check says what is missing"
     )]
     NoViews,
     /// A view cannot be created.
@@ -106,28 +88,10 @@ fn remedy(mode: Mode, error: &io::Error) -> &'static str {
     }
 }
 
-/// The mode of a view: the rights of its code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Three VMFUNCs a call; code of the view is as good as root on the host.
-    Fast,
-    /// Four VMFUNCs a call; code of the view reaches the NIC's memory only.
-    Strict,
-}
-
-impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Mode::Fast => "fast",
-            Mode::Strict => "strict",
-        })
-    }
-}
-
 /// KVM with views, and an image that views are made of.
 #[derive(Debug)]
 pub struct ViewMaker {
-    device: File,
+    device: Device,
     entry: u64,
     parts: [Part; 2],
 }
@@ -139,23 +103,16 @@ impl ViewMaker {
     ///
     /// [`ViewError::Open`] and [`ViewError::NoViews`] where there are no views.
     pub fn new(image: &Image) -> Result<ViewMaker, ViewError> {
-        let device = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .map_err(ViewError::Open)?;
-        let capability = kvm::KVM_CAP_EPT_VIEW.into();
-        // SAFETY: the argument of KVM_CHECK_EXTENSION is a number.
-        let answer = unsafe { ioctl_with_val(&device, number::KVM_CHECK_EXTENSION(), capability) };
-        if answer < 1 {
+        let device = Device::open().map_err(ViewError::Open)?;
+        if !device.has_views() {
             return Err(ViewError::NoViews);
         }
         Ok(ViewMaker {
             device,
             entry: image.entry,
             parts: [
-                Part::copy(&image.rodata, "read-only data", kvm::VIEW_READ)?,
-                Part::copy(&image.text, "code", kvm::VIEW_READ | kvm::VIEW_EXEC)?,
+                Part::copy(&image.rodata, "read-only data", Protection::Read)?,
+                Part::copy(&image.text, "code", Protection::ReadExecute)?,
             ],
         })
     }
@@ -172,80 +129,42 @@ impl ViewMaker {
         caller: &Credentials,
         mode: Mode,
     ) -> Result<OwnedFd, ViewError> {
-        let argument = CreateEptView::default();
-        // SAFETY: the ioctl reads the argument, which has the size that its number says.
-        let fd = unsafe { ioctl_with_ref(&self.device, number::KVM_CREATE_EPT_VIEW(), &argument) };
-        if fd < 0 {
-            return Err(ViewError::Create(io::Error::last_os_error()));
-        }
-        // SAFETY: the ioctl returned a new descriptor that nobody else owns.
-        let view = unsafe { OwnedFd::from_raw_fd(fd) };
+        let view = self.device.create_view().map_err(ViewError::Create)?;
         for part in &self.parts {
-            let (base, size) = (part.pages.base(), part.pages.size() as u64);
-            map(&view, part.what, part.gva, base, size, part.prot)?;
+            map(&view, part.what, part.gva, part.shared(), part.protection)?;
         }
-        let prot = kvm::VIEW_READ | kvm::VIEW_WRITE;
-        let (base, size) = (memory.base(), memory.size());
-        map(&view, "NIC's memory", DATA_GVA, base, size, prot)?;
-        self.seal(&view, size, caller, mode)?;
-        Ok(view)
-    }
-
-    fn seal(
-        &self,
-        view: &OwnedFd,
-        size: u64,
-        caller: &Credentials,
-        mode: Mode,
-    ) -> Result<(), ViewError> {
-        let argument = EptViewSeal {
-            mode: match mode {
-                Mode::Fast => kvm::VIEW_MODE_FAST,
-                Mode::Strict => kvm::VIEW_MODE_STRICT,
-            },
+        // SAFETY: the memory is mapped while it is borrowed here, and shared and atomic by nature.
+        let data = unsafe { SharedPages::new(memory.base(), memory.size()) };
+        map(&view, "NIC's memory", DATA_GVA, data, Protection::ReadWrite)?;
+        let seal = Seal {
+            mode,
             entry_gva: self.entry,
             data_gva: DATA_GVA,
-            data_size: size,
+            data_size: data.size(),
             caller: caller.words(),
-            ..EptViewSeal::default()
         };
-        // SAFETY: the ioctl reads the argument, which has the size that its number says.
-        if unsafe { ioctl_with_ref(view, number::KVM_EPT_VIEW_SEAL(), &argument) } < 0 {
-            let source = io::Error::last_os_error();
-            return Err(ViewError::Seal { mode, source });
-        }
-        Ok(())
+        let sealed = view.seal(&seal);
+        sealed
+            .map(OwnedFd::from)
+            .map_err(|source| ViewError::Seal { mode, source })
     }
 }
 
 fn map(
-    view: &OwnedFd,
+    view: &View,
     what: &'static str,
     gva: u64,
-    base: NonNull<u8>,
-    size: u64,
-    prot: u32,
+    pages: SharedPages,
+    protection: Protection,
 ) -> Result<(), ViewError> {
-    let argument = EptViewMap {
-        gva,
-        user_addr: base.as_ptr().addr() as u64,
-        size,
-        prot,
-        ..EptViewMap::default()
-    };
-    // SAFETY: the ioctl reads the argument, which has the size that its number says. It pins pages
-    // that are either the NIC's memory, shared and atomic by nature, or a `Part`, which nothing in
-    // this process refers to.
-    if unsafe { ioctl_with_ref(view, number::KVM_EPT_VIEW_MAP(), &argument) } < 0 {
-        let source = io::Error::last_os_error();
-        return Err(ViewError::Map {
+    let size = pages.size();
+    view.map(gva, &pages, protection)
+        .map_err(|source| ViewError::Map {
             what,
             gva,
             size,
             source,
-        });
-    }
-    Ok(())
+        })
 }
 
 /// A segment of the image on pages of its own.
@@ -254,13 +173,17 @@ struct Part {
     what: &'static str,
     gva: u64,
     pages: Mapping,
-    prot: u32,
+    protection: Protection,
 }
 
 impl Part {
-    /// Writable memory, because views pin pages as writable; what a view may do is decided by
-    /// `prot`.
-    fn copy(segment: &Segment, what: &'static str, prot: u32) -> Result<Part, ViewError> {
+    /// Writable memory, because views pin pages as writable; `protection` decides what a view may
+    /// do.
+    fn copy(
+        segment: &Segment,
+        what: &'static str,
+        protection: Protection,
+    ) -> Result<Part, ViewError> {
         let bytes = &segment.bytes;
         let size = bytes.len().next_multiple_of(PAGE_SIZE as usize);
         let pages = Mapping::anonymous(size).map_err(|errno| ViewError::Memory {
@@ -273,7 +196,13 @@ impl Part {
             what,
             gva: segment.gva,
             pages,
-            prot,
+            protection,
         })
+    }
+    /// The pages, for views.
+    fn shared(&self) -> SharedPages {
+        // SAFETY: they are mapped while `self` is borrowed and the view is made, and nothing in
+        // this process refers to what they hold once `copy` has returned.
+        unsafe { SharedPages::new(self.pages.base(), self.pages.size() as u64) }
     }
 }

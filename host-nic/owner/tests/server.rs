@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use common::{Guest, Nic as OpenedNic, SMALL, frame, geometry, mac};
+use common::{Guest, SMALL, TestNic as OpenedNic, frame, geometry, mac};
 use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::{Reply, Request, Status, TenancyFds};

@@ -1,22 +1,29 @@
-//! Copying frames between windows: the one routine that differs by place.
+//! The copy of a frame from window to window: the one routine that differs by where the switch
+//! runs.
 //!
-//! Natively it uses the 16-byte registers that every x86-64 processor has, and those of 32 bytes where it
-//! finds them; where the target has no vector
-//! registers (the host's kernel, views, the bare-metal guest) 8-byte ones. It is written in assembly,
-//! because both sides of a copy are memory that a hostile guest may be writing at the same moment:
-//! what is loaded is stored, once, and nothing is concluded from it.
+//! A native program uses the registers of 16 bytes that every x86-64 processor has (SSE), and those
+//! of 32 bytes where the processor has them (AVX). Targets without vector registers (the host's
+//! kernel, views, the bare guest) use those of 8 bytes. The routine is written in assembly, because
+//! both sides of a copy are memory that a hostile guest may be writing at the same moment: each
+//! byte that is loaded is stored, once, and nothing is concluded from it.
+//!
+//! A *block* is 16 bytes of a frame, at a multiple of 16 from its beginning. Records begin with a
+//! header of 16 bytes, so block `n` of a frame is at byte `16 + 16 * n` of its record.
 
 use core::arch::asm;
 
-/// Copies a frame's whole blocks of 16 bytes but the first, from record to record: those from byte 16 to
-/// byte `whole` of the frame, which begins 16 bytes behind each pointer.
+/// Copies a frame's whole blocks but the first, from the record at `from` to the record at `to`:
+/// bytes 16 to `whole` of the frame, which are bytes 32 to `16 + whole` of both records.
 ///
 /// # Safety
-/// `whole` is a multiple of 16, at least 32; `from` is valid for reads and `to` for writes of 16 + `whole` bytes,
-/// in memory that the program accesses atomically or by such routines alone; and the two do not overlap.
+///
+/// `whole` is a multiple of 16, at least 32. `from` is valid for reads and `to` for writes of
+/// `16 + whole` bytes, in memory that the program accesses atomically or by routines of this module
+/// alone. The two do not overlap.
 #[inline(always)]
 pub unsafe fn blocks(from: *const u8, to: *mut u8, whole: usize) {
-    // SAFETY: the contract is the same; where two copies overlap, both have the whole blocks.
+    // SAFETY: the contract of `blocks` is that of the three routines. Each touches bytes 32 to
+    // `16 + whole` of the records: `large` `whole - 16` bytes from byte 32 on.
     unsafe {
         if whole > 80 {
             large(from.add(32), to.add(32), whole - 16);
@@ -28,14 +35,16 @@ pub unsafe fn blocks(from: *const u8, to: *mut u8, whole: usize) {
     }
 }
 
-/// [`blocks`] for two to four of them.
+/// [`blocks`] for two, three or four blocks: `whole` is 48, 64 or 80.
 ///
 /// # Safety
-/// As [`blocks`].
+///
+/// The contract of [`blocks`], with one of these three numbers.
 #[cfg(target_feature = "sse2")]
 #[inline(always)]
 pub unsafe fn four(from: *const u8, to: *mut u8, whole: usize) {
-    // SAFETY: what `blocks`' caller vouches for.
+    // SAFETY: the caller vouches for bytes 32 to `16 + whole` of both records. `whole` is 48 or
+    // more, so the first two blocks and the last two lie in these bytes.
     unsafe {
         asm!(
             "movups {a}, [{from} + 32]",
@@ -58,29 +67,33 @@ pub unsafe fn four(from: *const u8, to: *mut u8, whole: usize) {
     }
 }
 
-/// [`blocks`] for two to four of them.
+/// [`blocks`] for two, three or four blocks: `whole` is 48, 64 or 80.
 ///
 /// # Safety
-/// As [`blocks`].
+///
+/// The contract of [`blocks`], with one of these three numbers.
 #[cfg(not(target_feature = "sse2"))]
 #[inline(always)]
 pub unsafe fn four(from: *const u8, to: *mut u8, whole: usize) {
-    // SAFETY: what `blocks`' caller vouches for.
+    // SAFETY: the caller vouches for bytes 32 to `16 + whole` of both records. `whole` is 48 or
+    // more, so the first two blocks and the last two lie in these bytes.
     unsafe {
         straight::<2>(from.add(32), to.add(32));
         straight::<2>(from.add(whole - 16), to.add(whole - 16));
     }
 }
 
-/// Copies `size` bytes, any number. Both may be at any address.
+/// Copies `size` bytes, any number, between any two addresses.
 ///
 /// # Safety
-/// `from` is valid for reads and `to` for writes of that many bytes, in memory that the program accesses
-/// atomically or by such routines alone; and the two do not overlap.
+///
+/// `from` is valid for reads and `to` for writes of `size` bytes, in memory that the program
+/// accesses atomically or by routines of this module alone. The two do not overlap.
 #[inline(never)]
 pub unsafe fn bytes(from: *const u8, to: *mut u8, size: usize) {
     let whole = size & !15;
-    // SAFETY: the contract is the same; each step stays below `size`.
+    // SAFETY: the caller vouches for `size` bytes on both sides. `large` copies the first `whole`
+    // of them; then the bits of `size` below 16 say how many bytes the steps copy together.
     unsafe {
         if whole != 0 {
             large(from, to, whole);
@@ -117,26 +130,30 @@ pub unsafe fn bytes(from: *const u8, to: *mut u8, size: usize) {
     }
 }
 
-/// [`blocks`] for one or two of them.
+/// [`blocks`] for one or two blocks: `whole` is 32 or 48.
 ///
 /// # Safety
-/// As [`blocks`].
+///
+/// The contract of [`blocks`], with one of these two numbers.
 #[inline(never)]
 unsafe fn two(from: *const u8, to: *mut u8, whole: usize) {
-    // SAFETY: what `blocks`' caller vouches for.
+    // SAFETY: the caller vouches for bytes 32 to `16 + whole` of both records. `whole` is 32 or
+    // more, so the first block and the last one lie in these bytes.
     unsafe {
         straight::<1>(from.add(32), to.add(32));
         straight::<1>(from.add(whole), to.add(whole));
     }
 }
 
-/// Copies `size` bytes, forwards, with the widest registers that are allowed here.
+/// Copies `size` bytes with the widest registers that the program may use.
 ///
 /// # Safety
-/// `size` is a multiple of 16; and as [`blocks`].
+///
+/// The contract of [`bytes`]; and `size` is a multiple of 16, not 0.
 #[inline(never)]
 unsafe fn large(from: *const u8, to: *mut u8, size: usize) {
-    // SAFETY: the contract is the same, and the processor has what is asked for.
+    // SAFETY: the contract of `large` is that of both routines, and `wide` is called only where the
+    // processor has AVX.
     unsafe {
         #[cfg(feature = "std")]
         if std::arch::is_x86_feature_detected!("avx") {
@@ -149,13 +166,17 @@ unsafe fn large(from: *const u8, to: *mut u8, size: usize) {
 /// [`large`] with registers of 32 bytes.
 ///
 /// # Safety
-/// As [`large`], and the processor has AVX.
+///
+/// The contract of [`large`], and the processor has AVX.
 #[cfg(feature = "std")]
 #[inline(always)]
 unsafe fn wide(mut from: *const u8, mut to: *mut u8, mut size: usize) {
-    // SAFETY: each step stays below `size`, which is 16 or more.
+    // SAFETY: the caller vouches for `size` bytes on both sides, 16 or more. The first step takes
+    // 16 of them where it is made, the loop 128 a round, and the other steps what bits 6, 5 and 4
+    // of `size` leave.
     unsafe {
-        // Records begin at multiples of 16. From here on no store goes over the end of a cache line.
+        // Records begin at multiples of 16. Behind this step no store crosses the end of a cache
+        // line.
         if to as usize & 16 != 0 {
             straight::<1>(from, to);
             (from, to) = (from.add(16), to.add(16));
@@ -205,10 +226,12 @@ unsafe fn wide(mut from: *const u8, mut to: *mut u8, mut size: usize) {
 /// [`large`] with the registers that every processor has.
 ///
 /// # Safety
-/// As [`large`].
+///
+/// The contract of [`large`].
 #[inline(always)]
 unsafe fn narrow(from: *const u8, to: *mut u8, size: usize) {
-    // SAFETY: the contract is the same; each step stays below `size`.
+    // SAFETY: the caller vouches for `size` bytes on both sides. The loop copies the multiple of
+    // 256 in them, and the other steps what bits 7 to 4 of `size` leave.
     unsafe {
         let large = size & !0xff;
         if large != 0 {
@@ -233,16 +256,18 @@ unsafe fn narrow(from: *const u8, to: *mut u8, size: usize) {
     }
 }
 
-/// Copies `N` blocks of 16 bytes.
+/// Copies `N` blocks, without a loop at run time.
 ///
 /// # Safety
-/// As [`blocks`].
+///
+/// The contract of [`bytes`] for `16 * N` bytes.
 #[cfg(target_feature = "sse2")]
 #[inline(always)]
 unsafe fn straight<const N: usize>(from: *const u8, to: *mut u8) {
     let mut done = 0;
     while done < N {
-        // SAFETY: within what `blocks`' caller vouches for.
+        // SAFETY: blocks `done` and, where `N` has one more, `done + 1` are below `N`: the caller
+        // vouches for their bytes on both sides.
         unsafe {
             if N - done >= 2 {
                 asm!(
@@ -275,11 +300,13 @@ unsafe fn straight<const N: usize>(from: *const u8, to: *mut u8) {
 /// Copies `size` bytes, a multiple of 256, not 0.
 ///
 /// # Safety
-/// As [`blocks`].
+///
+/// The contract of [`bytes`], with such a number.
 #[cfg(target_feature = "sse2")]
 #[inline(always)]
 unsafe fn loop_256(from: *const u8, to: *mut u8, size: usize) {
-    // SAFETY: what `blocks`' caller vouches for.
+    // SAFETY: the caller vouches for `size` bytes on both sides. Each round copies 256 of them, and
+    // the loop ends when none is left.
     unsafe {
         asm!(
             "2:",
@@ -331,16 +358,18 @@ unsafe fn loop_256(from: *const u8, to: *mut u8, size: usize) {
     }
 }
 
-/// Copies `N` blocks of 16 bytes.
+/// Copies `N` blocks, without a loop at run time.
 ///
 /// # Safety
-/// As [`blocks`].
+///
+/// The contract of [`bytes`] for `16 * N` bytes.
 #[cfg(not(target_feature = "sse2"))]
 #[inline(always)]
 unsafe fn straight<const N: usize>(from: *const u8, to: *mut u8) {
     let mut done = 0;
     while done < N {
-        // SAFETY: within what `blocks`' caller vouches for.
+        // SAFETY: blocks `done` and, where `N` has one more, `done + 1` are below `N`: the caller
+        // vouches for their bytes on both sides.
         unsafe {
             asm!(
                 "mov {a}, [{from}]",
@@ -361,13 +390,15 @@ unsafe fn straight<const N: usize>(from: *const u8, to: *mut u8) {
 /// Copies `size` bytes, a multiple of 256, not 0.
 ///
 /// # Safety
-/// As [`blocks`].
+///
+/// The contract of [`bytes`], with such a number.
 #[cfg(not(target_feature = "sse2"))]
 #[inline(always)]
 unsafe fn loop_256(from: *const u8, to: *mut u8, size: usize) {
     let (mut from, mut to, mut left) = (from, to, size);
     while left != 0 {
-        // SAFETY: what `blocks`' caller vouches for; `left` bytes are left.
+        // SAFETY: the caller vouches for `size` bytes on both sides; `left` of them are left, 256
+        // or more.
         unsafe {
             straight::<16>(from, to);
             (from, to) = (from.add(256), to.add(256));
@@ -385,7 +416,7 @@ mod tests {
         let source: Vec<u8> = (0..10_000u32).map(|i| (i * 7 + (i >> 8)) as u8).collect();
         for whole in (32..=9024).step_by(16) {
             let mut target = vec![0xaa; whole + 64];
-            // SAFETY: both are large enough, and not the same.
+            // SAFETY: two vectors of this test, each with more bytes than the copy reaches.
             unsafe { blocks(source.as_ptr().add(5), target.as_mut_ptr().add(8), whole) };
             let copied = 40..24 + whole;
             assert_eq!(target[copied.clone()], source[37..21 + whole], "{whole}");
@@ -399,7 +430,7 @@ mod tests {
         let source: Vec<u8> = (0..700u32).map(|i| (i * 5 + (i >> 8)) as u8).collect();
         for size in 0..600 {
             let mut target = vec![0xaa; size + 32];
-            // SAFETY: both are large enough, and not the same.
+            // SAFETY: two vectors of this test, each with more bytes than the copy reaches.
             unsafe { bytes(source.as_ptr().add(3), target.as_mut_ptr().add(13), size) };
             assert_eq!(target[13..13 + size], source[3..3 + size], "{size}");
             let around = target[..13].iter().chain(&target[13 + size..]);

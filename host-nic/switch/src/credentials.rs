@@ -1,17 +1,17 @@
-//! Who is calling: the words that the core believes.
-
+//! Credentials: the words that say who calls, and the only ones that the switch believes.
+#![deny(unsafe_code)]
 use postern_abi::window::{Geometry, MIN_FRAME, PortId};
 
 use crate::layout::{memory_size, sender_offset, sender_stride, state_size, window_offset};
 use crate::state::{State, StateError};
 
-/// A port, its tenancy, and where things lie in the NIC's memory: what a view is sealed with
-/// (`abi::kvm::EptViewSeal::caller`).
+/// The credentials of a caller, 64 bytes: its port, its tenancy, and where things lie in the NIC's
+/// memory. A view is sealed with them ([`postern_abi::kvm::EptViewSeal::caller`]).
 ///
-/// The words are host-owned and immutable in every place. All offsets that a call needs follow from them, and
-/// none is read from the NIC's memory, so that no content of state or windows can lead the core outside
-/// of it: whoever vouches for the words need only see that [`Credentials::check`] accepts them, and that the memory
-/// has [`Credentials::size`] bytes.
+/// The words are owned by the host and immutable, wherever the switch runs. All offsets that a call
+/// needs follow from them, and none is read from the NIC's memory, so that no content of state or
+/// windows can lead the switch outside of it. Whoever vouches for the words need only see that
+/// [`Credentials::check`] accepts them, and that the memory has [`Credentials::size`] bytes.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
@@ -21,37 +21,40 @@ pub struct Credentials {
     queues: u8,
     ring_log: u8,
     lane_log: u8,
-    /// Number of the port's first sender.
+    /// Number of the port's first sender in the whole NIC.
     pub(crate) first_sender: u8,
-    /// By how much the longest frame is longer than the shortest.
+    /// Length in bytes of the longest frame, less that of the shortest.
     pub(crate) span: u16,
     /// Distance from one [`SenderState`](crate::state::SenderState) to the next, in bytes.
     pub(crate) sender_stride: u32,
-    /// Offset in a window of the first TX ring.
+    /// Offset in bytes of the first TX ring in a window.
     pub(crate) rings: u32,
-    /// Offset in a window of the lane from the port's first sender to the first RX queue.
+    /// Offset in bytes, in a window, of the lane from the port's first sender to the first RX
+    /// queue.
     pub(crate) lane: u32,
-    /// Size of a TX ring, less one.
+    /// Size in bytes of a TX ring, less one.
     pub(crate) ring_mask: u32,
-    /// Size of a lane, less one.
+    /// Size in bytes of a lane, less one.
     pub(crate) lane_mask: u32,
-    /// Offset of the [`SenderState`](crate::state::SenderState) of the port's first sender.
+    /// Offset in bytes of the [`SenderState`](crate::state::SenderState) of the port's first
+    /// sender.
     pub(crate) sender: u64,
-    /// Offset of the port's window.
+    /// Offset in bytes of the port's window.
     pub(crate) window: u64,
-    /// Offset of the window of port 0.
+    /// Offset in bytes of the window of port 0.
     pub(crate) windows: u64,
-    /// Size of a window.
+    /// Size in bytes of a window.
     pub(crate) window_size: u64,
 }
 
-/// The words of a [`Credentials`].
+/// [`Credentials`] as eight plain words, in the order of memory.
 pub type CredentialWords = [u64; 8];
 
 const _: () = assert!(size_of::<Credentials>() == size_of::<CredentialWords>());
 
 impl Credentials {
-    /// The credentials of a tenant of a port: `tenancy` says of which, and is not 0.
+    /// The credentials of a tenant of a port. `tenancy` is the number of the tenant's tenancy,
+    /// which is not 0.
     pub const fn new(geometry: Geometry, port: PortId, tenancy: u32) -> Credentials {
         Credentials {
             tenancy,
@@ -74,12 +77,12 @@ impl Credentials {
         }
     }
 
-    /// The credentials of a port's present tenant, for a place that has the state mapped and is told only
-    /// the port (the `direct` path).
+    /// The credentials of a port's present tenant, for a program that has the state mapped and is
+    /// told only the number of the port (the `direct` path).
     ///
     /// # Errors
     ///
-    /// The state is not a NIC's, or the port does not exist or has no tenant.
+    /// [`StateError`]: the state is not a NIC's, or the port does not exist or has no tenant.
     pub fn of_tenant(state: &State, port: u32) -> Result<Credentials, StateError> {
         let geometry = state.check()?;
         let port = geometry.port(port).ok_or(StateError::Port(port))?;
@@ -89,20 +92,26 @@ impl Credentials {
         }
     }
 
-    /// The words, for a sealed view.
+    /// The credentials as words, for the seal of a view.
+    #[allow(unsafe_code, reason = "the words are the structure's own memory")]
     pub const fn words(&self) -> CredentialWords {
-        // SAFETY: both have 64 bytes, none of them padding.
+        // SAFETY: both types have 64 bytes; no byte of the structure is padding, as the sizes of
+        // its fields add up to 64 in the order of `repr(C)`.
         unsafe { core::mem::transmute(*self) }
     }
 
-    /// From words, if they are those of a caller.
+    /// The credentials that these words are, or nothing if [`Credentials::check`] does not accept
+    /// them.
+    #[allow(unsafe_code, reason = "the words are the structure's own memory")]
     pub fn from_words(words: CredentialWords) -> Option<Credentials> {
-        // SAFETY: both have 64 bytes, and any content is valid.
-        let caller: Credentials = unsafe { core::mem::transmute(words) };
-        caller.check().then_some(caller)
+        // SAFETY: both types have 64 bytes, and all fields are integers, for which any content is
+        // valid.
+        let credentials: Credentials = unsafe { core::mem::transmute(words) };
+        credentials.check().then_some(credentials)
     }
 
-    /// Whether the words are those that [`Credentials::new`] gives for some port, geometry and tenancy.
+    /// Whether the words are those that [`Credentials::new`] gives for some port, geometry and
+    /// tenancy.
     pub fn check(&self) -> bool {
         let (ring, lane) = (
             1u32.checked_shl(self.ring_log.into()),
@@ -122,32 +131,38 @@ impl Credentials {
         }
     }
 
-    /// Ports, queues and sizes of the NIC.
+    /// Geometry of the NIC: its ports, queues and sizes.
     #[inline]
+    #[allow(
+        unsafe_code,
+        reason = "a geometry that was checked needs no second check"
+    )]
     pub const fn geometry(&self) -> Geometry {
-        // SAFETY: `new` has these numbers from a geometry, and `check` compares them with one.
+        // SAFETY: the four numbers are those of a valid geometry. `new` takes them from one, and
+        // `from_words` gives only credentials that `check` has compared with one.
         unsafe { Geometry::from_logs(self.last_port, self.queues, self.ring_log, self.lane_log) }
     }
 
-    /// The calling port.
+    /// The port that calls.
     #[inline]
     pub const fn port(&self) -> PortId {
         PortId::from_number(self.port)
     }
 
-    /// Whether the NIC has a port of that number.
+    /// Whether the NIC has a port of this number.
     #[inline(always)]
     pub(crate) const fn has(&self, port: u8) -> bool {
         port <= self.last_port
     }
 
-    /// Which tenant of the port; a former tenant's calls are refused.
+    /// Number of the tenancy for which the port calls. Calls of a former tenancy are refused.
     #[inline]
     pub const fn tenancy(&self) -> u32 {
         self.tenancy
     }
 
-    /// Bytes of memory that a call by this caller may touch: switch state, all windows, slack.
+    /// Size in bytes of the memory that a call with these credentials may touch: switch state, all
+    /// windows, slack.
     pub const fn size(&self) -> u64 {
         memory_size(self.geometry())
     }
@@ -163,15 +178,17 @@ mod tests {
             for (ring, lane) in [(12, 12), (23, 12), (12, 23), (18, 16)] {
                 let geometry = Geometry::new(ports, queues, 1 << ring, 1 << lane).unwrap();
                 let port = geometry.port(ports - 1).unwrap();
-                let caller = Credentials::new(geometry, port, 0xdead_beef);
-                assert_eq!(Credentials::from_words(caller.words()), Some(caller));
-                assert_eq!((caller.geometry(), caller.port()), (geometry, port));
+                let credentials = Credentials::new(geometry, port, 0xdead_beef);
+                let words = credentials.words();
+                assert_eq!(Credentials::from_words(words), Some(credentials));
+                assert_eq!(credentials.geometry(), geometry);
+                assert_eq!(credentials.port(), port);
                 // The low half of the first word is the tenancy: any but 0 will do.
                 for bit in 32..512 {
-                    let mut words = caller.words();
+                    let mut words = credentials.words();
                     words[bit / 64] ^= 1 << (bit % 64);
                     if let Some(other) = Credentials::from_words(words) {
-                        panic!("bit {bit} makes {caller:?} {other:?}");
+                        panic!("bit {bit} makes {credentials:?} {other:?}");
                     }
                 }
                 assert_eq!(

@@ -1,25 +1,29 @@
-//! The host-owned half of a NIC's memory: who is attached, where stations are, how far each ring is.
+//! The state: the host-owned part of a NIC's memory, with ports, forwarding database and positions.
 //!
 //! ```text
-//!   offset        content                                       written by                read by
-//!   0             State: magic, geometry, hash key (a line)     host, once                host, all calls
-//!                 clock (a line)                                host                      all calls
-//!                 attached ports (a line)                       host                      all calls
-//!                 tenancy of each port, mode of each port       host                      all calls
-//!                 MAC table: buckets of two lines               calls that learn, host    all calls
-//!   PORTS         PortState of each port: what its guest may do host (features: its calls) all calls
-//!   ...           SenderState of each port's vCPU:
-//!                   TX position of the queue (a line)           calls for that queue      host
-//!                   counters, drops by cause                    that vCPU's calls         host
-//!                   routes that it remembers                    that vCPU's calls         that vCPU's calls
-//!                   for each RX queue a LaneState (a line)      that vCPU's calls         host
+//!   part         content                              written by            read by
+//!   State        magic, geometry, hash key (a line)   host, once            host, all calls
+//!                clock (a line)                       host                  all calls
+//!                attached ports, generation (a line)  host; generation:     all calls
+//!                                                     calls that learn, too
+//!                tenancy and mode of each port        host                  all calls
+//!                forwarding database: buckets of      host, calls that      all calls
+//!                  two lines                          learn
+//!   PortState    what the port's guest may do         host; features,       all calls
+//!   of each port                                      tokens: calls
+//!   SenderState  position of the TX queue (a line)    calls for the queue   host
+//!   of each      counters, drops by cause             calls of the vCPU     host
+//!   vCPU         cached routes                        calls of the vCPU     calls of the vCPU
+//!                a LaneState (a line) for each        calls of the vCPU     host
+//!                  RX queue of the NIC
 //! ```
 //!
-//! Guests never see this memory except on the `direct` path, which has no isolation. Everything is an
-//! atomic accessed with plain moves. A sender has one writer, whatever a guest does, because a vCPU makes
-//! one call at a time. Two vCPUs that send from one TX queue at the same time may
-//! both take a frame: their port sends it twice. Nothing here is believed further than a mask: whatever
-//! the words hold, the core stays inside the NIC's memory.
+//! [`layout`](crate::layout) says where each part lies. Guests never see this memory except on the
+//! `direct` path, which has no isolation. Every word is an atomic accessed with plain moves, but
+//! for the few that several calls change at once. A sender has one writer, whatever a guest does,
+//! because a vCPU makes one call at a time. Two vCPUs that send from one TX queue at the same time
+//! may both take a frame: their port sends it twice. Nothing here is believed further than a mask:
+//! whatever the words hold, the switch stays inside the NIC's memory.
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -38,26 +42,30 @@ pub const STATE_MAGIC: u64 = u64::from_le_bytes(*b"PSTNSTAT");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Cause {
-    /// A header that means nothing, or asks for what was not agreed on; or a record that
-    /// leads outside of what the guest said it wrote: then all of that is skipped, and counts as one.
+    /// A record's header means nothing, or asks for what was not agreed on; or a record leads
+    /// outside of what the guest said it wrote: then all that is left of that is skipped, and
+    /// counts as one.
     BadDescriptor = 0,
-    /// Shorter than [`postern_abi::window::MIN_FRAME`].
+    /// The frame is shorter than [`postern_abi::window::MIN_FRAME`].
     TooShort = 1,
-    /// Longer than [`Geometry::max_frame`], or than [`Geometry::max_segment`].
+    /// The frame is longer than [`Geometry::max_frame`], or the large segment longer than
+    /// [`Geometry::max_segment`].
     TooLong = 2,
-    /// Nobody but the sender is at the destination's port, or nobody at all is attached.
+    /// The destination is behind the sender's own port or one without a tenant, or no other port
+    /// has a tenant.
     NoDestination = 3,
-    /// The destination's lane had no room; once for each destination.
+    /// The destination's lane had no room. Counted once for each destination.
     Full = 4,
-    /// The destination's consumer position is out of range: its lane counts as full.
+    /// The destination's consumer position is out of range, so that its lane counts as full.
     BadReceiver = 5,
-    /// The sender's producer position is out of range: nothing was taken. Counts calls, not frames.
+    /// The sender's producer position is out of range, so that nothing was taken. Counts calls, not
+    /// frames.
     BadIndex = 6,
-    /// A source address or VLAN that the port may not use.
+    /// The frame has a source address or VLAN that the port may not use.
     Spoofed = 7,
-    /// Refused by the port's access list, or by its VLAN membership, or by port isolation.
+    /// A port's access list, its VLAN membership or port isolation refuses the frame.
     Policy = 8,
-    /// Above the port's rate.
+    /// The frame is above a port's rate.
     Rate = 9,
 }
 
@@ -79,7 +87,7 @@ impl Cause {
         Cause::Rate,
     ];
 
-    /// The name in tables and JSON.
+    /// The name of the cause in tables and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Cause::BadDescriptor => "bad_descriptor",
@@ -96,7 +104,8 @@ impl Cause {
     }
 }
 
-/// TEST ONLY: what the switch does without. It is there to show that tests of stopped senders find it.
+/// TEST ONLY: a lock that is held, which the switch does without. It is there to show that tests of
+/// stopped senders find such a lock.
 #[cfg(feature = "attack-lock")]
 pub(crate) struct Held<'a>(&'a AtomicU32);
 
@@ -109,7 +118,7 @@ impl Drop for Held<'_> {
 
 #[cfg(feature = "attack-lock")]
 impl State {
-    /// Waits for the lock as long as it takes.
+    /// TEST ONLY: takes the lock, and waits for it as long as it takes.
     pub(crate) fn lock(&self) -> Held<'_> {
         while self.reserved.swap(1, crate::sync::Ordering::Acquire) != 0 {
             core::hint::spin_loop();
@@ -118,150 +127,198 @@ impl State {
     }
 }
 
-/// The first part of the state. Valid for any content, so it can be referred to wherever memory of the
-/// right size and alignment is mapped.
+/// The first part of the state, one for the NIC. Any content is valid, so that it can be referred
+/// to wherever memory of the right size and alignment is mapped.
 #[repr(C, align(64))]
 pub struct State {
     /// [`STATE_MAGIC`] once the host has initialised everything.
     pub magic: AtomicU64,
     /// [`ABI_VERSION`].
     pub abi_version: AtomicU32,
-    /// Number of ports, for those who map the memory; calls take it from
-    /// [`Credentials`](crate::credentials::Credentials).
+    /// Number of ports. This and the three words that follow are for those who map the memory;
+    /// calls take the geometry from their [`Credentials`](crate::credentials::Credentials).
     pub ports: AtomicU32,
-    /// Number of queues of each port, likewise.
+    /// Number of queues of each port.
     pub queues: AtomicU32,
-    /// Size of a TX ring in bytes, likewise.
+    /// Size of a TX ring in bytes.
     pub ring: AtomicU32,
-    /// Size of a lane in bytes, likewise.
+    /// Size of a lane in bytes.
     pub lane: AtomicU32,
     reserved: AtomicU32,
-    /// Random key of the MAC table's hash, and of the flow hash.
+    /// Random key of the forwarding database's bijection and of the flow hash.
     pub key: [AtomicU64; 2],
-    /// Not 0: VLANs are told apart, and each port's [`Vlan`] counts.
+    /// Not 0 if VLANs are told apart, and each port's [`Vlan`] counts.
     pub vlans: AtomicU64,
     pad0: AtomicU64,
     /// The host's clock.
     pub clock: Clock,
-    /// Bit `p % 64` of word `p / 64`: port `p` receives frames.
+    /// The ports that have a tenant: bit `p % 64` of word `p / 64` says that port `p` receives
+    /// frames.
     pub attached: [AtomicU64; MAX_PORTS as usize / 64],
-    /// Counts changes of the table and of what is attached, from 1: what a sender remembers of it is then void.
+    /// The generation: number of changes of the forwarding database and of the set of attached
+    /// ports, from 1. A route that was cached in an older generation is void.
     pub generation: AtomicU64,
     pad1: [AtomicU64; 3],
-    /// Which tenant each port has; 0 is nobody.
+    /// Number of each port's present tenancy; 0 is none.
     pub tenancy: [AtomicU32; MAX_PORTS as usize],
-    /// What calls of each port have to mind, `MODE_*`.
+    /// Mode of each port: what its calls have to mind, `MODE_*`.
     pub mode: [AtomicU32; MAX_PORTS as usize],
-    /// Where stations are.
+    /// The forwarding database: which port each station is behind.
     pub fdb: Fdb,
 }
 
-/// [`State::mode`]: the sources of frames from the port are not learned. For a port whose guest sends what
-/// several stations said to each other, such as a replayed capture: learned, each of them
-/// would be behind the sender's own port, and frames to them would go nowhere.
+impl core::fmt::Debug for State {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("State")
+            .field("abi_version", &self.abi_version)
+            .field("ports", &self.ports)
+            .field("queues", &self.queues)
+            .field("ring", &self.ring)
+            .field("lane", &self.lane)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bit of [`State::mode`]: the sources of frames from the port are not learned. It is for a port
+/// whose guest sends what several stations said to each other, such as a replayed capture. If they
+/// were learned, each would be behind the sender's own port, and frames to them would go nowhere.
 pub const MODE_NO_LEARNING: u32 = 1 << 0;
-/// [`State::mode`]: frames from the port meet a policy, of its own or of a port that may receive them.
+/// Bit of [`State::mode`]: frames from the port meet a policy, of its own or of a port that may
+/// receive them, so that they take the slow path.
 pub const MODE_POLICY: u32 = 1 << 1;
 
-/// The time that rate limits and ageing go by. View code cannot ask the processor, whose time-stamp counter
-/// the guest sets; so the owner of the NIC writes it here, and while the owner is gone time stands still.
+/// The clock of rate limits and ageing. View code cannot ask the processor, whose time-stamp
+/// counter the guest sets, so the owner of the NIC writes the time here. While the owner is gone,
+/// time stands still.
 #[repr(C, align(64))]
+#[derive(Debug)]
 pub struct Clock {
-    /// Nanoseconds since some moment, never going back.
+    /// Time in nanoseconds since some moment, never going back.
     pub now: AtomicU64,
-    /// Ticks of the MAC table's ageing, modulo [`crate::fdb::STAMPS`]. Each begins a new epoch, so that
-    /// stations that send are stamped anew.
+    /// Number of ticks of the forwarding database's ageing, modulo [`crate::fdb::STAMPS`]. Each
+    /// tick begins a new [`State::generation`], so that stations that send are stamped anew.
     pub tick: AtomicU32,
     reserved: AtomicU32,
     pad: [AtomicU64; 6],
 }
 
-/// What a port's guest may do. All zero is everything. Written by the host, but for the features and the
-/// tokens of the buckets.
+/// The state of a port: what its guest may do. All zero is everything. The host writes it, but for
+/// the features and the tokens of the buckets, which calls change.
 #[repr(C, align(128))]
 pub struct PortState {
-    /// The features that were agreed on with its tenant, `FEATURE_*` of [`postern_abi::window`].
+    /// Features that were agreed on with the port's tenant, `FEATURE_*` of [`postern_abi::window`].
     pub features: AtomicU32,
-    /// The port that gets a copy of each frame which this one sends or receives, plus 1; 0 is none.
+    /// Mirror: number, plus 1, of the port that gets a copy of each frame that this one sends or
+    /// receives; 0 is none.
     pub mirror: AtomicU32,
-    /// The only source address that it may use, [`SOURCE_FIXED`], and perhaps [`SOURCE_OWN`]; 0 is any.
+    /// The only source address that the port may use, with [`SOURCE_FIXED`] and perhaps
+    /// [`SOURCE_OWN`]; 0 is any.
     pub source: AtomicU64,
-    /// Ports that frames from it do not reach: bit `p % 64` of word `p / 64`.
+    /// Port isolation: bit `p % 64` of word `p / 64` says that frames from this port do not reach
+    /// port `p`.
     pub blocked: [AtomicU64; MAX_PORTS as usize / 64],
-    /// How much it may send.
+    /// Rate limit of what the port sends.
     pub ingress: Bucket,
-    /// How much it may receive.
+    /// Rate limit of what the port receives.
     pub egress: Bucket,
-    /// Which VLANs it is in.
+    /// VLAN settings of the port.
     pub vlan: Vlan,
-    /// Which packets it may send and receive.
+    /// Access list of the port.
     pub acl: Acl,
 }
 
-/// [`PortState::source`]: there is an address.
+impl core::fmt::Debug for PortState {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("PortState")
+            .field("features", &self.features)
+            .field("mirror", &self.mirror)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bit of [`PortState::source`]: there is an address.
 pub const SOURCE_FIXED: u64 = 1 << 63;
-/// [`PortState::source`]: the address is the tenant's, and changes with the tenant.
+/// Bit of [`PortState::source`]: the address is the tenant's, and changes with the tenant.
 pub const SOURCE_OWN: u64 = 1 << 62;
 
-/// What calls of one vCPU keep from one to the next, and what calls for the TX queue of the same number do.
+/// The state of a sender: what calls of one vCPU keep from one call to the next, and the position
+/// of the TX queue of the same number. The sender's [`LaneState`]s follow it in memory.
 #[repr(C, align(64))]
 pub struct SenderState {
-    /// Position up to which the TX queue's records were taken: the NIC's own copy.
+    /// Position up to which the TX queue's records were taken, the NIC's own copy.
     pub tx_next: AtomicU32,
     reserved: AtomicU32,
     pad: [AtomicU64; 7],
-    /// Frames taken.
+    /// Number of frames taken.
     pub frames: AtomicU64,
-    /// Bytes of the frames that were long enough and short enough.
+    /// Number of bytes of the frames taken that had an acceptable length.
     pub bytes: AtomicU64,
-    /// Stations learned.
+    /// Number of stations learned.
     pub learned: AtomicU64,
-    /// Stations that moved to this port from another.
+    /// Number of stations that moved to this port from another.
     pub moved: AtomicU64,
-    /// Frames not delivered, by [`Cause`].
+    /// Number of frames not delivered, by [`Cause`].
     pub drops: [AtomicU64; CAUSES],
     pad1: [AtomicU64; 2],
-    /// Where frames with a single destination went, by the last byte of that.
+    /// The cache of routes of frames with one destination. The last byte of the destination's
+    /// address, modulo [`CACHED_ROUTES`], chooses the element.
     pub routes: [CachedRoute; CACHED_ROUTES],
 }
 
-/// Routes that a sender remembers, a power of two.
+impl core::fmt::Debug for SenderState {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("SenderState")
+            .field("tx_next", &self.tx_next)
+            .field("frames", &self.frames)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Number of routes in a sender's cache, a power of two.
 pub const CACHED_ROUTES: usize = 16;
 
-/// A route that a sender remembers from one call to the next. Misleading content, however it came about,
-/// only sends that sender's own frames elsewhere.
+/// A cached route: the port to which frames of a sender with certain addresses went. Misleading
+/// content, however it came about, only sends that sender's own frames elsewhere.
 #[repr(C)]
+#[derive(Debug)]
 pub struct CachedRoute {
-    /// First eight bytes of the frames.
+    /// Bytes 0 to 7 of the frames: destination, and the first two bytes of the source.
     pub first: AtomicU64,
-    /// The next four.
+    /// Bytes 8 to 11 of the frames: the other four bytes of the source.
     pub second: AtomicU32,
-    /// The number of the port.
+    /// Number of the port.
     pub port: AtomicU32,
-    /// [`State::generation`] when that was found.
+    /// [`State::generation`] in which the port was found; the route is void in any other.
     pub generation: AtomicU64,
     pad: AtomicU64,
 }
 
-/// One sender's side of one of its lanes.
+/// The state of a lane, on its sender's side. Positions are those of [`postern_abi::window`].
 #[repr(C, align(64))]
+#[derive(Debug)]
 pub struct LaneState {
-    /// Up to where the lane was published: the NIC's own copy, stored before the one in the window.
+    /// Position up to which the lane was published, the NIC's own copy. It is stored before the one
+    /// in the window.
     pub published: AtomicU32,
-    /// Up to where it is filled, while a call has left it for another lane.
+    /// Position up to which the lane is filled, while a call has left it for another lane.
     pub position: AtomicU32,
     /// The receiver's consumer position when it was last read and found valid.
     pub consumed: AtomicU32,
-    /// Up to where records may be written without another look at that; not beyond the lane's end.
+    /// Position up to which records may be written without another look at the consumer position;
+    /// not beyond the lane's end.
     pub limit: AtomicU32,
     /// The receiver's tenancy that the positions belong to.
     pub tenancy: AtomicU32,
     reserved: AtomicU32,
-    /// Frames delivered.
+    /// Number of frames delivered.
     pub frames: AtomicU64,
-    /// Bytes of them.
+    /// Number of bytes of the frames delivered.
     pub bytes: AtomicU64,
-    /// Frames dropped because the lane had no room, or its consumer position was out of range.
+    /// Number of frames dropped because the lane had no room, or its consumer position was out of
+    /// range.
     pub drops: AtomicU64,
     pad: [AtomicU64; 2],
 }
@@ -276,16 +333,22 @@ impl State {
     /// The state at the start of a NIC's memory.
     ///
     /// # Safety
-    /// `base` must be aligned to a page and valid for reads and writes of [`state_size`](crate::layout::state_size) bytes for
-    /// `'a`, and all of it may only be accessed atomically meanwhile.
+    ///
+    /// `base` must be aligned to a page and valid for reads and writes of
+    /// [`state_size`](crate::layout::state_size) bytes for `'a`, and all of that memory may only be
+    /// accessed atomically meanwhile.
     #[inline]
     pub const unsafe fn at<'a>(base: *mut u8) -> &'a State {
-        // SAFETY: the caller vouches for size, alignment and lifetime; every field is an atomic, for
-        // which any content is valid and shared access is sound.
+        // SAFETY: the caller vouches for size, alignment and lifetime; every field is an atomic,
+        // for which any content is valid and shared access is sound.
         unsafe { &*base.cast::<State>() }
     }
 
     /// Checks that this is the state of a NIC of this version, and returns its geometry.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]: magic, version or geometry are not a NIC's.
     pub fn check(&self) -> Result<Geometry, StateError> {
         let magic = self.magic.load(Relaxed);
         if magic != STATE_MAGIC {
@@ -300,7 +363,7 @@ impl State {
         Geometry::new(ports, queues, ring, lane).map_err(StateError::Geometry)
     }
 
-    /// Notes the geometry, for [`State::check`].
+    /// Stores the geometry, for [`State::check`].
     pub fn set_geometry(&self, geometry: Geometry) {
         self.ports.store(geometry.ports(), Relaxed);
         self.queues.store(geometry.queues(), Relaxed);
@@ -308,13 +371,13 @@ impl State {
         self.lane.store(geometry.lane(), Relaxed);
     }
 
-    /// The tenant of a port, 0 if there is none.
+    /// Number of a port's present tenancy, 0 if there is none.
     #[inline]
     pub fn tenancy(&self, port: PortId) -> u32 {
         self.tenancy[port.index()].load(Relaxed)
     }
 
-    /// What calls of a port have to mind, `MODE_*`.
+    /// Mode of a port: what its calls have to mind, `MODE_*`.
     #[inline]
     pub fn mode(&self, port: PortId) -> u32 {
         self.mode[port.index()].load(Relaxed)
@@ -322,7 +385,7 @@ impl State {
 }
 
 impl SenderState {
-    /// Counts frames that were not delivered.
+    /// Counts a number of frames that were not delivered.
     #[inline]
     pub fn count(&self, cause: Cause, frames: u64) {
         add(&self.drops[cause as usize], frames);
@@ -335,16 +398,16 @@ pub fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }
 
-/// Why memory is not a NIC's.
+/// Why memory is not that of a NIC, or a port has no credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateError {
-    /// It does not begin with [`STATE_MAGIC`].
+    /// The memory begins with this word, and not with [`STATE_MAGIC`].
     Magic(u64),
-    /// It was made by another [`ABI_VERSION`].
+    /// The memory has this version, and not [`ABI_VERSION`].
     Version(u32),
-    /// Its numbers or sizes are not valid.
+    /// The numbers or sizes in the state are not valid.
     Geometry(GeometryError),
-    /// The port does not exist or has no tenant.
+    /// The port of this number does not exist or has no tenant.
     Port(u32),
 }
 
@@ -359,7 +422,8 @@ impl core::fmt::Display for StateError {
             }
             StateError::Version(version) => write!(
                 f,
-                "the NIC has ABI version {version}, this program {ABI_VERSION}: build both from one revision"
+                "the NIC has ABI version {version}, this program {ABI_VERSION}: \
+                 build both from one revision"
             ),
             StateError::Geometry(error) => error.fmt(f),
             StateError::Port(port) => write!(f, "port {port} of the NIC has no tenant"),

@@ -1,5 +1,6 @@
-//! The atomics that the core is made of: the processor's, or those of host-nic/models, which the
-//! model checker loom interprets.
+//! The atomic words that the switch is made of: the processor's, or those of host-nic/models, whose
+//! orderings the model checker loom explores.
+#![cfg_attr(not(loom), forbid(unsafe_code))]
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};

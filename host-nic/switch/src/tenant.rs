@@ -1,14 +1,16 @@
-//! Tenants come and go: what the owner of a NIC does with a port between two guests.
+//! Tenants: how the owner of a NIC hands a port from one guest to the next.
 //!
-//! Only the host calls these, one at a time. Calls of other ports go on meanwhile, so nothing here
-//! relies on their standing still: a new tenant's positions begin where the switch has them, rather than
-//! at a number that a call in progress could contradict.
+//! A *tenant* is the guest that has a port for a time, and a *tenancy* that time, numbered by the
+//! owner. Only the host calls these functions, one at a time. Calls of other ports go on meanwhile,
+//! so nothing here relies on their standing still: a new tenant's positions begin where the switch
+//! has them, rather than at a number that a call in progress could contradict.
 //!
-//! A call of another port that was stopped in the middle of a delivery to the former tenant writes to the
-//! unpublished part of its lane when it goes on, and then publishes for the former tenant, which the new one takes
-//! as an empty lane ([`postern_abi::window::Published`]). The next call of that sender finds another tenancy than
-//! that of its positions, and begins where the new tenant expects the next record. So frames for a
-//! former tenant can end in memory of the next one, and are never delivered to it.
+//! A call of another port may be stopped in the middle of a delivery to the former tenant. When it
+//! goes on, it writes to the unpublished part of its lane and then publishes for the former tenant,
+//! which the new one takes as an empty lane ([`postern_abi::window::Published`]). The next call of
+//! that sender finds another tenancy than that of its positions, and begins where the new tenant
+//! expects the next record. So frames for a former tenant can end in memory of the next one, and
+//! are never delivered to it.
 
 use crate::sync::{
     AtomicU8, AtomicU32, AtomicU64,
@@ -21,21 +23,21 @@ use crate::fdb::{Key, Station};
 use crate::state::{LaneState, SOURCE_FIXED, SOURCE_OWN, SenderState};
 use crate::switch::Switch;
 
-/// A MAC address as the table has it.
+/// A MAC address as the forwarding database has it: 48 bits, first byte lowest.
 pub const fn mac_word(mac: [u8; 6]) -> u64 {
     let [a, b, c, d, e, f] = mac;
     u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }
 
 impl Switch<'_> {
-    /// Key of the MAC table.
+    /// Key of the forwarding database.
     pub fn key(&self) -> Key {
         let [first, second] = &self.state().key;
         Key::new([first.load(Relaxed), second.load(Relaxed)])
     }
 
-    /// Ends a tenancy: the port receives nothing more, its tenant's calls are refused, and its
-    /// stations are forgotten.
+    /// Ends a port's tenancy: the port receives nothing more, its tenant's calls are refused, and
+    /// the stations behind it leave the forwarding database.
     pub fn evict(&self, port: PortId) {
         let state = self.state();
         let bit = 1 << (port.number() & 63);
@@ -45,11 +47,12 @@ impl Switch<'_> {
         state.generation.fetch_add(1, AcqRel);
     }
 
-    /// Begins a tenancy: ends the former one, clears the window, gives it a new header, and lets
-    /// all its rings begin empty. The address stays the port's own as long as the tenancy lasts. Does
-    /// nothing if the port is not one of this NIC's.
+    /// Begins a tenancy of a port: ends the former one, clears the window, gives it a new header,
+    /// and lets all its rings begin empty. The address gets a static entry in the forwarding
+    /// database as long as the tenancy lasts. Does nothing if the port is not one of this NIC's.
     ///
-    /// `tenancy` must not be 0, nor a number that a former tenant still around has.
+    /// `tenancy` must not be 0, nor the number of a former tenancy whose tenant may still make
+    /// calls.
     pub fn admit(&self, port: PortId, tenancy: u32, mac: [u8; 6]) {
         let (Some(window), Some(port_state)) = (self.window(port), self.port(port)) else {
             return;
@@ -74,15 +77,17 @@ impl Switch<'_> {
         state.generation.fetch_add(1, AcqRel);
     }
 
+    /// Fills a window with zeros.
     fn clear(&self, window: *mut u8) {
         for offset in (0..self.geometry().window_size() as usize).step_by(8) {
-            // SAFETY: within the window, aligned; `from_base`'s caller vouched for it.
+            // SAFETY: an aligned word below the size of a window of this NIC, in memory that
+            // `from_base`'s caller vouched for.
             let word = unsafe { AtomicU64::from_ptr(window.add(offset).cast()) };
             word.store(0, Relaxed);
         }
     }
 
-    /// The rings of the port's own window: empty, at the positions that the switch has.
+    /// Makes the rings of a port's window empty, at the positions that the switch has.
     fn start_rings(&self, port: PortId, tenancy: u32) {
         let geometry = self.geometry();
         for queue in 0..geometry.queues() {
@@ -109,7 +114,7 @@ impl Switch<'_> {
         }
     }
 
-    /// Counters of what the port sent and received.
+    /// Sets the counters of what a port sent and received to zero.
     fn clear_counters(&self, port: PortId) {
         let geometry = self.geometry();
         for queue in 0..geometry.queues() {
@@ -126,6 +131,7 @@ impl Switch<'_> {
         }
     }
 
+    /// Writes a window's header, its magic number last.
     fn write_header(&self, window: *mut u8, header: &WindowHeader) {
         let at = |offset: usize| window.wrapping_add(offset);
         // SAFETY: all fields lie in the window's first line and are aligned for their type, as the

@@ -1,6 +1,7 @@
-//! A sender that stops after each single instruction of its call: for ever, or until its receiver is another one.
+//! A sender that stops after each single instruction of its call: for ever, or until its receiver's
+//! port has another tenant.
 //!
-//! The call runs in a child process, one step at a time, in each place that the core is compiled for.
+//! The call runs in a child process, one step at a time, in each build of the switch.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod common;
@@ -8,14 +9,15 @@ mod common;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::{ptr, slice};
 
-use common::place::Place;
+use common::build::Build;
 use common::step::{Step, Stepper, trace};
-use common::{BROADCAST, Guest, Nic, SMALL, frame, geometry, mac};
+use common::{BROADCAST, Guest, SMALL, TestNic, frame, geometry, mac};
 use postern_abi::window::Geometry;
 use postern_switch::credentials::Credentials;
 
 const PORTS: u32 = 3;
-/// What the call sends: to port 1, everybody, port 2, nobody (too short), port 1, port 2, everybody.
+/// The frames of the call, destination and length: to port 1, everybody, port 2, nobody (too
+/// short), port 1, port 2, everybody.
 const SENT: [(Option<u32>, usize); 7] = [
     (Some(1), 64),
     (None, 77),
@@ -25,9 +27,9 @@ const SENT: [(Option<u32>, usize); 7] = [
     (Some(2), 15),
     (None, 300),
 ];
-/// Which of them each receiver gets.
+/// The numbers of the frames that each receiver gets.
 const EXPECTED: [&[usize]; PORTS as usize] = [&[], &[0, 1, 4, 6], &[1, 2, 5, 6]];
-/// Frames that wait in each lane before.
+/// Number of frames that wait in each lane before the call.
 const WAITING: usize = 2;
 
 const SKIP: &str = "SKIP: this machine does not let a process trace its child";
@@ -36,7 +38,7 @@ fn small() -> Geometry {
     geometry(PORTS, 1, SMALL, SMALL)
 }
 
-/// The `n`th frame, as it was, or as the guest has changed it.
+/// Frame `n` of the call, as it was, or as the guest has changed it.
 fn nth(n: usize, changed: bool) -> Vec<u8> {
     let (to, length) = SENT[n];
     let to = to.map_or(BROADCAST, |to| mac(to as u8));
@@ -48,9 +50,9 @@ fn waiting(n: usize) -> Vec<u8> {
     frame(BROADCAST, mac(0), 99, n as u64)
 }
 
-/// A sender whose receivers have frames that they have not read, and who is about to send more. Its rings are
-/// near their ends, so that padding is among what it sends.
-fn prepare(nic: &Nic) -> Guest<'_> {
+/// A sender whose receivers have frames that they have not read, and which is about to send more.
+/// Its rings are near their ends, so that it sends padding too.
+fn prepare(nic: &TestNic) -> Guest<'_> {
     let mut guests: Vec<_> = (0..PORTS).map(|port| Guest::attach(nic, port, 1)).collect();
     let [sender, a, b] = &mut guests[..] else {
         unreachable!()
@@ -75,9 +77,9 @@ fn caller(port: u32) -> Credentials {
     Credentials::new(small(), common::port(port), 1)
 }
 
-/// Frames taken, of the committed ones, from where the switch is in the ring.
+/// Number of frames of the call that were taken, from the consumer position of the ring.
 fn taken(sender: &Guest<'_>, before: &Guest<'_>, consumer: u32) -> usize {
-    // Positions behind each frame.
+    // The position behind each frame, one after the other.
     let mut probe = Guest::alias(sender.nic, sender.caller);
     let mut position = before.tx[0];
     for (n, (_, length)) in SENT.iter().enumerate() {
@@ -97,8 +99,9 @@ fn taken(sender: &Guest<'_>, before: &Guest<'_>, consumer: u32) -> usize {
     SENT.len()
 }
 
-/// Life goes on without the call. Returns how many frames were visible at the stop, and how many were sent again.
-fn go_on(nic: &Nic, before: &Guest<'_>) -> (usize, usize) {
+/// Goes on without the call. Returns how many frames were visible when it stopped, and how many
+/// were sent again.
+fn go_on(nic: &TestNic, before: &Guest<'_>) -> (usize, usize) {
     let mut receivers = [1, 2].map(|port| Guest::alias(nic, caller(port)));
     let mut got: Vec<Vec<Vec<u8>>> = Vec::new();
     for receiver in &mut receivers {
@@ -116,15 +119,16 @@ fn go_on(nic: &Nic, before: &Guest<'_>) -> (usize, usize) {
         got.push(new);
     }
     let visible = got.iter().map(Vec::len).sum();
-    // Others do not notice.
+    // Other ports do not notice.
     let mut other = Guest::alias(nic, caller(1));
     other.send(&frame(mac(2), mac(1), 88, 5));
     assert_eq!(other.call(1, true), 1);
     assert_eq!(receivers[1].receive(1, 9), [frame(mac(2), mac(1), 88, 5)]);
 
-    // The guest begins anew where the switch is, with other frames in what was not taken.
+    // The guest begins anew at the switch's position, with other frames in place of those not
+    // taken.
     let mut sender = Guest::alias(nic, caller(0));
-    // The NIC has its own position; the producer is still the one that the call has seen.
+    // The NIC has its own position; the producer is still that which the call has seen.
     assert_eq!(sender.call(0, true), 0);
     sender.resume();
     let skip = taken(&sender, before, sender.tx[0]);
@@ -138,13 +142,14 @@ fn go_on(nic: &Nic, before: &Guest<'_>) -> (usize, usize) {
         let expected = EXPECTED[receiver.number() as usize];
         let visible = new.len();
         new.extend(receiver.receive(0, usize::MAX));
-        // First frames of the call that was stopped, all of those that were visible,
+        // First come frames of the call that was stopped, all of those that were visible,
         let old = new.iter().zip(expected);
         let old = old
             .take_while(|(bytes, n)| **bytes == nth(**n, false))
             .count();
         assert!(old >= visible, "a visible frame changed");
-        // then those of the second call, from one that had been delivered or the next: none is lost.
+        // then those of the second call, from one that had been delivered or the next: none is
+        // lost.
         let rest = &new[old..];
         let first = expected.len() - rest.len();
         assert!(first <= old, "lost");
@@ -158,9 +163,9 @@ fn go_on(nic: &Nic, before: &Guest<'_>) -> (usize, usize) {
 
 #[test]
 fn a_call_can_stop_after_any_instruction() {
-    for place in Place::ALL {
-        let nic = Nic::new(place, small());
-        let copy = Nic::native(small());
+    for build in Build::ALL {
+        let nic = TestNic::new(build, small());
+        let copy = TestNic::native(small());
         let before = prepare(&nic);
         let mut sender = Guest::alias(&nic, caller(0));
         send_all(&mut sender, 0, false);
@@ -182,7 +187,7 @@ fn a_call_can_stop_after_any_instruction() {
             // SAFETY: the mapping has that size, and the child that writes to it is stopped.
             let now = unsafe { slice::from_raw_parts(base, size) };
             if now == last {
-                continue; // Only registers have changed, and they are lost.
+                continue; // Only registers have changed, which are lost.
             }
             last = now.to_vec();
             states += 1;
@@ -192,9 +197,9 @@ fn a_call_can_stop_after_any_instruction() {
             visible.push(seen);
             again += twice;
         }
-        println!("{place:?}: {steps} instructions, {states} states of the memory");
-        // The steps did go through the call: from nothing visible to everything, with stops between the
-        // publications and the end.
+        println!("{build:?}: {steps} instructions, {states} states of the memory");
+        // The steps went through the whole call: from no visible frame to all, with stops between
+        // the publications and the end.
         visible.dedup();
         assert_eq!(visible, [0, 4, 8]);
         assert!(again > 0);
@@ -202,13 +207,14 @@ fn a_call_can_stop_after_any_instruction() {
     }
 }
 
-/// Before each instruction the receiver's port goes to another tenant; then the call goes on.
+/// The call stops before each of its instructions, the receiver's port goes to another tenant, and
+/// the call goes on.
 #[test]
 fn a_call_that_goes_on_disturbs_no_new_tenant() {
-    for place in Place::ALL {
+    for build in Build::ALL {
         // The unoptimised code has some ten times as many instructions.
-        let stride = if place == Place::Native { 31 } else { 1 };
-        let nic = Nic::new(place, small());
+        let stride = if build == Build::Native { 31 } else { 1 };
+        let nic = TestNic::new(build, small());
         let mut guests: Vec<_> = (0..PORTS)
             .map(|port| Guest::attach(&nic, port, 1))
             .collect();
@@ -228,7 +234,7 @@ fn a_call_that_goes_on_disturbs_no_new_tenant() {
             send(sender);
             let mut stepper = Stepper::new(sender, u64::MAX).unwrap();
             if !stepper.run_to(address, turn) {
-                // Executed less often this time.
+                // The instruction was executed less often this time.
                 former.receive(0, 9);
                 other.receive(0, 9);
                 continue;
@@ -237,7 +243,8 @@ fn a_call_that_goes_on_disturbs_no_new_tenant() {
             let mut new = Guest::attach(&nic, 1, tenancy);
             assert_eq!(stepper.finish(), 2);
             assert_eq!(other.receive(0, 9), sent[1..]);
-            // Frames for whoever has the port when the call gets to them: whole, and none behind a missing one.
+            // The new tenant gets the frames that the call delivers after the change: whole ones,
+            // and none behind a missing one.
             let received = new.receive(0, 9);
             assert!(sent.ends_with(&received), "at {address:#x}, time {turn}");
             if received.is_empty() {
@@ -253,16 +260,17 @@ fn a_call_that_goes_on_disturbs_no_new_tenant() {
             }
             guests[1] = new;
         }
-        println!("{place:?}: {in_time} in time, {detached} too late");
+        println!("{build:?}: {in_time} in time, {detached} too late");
         assert!(detached > 9 && in_time > 9);
     }
 }
 
-/// The guest changes destination and length after each instruction, so that the call never reads the same twice.
+/// The guest changes destination and length after each instruction, so that the call never reads a
+/// word twice with one value.
 #[test]
 fn a_call_ends_whatever_changes() {
-    for place in [Place::KernelObject, Place::Image] {
-        let nic = Nic::new(place, small());
+    for build in [Build::KernelObject, Build::Image] {
+        let nic = TestNic::new(build, small());
         let mut guests: Vec<_> = (0..PORTS)
             .map(|port| Guest::attach(&nic, port, 1))
             .collect();
@@ -278,7 +286,7 @@ fn a_call_ends_whatever_changes() {
             let mut steps = 0;
             while stepper.step() == Step::Running {
                 steps += 1;
-                assert!(steps < 30_000, "{place:?} {kind}: the call does not end");
+                assert!(steps < 30_000, "{build:?} {kind}: the call does not end");
                 // Another source, another destination, or both, and another length.
                 let to = [
                     mac(1),
@@ -293,7 +301,7 @@ fn a_call_ends_whatever_changes() {
                     ring[at].store([60, 14, 40][steps % 3], Relaxed);
                 }
             }
-            println!("{place:?} {kind}: {steps} instructions");
+            println!("{build:?} {kind}: {steps} instructions");
             let consumer = guests[0].consumer(0).load(Acquire);
             guests[0].tx[0] = consumer;
             guests[0].commit(0, 0);

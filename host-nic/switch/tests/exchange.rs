@@ -1,4 +1,4 @@
-//! The guest library's ends of the rings against the switch itself, in one block of memory as the NIC has it.
+//! The guest library's ends of the rings against the switch, in the memory of a NIC.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod common;
@@ -28,13 +28,13 @@ fn memory(ports: u32, size: u32) -> Memory {
 
 fn open(memory: &Memory, port: u32) -> Nic<Direct> {
     let port = memory.geometry().port(port).unwrap();
-    // SAFETY: the memory has that size, and nobody refers to it.
+    // SAFETY: the memory has that size, lives as long as the test, and no reference to it exists.
     let opened = unsafe { Direct::new(memory.base(), memory.size(), port) };
     let (direct, window) = opened.unwrap();
     Nic::new(direct, window)
 }
 
-/// A frame to nobody in particular.
+/// A frame between two stations that no port has for its own.
 fn frame(seed: u8, len: usize) -> Vec<u8> {
     let mut frame: Vec<u8> = (0..len).map(|i| seed.wrapping_add(i as u8)).collect();
     frame[0..6].copy_from_slice(&[2, 1, 1, 1, 1, 1]);
@@ -140,7 +140,7 @@ fn senders_take_turns() {
     let mut senders = [open(&memory, 0), open(&memory, 2), open(&memory, 3)];
     let mut receiver = open(&memory, 1);
     let frames: Vec<_> = (0..3).map(|i| [frame(i, 60), frame(100 + i, 60)]).collect();
-    // So that the switch knows where the station is.
+    // A broadcast from the station lets the switch learn its port.
     let mut hello = frame(0, 60);
     hello[0..6].fill(0xff);
     hello[6..12].copy_from_slice(&[2, 1, 1, 1, 1, 1]);
@@ -177,7 +177,7 @@ fn a_lane_that_cannot_be_is_empty() {
         assert!(!receiver.rx_ready(), "{wrong:#x}");
         assert!(receive(&mut receiver, 9).is_empty());
     }
-    // Nor is one that is another tenant's.
+    // A lane that is another tenant's is empty too.
     for other in [0, tenancy - 1, tenancy + 1] {
         let word = Published {
             position,
@@ -191,7 +191,7 @@ fn a_lane_that_cannot_be_is_empty() {
     assert_eq!(receive(&mut receiver, 9), [frame(1, 60)]);
 }
 
-/// Whatever is in a lane, the guest stays in it, and goes on behind it.
+/// Whatever is in a lane, the guest does not leave the lane, and goes on behind the record.
 #[test]
 fn a_record_that_is_none_ends_what_is_there() {
     let memory = memory(2, SMALL);
@@ -206,7 +206,7 @@ fn a_record_that_is_none_ends_what_is_there() {
             .unwrap();
         let at = state.published.load(Relaxed) as usize % SMALL as usize;
         sender.tx_burst(&[frame(1, 60), frame(2, 60)]);
-        // SAFETY: the position is in the lane, and a header is there.
+        // SAFETY: the position is in the lane, where a record begins.
         unsafe {
             let header = RecordHeader::plain(length).words().0;
             std::sync::atomic::AtomicU64::from_ptr(lane.add(at).cast()).store(header, Relaxed);
@@ -221,7 +221,7 @@ fn a_record_that_is_none_ends_what_is_there() {
     assert_ne!(PAD_WORD, 0);
 }
 
-/// Padding before it and the frame together are larger than the ring.
+/// The longest frame passes, even where padding and the frame together are larger than the ring.
 #[test]
 fn the_longest_frames_pass_rings_of_their_size() {
     let memory = memory(2, SMALL);
@@ -259,7 +259,7 @@ fn a_position_of_the_switch_that_cannot_be_leaves_no_room() {
     let right = consumer.load(Relaxed);
     consumer.store(right.wrapping_add(2 * SMALL), Relaxed);
     let many = vec![frame(1, 60); 60];
-    // As far as it knew that there was room, and no further; the request puts the position right.
+    // The guest sends as far as it knew that there was room; the request puts the position right.
     assert_eq!(sender.tx_burst(&many), 51);
     assert_eq!(consumer.load(Relaxed), right.wrapping_add(51 * 80));
     assert_eq!(sender.tx_burst(&many[..9]), 9);
@@ -282,7 +282,7 @@ fn memory_that_is_no_nic_is_refused() {
     let size = memory.size();
     let open = |size, port| {
         let port = PortId::new(port).unwrap();
-        // SAFETY: at least that much memory is there, and nobody refers to it.
+        // SAFETY: at least that much memory is mapped there, and no reference to it exists.
         unsafe { Direct::new(memory.base(), size, port) }.map(|_| ())
     };
     assert!(open(size, 1).is_ok());
@@ -344,7 +344,7 @@ proptest! {
             }
             prop_assert!(expected.len() <= 2 * 4096 / 32);
         }
-        // Padding alone is a round of its own.
+        // A call may take padding alone, so that there are more calls than frames.
         for _ in 0..999 {
             sender.tx_burst::<&[u8]>(&[]);
             let got = receive(&mut receiver, 99);

@@ -1,7 +1,8 @@
-//! Senders that are killed or frozen at any moment of a call, thousands of times, while others send at full rate
-//! and receivers check every byte.
+//! Senders that are killed or frozen at any moment of a call, thousands of times, while others send
+//! at full rate and receivers check every byte.
 //!
-//! Each sender is a process that shares the NIC's memory, as a VM does. A killed one's port goes to a new process.
+//! Each sender is a process that shares the NIC's memory, as a VM does. The port of a killed one
+//! goes to a new process.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod common;
@@ -9,23 +10,25 @@ mod common;
 use std::hint::spin_loop;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+use common::build::Build;
 use common::child::Child;
-use common::place::Place;
 use common::step::{Stepper, trace};
-use common::{BROADCAST, Guest, Nic, geometry, mac};
+use common::{BROADCAST, Guest, TestNic, geometry, mac};
 use postern_abi::window::PAD_WORD;
 use postern_switch::credentials::Credentials;
 
 const RING: u32 = 16 << 10;
-/// Ports: the victim's, two good senders', two receivers'.
+/// Number of the port whose senders are killed or frozen.
 const VICTIM: u32 = 0;
+/// Numbers of the ports of the other senders.
 const GOOD: [u32; 2] = [1, 2];
+/// Numbers of the ports that receive.
 const RECEIVERS: [u32; 2] = [3, 4];
 const PORTS: u32 = 5;
 const LONGEST: usize = 3000;
 
-/// A frame that says who sent it, as which tenant, as which of its frames, and to whom, with noise that follows
-/// from that. Made without allocation, for children.
+/// Writes the `n`th frame of a tenant of a port. It tells port, tenancy and number, with noise that
+/// follows from them. It is made without allocation, for children.
 fn write(buffer: &mut [u8; LONGEST], from: u32, tenancy: u32, n: u64) -> &[u8] {
     let mut word = (u64::from(from) << 56 ^ u64::from(tenancy) << 24 ^ n)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -58,8 +61,8 @@ fn is_for(receiver: u32, n: u64) -> bool {
     }
 }
 
-/// Puts frames into the ring as long as there is room, and calls, for ever.
-fn send_for_ever(nic: &Nic, caller: Credentials) -> i32 {
+/// Writes frames into the ring as long as there is room, and makes calls, for ever.
+fn send_for_ever(nic: &TestNic, caller: Credentials) -> i32 {
     let mut guest = Guest::alias(nic, caller);
     let mut buffer = [0; LONGEST];
     let mut n = 0;
@@ -77,6 +80,7 @@ fn give_way() {
     unsafe { libc::sched_yield() };
 }
 
+/// Writes up to 8 frames into the ring, from number `n` on. Returns how many.
 fn fill(guest: &mut Guest<'_>, buffer: &mut [u8; LONGEST], n: &mut u64) -> u32 {
     let mut frames = 0;
     while frames < 8 && guest.try_send(write(buffer, guest.number(), guest.caller.tenancy(), *n)) {
@@ -86,12 +90,14 @@ fn fill(guest: &mut Guest<'_>, buffer: &mut [u8; LONGEST], n: &mut u64) -> u32 {
     frames
 }
 
-/// What a receiver has got from one port.
+/// The frames that a receiver has got from one port.
 #[derive(Default)]
 struct Seen {
+    /// Number of the tenancy that sent last.
     tenancy: u32,
-    /// The next of its frames.
+    /// Number behind that of the tenancy's last frame.
     next: u64,
+    /// Number of frames of all tenancies.
     frames: u64,
 }
 
@@ -102,7 +108,7 @@ struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
-    /// Takes what there is and checks every byte of it.
+    /// Takes all frames that wait, and checks every byte of them.
     fn poll(&mut self) {
         for from in [VICTIM, GOOD[0], GOOD[1]] {
             for bytes in self.guest.receive(from, usize::MAX) {
@@ -113,7 +119,8 @@ impl Receiver<'_> {
                     assert!(tenancy > seen.tenancy, "a former tenant's frame, late");
                     (seen.tenancy, seen.next) = (tenancy, 0);
                 }
-                // Broadcast is dropped where there is no room; nothing comes twice, or late.
+                // Broadcast frames are dropped where there is no room. No frame comes twice, or
+                // late.
                 assert!(
                     n >= seen.next,
                     "{n} of tenant {tenancy} of port {from} again"
@@ -159,13 +166,13 @@ fn others_go_on(receivers: &mut [Receiver<'_>; 2]) {
     panic!("a sender that was killed or frozen stops others");
 }
 
-/// Kills or freezes `times` senders at moments that `choose` decides on.
+/// Has `times` senders killed or frozen, each by a call of `end` with a random word.
 fn run(
-    place: Place,
+    build: Build,
     times: u32,
-    mut end: impl FnMut(u64, &Nic, Credentials, &mut [Receiver<'_>; 2]) -> bool,
+    mut end: impl FnMut(u64, &TestNic, Credentials, &mut [Receiver<'_>; 2]) -> bool,
 ) {
-    let nic = Nic::new(place, geometry(PORTS, 1, RING, RING));
+    let nic = TestNic::new(build, geometry(PORTS, 1, RING, RING));
     let caller = |port| Guest::attach(&nic, port, 1).caller;
     let mut receivers = RECEIVERS.map(|port| Receiver {
         guest: Guest::alias(&nic, caller(port)),
@@ -175,7 +182,7 @@ fn run(
     let good = GOOD.map(caller);
     let _good = good.map(|caller| {
         Child::spawn(|| {
-            // Those that are killed and started all the time are to wait for a processor less long.
+            // Good senders yield to those that are killed and started all the time.
             // SAFETY: no memory is involved.
             unsafe { libc::nice(10) };
             send_for_ever(&nic, caller)
@@ -194,22 +201,23 @@ fn run(
         }
         receivers.iter_mut().for_each(Receiver::poll);
         delivered += u32::from(receivers[1].seen[0].tenancy == tenancy);
-        // Whatever is left of the last call is in the window of the port that gets another tenant now.
+        // The rest of the last call is in the window of the port, which gets another tenant now.
     }
     others_go_on(&mut receivers);
     let good = receivers.each_ref().map(Receiver::good);
     let from_victims = receivers.each_ref().map(|receiver| receiver.seen[0].frames);
     println!(
-        "{place:?}: {times} ended, {delivered} of them had sent; frames {from_victims:?}, of others {good:?}"
+        "{build:?}: {times} ended, {delivered} of them had sent; frames {from_victims:?}, \
+         of others {good:?}"
     );
     assert!(delivered > times / 4, "{delivered}");
 }
 
-/// By a signal at a random moment of a sender that does nothing but calls.
-fn killed_by_signals(place: Place, times: u32) {
-    run(place, times, |word, nic, caller, receivers| {
+/// Kills or freezes senders that do nothing but make calls, by a signal at a random moment.
+fn killed_by_signals(build: Build, times: u32) {
+    run(build, times, |word, nic, caller, receivers| {
         let child = Child::spawn(|| send_for_ever(nic, caller));
-        // Until it has begun: its first frames are taken.
+        // Wait until it has begun, and its first frames are taken.
         let started = nic.switch().sender(VICTIM).unwrap();
         let before = started.tx_next.load(Relaxed);
         let mut polls = 0;
@@ -222,7 +230,7 @@ fn killed_by_signals(place: Place, times: u32) {
             spin_loop();
         }
         if word & 7 == 0 {
-            // Frozen; the others go on all the while. Then it dies, or goes on and dies.
+            // It is frozen while the others go on. Then it dies, or goes on and dies.
             child.signal(libc::SIGSTOP);
             others_go_on(receivers);
             if word & 8 == 0 {
@@ -237,19 +245,20 @@ fn killed_by_signals(place: Place, times: u32) {
 
 #[test]
 fn senders_are_killed_at_any_moment() {
-    killed_by_signals(Place::Native, 1000);
+    killed_by_signals(Build::Native, 1000);
 }
 
 #[test]
 fn senders_of_the_kernels_code_are_killed_at_any_moment() {
-    killed_by_signals(Place::KernelObject, 1000);
+    killed_by_signals(Build::KernelObject, 1000);
 }
 
-/// In front of a random instruction of a call, by a breakpoint; the call before it was whole.
+/// Senders are killed in front of a random instruction of a call, at a breakpoint, behind a call
+/// that was whole.
 #[test]
 fn senders_are_killed_at_any_instruction() {
     let mut instructions = Vec::new();
-    run(Place::KernelObject, 1000, |word, nic, caller, receivers| {
+    run(Build::KernelObject, 1000, |word, nic, caller, receivers| {
         let mut guest = Guest::alias(nic, caller);
         let (mut buffer, mut n) = ([0; LONGEST], 0);
         fill(&mut guest, &mut buffer, &mut n);
@@ -274,11 +283,11 @@ fn senders_are_killed_at_any_instruction() {
     });
 }
 
-/// The checks above can fail: a record changed behind the NIC's back is noticed.
+/// The checks of these tests can fail: a record that is changed behind the NIC's back is noticed.
 #[test]
 #[should_panic = "frame 1 of tenant 1 of port 1"]
 fn a_changed_byte_is_noticed() {
-    let nic = Nic::native(geometry(PORTS, 1, RING, RING));
+    let nic = TestNic::native(geometry(PORTS, 1, RING, RING));
     let mut guests: Vec<_> = (0..PORTS)
         .map(|port| Guest::attach(&nic, port, 1))
         .collect();

@@ -1,4 +1,4 @@
-//! The switch against a model of a learning switch that is simple enough to believe.
+//! The fast path against a model of a learning switch that is simple enough to believe.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod common;
@@ -6,39 +6,42 @@ mod common;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 
-use common::place::Place;
-use common::{BROADCAST, Guest, Nic, SMALL, frame, geometry, mac};
+use common::build::Build;
+use common::{BROADCAST, Guest, SMALL, TestNic, frame, geometry, mac};
 use postern_abi::window::RecordHeader;
 use postern_switch::state::{Cause, MODE_NO_LEARNING};
 use proptest::prelude::*;
 
 const PORTS: u32 = 4;
-/// One, so that frames take the short way: `tests/policy.rs` has a model of the long one.
+/// Number of queues: one, so that frames take the fast path. `tests/policy/model.rs` has a model of
+/// the slow path.
 const QUEUES: u32 = 1;
-/// The longest frame that half a lane holds.
+/// Length of the longest frame, which half a lane holds.
 const LONGEST: u32 = LANE / 2 - 16;
 const RING: u32 = 32 << 10;
-/// Smaller than two of the longest frames, so that they are often in front of its end.
+/// Size of a lane, smaller than two of the longest frames, so that these often come to its end.
 const LANE: u32 = 16 << 10;
 
-/// Bytes of a ring that a frame takes.
+/// Size in bytes of the record of a frame.
 fn record(length: usize) -> u32 {
     16 + (length as u32).next_multiple_of(16)
 }
 
-/// A frame in a TX ring: what it is and what its header says.
+/// A frame in a TX ring, with its record's header.
 #[derive(Clone, Debug)]
 struct Sent {
     bytes: Vec<u8>,
     header: RecordHeader,
 }
 
-/// Frames, and where they and the padding before them lie.
+/// A lane of the model.
 #[derive(Default)]
 struct Lane {
+    /// The frames that wait, each with the position behind its record.
     frames: VecDeque<(Vec<u8>, u32)>,
+    /// Position behind the last record or padding.
     position: u32,
-    /// Up to where the receiver has read.
+    /// Position up to which the receiver has read.
     consumed: u32,
 }
 
@@ -48,7 +51,7 @@ impl Lane {
         let to_end = LANE - self.position % LANE;
         let mut free = LANE - self.position.wrapping_sub(self.consumed);
         if size > to_end && free >= to_end {
-            // Padding stays, also if there is no room behind it.
+            // Padding stays even if there is no room behind it.
             self.position = self.position.wrapping_add(to_end);
             free -= to_end;
         } else if size > to_end {
@@ -66,7 +69,7 @@ impl Lane {
         let mut frames = Vec::new();
         while frames.len() < most {
             let Some((bytes, end)) = self.frames.pop_front() else {
-                // Padding that is the last.
+                // Padding behind the last frame is read too.
                 self.consumed = self.position;
                 break;
             };
@@ -77,16 +80,18 @@ impl Lane {
     }
 }
 
-/// Frame by frame, with queues and a map.
+/// The model: a switch that forwards frame by frame, with queues and a map.
 #[derive(Default)]
 struct Model {
+    /// Whether each port has a tenant.
     attached: [bool; PORTS as usize],
+    /// The port that each station is behind.
     stations: HashMap<[u8; 6], u32>,
-    /// By port and queue.
+    /// Frames in each TX ring, by port and queue.
     tx: BTreeMap<(u32, u32), VecDeque<Sent>>,
-    /// By sending sender and receiving port.
+    /// Lanes by sender and receiving port.
     lanes: BTreeMap<(u32, u32), Lane>,
-    /// By sender.
+    /// Number of frames not delivered, by sender and cause.
     drops: BTreeMap<(u32, &'static str), u64>,
 }
 
@@ -175,7 +180,7 @@ enum Step {
         source: [u8; 6],
         to: [u8; 6],
         length: usize,
-        /// Frames of the same kind in a row.
+        /// Number of such frames in a row.
         times: usize,
         header: Option<RecordHeader>,
     },
@@ -255,8 +260,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Positions begin near where they wrap.
-fn near_the_end(nic: &Nic, model: &mut Model, start: u32) {
+/// Lets all positions begin at `start`, which may be near where they wrap.
+fn near_the_end(nic: &TestNic, model: &mut Model, start: u32) {
     let senders = nic.geometry().senders();
     for sender in 0..senders {
         nic.switch()
@@ -278,8 +283,8 @@ fn near_the_end(nic: &Nic, model: &mut Model, start: u32) {
     }
 }
 
-fn run(place: Place, steps: &[Step], start: u32) {
-    let nic = Nic::new(place, geometry(PORTS, QUEUES, RING, LANE));
+fn run(build: Build, steps: &[Step], start: u32) {
+    let nic = TestNic::new(build, geometry(PORTS, QUEUES, RING, LANE));
     let mut model = Model::default();
     near_the_end(&nic, &mut model, start & !15);
     let mut tenancy = 0;
@@ -367,18 +372,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn the_switch_does_what_the_model_does(
-        place in prop::sample::select(&Place::ALL[..]),
+        build in prop::sample::select(&Build::ALL[..]),
         steps in prop::collection::vec(step(), 1..300),
         start in prop_oneof![Just(0u32), any::<u32>(), u32::MAX - 40_000..],
     ) {
-        run(place, &steps, start);
+        run(build, &steps, start);
     }
 }
 
-/// More frames than a call takes, through rings whose positions wrap around.
+/// More frames than a call takes keep their order, through rings whose positions wrap around.
 #[test]
 fn long_bursts_keep_their_order() {
-    let nic = Nic::native(geometry(2, 1, RING, RING));
+    let nic = TestNic::native(geometry(2, 1, RING, RING));
     for sender in 0..2 {
         let near_end = u32::MAX - 20_015;
         nic.switch()
@@ -419,7 +424,7 @@ fn long_bursts_keep_their_order() {
 
 #[test]
 fn unlearned_ports_leave_no_stations() {
-    let nic = Nic::native(geometry(3, 1, SMALL, SMALL));
+    let nic = TestNic::native(geometry(3, 1, SMALL, SMALL));
     let switch = nic.switch();
     switch.state().mode[0].store(MODE_NO_LEARNING, Relaxed);
     let mut replayer = Guest::attach(&nic, 0, 1);

@@ -1,4 +1,4 @@
-//! The freestanding builds of the core: how their files are made, and what their code contains.
+//! The freestanding builds of the switch: the form of their files, and the instructions in them.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod common;
@@ -6,7 +6,7 @@ mod inspect;
 
 use std::fs;
 
-use common::place::{image, kernel_object};
+use common::build::{image, kernel_object};
 use inspect::{Function, functions, problems, stack_depth};
 use object::{Object, ObjectSection, ObjectSymbol, SectionFlags};
 use postern_abi::view::{IMAGE_GVA, ImageHeader, STACK_SIZE};
@@ -36,7 +36,7 @@ fn code_of_the_kernel_object() {
     assert!((1024..4096).contains(&stack), "{stack}");
 }
 
-/// The empty request is what the cost of a call is measured with.
+/// The empty request, with which the cost of a call is measured, is four instructions.
 #[test]
 fn an_empty_request_is_four_instructions() {
     for (file, entry) in [(image(), "entry"), (kernel_object(), "postern_nic_call")] {
@@ -64,7 +64,7 @@ fn an_empty_request_is_four_instructions() {
     }
 }
 
-/// The inspection finds what it looks for.
+/// The inspection finds each problem that it looks for.
 #[test]
 fn the_inspection_can_fail() {
     let bad: [(&[u8], &str); 12] = [
@@ -134,7 +134,7 @@ fn the_image_is_accepted() {
     assert!(!image.text.bytes.is_empty());
 }
 
-/// Offset of the program header that has these flags.
+/// Offset in a file of the program header with these flags.
 fn program_header(file: &[u8], flags: u32) -> usize {
     let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
     let first = u64::from_le_bytes(file[32..40].try_into().unwrap()) as usize;

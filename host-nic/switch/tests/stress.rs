@@ -1,4 +1,4 @@
-//! Guests on threads of their own, every byte checked.
+//! Guests on threads of their own, with every byte checked.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 mod common;
@@ -6,12 +6,12 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::thread;
 
-use common::{Guest, Nic, SMALL, Stop, frame, geometry, mac};
+use common::{Guest, SMALL, Stop, TestNic, frame, geometry, mac};
 use postern_nic_client::counters::NicCounters;
 
 const FRAMES: u64 = 10_000;
 
-/// Length and content of a sender's frame, from its number.
+/// The `n`th frame of a sender, whose length and content follow from its number.
 fn nth(from: u32, to: u32, n: u64) -> Vec<u8> {
     let length = 20 + (n * 37 % 1495) as usize;
     frame(
@@ -22,7 +22,7 @@ fn nth(from: u32, to: u32, n: u64) -> Vec<u8> {
     )
 }
 
-/// Sends frames to the next port and takes those of the one before, lossless, until it has done with both.
+/// Sends frames to the next port and takes those of the port before, lossless, until both are done.
 fn exchange(guest: &mut Guest<'_>, stop: &AtomicBool) {
     let ports = guest.geometry().ports();
     let me = guest.number();
@@ -47,7 +47,7 @@ fn exchange(guest: &mut Guest<'_>, stop: &AtomicBool) {
 }
 
 fn everybody_sends(ports: u32) {
-    let nic = Nic::native(geometry(ports, 1, SMALL, SMALL));
+    let nic = TestNic::native(geometry(ports, 1, SMALL, SMALL));
     let guests: Vec<_> = (0..ports)
         .map(|port| Guest::attach(&nic, port, 1))
         .collect();
@@ -75,11 +75,11 @@ fn four_ports_send_in_a_ring() {
     everybody_sends(4);
 }
 
-/// A port that comes and goes while others send to it and to each other: their own frames arrive, and a tenant
-/// sees whole frames alone, meant for its port.
+/// A port's tenants come and go while others send to it and to each other. The others' own frames
+/// arrive, and a tenant sees only whole frames, meant for its port.
 #[test]
 fn tenants_come_and_go_under_load() {
-    let nic = Nic::native(geometry(3, 1, SMALL, SMALL));
+    let nic = TestNic::native(geometry(3, 1, SMALL, SMALL));
     let mut guests: Vec<_> = (0..3).map(|port| Guest::attach(&nic, port, 1)).collect();
     let stop = AtomicBool::new(false);
     let (mut sender, mut receiver) = (guests.remove(0), guests.remove(0));
@@ -87,7 +87,7 @@ fn tenants_come_and_go_under_load() {
         scope.spawn(|| {
             let (mut sent, mut received) = (0, 0);
             while !stop.load(Relaxed) {
-                // Broadcast, and unicast to both.
+                // Frames to everybody, to the receiver and to the port whose tenants change.
                 for _ in 0..8 {
                     let to = [[0xff; 6], mac(1), mac(2)][sent as usize % 3];
                     if sender.try_send(&frame(to, mac(0), 60 + sent as usize % 300, sent)) {
@@ -96,7 +96,7 @@ fn tenants_come_and_go_under_load() {
                 }
                 sender.call(32, false);
                 for bytes in receiver.receive(0, usize::MAX) {
-                    // While nobody has that station, its frames come here, too.
+                    // While the station is not known, its frames are flooded and come here too.
                     let other = bytes[..6] == mac(2);
                     received += u64::from(received % 3 == 2 && !other);
                     let to = [[0xff; 6], mac(1), mac(2)][received as usize % 3];

@@ -9,7 +9,7 @@ use x86_64::structures::gdt::{
 use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
-use super::Error;
+use super::error::Error;
 use crate::layout;
 
 /// The segments of the boot GDT, as KVM wants them, and the limits of the tables.
@@ -75,8 +75,8 @@ pub fn write_descriptors(ram: &GuestMemoryMmap) -> Result<Descriptors, Error> {
 /// Type of a 64-bit TSS in use (SDM volume 3, "System-Segment and Gate-Descriptor Types").
 const TSS_BUSY: u8 = 11;
 
-/// The descriptor of the TSS at guest-physical `base`. The crate's own constructor wants a TSS in this
-/// program's memory.
+/// The descriptor of the TSS at guest-physical `base`. The crate's own constructor wants a TSS in
+/// this program's memory.
 fn task_descriptor(base: u64) -> Descriptor {
     const TSS_AVAILABLE: u64 = 9;
     let limit = size_of::<TaskStateSegment>() as u64 - 1;

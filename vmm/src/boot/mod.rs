@@ -19,35 +19,18 @@
 //! and SIPI as on a PC.
 
 mod descriptors;
+mod error;
 mod paging;
 mod registers;
 mod start_info;
 
-use vm_memory::{GuestMemoryError, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
 pub use descriptors::{Descriptors, write_descriptors};
+pub use error::Error;
 pub use paging::{BootTables, boot_tables, write_page_tables};
 pub use registers::{set_regs, set_sregs};
 pub use start_info::{StartInfo, memory_map, write_start_info};
-
-/// What can fail while a guest's start is prepared.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A structure could not be written; RAM of at least [`crate::layout::MIN_RAM`] holds all.
-    #[error("cannot write the {what} into guest memory")]
-    Write {
-        /// Which structure.
-        what: &'static str,
-        /// Why not.
-        source: GuestMemoryError,
-    },
-    /// The command line has bytes that cannot be passed.
-    #[error("the command line {0:?} has a byte that is not printable ASCII")]
-    CmdlineByte(String),
-    /// The command line is too long.
-    #[error("the command line has {0} bytes; there is room for {max}", max = crate::layout::CMDLINE_SIZE - 1)]
-    CmdlineTooLong(usize),
-}
 
 /// Writes everything that the guest finds in its memory, except the kernel and initrd themselves.
 ///

@@ -1,11 +1,12 @@
 //! The boot page tables.
+#![deny(unsafe_code)]
 
 use postern_abi::PAGE_SIZE;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{PageTable, PageTableFlags};
 
-use super::Error;
+use super::error::Error;
 use crate::layout;
 
 /// Bytes that one entry of a page directory maps.
@@ -15,6 +16,7 @@ const LARGE_PAGE: u64 = 2 << 20;
 const DIRECTORY: u64 = 512 * LARGE_PAGE;
 
 /// The boot page tables, with the guest-physical address of each.
+#[derive(Debug)]
 pub struct BootTables(Vec<(GuestAddress, PageTable)>);
 
 impl BootTables {
@@ -82,7 +84,7 @@ pub fn write_page_tables(ram: &GuestMemoryMmap) -> Result<(), Error> {
 mod tests {
     use super::*;
     use crate::memory::reserve_ram;
-    use postern_abi::machine;
+    use postern_abi::platform;
 
     /// Walks the tables in guest memory as the CPU would; returns the physical address and the
     /// flags that hold on every level.
@@ -116,7 +118,7 @@ mod tests {
             layout::KERNEL_START.0,
             (1 << 30) - 1,
             1 << 30,
-            machine::NIC_GPA,
+            platform::NIC_GPA,
             layout::LOCAL_APIC.0,
             layout::IDENTITY_MAPPED - 1,
         ] {

@@ -1,10 +1,11 @@
 //! Initial registers of the boot processor.
+#![deny(unsafe_code)]
 
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags, EferFlags};
 use x86_64::registers::rflags::RFlags;
 
-use super::Descriptors;
+use super::descriptors::Descriptors;
 use crate::layout;
 use crate::loader::Entry;
 

@@ -1,12 +1,13 @@
 //! The `hvm_start_info` and what it points to: command line, initrd, memory map.
+#![deny(unsafe_code)]
 
 use linux_loader::loader::elf::start_info::{
     hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
-use postern_abi::{machine, view};
+use postern_abi::{platform, view};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::Error;
+use super::error::Error;
 use crate::layout;
 use crate::loader::Module;
 
@@ -48,7 +49,7 @@ pub fn memory_map(ram: &GuestMemoryMmap) -> Vec<hvm_memmap_table_entry> {
             map.push(entry(0, hole, RAM));
             map.push(entry(hole, kernel, RESERVED));
             map.push(entry(kernel, end, RAM));
-            map.push(entry(machine::NIC_GPA, layout::PLATFORM_END.0, RESERVED));
+            map.push(entry(platform::NIC_GPA, layout::PLATFORM_END.0, RESERVED));
         } else {
             map.push(entry(start, end, RAM));
         }

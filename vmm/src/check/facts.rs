@@ -1,4 +1,5 @@
-//! What can be seen of the host.
+//! The facts about the host that the capability ladder is judged by: CPUID, MSRs, modules.
+#![deny(unsafe_code)]
 
 use std::arch::x86_64::{__cpuid, __cpuid_count, __get_cpuid_max};
 use std::fs;
@@ -7,11 +8,11 @@ use std::path::Path;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::Kvm;
-use postern_abi::kvm::KVM_CAP_EPT_VIEW;
+use postern_kvm::Device;
 
-/// What became of opening /dev/kvm.
+/// Whether /dev/kvm opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Device {
+pub enum DeviceAccess {
     /// It opens.
     Open,
     /// It does not exist.
@@ -24,7 +25,7 @@ pub enum Device {
 
 /// Features of VMX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vmx {
+pub struct VmxFeatures {
     /// Extended page tables.
     pub ept: bool,
     /// EPT pages that can be executed and not read.
@@ -35,7 +36,7 @@ pub struct Vmx {
 
 /// Parameters of the loaded kvm_intel; absent ones are not parameters of this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Module {
+pub struct KvmModule {
     /// Whether views are allowed. Only the patched module has it.
     pub ept_views: Option<bool>,
     /// Whether views are allowed on CPUs that leak.
@@ -44,13 +45,13 @@ pub struct Module {
     pub pt_mode: Option<u32>,
 }
 
-/// What can be seen of the host; nothing where it cannot be seen.
+/// The facts; nothing where one cannot be seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// As `uname -r` has it.
     pub kernel_release: String,
     /// Whether /dev/kvm opens.
-    pub device: Device,
+    pub device: DeviceAccess,
     /// KVM's API version.
     pub api_version: Option<i32>,
     /// CPUID: VMX.
@@ -60,9 +61,9 @@ pub struct Facts {
     /// CPUID: SMAP.
     pub cpu_smap: bool,
     /// Features of VMX.
-    pub vmx: Option<Vmx>,
+    pub vmx: Option<VmxFeatures>,
     /// The loaded kvm_intel.
-    pub module: Option<Module>,
+    pub module: Option<KvmModule>,
     /// Whether KVM offers views.
     pub views: Option<bool>,
 }
@@ -71,8 +72,8 @@ impl Facts {
     /// Looks at the host. Nothing is changed or loaded.
     pub fn gather() -> Facts {
         let (device, kvm) = match Kvm::new() {
-            Ok(kvm) => (Device::Open, Some(kvm)),
-            Err(error) => (refusal(io::Error::from(error)), None),
+            Ok(kvm) => (DeviceAccess::Open, Some(kvm)),
+            Err(error) => (access_error(io::Error::from(error)), None),
         };
         let features = structured_features();
         let vmx = kvm
@@ -89,20 +90,20 @@ impl Facts {
             cpu_smap: (features >> 20) & 1 == 1,
             vmx,
             module: module(Path::new("/sys/module/kvm_intel")),
-            views: kvm
-                .as_ref()
-                .map(|kvm| kvm.check_extension_raw(KVM_CAP_EPT_VIEW.into()) > 0),
+            views: Device::open().ok().map(|kvm| kvm.has_views()),
         }
     }
 }
 
-fn refusal(error: io::Error) -> Device {
+fn access_error(error: io::Error) -> DeviceAccess {
     match error.kind() {
-        io::ErrorKind::NotFound => Device::Missing,
-        io::ErrorKind::PermissionDenied => Device::Denied,
+        io::ErrorKind::NotFound => DeviceAccess::Missing,
+        io::ErrorKind::PermissionDenied => DeviceAccess::Denied,
         // The node is there, the module is not.
-        _ if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => Device::Missing,
-        _ => Device::Failed(error.to_string()),
+        _ if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
+            DeviceAccess::Missing
+        }
+        _ => DeviceAccess::Failed(error.to_string()),
     }
 }
 
@@ -125,7 +126,7 @@ const IA32_VMX_VMFUNC: u32 = 0x491;
 /// Asks KVM for the MSRs that describe VMX (SDM volume 3, appendix "VMX Capability Reporting
 /// Facility"). KVM has them where it could offer VMX to guests, and copies what matters here from
 /// the CPU.
-fn vmx_by_msrs(kvm: &Kvm) -> Option<Vmx> {
+fn vmx_by_msrs(kvm: &Kvm) -> Option<VmxFeatures> {
     let known = kvm.get_msr_feature_index_list().ok()?;
     let read = |index: u32| {
         if !known.as_slice().contains(&index) {
@@ -143,34 +144,34 @@ fn vmx_by_msrs(kvm: &Kvm) -> Option<Vmx> {
     };
     let allowed = read(IA32_VMX_PROCBASED_CTLS2)? >> 32;
     let (ept, vmfunc) = (allowed & (1 << 1) != 0, allowed & (1 << 13) != 0);
-    Some(Vmx {
+    Some(VmxFeatures {
         ept,
         execute_only: ept && read(IA32_VMX_EPT_VPID_CAP).unwrap_or(0) & 1 != 0,
         eptp_switching: Some(vmfunc && read(IA32_VMX_VMFUNC).unwrap_or(0) & 1 != 0),
     })
 }
 
-/// The same from /proc/cpuinfo, which names the features of VMX since Linux 5.8. It does not show
+/// Reads the features of VMX in /proc/cpuinfo, which names them since Linux 5.8. It does not show
 /// that EPTP switching is missing: Linux 6.1 looks for it in the MSR's wrong half
 /// (`init_vmx_capabilities`) and never finds it.
-fn vmx_by_flags(cpuinfo: &str) -> Option<Vmx> {
+fn vmx_by_flags(cpuinfo: &str) -> Option<VmxFeatures> {
     let line = cpuinfo.lines().find(|line| line.starts_with("vmx flags"))?;
     let (_, flags) = line.split_once(':')?;
     let has = |name| flags.split_ascii_whitespace().any(|flag| flag == name);
-    Some(Vmx {
+    Some(VmxFeatures {
         ept: has("ept"),
         execute_only: has("ept_x_only"),
         eptp_switching: has("eptp_switching").then_some(true),
     })
 }
 
-fn module(directory: &Path) -> Option<Module> {
+fn module(directory: &Path) -> Option<KvmModule> {
     if !directory.is_dir() {
         return None;
     }
     let parameter = |name: &str| read(directory.join("parameters").join(name));
     let flag = |name| parameter(name).map(|value| matches!(value.as_str(), "Y" | "1"));
-    Some(Module {
+    Some(KvmModule {
         ept_views: flag("ept_views"),
         ept_views_insist: flag("ept_views_insist"),
         pt_mode: parameter("pt_mode").and_then(|value| value.parse().ok()),
@@ -192,7 +193,7 @@ mod tests {
                        vmx flags\t: vnmi ept ept_x_only eptp_switching\n";
         assert_eq!(
             vmx_by_flags(cpuinfo),
-            Some(Vmx {
+            Some(VmxFeatures {
                 ept: true,
                 execute_only: true,
                 eptp_switching: Some(true)
@@ -220,7 +221,7 @@ mod tests {
         }
         assert_eq!(
             module(dir.path()),
-            Some(Module {
+            Some(KvmModule {
                 ept_views: Some(true),
                 ept_views_insist: Some(false),
                 pt_mode: Some(1)
@@ -230,10 +231,10 @@ mod tests {
 
     #[test]
     fn reasons_for_a_closed_device() {
-        let device = |errno| refusal(io::Error::from_raw_os_error(errno));
-        assert_eq!(device(libc::ENOENT), Device::Missing);
-        assert_eq!(device(libc::ENODEV), Device::Missing);
-        assert_eq!(device(libc::EACCES), Device::Denied);
-        assert!(matches!(device(libc::EBUSY), Device::Failed(_)));
+        let device = |errno| access_error(io::Error::from_raw_os_error(errno));
+        assert_eq!(device(libc::ENOENT), DeviceAccess::Missing);
+        assert_eq!(device(libc::ENODEV), DeviceAccess::Missing);
+        assert_eq!(device(libc::EACCES), DeviceAccess::Denied);
+        assert!(matches!(device(libc::EBUSY), DeviceAccess::Failed(_)));
     }
 }

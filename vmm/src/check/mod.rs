@@ -1,13 +1,15 @@
 //! The capability ladder: what this host has of what views need, rung by rung.
 //!
-//! [`Facts::gather`] looks; [`ladder`] judges. A rung that is missing says what that means and what to
+//! A *rung* is one thing that views need, of the lowest first. [`Facts::gather`] looks at the host;
+//! [`ladder`] makes rungs of what it saw. A rung that is missing says what that means and what to
 //! do about it.
+#![deny(unsafe_code)]
 
 mod facts;
 
 use serde::Serialize;
 
-pub use facts::{Device, Facts, Module, Vmx};
+pub use facts::{DeviceAccess, Facts, KvmModule, VmxFeatures};
 
 /// Whether a rung is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -97,22 +99,23 @@ fn rung(
 fn device(facts: &Facts) -> Rung {
     let release = &facts.kernel_release;
     let (state, found, remedy) = match &facts.device {
-        Device::Open => (State::Ok, "/dev/kvm opens".to_owned(), String::new()),
-        Device::Missing => (
+        DeviceAccess::Open => (State::Ok, "/dev/kvm opens".to_owned(), String::new()),
+        DeviceAccess::Missing => (
             State::Missing,
             "there is no /dev/kvm".to_owned(),
             format!(
-                "load KVM (modprobe kvm_intel); if that says \"Operation not supported\", turn VT-x on in \
-                 the firmware; if it says \"Invalid module format\" or \"version magic\", the module was \
-                 built for another kernel than this {release}: build it with kernel-patches/build.sh"
+                "load KVM (modprobe kvm_intel); if that says \"Operation not supported\", turn \
+                 VT-x on in the firmware; if it says \"Invalid module format\" or \"version \
+                 magic\", the module was built for another kernel than this {release}: build it \
+                 with kernel-patches/build.sh"
             ),
         ),
-        Device::Denied => (
+        DeviceAccess::Denied => (
             State::Missing,
             "/dev/kvm may not be opened by this user".to_owned(),
             "run as root, or join the group that owns /dev/kvm (often kvm)".to_owned(),
         ),
-        Device::Failed(error) => (
+        DeviceAccess::Failed(error) => (
             State::Missing,
             format!("/dev/kvm cannot be opened: {error}"),
             "see the kernel's log (dmesg)".to_owned(),
@@ -143,9 +146,11 @@ fn vmx(facts: &Facts) -> Rung {
             true => "the CPU has VMX",
             false => "the CPU shows no VMX",
         },
-        "guests run in hardware on Intel's VMX; a KVM without it interprets, or is another vendor's",
+        "guests run in hardware on Intel's VMX; a KVM without it interprets, or is another \
+         vendor's",
         format!(
-            "turn VT-x on in the firmware, or nested VMX in the hypervisor below; else {NO_HARDWARE}"
+            "turn VT-x on in the firmware, or nested VMX in the hypervisor below; else \
+             {NO_HARDWARE}"
         ),
     )
 }
@@ -154,7 +159,7 @@ fn vmx(facts: &Facts) -> Rung {
 fn unseen(facts: &Facts) -> &'static str {
     match facts.device {
         _ if !facts.cpu_vmx => "get the rung vmx right first",
-        Device::Open => "load kvm_intel with nested=1, with which KVM tells",
+        DeviceAccess::Open => "load kvm_intel with nested=1, with which KVM tells",
         _ => "get the rung kvm right first",
     }
 }
@@ -257,8 +262,8 @@ fn views(facts: &Facts) -> Rung {
             Some(true) if module.ept_views_insist == Some(false) => (
                 "the patched kvm_intel refuses views on this CPU".to_owned(),
                 format!(
-                    "the kernel's log says why; if the CPU is open to L1TF, MDS or the like and you \
-                     accept that views leak: {reload} ept_views_insist=1"
+                    "the kernel's log says why; if the CPU is open to L1TF, MDS or the like and \
+                     you accept that views leak: {reload} ept_views_insist=1"
                 ),
             ),
             Some(true) => (

@@ -5,17 +5,17 @@ use super::*;
 fn everything() -> Facts {
     Facts {
         kernel_release: "6.1.0-30-amd64".to_owned(),
-        device: Device::Open,
+        device: DeviceAccess::Open,
         api_version: Some(12),
         cpu_vmx: true,
         cpu_smep: true,
         cpu_smap: true,
-        vmx: Some(Vmx {
+        vmx: Some(VmxFeatures {
             ept: true,
             execute_only: true,
             eptp_switching: Some(true),
         }),
-        module: Some(Module {
+        module: Some(KvmModule {
             ept_views: Some(true),
             ept_views_insist: Some(false),
             pt_mode: Some(0),
@@ -44,7 +44,7 @@ fn each_missing_thing_shows_in_one_rung_with_a_remedy() {
         (
             "kvm",
             Facts {
-                device: Device::Denied,
+                device: DeviceAccess::Denied,
                 ..all.clone()
             },
         ),
@@ -65,7 +65,7 @@ fn each_missing_thing_shows_in_one_rung_with_a_remedy() {
         (
             "ept",
             Facts {
-                vmx: Some(Vmx {
+                vmx: Some(VmxFeatures {
                     execute_only: false,
                     ..vmx
                 }),
@@ -75,7 +75,7 @@ fn each_missing_thing_shows_in_one_rung_with_a_remedy() {
         (
             "vmfunc",
             Facts {
-                vmx: Some(Vmx {
+                vmx: Some(VmxFeatures {
                     eptp_switching: Some(false),
                     ..vmx
                 }),
@@ -113,7 +113,7 @@ fn each_missing_thing_shows_in_one_rung_with_a_remedy() {
 #[test]
 fn a_kvm_with_views_has_seen_vmfunc() {
     let unseen = Facts {
-        vmx: Some(Vmx {
+        vmx: Some(VmxFeatures {
             eptp_switching: None,
             ..everything().vmx.unwrap()
         }),
@@ -144,7 +144,7 @@ fn modules_are_told_apart() {
     let (found, _) = with(None);
     assert!(found.contains("not loaded"));
 
-    let unpatched = Module {
+    let unpatched = KvmModule {
         ept_views: None,
         ept_views_insist: None,
         pt_mode: Some(0),
@@ -153,7 +153,7 @@ fn modules_are_told_apart() {
     assert!(found.contains("not patched"));
     assert!(remedy.contains("build.sh") && remedy.contains("6.1.0-30-amd64"));
 
-    let (found, remedy) = with(Some(Module {
+    let (found, remedy) = with(Some(KvmModule {
         ept_views: Some(false),
         ..patched
     }));
@@ -162,7 +162,7 @@ fn modules_are_told_apart() {
     let (_, remedy) = with(Some(patched));
     assert!(remedy.contains("ept_views_insist=1"));
 
-    let (_, remedy) = with(Some(Module {
+    let (_, remedy) = with(Some(KvmModule {
         pt_mode: Some(1),
         ..patched
     }));
@@ -172,7 +172,7 @@ fn modules_are_told_apart() {
 #[test]
 fn what_cannot_be_seen_is_unknown() {
     let facts = Facts {
-        device: Device::Missing,
+        device: DeviceAccess::Missing,
         api_version: None,
         vmx: None,
         module: None,

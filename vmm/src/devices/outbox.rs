@@ -1,18 +1,20 @@
 //! The port by which a guest writes bytes to a file of the host.
+#![deny(unsafe_code)]
 
 use std::fs::File;
 
-use postern_abi::machine;
+use postern_abi::platform;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use super::{Effect, Failure, PioDevice, word};
+use super::bus::{DeviceError, Effect, PioDevice, word};
 
-/// [`machine::PORT_OUTBOX`]: a 32-bit write names a [`machine::Outbox`] in RAM; the bytes that it
+/// [`platform::PORT_OUTBOX`]: a 32-bit write names a [`platform::Outbox`] in RAM; the bytes that it
 /// names, in RAM too, are appended to the file.
 ///
-/// All of it is the guest's: the descriptor is read once, the range checked, and the bytes go to the
-/// file as they are when they are copied. A request that names anything but RAM, or comes without a
-/// file, is refused and counted.
+/// All of it is the guest's: the descriptor is read once, the range checked, and the bytes go to
+/// the file as they are when they are copied. A request that names anything but RAM, or comes
+/// without a file, is refused and counted.
+#[derive(Debug)]
 pub struct Outbox {
     ram: GuestMemoryMmap,
     file: Option<File>,
@@ -34,15 +36,15 @@ impl Outbox {
         self.refused
     }
 
-    fn descriptor(&self, address: u32) -> Option<machine::Outbox> {
+    fn descriptor(&self, address: u32) -> Option<platform::Outbox> {
         let read = |offset: u64| {
             self.ram
                 .read_obj::<u64>(GuestAddress(u64::from(address) + offset))
                 .ok()
         };
-        Some(machine::Outbox {
-            gpa: read(std::mem::offset_of!(machine::Outbox, gpa) as u64)?,
-            len: read(std::mem::offset_of!(machine::Outbox, len) as u64)?,
+        Some(platform::Outbox {
+            gpa: read(std::mem::offset_of!(platform::Outbox, gpa) as u64)?,
+            len: read(std::mem::offset_of!(platform::Outbox, len) as u64)?,
         })
     }
 
@@ -63,7 +65,7 @@ impl PioDevice for Outbox {
     fn write(&mut self, offset: u16, data: &[u8]) -> Effect {
         match word(offset, data).and_then(|address| self.append(address)) {
             Some(Ok(())) => Effect::Continue,
-            Some(Err(source)) => Effect::Failed(Failure {
+            Some(Err(source)) => Effect::Fail(DeviceError {
                 what: "write the VM's outbox file",
                 source,
             }),
@@ -120,7 +122,7 @@ mod tests {
             (RAM - 1, 2),
             (u64::MAX, 1),
             (1, u64::MAX),
-            (machine::NIC_GPA, 64),
+            (platform::NIC_GPA, 64),
         ];
         for (gpa, len) in hostile {
             describe(&ram, gpa, len);

@@ -2,24 +2,26 @@
 
 use std::sync::Arc;
 
-use postern_abi::machine;
-use postern_nic::caller::Caller;
-use postern_nic::memory::Memory;
+use postern_abi::platform;
+use postern_nic_client::memory::Memory;
+use postern_switch::credentials::Credentials;
 
-use super::{Effect, PioDevice, word};
+use super::bus::{Effect, PioDevice, word};
 
-/// [`machine::PORT_REQUEST`] of one vCPU: a 32-bit write is one request, served before the guest goes
-/// on, by the code that serves all paths. No lock, no allocation and no system call happens here.
+/// [`platform::PORT_REQUEST`] of one vCPU: a 32-bit write is one request, served before the guest
+/// goes on, by the code that serves all paths. No lock, no allocation and no system call happens
+/// here.
+#[derive(Debug)]
 pub struct RequestPort {
     memory: Arc<Memory>,
-    caller: Caller,
+    caller: Credentials,
     vcpu: u32,
 }
 
 impl RequestPort {
-    /// The port of the vCPU of that number, of a VM that is that caller. No other port of the VM has
-    /// the number: the switch relies on it that a vCPU makes one call at a time.
-    pub fn new(memory: Arc<Memory>, caller: Caller, vcpu: u32) -> RequestPort {
+    /// The port of the vCPU of that number, of a VM that is that caller. No other port of the VM
+    /// has the number: the switch relies on it that a vCPU makes one call at a time.
+    pub fn new(memory: Arc<Memory>, caller: Credentials, vcpu: u32) -> RequestPort {
         RequestPort {
             memory,
             caller,
@@ -31,7 +33,7 @@ impl RequestPort {
 impl PioDevice for RequestPort {
     fn write(&mut self, offset: u16, data: &[u8]) -> Effect {
         if let Some(word) = word(offset, data) {
-            let (op, count, flags) = machine::parse_user_request(word);
+            let (op, count, flags) = platform::parse_user_request(word);
             // The guest reads the result in its rings.
             self.memory.serve(&self.caller, self.vcpu, op, count, flags);
         }
@@ -50,7 +52,7 @@ mod tests {
     fn requests_reach_the_switch_under_the_number_of_the_vcpu() {
         let geometry = Geometry::new(2, 2, 1 << 12, 1 << 12).unwrap();
         let memory = Arc::new(Memory::create(geometry).unwrap());
-        let caller = Caller::new(geometry, geometry.port(1).unwrap(), 5);
+        let caller = Credentials::new(geometry, geometry.port(1).unwrap(), 5);
         let switch = memory.switch();
         switch.admit(caller.port(), 5, [2, 0, 0, 0, 0, 1]);
         // A frame of 60 bytes is in the TX ring of queue 1.
@@ -72,7 +74,7 @@ mod tests {
 
         let mut ports = [0, 1, 2].map(|vcpu| RequestPort::new(Arc::clone(&memory), caller, vcpu));
         let mut request = |vcpu: usize, op, queue| {
-            let word = machine::user_request(op, 16, tx_flags(queue, false));
+            let word = platform::user_request(op, 16, tx_flags(queue, false));
             assert!(matches!(
                 ports[vcpu].write(0, &word.to_le_bytes()),
                 Effect::Continue
@@ -85,8 +87,8 @@ mod tests {
         assert_eq!(request(2, OP_TX, 1), 0, "no such vCPU");
         assert_eq!(request(0, OP_TX, 1), end, "the frame was taken");
         let frames = |vcpu| {
-            let context = switch.context(geometry.context(caller.port(), vcpu));
-            context.unwrap().frames.load(Relaxed)
+            let sender = switch.sender(geometry.sender(caller.port(), vcpu));
+            sender.unwrap().frames.load(Relaxed)
         };
         assert_eq!([frames(0), frames(1)], [1, 0], "by vCPU 0");
     }

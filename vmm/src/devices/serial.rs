@@ -1,11 +1,13 @@
 //! COM1: a 16550A whose output goes to a file or the terminal.
+#![deny(unsafe_code)]
 
+use std::fmt;
 use std::io::{self, Write};
 
 use vm_superio::{Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Effect, Failure, PioDevice};
+use super::bus::{DeviceError, Effect, PioDevice};
 
 /// Raises the serial port's interrupt line.
 struct Irq(EventFd);
@@ -21,8 +23,14 @@ impl Trigger for Irq {
 /// Where the console's output goes.
 pub type Output = Box<dyn Write + Send>;
 
-/// The serial port, [`postern_abi::machine::PORT_SERIAL`].
+/// The serial port, [`postern_abi::platform::PORT_SERIAL`].
 pub struct Serial(vm_superio::Serial<Irq, NoEvents, Output>);
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serial").finish_non_exhaustive()
+    }
+}
 
 impl Serial {
     /// A serial port that raises `irq` and writes to `output`.
@@ -38,13 +46,13 @@ impl Serial {
     /// # Errors
     ///
     /// When the output's file cannot be written.
-    pub fn flush(&mut self) -> Result<(), Failure> {
-        self.0.writer_mut().flush().map_err(failure)
+    pub fn flush(&mut self) -> Result<(), DeviceError> {
+        self.0.writer_mut().flush().map_err(device_error)
     }
 }
 
-fn failure(source: io::Error) -> Failure {
-    Failure {
+fn device_error(source: io::Error) -> DeviceError {
+    DeviceError {
         what: "write the VM's serial output",
         source,
     }
@@ -65,7 +73,7 @@ impl PioDevice for Serial {
                 // An eventfd of its own refuses nothing but a count near 2^64.
                 Err(vm_superio::serial::Error::Trigger(_)) => {}
                 Err(vm_superio::serial::Error::IOError(error)) => {
-                    return Effect::Failed(failure(error));
+                    return Effect::Fail(device_error(error));
                 }
             }
         }
@@ -122,6 +130,6 @@ mod tests {
     #[test]
     fn a_lost_file_ends_the_vm() {
         let mut serial = Serial::new(EventFd::new(0).unwrap(), Box::new(Full));
-        assert!(matches!(serial.write(0, b"x"), Effect::Failed(_)));
+        assert!(matches!(serial.write(0, b"x"), Effect::Fail(_)));
     }
 }

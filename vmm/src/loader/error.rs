@@ -1,12 +1,15 @@
-//! What can be wrong with kernels and initrds.
+//! Why a kernel or an initrd cannot be used.
+#![deny(unsafe_code)]
 
 use std::io;
 use std::path::PathBuf;
 
 use linux_loader::loader;
 
-use super::FILE_MAX;
 use crate::size::Bytes;
+
+/// The largest kernel or initrd file that is read, in bytes.
+pub const MAX_FILE: u64 = 1 << 30;
 
 /// A file that cannot be used, and why.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +39,11 @@ pub enum ImageError {
     #[error("cannot be read")]
     Read(#[source] io::Error),
     /// The file is larger than any that is accepted.
-    #[error("has {size}; at most {max} are read: strip its debug information", size = Bytes(*.0), max = Bytes(FILE_MAX))]
+    #[error(
+        "has {size}; at most {max} are read: strip its debug information",
+        size = Bytes(*.0),
+        max = Bytes(MAX_FILE)
+    )]
     FileTooLarge(u64),
     /// Not an ELF file.
     #[error("is not an ELF file: give an ELF64 kernel for x86-64 (a bzImage is not one)")]
@@ -115,6 +122,12 @@ pub enum ImageError {
         /// Its address.
         entry: u64,
     },
+    /// Linux that can only be entered with parameters that this VMM does not make.
+    #[error(
+        "is a Linux kernel without CONFIG_PVH, which cannot be started here: build it with \
+         CONFIG_PVH=y, or take a distribution's, and give the uncompressed vmlinux"
+    )]
+    LinuxWithoutPvh,
     /// No room is left for the initrd.
     #[error(
         "has {size}, but the VM's memory has no such room above the kernel: give the VM more with \

@@ -1,12 +1,13 @@
 //! ELF headers, checked against the file and the VM's memory.
+#![deny(unsafe_code)]
 
 use std::ops::Range;
 
 use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr, PT_INTERP, PT_LOAD, PT_NOTE};
-use postern_abi::machine;
+use postern_abi::platform;
 use vm_memory::{ByteValued, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::ImageError;
+use super::error::ImageError;
 use crate::layout;
 
 /// The headers of an ELF file, found consistent with the file's size.
@@ -83,6 +84,21 @@ impl Image {
         Ok(Image { programs })
     }
 
+    /// Whether this is Linux: linked where x86-64 Linux is (`__START_KERNEL_map` of Linux's
+    /// arch/x86/include/asm/page_64_types.h), with its banner (`linux_banner`).
+    pub(super) fn is_linux(&self, file: &[u8]) -> bool {
+        const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+        const BANNER: &[u8] = b"Linux version ";
+        let has_banner = |program: &Elf64_Phdr| {
+            let start = program.p_offset as usize;
+            let bytes = file.get(start..start.saturating_add(program.p_filesz as usize));
+            bytes.is_some_and(|bytes| bytes.windows(BANNER.len()).any(|part| part == BANNER))
+        };
+        let loaded = |program: &&Elf64_Phdr| program.p_type == PT_LOAD;
+        let mut loaded = self.programs.iter().filter(loaded);
+        loaded.any(|program| program.p_vaddr >= START_KERNEL_MAP && has_banner(program))
+    }
+
     /// The guest-physical ranges of all loaded segments, none of which overlap, and all of which
     /// lie in `ram` outside the boot structures.
     pub(super) fn segments(&self, ram: &GuestMemoryMmap) -> Result<Vec<Range<u64>>, ImageError> {
@@ -141,13 +157,13 @@ impl Image {
 
 fn outside(segment: String, start: u64, end: u64, ram: &GuestMemoryMmap) -> ImageError {
     let ram = ram.iter().map(|region| region.len()).sum();
-    let remedy = if end <= machine::NIC_GPA {
+    let remedy = if end <= platform::NIC_GPA {
         let megabytes = end.div_ceil(1 << 20);
         format!("give the VM at least {megabytes} MiB with --memory")
     } else {
         format!(
             "link it below {:#x}, for example at {:#x}",
-            machine::NIC_GPA,
+            platform::NIC_GPA,
             layout::KERNEL_START.0
         )
     };

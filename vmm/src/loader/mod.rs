@@ -3,6 +3,7 @@
 //! A kernel is entered at its ELF entry point in 64-bit mode, or, where it carries the note
 //! `XEN_ELFNOTE_PHYS32_ENTRY`, at the address in the note as the PVH boot ABI asks.
 //! Only what the checks here accept reaches linux-loader, which does the copying.
+#![deny(unsafe_code)]
 
 mod error;
 mod image;
@@ -15,11 +16,8 @@ use linux_loader::loader::{self, KernelLoader, PvhBootCapability};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::layout;
-pub use error::{Error, ImageError};
+pub use error::{Error, ImageError, MAX_FILE};
 use image::Image;
-
-/// The largest kernel or initrd file that is read, in bytes.
-pub const FILE_MAX: u64 = 1 << 30;
 
 /// Where a loaded kernel begins to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +77,10 @@ pub fn load_initrd(ram: &GuestMemoryMmap, path: &Path, kernel: &Kernel) -> Resul
 fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
     let file = File::open(path).map_err(ImageError::Read)?;
     let mut bytes = Vec::new();
-    file.take(FILE_MAX + 1)
+    file.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(ImageError::Read)?;
-    if bytes.len() as u64 > FILE_MAX {
+    if bytes.len() as u64 > MAX_FILE {
         return Err(ImageError::FileTooLarge(bytes.len() as u64));
     }
     Ok(bytes)
@@ -100,6 +98,7 @@ pub fn place_kernel(ram: &GuestMemoryMmap, file: &[u8]) -> Result<Kernel, ImageE
         loader::Elf::load(ram, None, &mut Cursor::new(file), None).map_err(ImageError::Load)?;
     let (entry, kind) = match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(entry) => (Entry::Pvh(entry), "PVH entry point"),
+        _ if image.is_linux(file) => return Err(ImageError::LinuxWithoutPvh),
         _ => (Entry::Long(loaded.kernel_load), "entry point"),
     };
     let address = match entry {

@@ -1,5 +1,8 @@
 //! A VM that runs: a thread for each vCPU, and one that waits for the end.
+#![deny(unsafe_code)]
 
+use std::fmt;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,29 +10,48 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
 use kvm_ioctls::VmFd;
-use postern_abi::machine;
+use postern_abi::platform;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Error, Outputs};
-use crate::counters::{self, Counters, Counts};
-use crate::devices::{Bus, ExitPort, MarkPort, Outbox, RequestPort, Serial, Shared};
+use super::error::Error;
+use crate::devices::{
+    Bus, ExitPort, Outbox, RequestPort, Serial, SerialOutput, Shared, SnapshotPort,
+};
+use crate::event_counters::{CounterSource, EventCounters, EventCounts};
+use crate::measurement::{SnapshotRecorder, ViewStats};
 use crate::memory::Slots;
 use crate::nic::NicPort;
-use crate::recorder::{Recorder, View};
-use crate::report::{Final, Outcome, Report};
+use crate::run_report::{FinalStats, Outcome, RunReport};
 use crate::signals;
-use crate::vcpu::{End, Vcpu};
-use crate::view::Attached;
+use crate::vcpu::{Vcpu, VcpuEnd};
+use crate::view::VcpuView;
+
+/// Where a VM's output goes.
+pub struct Outputs {
+    /// What the guest writes to COM1.
+    pub serial: SerialOutput,
+    /// What the guest puts in its outbox.
+    pub outbox: Option<File>,
+}
+
+impl fmt::Debug for Outputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outputs")
+            .field("outbox", &self.outbox)
+            .finish_non_exhaustive()
+    }
+}
 
 /// What the threads of a VM tell the one that waits for its end.
+#[derive(Debug)]
 enum Event {
-    Ended { vcpu: usize, end: End },
+    Ended { vcpu: usize, end: VcpuEnd },
     Signal(i32),
 }
 
 /// Ends a VM from outside.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Stopper(Sender<Event>);
 
 impl Stopper {
@@ -42,11 +64,11 @@ impl Stopper {
 
 /// What a VM that is ready to run consists of.
 pub(super) struct Parts {
-    pub(super) counters: counters::Kind,
-    pub(super) vcpus: Vec<(Vcpu, Option<Attached>)>,
+    pub(super) counters: CounterSource,
+    pub(super) vcpus: Vec<(Vcpu, Option<VcpuView>)>,
     pub(super) ram: GuestMemoryMmap,
     pub(super) irq: EventFd,
-    pub(super) recorder: Option<Shared<Recorder>>,
+    pub(super) recorder: Option<Shared<SnapshotRecorder>>,
     pub(super) nic: Option<NicPort>,
     pub(super) slots: Slots,
     pub(super) vm: VmFd,
@@ -59,10 +81,19 @@ pub struct Vm {
     events: Receiver<Event>,
 }
 
-/// What a vCPU's thread leaves behind.
-struct Remains {
-    counts: Counts,
-    view: Option<View>,
+impl fmt::Debug for Vm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vm")
+            .field("vcpus", &self.parts.vcpus.len())
+            .field("slots", &self.parts.slots)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the thread of a vCPU has counted when it ends.
+struct VcpuResult {
+    counts: EventCounts,
+    view: Option<ViewStats>,
     strays: u64,
 }
 
@@ -86,7 +117,7 @@ impl Vm {
     /// # Errors
     ///
     /// When threads cannot be started, or the last snapshot cannot be taken.
-    pub fn run(self, outputs: Outputs) -> Result<Report, Error> {
+    pub fn run(self, outputs: Outputs) -> Result<RunReport, Error> {
         let Parts {
             counters: kind,
             vcpus,
@@ -104,7 +135,7 @@ impl Vm {
             recorder,
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let mut threads: Vec<JoinHandle<Result<Remains, Error>>> = Vec::new();
+        let mut threads: Vec<JoinHandle<Result<VcpuResult, Error>>> = Vec::new();
         let mut started = Ok(());
         for (vcpu, attached) in vcpus {
             let (devices, stop, sender) = (devices.clone(), Arc::clone(&stop), self.sender.clone());
@@ -127,7 +158,7 @@ impl Vm {
         let event = started.map(|()| self.events.recv());
         stop.store(true, Ordering::Relaxed);
         signals::kick(&threads);
-        let mut remains = Vec::with_capacity(threads.len());
+        let mut results = Vec::with_capacity(threads.len());
         for thread in threads {
             let ended = thread.join().unwrap_or_else(|_| {
                 Err(Error::System {
@@ -135,14 +166,14 @@ impl Vm {
                     source: io::Error::other("its thread panicked"),
                 })
             });
-            remains.push(ended?);
+            results.push(ended?);
         }
         let outcome = match event? {
             Ok(Event::Ended { vcpu, end }) => Outcome::Ended { vcpu, end },
             Ok(Event::Signal(signal)) => Outcome::Signal(signal),
             Err(mpsc::RecvError) => unreachable!("`sender` is still here"),
         };
-        devices.report(outcome, &remains)
+        devices.report(outcome, &results)
     }
 }
 
@@ -151,80 +182,80 @@ impl Vm {
 struct Devices {
     serial: Shared<Serial>,
     outbox: Shared<Outbox>,
-    recorder: Option<Shared<Recorder>>,
+    recorder: Option<Shared<SnapshotRecorder>>,
 }
 
 /// The devices of one vCPU.
 struct VcpuDevices {
     request: Option<RequestPort>,
-    attached: Option<Attached>,
+    attached: Option<VcpuView>,
 }
 
 impl Devices {
-    fn bus(&self, request: Option<RequestPort>, mark: Shared<MarkPort>) -> Bus {
+    fn bus(&self, request: Option<RequestPort>, snapshot: Shared<SnapshotPort>) -> Bus {
         let mut bus = Bus::new();
         if let Some(request) = request {
-            bus.add(machine::PORT_REQUEST, 4, Box::new(request));
+            bus.add(platform::PORT_REQUEST, 4, Box::new(request));
         }
-        bus.add(machine::PORT_MARK, 4, Box::new(mark));
-        bus.add(machine::PORT_EXIT, 4, Box::new(ExitPort));
-        bus.add(machine::PORT_OUTBOX, 4, Box::new(self.outbox.clone()));
+        bus.add(platform::PORT_SNAPSHOT, 4, Box::new(snapshot));
+        bus.add(platform::PORT_EXIT, 4, Box::new(ExitPort));
+        bus.add(platform::PORT_OUTBOX, 4, Box::new(self.outbox.clone()));
         bus.add(
-            machine::PORT_SERIAL,
+            platform::PORT_SERIAL,
             Serial::PORTS,
             Box::new(self.serial.clone()),
         );
         bus
     }
 
-    fn report(&self, outcome: Outcome, remains: &[Remains]) -> Result<Report, Error> {
+    fn report(&self, outcome: Outcome, results: &[VcpuResult]) -> Result<RunReport, Error> {
         let flushed = self.serial.with(Serial::flush);
         let outcome = match (outcome, flushed) {
             (
                 Outcome::Ended {
                     vcpu,
-                    end: End::Guest(_),
+                    end: VcpuEnd::Guest(_),
                 },
-                Err(failure),
+                Err(error),
             ) => Outcome::Ended {
                 vcpu,
-                end: End::Failed(failure),
+                end: VcpuEnd::Device(error),
             },
             (outcome, _) => outcome,
         };
-        let views = remains.iter().filter_map(|one| one.view).collect();
-        let (marks, marks_dropped, statistics) = match &self.recorder {
+        let views = results.iter().filter_map(|one| one.view).collect();
+        let (snapshots, snapshots_dropped, statistics) = match &self.recorder {
             Some(recorder) => recorder.with(|recorder| {
                 let now = recorder.now(views)?;
-                Ok::<_, Error>((recorder.marks(), recorder.dropped(), Some(now)))
+                Ok::<_, Error>((recorder.taken(), recorder.dropped(), Some(now)))
             })?,
             None => (Vec::new(), 0, None),
         };
-        Ok(Report {
+        Ok(RunReport {
             outcome,
-            marks,
-            marks_dropped,
-            last: Final {
+            snapshots,
+            snapshots_dropped,
+            last: FinalStats {
                 statistics,
-                counters: remains.iter().map(|one| one.counts).collect(),
-                stray_accesses: remains.iter().map(|one| one.strays).sum(),
+                counters: results.iter().map(|one| one.counts).collect(),
+                stray_accesses: results.iter().map(|one| one.strays).sum(),
                 outbox_refused: self.outbox.with(|outbox| outbox.refused()),
             },
         })
     }
 }
 
-/// Tells that a vCPU has ended, however its thread ends.
-struct Announcement<'a> {
+/// Tells the waiting thread that a vCPU has ended, however its own thread ends.
+struct EndNotice<'a> {
     events: &'a Sender<Event>,
     vcpu: usize,
-    end: Option<End>,
+    end: Option<VcpuEnd>,
 }
 
-impl Drop for Announcement<'_> {
+impl Drop for EndNotice<'_> {
     fn drop(&mut self) {
         // Without an end, the thread's own result says what happened.
-        let end = self.end.take().unwrap_or(End::Stopped);
+        let end = self.end.take().unwrap_or(VcpuEnd::Stopped);
         // Who listens is gone only once all threads have ended.
         let _ = self.events.send(Event::Ended {
             vcpu: self.vcpu,
@@ -238,23 +269,23 @@ fn run_vcpu(
     mut vcpu: Vcpu,
     devices: &Devices,
     own: VcpuDevices,
-    kind: counters::Kind,
+    kind: CounterSource,
     stop: &AtomicBool,
     events: &Sender<Event>,
-) -> Result<Remains, Error> {
+) -> Result<VcpuResult, Error> {
     let number = vcpu.number();
-    let mut announcement = Announcement {
+    let mut notice = EndNotice {
         events,
         vcpu: number,
         end: None,
     };
-    let counters = Counters::open(kind)?;
-    let mark = MarkPort::new(number, counters, own.attached, devices.recorder.clone());
-    let mark = Shared::new(mark);
-    let mut bus = devices.bus(own.request, mark.clone());
-    announcement.end = Some(vcpu.run(&mut bus, stop));
-    let (counts, view) = mark.with(MarkPort::last)?;
-    Ok(Remains {
+    let counters = EventCounters::open(kind)?;
+    let snapshot = SnapshotPort::new(number, counters, own.attached, devices.recorder.clone());
+    let snapshot = Shared::new(snapshot);
+    let mut bus = devices.bus(own.request, snapshot.clone());
+    notice.end = Some(vcpu.run(&mut bus, stop));
+    let (counts, view) = snapshot.with(SnapshotPort::last)?;
+    Ok(VcpuResult {
         counts,
         view,
         strays: bus.strays(),

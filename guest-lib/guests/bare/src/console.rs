@@ -5,7 +5,7 @@
 use core::fmt::{self, Write};
 use core::hint;
 
-use postern_abi::platform::{PORT_EXIT, PORT_MARK, PORT_OUTBOX, PORT_SERIAL};
+use postern_abi::platform::{PORT_EXIT, PORT_OUTBOX, PORT_SERIAL, PORT_SNAPSHOT};
 use x86_64::instructions::port::PortWriteOnly;
 
 /// Writes a line to the console.
@@ -52,10 +52,10 @@ pub fn exit(status: u32) -> ! {
     }
 }
 
-/// Takes a snapshot of all counters, in the VMM, under a label of [`postern_abi::platform::mark`].
+/// Takes a snapshot of all counters, in the VMM, under a label of [`postern_abi::platform::label`].
 #[inline(always)]
 pub fn snapshot_counters(label: u32) {
-    write(PORT_MARK, label);
+    write(PORT_SNAPSHOT, label);
 }
 
 /// Appends some memory of the guest's to the VMM's output file. `outbox` is the guest-physical

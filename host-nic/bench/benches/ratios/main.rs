@@ -1,23 +1,28 @@
-//! How far the switch is from merely moving memory: `cargo bench -p postern-nic-bench --bench ratios`.
+//! Ratios of the switch's time to that of plain copies: `cargo bench -p postern-nic-bench --bench
+//! ratios`.
 //!
-//! For each case (see the library) the switch, `memcpy` from ring to ring and a vector copy from ring to
-//! ring take turns in short rounds of one process, so that whatever disturbs the machine disturbs all of
-//! them alike; a round in which another thread took the processor away is repeated. What counts is the
-//! median of the rounds' ratios; nanoseconds are for orientation. Before each turn that is timed there is one
-//! around all of its own rings that is not, since the others have used the caches meanwhile.
+//! For each case (see the library) the switch, `memcpy` from ring to ring and a vector copy from
+//! ring to ring take turns in short rounds of one process, so that whatever disturbs the host
+//! disturbs all of them alike. A round in which another thread took the processor away is repeated.
+//! The result is the median of the rounds' ratios; nanoseconds are for orientation. Before each
+//! turn that is timed there is one around all of its own rings that is not, since the others have
+//! used the caches meanwhile.
 //!
-//! Two more comparisons are made in the same way: a NIC of 64 ports against one of 2 with the same traffic, which
-//! differ in the size of their lanes, too, unless that is made equal; and two senders on two processors, to
-//! different receivers, against one.
+//! Two more comparisons are made in this way: a NIC of 64 ports against one of 2 with equal
+//! traffic, with lanes of their default sizes and of equal size; and two senders on two processors,
+//! to different receivers, against one.
 //!
-//! Files, all labelled `hardware`: `ratios.csv` has every round, `ratios.json` what is printed and what it was
-//! measured on, `ratios.svg` and `ratios.png` the plot of unicast between two ports.
+//! Files, all labelled `hardware`: `ratios.csv` has every round, `ratios.json` all that is printed
+//! and the facts about the host, `ratios.svg` and `ratios.png` the plot of unicast between two
+//! ports.
 #![allow(clippy::unwrap_used, reason = "a failure ends the benchmark")]
 
-mod machine;
+mod host;
 mod measure;
 mod plot;
 mod report;
+mod rounds;
+mod spread;
 mod threads;
 
 use std::path::PathBuf;
@@ -28,11 +33,12 @@ use postern_abi::window::Geometry;
 
 use measure::Turns;
 use postern_nic_bench::case::{self, Case, Pattern};
-use report::{Comparison, Report, Row};
+use report::RatiosReport;
+use rounds::{Comparison, Row};
 
 /// Measures the switch beside plain copies of the same frames.
 #[derive(Debug, Parser)]
-struct Options {
+struct RatiosOptions {
     /// All combinations instead of a selection: some ten minutes, and 4 GiB of memory
     #[arg(long)]
     full: bool,
@@ -51,13 +57,13 @@ struct Options {
     /// Directory of the files [default: target/ratios]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// What `cargo bench` adds
+    /// An argument that `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 fn main() {
-    let options = Options::parse();
+    let options = RatiosOptions::parse();
     let out = options
         .out
         .clone()
@@ -66,7 +72,7 @@ fn main() {
         rounds: options.rounds,
         length: Duration::from_micros(options.turn),
     };
-    let mut report = Report::new(machine::Machine::here());
+    let mut report = RatiosReport::new(host::HostFacts::here());
     report::head();
     for case in case::all() {
         let wanted = options.full || case::chosen(&case);
@@ -98,8 +104,9 @@ fn main() {
     println!("\nfiles: {}", out.display());
 }
 
-/// 64 ports against 2: with the lanes that each has by default, and with lanes of the same size.
-fn compare_ports(report: &mut Report, length: u32, batch: u32, filter: &str, turns: &Turns) {
+/// Compares 64 ports with 2: with the lanes that each NIC has by default, and with lanes of equal
+/// size.
+fn compare_ports(report: &mut RatiosReport, length: u32, batch: u32, filter: &str, turns: &Turns) {
     let [two, many] = [2, 64].map(|ports| Case {
         pattern: Pattern::Unicast,
         ports,

@@ -1,32 +1,36 @@
-//! Turns that are taken.
+//! The measurement: sides take turns, and each turn is timed.
 
 use std::time::{Duration, Instant};
 
-use crate::machine;
+use crate::host;
 use postern_abi::window::Geometry;
 use postern_nic_bench::case::Case;
 use postern_nic_bench::floor::{Copy, Floor};
-use postern_nic_bench::memory::Nic;
+use postern_nic_bench::memory::BenchNic;
 use postern_nic_bench::nic::Traffic;
 
-/// How often and how long.
+/// The number of rounds, and the length of a turn.
 pub struct Turns {
+    /// Number of rounds.
     pub rounds: u32,
+    /// Length of a turn of a round.
     pub length: Duration,
 }
 
-/// One of those that take turns.
+/// A side: one of those that take turns.
 struct Side<'a> {
-    /// Frames of a step.
+    /// Number of frames of a step.
     frames: u32,
-    /// Steps that touch all of the memory that it uses.
+    /// Number of steps that touch all of the memory that the side uses.
     around: u64,
-    /// Steps of a turn.
+    /// Number of steps of a turn.
     steps: u64,
+    /// Makes a number of steps.
     run: Box<dyn FnMut(u64) + 'a>,
 }
 
 impl<'a> Side<'a> {
+    /// A side whose steps have `frames` frames, and whose rings have `lap` frames.
     fn new(frames: u32, lap: u32, run: impl FnMut(u64) + 'a) -> Side<'a> {
         Side {
             frames,
@@ -36,12 +40,14 @@ impl<'a> Side<'a> {
         }
     }
 
+    /// The time of the steps of a turn.
     fn time(&mut self) -> Duration {
         let start = Instant::now();
         (self.run)(self.steps);
         start.elapsed()
     }
 
+    /// Finds the number of steps that take as long as a turn.
     fn calibrate(&mut self, length: Duration) {
         (self.run)(self.around);
         while self.time() < length {
@@ -52,7 +58,7 @@ impl<'a> Side<'a> {
         self.steps = ((self.steps as f64 * scale) as u64).max(1);
     }
 
-    /// Nanoseconds of a frame.
+    /// Takes a turn. Returns the time of a frame, in nanoseconds.
     fn turn(&mut self) -> f64 {
         (self.run)(self.around);
         let time = self.time();
@@ -60,8 +66,8 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Nanoseconds of a frame, of each side in each round. Rounds in which this thread had to give its
-/// processor to another are repeated, as long as there are not too many.
+/// The time of a frame, in nanoseconds, of each side in each round. Rounds in which this thread had
+/// to give its processor to another one are repeated, as long as there are not too many.
 fn alternate<const N: usize>(mut sides: [Side<'_>; N], turns: &Turns) -> Vec<[f64; N]> {
     for side in &mut sides {
         side.calibrate(turns.length);
@@ -69,16 +75,16 @@ fn alternate<const N: usize>(mut sides: [Side<'_>; N], turns: &Turns) -> Vec<[f6
     let wanted = turns.rounds as usize;
     let (mut clean, mut disturbed) = (Vec::new(), Vec::new());
     for number in 0..wanted * 4 {
-        // A round is short beside what a thread gets that has just come to its turn.
+        // A thread that has yielded begins with a time slice longer than a round.
         std::thread::yield_now();
-        let before = machine::involuntary_switches();
+        let before = host::involuntary_switches();
         let mut nanos = [0.0; N];
-        // Nobody always comes after the same one.
+        // The order changes from round to round, so that no side always follows one other side.
         for i in 0..N {
             let at = (number + i) % N;
             nanos[at] = sides[at].turn();
         }
-        if machine::involuntary_switches() == before {
+        if host::involuntary_switches() == before {
             clean.push(nanos);
         } else {
             disturbed.push(nanos);
@@ -92,9 +98,9 @@ fn alternate<const N: usize>(mut sides: [Side<'_>; N], turns: &Turns) -> Vec<[f6
     clean
 }
 
-/// The switch, `memcpy`, vector copy.
+/// Measures the switch beside the floors: times of a frame by the switch, `memcpy` and vector copy.
 pub fn against_floors(case: Case, geometry: Geometry, turns: &Turns) -> Vec<[f64; 3]> {
-    let nic = Nic::new(geometry).unwrap();
+    let nic = BenchNic::new(geometry).unwrap();
     let mut traffic = Traffic::new(&nic, case, 0);
     let mut floors = [(); 2].map(|()| Floor::new(case).unwrap());
     let [first, second] = &mut floors;
@@ -109,10 +115,10 @@ pub fn against_floors(case: Case, geometry: Geometry, turns: &Turns) -> Vec<[f64
     rounds
 }
 
-/// Two NICs, a case on each.
+/// Measures two cases beside each other, each on a NIC of its own.
 pub fn against_each_other(sides: [(Case, Geometry); 2], turns: &Turns) -> Vec<[f64; 2]> {
     let [(one, _), (other, _)] = sides;
-    let nics = sides.map(|(_, geometry)| Nic::new(geometry).unwrap());
+    let nics = sides.map(|(_, geometry)| BenchNic::new(geometry).unwrap());
     let mut first = Traffic::new(&nics[0], one, 0);
     let mut second = Traffic::new(&nics[1], other, 0);
     let (lap, other_lap) = (first.lap(), second.lap());

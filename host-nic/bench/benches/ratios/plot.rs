@@ -1,4 +1,5 @@
-//! The plot: ratios of unicast between two ports by length of frames, a line for each batch.
+//! The plot: ratios of unicast between two ports by length of frames, a line for each size of
+//! batches.
 
 use std::error::Error;
 use std::fs;
@@ -8,7 +9,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
-use crate::report::Row;
+use crate::rounds::Row;
 use postern_nic_bench::case::{BATCHES, LENGTHS, Pattern};
 
 const SIZE: (u32, u32) = (1500, 640);
@@ -20,10 +21,14 @@ const COLOURS: [RGBColor; BATCHES.len()] = [
     RGBColor(0, 114, 178),
     RGBColor(90, 60, 140),
 ];
-/// To draw and to measure letters with.
+/// The font in which letters are drawn and measured.
 const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 
 /// Writes `ratios.svg` and `ratios.png`, where there is a font to draw with.
+///
+/// # Errors
+///
+/// The font cannot be used, or a file cannot be written.
 pub fn write(rows: &[Row], directory: &Path) -> Result<(), Box<dyn Error>> {
     let rows: Vec<&Row> = rows
         .iter()
@@ -44,6 +49,7 @@ pub fn write(rows: &[Row], directory: &Path) -> Result<(), Box<dyn Error>> {
     draw(&BitMapBackend::new(&path, SIZE).into_drawing_area(), &rows)
 }
 
+/// Draws the plot: a half for each floor.
 fn draw<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     rows: &[&Row],
@@ -65,6 +71,7 @@ where
     Ok(())
 }
 
+/// Draws the ratios to one floor.
 fn half_of<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     rows: &[&Row],
@@ -74,7 +81,7 @@ fn half_of<B: DrawingBackend>(
 where
     B::ErrorType: 'static,
 {
-    // The same for both halves.
+    // Both halves have one range of ratios.
     let medians = rows
         .iter()
         .flat_map(|row| row.ratios.map(|ratio| ratio.median));
@@ -109,9 +116,9 @@ where
     let parity = [(54.0, 1.0), (11_000.0, 1.0)];
     chart.draw_series(LineSeries::new(parity, BLACK.stroke_width(2)))?;
     for (number, (batch, colour)) in BATCHES.into_iter().zip(COLOURS).enumerate() {
-        // Beside each other, so that bars can be told apart.
+        // Points of one length stand beside each other, so that their bars can be told apart.
         let x = move |row: &Row| f64::from(row.case.length) * (0.955 + 0.018 * number as f64);
-        // Of several rings the smallest.
+        // Where a case was measured with several rings, the smallest one counts.
         let mut points: Vec<&&Row> = rows.iter().filter(|row| row.case.batch == batch).collect();
         points.sort_by_key(|row| (row.case.length, row.case.slots));
         points.dedup_by_key(|row| row.case.length);

@@ -1,93 +1,20 @@
-//! What is printed and written.
+//! The report: a line on the terminal for each result, and files with all of them.
 
 use std::error::Error;
-use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::machine::Machine;
+use crate::host::HostFacts;
 use crate::plot;
+use crate::rounds::{Comparison, Row};
+use crate::spread::Spread;
 use crate::threads::Pair;
-use postern_nic_bench::case::{Case, Unfit};
+use postern_nic_bench::case::{Case, CaseError};
 
-/// Median, and what nine tenths of the values are above and below.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Spread {
-    pub median: f64,
-    pub p10: f64,
-    pub p90: f64,
-}
-
-impl Spread {
-    /// Of one value or more.
-    pub fn of(mut values: Vec<f64>) -> Spread {
-        values.sort_unstable_by(f64::total_cmp);
-        let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
-        Spread {
-            median: at(0.5),
-            p10: at(0.1),
-            p90: at(0.9),
-        }
-    }
-}
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:6.3} ({:5.2} .. {:5.2})",
-            self.median, self.p10, self.p90
-        )
-    }
-}
-
-/// One case.
-#[derive(Debug)]
-pub struct Row {
-    pub case: Case,
-    /// Nanoseconds of a copy of a frame: switch, `memcpy`, vector.
-    pub nanos: [Spread; 3],
-    /// Switch to `memcpy`, switch to vector.
-    pub ratios: [Spread; 2],
-    rounds: Vec<[f64; 3]>,
-}
-
-impl Row {
-    pub fn new(case: Case, rounds: Vec<[f64; 3]>) -> Row {
-        let copies = f64::from(case.copies());
-        let nanos = [0, 1, 2]
-            .map(|side| Spread::of(rounds.iter().map(|round| round[side] / copies).collect()));
-        let ratio =
-            |floor: usize| Spread::of(rounds.iter().map(|round| round[0] / round[floor]).collect());
-        Row {
-            case,
-            nanos,
-            ratios: [ratio(1), ratio(2)],
-            rounds,
-        }
-    }
-}
-
-/// One thing in terms of another.
-#[derive(Debug, Serialize)]
-pub struct Comparison {
-    name: String,
-    ratio: Spread,
-}
-
-impl Comparison {
-    /// The second of each round to the first.
-    pub fn new(name: String, rounds: &[[f64; 2]]) -> Comparison {
-        Comparison {
-            name,
-            ratio: Spread::of(rounds.iter().map(|round| round[1] / round[0]).collect()),
-        }
-    }
-}
-
+/// A row as `ratios.json` has it.
 #[derive(Serialize)]
 struct RowFile<'a> {
     pattern: &'a str,
@@ -107,36 +34,40 @@ struct Sides {
     vector: Spread,
 }
 
+/// The contents of `ratios.json`.
 #[derive(Serialize)]
-struct File<'a> {
+struct RatiosFile<'a> {
     label: &'a str,
-    machine: &'a Machine,
+    machine: &'a HostFacts,
     rows: Vec<RowFile<'a>>,
     left_out: &'a [(String, String)],
     comparisons: &'a [Comparison],
     two_senders: &'a [Pair],
 }
 
-/// All that was measured.
-pub struct Report {
-    machine: Machine,
+/// The report of a run: all results so far.
+pub struct RatiosReport {
+    machine: HostFacts,
     rows: Vec<Row>,
     left_out: Vec<(String, String)>,
     comparisons: Vec<Comparison>,
     pairs: Vec<Pair>,
 }
 
+/// The directory of the files where none is given: `ratios` in cargo's target directory.
 pub fn default_directory() -> PathBuf {
-    // target/release/deps/ratios-0123456789abcdef
+    // The program is target/release/deps/ratios-0123456789abcdef.
     let program = std::env::current_exe().unwrap_or_default();
     let target = program.ancestors().nth(3).unwrap_or(Path::new("target"));
     target.join("ratios")
 }
 
+/// Prints the title of a part.
 pub fn title(text: &str) {
     println!("\n{text}");
 }
 
+/// Prints the head of the table of cases.
 pub fn head() {
     println!(
         "{:<46} {:>24} {:>22} {:>22}",
@@ -148,9 +79,9 @@ pub fn head() {
     );
 }
 
-impl Report {
-    pub fn new(machine: Machine) -> Report {
-        Report {
+impl RatiosReport {
+    pub fn new(machine: HostFacts) -> RatiosReport {
+        RatiosReport {
             machine,
             rows: Vec::new(),
             left_out: Vec::new(),
@@ -159,6 +90,7 @@ impl Report {
         }
     }
 
+    /// Prints and keeps a case beside the floors.
     pub fn row(&mut self, row: Row) {
         let [switch, memcpy, vector] = row.nanos.map(|nanos| nanos.median);
         println!(
@@ -170,16 +102,19 @@ impl Report {
         self.rows.push(row);
     }
 
-    pub fn leave_out(&mut self, case: Case, reason: &Unfit) {
+    /// Prints and keeps that a case is left out.
+    pub fn leave_out(&mut self, case: Case, reason: &CaseError) {
         println!("{:<46} left out: {reason}", case.to_string());
         self.left_out.push((case.to_string(), reason.to_string()));
     }
 
+    /// Prints and keeps a comparison of two cases.
     pub fn compare(&mut self, comparison: Comparison) {
         println!("{:<46} {}", comparison.name, comparison.ratio);
         self.comparisons.push(comparison);
     }
 
+    /// Prints and keeps a comparison of two senders with one, if there are processors for it.
     pub fn pair(&mut self, pair: Option<Pair>) {
         let Some(pair) = pair else {
             println!("left out: this process may use one processor only");
@@ -200,6 +135,11 @@ impl Report {
         self.pairs.push(pair);
     }
 
+    /// Writes all files into a directory, which is made where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// The system cannot make the directory or write a file.
     pub fn write(&self, directory: &Path) -> Result<(), Box<dyn Error>> {
         fs::create_dir_all(directory)?;
         let mut csv = fs::File::create(directory.join("ratios.csv"))?;
@@ -219,7 +159,8 @@ impl Report {
             for (round, [switch, memcpy, vector]) in row.rounds.iter().enumerate() {
                 writeln!(
                     csv,
-                    "hardware,{pattern},{ports},{length},{batch},{slots},{round},{switch:.3},{memcpy:.3},{vector:.3}"
+                    "hardware,{pattern},{ports},{length},{batch},{slots},{round},\
+                     {switch:.3},{memcpy:.3},{vector:.3}"
                 )?;
             }
         }
@@ -240,7 +181,7 @@ impl Report {
                 ratio_to_vector: row.ratios[1],
             }
         });
-        let file = File {
+        let file = RatiosFile {
             label: "hardware",
             machine: &self.machine,
             rows: rows.collect(),

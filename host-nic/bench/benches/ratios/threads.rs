@@ -9,42 +9,48 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
-use crate::machine::{Shares, Times, involuntary_switches};
+use crate::host::{Shares, Times, involuntary_switches};
 use crate::measure::Turns;
-use crate::report::Spread;
+use crate::spread::Spread;
 use postern_nic_bench::case::{Case, Pattern};
-use postern_nic_bench::memory::Nic;
+use postern_nic_bench::memory::BenchNic;
 use postern_nic_bench::nic::Traffic;
 
-/// Of so many rounds.
+/// The result for two senders against one.
 #[derive(Debug, Serialize)]
 pub struct Pair {
+    /// Length of a frame in bytes, without FCS.
     pub length: u32,
+    /// Number of frames of a call.
     pub batch: u32,
-    /// Packets of two senders in the time in which one sends one.
+    /// Number of frames of two senders in the time in which one sends one.
     pub ratio: Spread,
-    /// The same, of the rounds in which nobody was interrupted by other work.
+    /// The ratio in rounds in which no sender was interrupted by other work, if there are any.
     pub undisturbed: Option<Spread>,
-    /// Rounds of which that is.
+    /// Number of such rounds.
     pub undisturbed_rounds: usize,
-    /// Time of the machine while one sent, and while two did. One process alone on two idle
-    /// processors makes 50 and 100 of it.
+    /// Share of the processors' time that was used while one sent, in percent. One process alone on
+    /// two idle processors makes 50.
     pub one_busy: f64,
+    /// Share of the processors' time that was used while two sent, in percent.
     pub two_busy: f64,
-    /// Most that was stolen.
+    /// Greatest share of the processors' time that a hypervisor gave to other VMs, in percent.
     pub stolen: f64,
 }
 
-/// What one round is.
+/// One round.
 struct Round {
-    /// How long each sent alone, and both at the same time, until the last was done.
+    /// Time in which each sender sent alone.
     alone: [Duration; 2],
+    /// Time in which both sent together, until the last was done.
     together: Duration,
+    /// Whether a sender was interrupted by other work.
     disturbed: bool,
 }
 
-/// Port 0 sends to port 1 and port 2 to port 3, each from a processor of its own, alone and together; both
-/// take as many steps. Nothing if there are no two processors.
+/// Measures two senders: port 0 sends to port 1 and port 2 to port 3, each from a processor of its
+/// own, alone and together, an equal number of steps. Returns nothing if there are no two
+/// processors.
 pub fn pair(length: u32, batch: u32, turns: &Turns) -> Option<Pair> {
     let allowed = sched_getaffinity(None).ok()?;
     let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
@@ -56,9 +62,9 @@ pub fn pair(length: u32, batch: u32, turns: &Turns) -> Option<Pair> {
         batch,
         slots: 128,
     };
-    let nic = Nic::new(case.geometry().unwrap()).unwrap();
+    let nic = BenchNic::new(case.geometry().unwrap()).unwrap();
     let mut senders = [0, 2].map(|port| Traffic::new(&nic, case, port));
-    // Long beside what it takes to start and to stop.
+    // A round takes long beside the starting and stopping of threads.
     let steps = steps_of(&mut senders[0], turns.length * 10);
     let mut times = [Duration::ZERO; 2];
     let mut shares = [const { Vec::new() }; 2];
@@ -111,6 +117,7 @@ pub fn pair(length: u32, batch: u32, turns: &Turns) -> Option<Pair> {
     })
 }
 
+/// A number of steps that take a sender `length` or longer.
 fn steps_of(sender: &mut Traffic<'_>, length: Duration) -> u64 {
     let mut steps = 1;
     loop {
@@ -124,7 +131,7 @@ fn steps_of(sender: &mut Traffic<'_>, length: Duration) -> u64 {
     }
 }
 
-/// How long it takes until all have sent, and whether none was interrupted.
+/// The time until all senders have made their steps, and whether none was interrupted.
 fn together(senders: &mut [&mut Traffic<'_>], cpus: &[usize], steps: u64) -> (Duration, bool) {
     let (all, ready) = (senders.len(), AtomicUsize::new(0));
     let switches = AtomicU64::new(0);
@@ -134,7 +141,7 @@ fn together(senders: &mut [&mut Traffic<'_>], cpus: &[usize], steps: u64) -> (Du
         sched_setaffinity(None, &only).unwrap();
         sender.run(1);
         let before = involuntary_switches();
-        // Who sleeps here begins late.
+        // Threads wait without sleeping, so that all begin at one moment.
         ready.fetch_add(1, SeqCst);
         while ready.load(SeqCst) != all {
             std::hint::spin_loop();

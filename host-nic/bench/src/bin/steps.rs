@@ -1,13 +1,13 @@
 //! A fixed number of steps of one case, for callgrind to count: `tests/instructions.rs` runs it.
 //!
 //! `steps PATTERN PORTS LENGTH BATCH SLOTS STEPS`, under `valgrind --tool=callgrind
-//! --toggle-collect='*nic::request*'`: so what is counted is the call with its instructions, and nothing of
-//! the harness. Runs of two numbers of steps differ by so many steps alone.
+//! --toggle-collect='*nic::request*'`, counts the instructions of calls, and none of the harness.
+//! Runs of two numbers of steps differ by the difference of these numbers alone.
 
 use std::process::ExitCode;
 
 use postern_nic_bench::case::{Case, Pattern};
-use postern_nic_bench::memory::Nic;
+use postern_nic_bench::memory::BenchNic;
 use postern_nic_bench::nic::Traffic;
 
 fn main() -> ExitCode {
@@ -24,7 +24,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let (case, steps) = arguments().ok_or(
         "arguments: PATTERN PORTS LENGTH BATCH SLOTS STEPS, such as unicast 2 64 32 128 1000",
     )?;
-    let nic = Nic::new(case.geometry()?)?;
+    let nic = BenchNic::new(case.geometry()?)?;
     let mut traffic = Traffic::new(&nic, case, 0);
     traffic.run(steps);
     traffic.check();

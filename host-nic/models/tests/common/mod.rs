@@ -1,4 +1,5 @@
-//! A NIC in plain memory, and guests that do what the guest library does, line by line.
+//! A NIC in plain memory, and guests whose ends of the rings follow those of guest-lib
+//! (`postern_guest::ring`: `TxQueue`, `RxQueue`) line by line.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 #![allow(dead_code, reason = "each test uses a part")]
 
@@ -18,24 +19,24 @@ use postern_nic_models::sync::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-/// Bytes of each ring and each lane.
+/// Size of each ring and each lane in bytes.
 pub const SIZE: u32 = 4096;
-/// Bytes of the record of a frame of [`SHORT`] bytes.
+/// Size in bytes of the record of a frame of [`SHORT`] bytes.
 pub const RECORD: u32 = 32;
-/// Frames so short that a record is four words, all of them atomics.
+/// Length in bytes of frames so short that a record is four words, all of them atomics.
 pub const SHORT: u32 = 14;
 
-/// A NIC's memory, the same for all executions of a model.
+/// The memory of a NIC, used by all executions of a model.
 #[derive(Clone, Copy)]
-pub struct Nic {
+pub struct ModelNic {
     pub base: *mut u8,
     pub geometry: Geometry,
 }
 
 // SAFETY: the threads of a model take turns on one thread of the system.
-unsafe impl Send for Nic {}
-// SAFETY: likewise.
-unsafe impl Sync for Nic {}
+unsafe impl Send for ModelNic {}
+// SAFETY: the threads of a model take turns on one thread of the system.
+unsafe impl Sync for ModelNic {}
 
 pub fn port(number: u32) -> PortId {
     PortId::new(number).unwrap()
@@ -45,7 +46,7 @@ pub fn mac(number: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, number]
 }
 
-/// The words of a frame of [`SHORT`] bytes: addresses, and two bytes that tell which it is.
+/// The two words of a frame of [`SHORT`] bytes: its addresses, and a tag of two bytes.
 pub fn frame(to: u8, from: u8, tag: u16) -> [u64; 2] {
     let mut bytes = [0; 16];
     bytes[..6].copy_from_slice(&mac(to));
@@ -54,21 +55,21 @@ pub fn frame(to: u8, from: u8, tag: u16) -> [u64; 2] {
     [0, 8].map(|at| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()))
 }
 
-impl Nic {
-    /// Of one queue a port.
-    pub fn new(ports: u32) -> Nic {
+impl ModelNic {
+    /// A NIC with one queue a port.
+    pub fn new(ports: u32) -> ModelNic {
         let geometry = Geometry::new(ports, 1, SIZE, SIZE).unwrap();
         let layout = Layout::from_size_align(memory_size(geometry) as usize, 4096).unwrap();
-        // SAFETY: the size is not 0. It is never freed: a model has one NIC.
+        // SAFETY: the size is not 0. The memory is never freed, as a model has one NIC.
         let base = unsafe { alloc_zeroed(layout) };
         assert!(!base.is_null());
-        Nic { base, geometry }
+        ModelNic { base, geometry }
     }
 
-    /// As new, with tenant 1 at each port, and no word shared.
+    /// Makes the NIC new, with a tenant of tenancy 1 at each port and no word shared.
     pub fn reset(&self) {
         begin();
-        // SAFETY: the memory has that size, and nobody uses it now.
+        // SAFETY: the memory has that size, and no thread uses it now.
         unsafe {
             self.base
                 .write_bytes(0, memory_size(self.geometry) as usize)
@@ -93,32 +94,32 @@ impl Nic {
         unsafe { Switch::from_base(self.base, self.geometry) }
     }
 
-    /// A call of the tenant of a port for `count` frames.
+    /// Makes a call of tenancy 1 of a port, for `count` frames.
     pub fn call(&self, number: u32, count: u64, hold: bool) -> u64 {
         let tenancy = 1;
         let caller = Credentials::new(self.geometry, port(number), tenancy);
         let flags = if hold { TX_HOLD } else { 0 };
-        // SAFETY: the memory is of that geometry; tests keep calls of a port apart.
+        // SAFETY: the memory is of that geometry, and tests make one call of a port at a time.
         unsafe { serve(self.base, &caller, 0, OP_TX, count, flags) }
     }
 
     fn at(&self, number: u32, offset: u64) -> *mut u8 {
         let window = window_offset(self.geometry, port(number));
-        // SAFETY: the offset is one of the geometry's.
+        // SAFETY: the offset is one of the geometry's, so it lies in the window.
         unsafe { self.base.add((window + offset) as usize) }
     }
 
     pub fn word(&self, number: u32, offset: u64) -> &'static AtomicU32 {
-        // SAFETY: tests ask for words of the window.
+        // SAFETY: tests ask for aligned words of the window, whose memory is never freed.
         unsafe { AtomicU32::from_ptr(self.at(number, offset).cast()) }
     }
 
     pub fn long(&self, number: u32, offset: u64) -> &'static AtomicU64 {
-        // SAFETY: tests ask for words of the window.
+        // SAFETY: tests ask for aligned words of the window, whose memory is never freed.
         unsafe { AtomicU64::from_ptr(self.at(number, offset).cast()) }
     }
 
-    /// Lets loom decide about words of 8 bytes of a window.
+    /// Lets loom decide about the words of 8 bytes of a part of a window.
     pub fn share_longs(&self, number: u32, from: u64, bytes: u64) {
         for offset in (from..from + bytes).step_by(8) {
             share_one_way(self.at(number, offset), 8);
@@ -130,22 +131,22 @@ impl Nic {
         share_one_way(self.at(number, offset), 4);
     }
 
-    /// Lets loom decide about the positions of a lane in both windows and state.
+    /// Lets loom decide about the positions of a lane in window and state.
     pub fn share_lane(&self, from: u32, to: u32) {
         self.share_longs(to, self.geometry.published_offset(0, from), 8);
         self.share_word(to, self.geometry.consumed_offset(0, from));
         share_one_way(self.published_state(from, to), 4);
     }
 
-    /// The NIC's own copy of a lane's position.
+    /// Address of the NIC's own copy of a lane's published position.
     pub fn published_state(&self, from: u32, to: u32) -> *const u8 {
         (&raw const self.switch().lane(from, to).unwrap().published).cast()
     }
 }
 
-/// The tenant of a port, as its own memory has it.
+/// The guest of a port, with the positions in its own memory.
 pub struct Guest {
-    pub nic: Nic,
+    pub nic: ModelNic,
     pub number: u32,
     pub tenancy: u32,
     pub producer: u32,
@@ -153,8 +154,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// As `ring::Sender::new` and `ring::Receiver::new`; lanes from port `from`.
-    pub fn new(nic: Nic, number: u32, from: u32, tenancy: u32) -> Guest {
+    /// Opens a port as `TxQueue::new` and `RxQueue::new` do. Its lane is that from port `from`.
+    pub fn new(nic: ModelNic, number: u32, from: u32, tenancy: u32) -> Guest {
         let consumer = nic.word(number, nic.geometry.tx_consumer_offset(0));
         let consumed = nic.word(number, nic.geometry.consumed_offset(0, from));
         Guest {
@@ -166,7 +167,8 @@ impl Guest {
         }
     }
 
-    /// As `ring::Sender::write` and `commit`; false if there is no room.
+    /// Sends a frame as `TxQueue::write` and `TxQueue::commit` do. Returns false if there is no
+    /// room.
     pub fn send(&mut self, words: [u64; 2]) -> bool {
         let geometry = self.nic.geometry;
         let consumer = self
@@ -192,6 +194,7 @@ impl Guest {
         true
     }
 
+    /// Writes words at an offset of the TX ring.
     pub fn put(&self, offset: u32, words: &[u64]) {
         let ring = self.nic.geometry.tx_ring_offset(0) + u64::from(offset);
         for (index, word) in (0u64..).zip(words) {
@@ -201,7 +204,7 @@ impl Guest {
         }
     }
 
-    /// As `ring::Receiver::receive`, of the lane from a port: the tags of the frames.
+    /// Receives all frames of the lane from a port as `RxQueue::receive` does. Returns their tags.
     pub fn receive(&mut self, from: u32) -> Vec<u16> {
         let geometry = self.nic.geometry;
         let word = self
@@ -213,7 +216,7 @@ impl Guest {
             return frames;
         }
         let filled = Geometry::filled(SIZE, published.position, self.consumed);
-        // The library takes it as empty; no honest NIC says so.
+        // `RxQueue` takes a lane with such a position as empty; no honest NIC publishes one.
         let mut left = filled.expect("a position that can be");
         if left == 0 {
             return frames;
@@ -244,7 +247,7 @@ impl Guest {
     }
 }
 
-/// Runs a model, with the code changed.
+/// Runs a model with the code under test changed, and at most `bound` preemptions.
 pub fn check(mutation: Mutation, bound: usize, model: impl Fn() + Sync + Send + 'static) {
     mutate(mutation);
     let mut builder = loom::model::Builder::new();

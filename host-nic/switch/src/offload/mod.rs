@@ -1,10 +1,10 @@
-//! Work that ports leave to the NIC, as `virtio_net_hdr` (virtio 1.2, "Device Operation" of the network
-//! device) describes it, for receivers that did not agree to get it undone.
+//! Offloads: work on frames that senders leave to the NIC, as `virtio_net_hdr` describes it (virtio
+//! 1.2, "Device Operation" of the network device), done for receivers that did not agree to do it.
 //!
-//! | module | what it is |
+//! | module | object |
 //! | --- | --- |
-//! | [`checksum`] | the Internet checksum of hostile memory, and finishing a partial one |
-//! | [`segment`] | cutting a large TCP segment or UDP datagram into frames |
-
+//! | [`checksum`] | the Internet checksum of bytes in hostile memory, and partial checksums |
+//! | [`segment`] | a large TCP segment or UDP datagram, cut into frames |
+#![forbid(unsafe_code)]
 pub mod checksum;
 pub mod segment;

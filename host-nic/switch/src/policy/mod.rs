@@ -1,17 +1,17 @@
-//! What a port may send and receive: rules that the host sets and callers apply to each frame.
+//! Policies: settings of ports that the host makes and calls apply to each frame.
 //!
-//! | module | what it is |
+//! | module | object |
 //! | --- | --- |
-//! | [`snapshot`], [`headers`] | the first bytes of a frame, read once, and what they say |
-//! | [`acl`] | lists of rules on the fields of layers 2 to 4 |
+//! | [`snapshot`], [`headers`] | the first bytes of a frame, read once, and the headers in them |
+//! | [`acl`] | access lists: rules on the fields of layers 2 to 4 |
 //! | [`rate`] | rate limits: a token bucket in one word |
-//! | [`vlan`] | IEEE 802.1Q: which VLANs a port belongs to |
+//! | [`vlan`] | the VLANs that a port belongs to (IEEE 802.1Q) |
 //!
-//! Everything here lies in host-owned memory, is made of atomics, and all zero means *off*. The host
-//! installs settings as plain words (`Acl::install`, `Bucket::install`, `Vlan::install`) while callers
-//! use them; nobody waits for anybody. The words come from policies as people write them, which the
-//! crate `postern-nic-client` defines.
-
+//! All settings lie in host-owned memory and are made of atomics, and all zero means *off*. The
+//! host installs them as plain words (`Acl::install`, `Bucket::install`, `Vlan::install`) while
+//! calls use them, and neither waits for the other. The words come from policies as people write
+//! them, which the crate `postern-nic-client` defines.
+#![deny(unsafe_code)]
 pub mod acl;
 pub mod headers;
 pub mod rate;

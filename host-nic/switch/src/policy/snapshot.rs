@@ -1,11 +1,12 @@
-//! The first bytes of a frame, read once.
+//! Snapshots: the first bytes of a frame, read once from hostile memory.
 
-/// Words of 8 bytes that a snapshot has.
+/// Number of words of 8 bytes of a snapshot.
 pub const SNAPSHOT_WORDS: usize = 16;
-/// Bytes that a snapshot has.
+/// Number of bytes of a snapshot.
 pub const SNAPSHOT_BYTES: u32 = 8 * SNAPSHOT_WORDS as u32;
 
-/// The first [`SNAPSHOT_BYTES`] bytes of a frame, and its length. Bytes behind the frame are zero.
+/// A snapshot of a frame: its first [`SNAPSHOT_BYTES`] bytes, and its length. Bytes behind the
+/// frame are zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     words: [u64; SNAPSHOT_WORDS],
@@ -13,9 +14,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads a frame of `length` bytes. `word(i)` is called at most once for each `i`, in order, and
-    /// returns bytes `8 * i..8 * i + 8` of the frame, first byte lowest; it is not called for words
-    /// that lie behind the frame.
+    /// Reads the snapshot of a frame of `length` bytes. `word(i)` is called at most once for each
+    /// `i`, in order, and returns bytes `8 * i..8 * i + 8` of the frame, first byte lowest. It is
+    /// not called for words that lie behind the frame.
     #[inline(always)]
     pub fn read(length: u32, mut word: impl FnMut(usize) -> u64) -> Snapshot {
         let known = length.min(SNAPSHOT_BYTES);
@@ -36,7 +37,8 @@ impl Snapshot {
         snapshot
     }
 
-    /// A frame of `length` bytes that begins with these words; what they hold behind its end is dropped.
+    /// The snapshot of a frame of `length` bytes that begins with these words. Bytes behind the
+    /// frame's end are dropped.
     #[inline]
     pub fn from_words(words: &[u64; SNAPSHOT_WORDS], length: u32) -> Snapshot {
         Snapshot::read(length, |index| words[index & (SNAPSHOT_WORDS - 1)])
@@ -48,7 +50,7 @@ impl Snapshot {
         &self.words
     }
 
-    /// The words alone.
+    /// The words, without the length.
     #[inline]
     pub const fn into_words(self) -> [u64; SNAPSHOT_WORDS] {
         self.words
@@ -60,7 +62,7 @@ impl Snapshot {
         self.length
     }
 
-    /// How many bytes of the frame are here.
+    /// Number of bytes of the frame that the snapshot holds.
     #[inline]
     pub const fn known(&self) -> u32 {
         if self.length < SNAPSHOT_BYTES {
@@ -70,7 +72,8 @@ impl Snapshot {
         }
     }
 
-    /// Eight bytes from a place on, the first one lowest. The place wraps at the end of the snapshot.
+    /// Eight bytes from an offset on, the first one lowest. The offset wraps at the end of the
+    /// snapshot.
     #[inline]
     pub const fn load(&self, at: u32) -> u64 {
         let index = (at >> 3) as usize;
@@ -80,26 +83,26 @@ impl Snapshot {
         low >> shift | (high << 1) << (63 - shift)
     }
 
-    /// One byte. The place wraps as for [`Snapshot::load`].
+    /// One byte. The offset wraps as for [`Snapshot::load`].
     #[inline]
     pub const fn byte(&self, at: u32) -> u8 {
         let word = self.words[(at >> 3) as usize & (SNAPSHOT_WORDS - 1)];
         (word >> ((at & 7) * 8)) as u8
     }
 
-    /// Two bytes in network order. The place wraps as for [`Snapshot::load`].
+    /// Two bytes in network order. The offset wraps as for [`Snapshot::load`].
     #[inline]
     pub const fn be16(&self, at: u32) -> u16 {
         (self.load(at) as u16).swap_bytes()
     }
 
-    /// Four bytes in network order. The place wraps as for [`Snapshot::load`].
+    /// Four bytes in network order. The offset wraps as for [`Snapshot::load`].
     #[inline]
     pub const fn be32(&self, at: u32) -> u32 {
         (self.load(at) as u32).swap_bytes()
     }
 
-    /// Eight bytes in network order. The place wraps as for [`Snapshot::load`].
+    /// Eight bytes in network order. The offset wraps as for [`Snapshot::load`].
     #[inline]
     pub const fn be64(&self, at: u32) -> u64 {
         self.load(at).swap_bytes()
@@ -110,7 +113,7 @@ impl Snapshot {
 pub(crate) mod tests {
     use super::*;
 
-    /// Word of a frame; bytes behind it are noise, as they may be in a guest's memory.
+    /// A word of a frame. Bytes behind the frame are noise, as they may be in a guest's memory.
     pub(crate) fn word(frame: &[u8], index: usize) -> u64 {
         let mut bytes = [0xa5; 8];
         for (byte, value) in bytes.iter_mut().zip(frame.iter().skip(8 * index)) {

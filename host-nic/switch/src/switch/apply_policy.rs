@@ -1,5 +1,5 @@
-//! Applying the policies of ports to a frame of the slow path.
-
+//! The policies of ports, applied to a frame of the slow path.
+#![forbid(unsafe_code)]
 use crate::sync::Ordering::Relaxed;
 
 use postern_abi::window::PortId;
@@ -12,7 +12,12 @@ use crate::policy::headers::Headers;
 use crate::state::{Cause, PortState, SOURCE_FIXED};
 
 impl Call<'_> {
-    /// Applies the sender's policy: source address, VLAN, access list, rate. Sorts the frame into its VLAN.
+    /// Applies the policy of the sender's port: source address, VLAN, access list, rate. Sorts the
+    /// frame, of `length` bytes, into its VLAN.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause`]: the port may not send the frame.
     pub fn ingress_policy(
         &self,
         sender: &PortState,
@@ -39,7 +44,8 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// How the frame leaves through a port, unless isolation or VLANs keep it from there.
+    /// What happens to the frame's tag where it leaves through a port, or nothing if port isolation
+    /// or VLANs keep the frame from that port.
     pub fn tagging(
         &self,
         sender: &PortState,
@@ -60,7 +66,11 @@ impl Call<'_> {
         }
     }
 
-    /// Applies the receiver's policy to a frame that may reach it: access list, rate.
+    /// Applies the policy of the receiver's port to a frame that may reach it: access list, rate.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause`]: the port may not receive the frame.
     pub fn egress_policy(
         &self,
         receiver: &PortState,

@@ -1,4 +1,4 @@
-//! Delivering a frame of the slow path into a lane: as it is, with its checksum completed, or cut.
+//! Delivery of a frame of the slow path into a lane: as it is, with its checksum completed, or cut.
 
 use postern_abi::window::{
     FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6,
@@ -17,43 +17,45 @@ use crate::offload::segment::{Segments, Shape};
 use crate::policy::headers::{Headers, SNAPSHOT_BYTES, Snapshot};
 use crate::state::Cause;
 
-/// Work on a frame that its sender leaves to others, as `virtio_net_hdr` describes it.
+/// The work on a frame that its sender leaves to others, as `virtio_net_hdr` describes it (virtio
+/// 1.2, "Device Operation" of the network device).
 #[derive(Clone, Copy)]
 pub enum PendingOffload {
-    /// None.
+    /// There is nothing to do.
     Nothing,
-    /// To complete a checksum.
+    /// A checksum is to be completed.
     Checksum(Partial),
-    /// To cut a large segment into frames, and to complete their checksums.
+    /// A large segment is to be cut into frames, and their checksums completed.
     Segmentation(Shape),
 }
 
-/// A frame on the slow path, with what has been found out about it.
+/// A frame on the slow path, with its headers and its pending work.
 pub struct Packet<'s> {
-    /// The header of its record.
+    /// The header of the frame's record.
     pub header: RecordHeader,
     /// First byte of the frame in its ring.
     pub bytes: *const u8,
-    /// Its first bytes, read once, which are what is delivered.
+    /// The frame's first bytes, read once, which are those that are delivered.
     pub snapshot: &'s Snapshot,
     /// The headers in the snapshot.
     pub headers: &'s Headers,
-    /// Work that its sender left undone.
+    /// The work that the sender left undone.
     pub offload: PendingOffload,
-    /// Hash of its flow.
+    /// Hash of the frame's flow.
     pub hash: u32,
 }
 
 impl Packet<'_> {
-    /// Eight bytes of the frame, read anew; what lies behind the frame is still in its record.
+    /// Bytes `8 * index` to `8 * index + 8` of the frame, read anew. Behind the frame they are
+    /// still in its record.
     #[inline(always)]
     fn word(&self, index: usize) -> u64 {
-        // SAFETY: callers ask for words that hold a byte of the frame, and the record goes on to a multiple of
-        // 16 bytes.
+        // SAFETY: callers ask for words that hold a byte of the frame, and the record goes on to a
+        // multiple of 16 bytes.
         unsafe { load(self.bytes.add(index * 8)) }
     }
 
-    /// Features (`FEATURE_*`) that a receiver needs to take it as it is.
+    /// Features (`FEATURE_*`) that a receiver needs to take the frame with its work undone.
     fn needs(&self) -> u32 {
         match (self.offload, self.header.gso_type & !GSO_ECN) {
             (PendingOffload::Nothing, _) => 0,
@@ -66,7 +68,12 @@ impl Packet<'_> {
 }
 
 impl<'a> Call<'a> {
-    /// Copies the frame into the lane to a port, in the form that its guest takes.
+    /// Copies the frame into the sender's lane to a port, in the form that the port's guest takes.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause`]: the lane has no room, or the frame is too long with the tag that is put in.
+    /// Nothing was delivered.
     #[inline(never)]
     pub fn deliver(
         &self,
@@ -85,7 +92,8 @@ impl<'a> Call<'a> {
             return self.deliver_segments(packet, shape, to, queue, tagging, progress, lanes);
         }
         let known = packet.snapshot.known();
-        // SAFETY: the rest of a frame that is longer than a snapshot is in its record.
+        // SAFETY: a frame longer than a snapshot goes on behind it in its record. A shorter one has
+        // no such part, and `rest` is not read: its length is 0.
         let rest = unsafe { packet.bytes.add(SNAPSHOT_BYTES as usize) };
         let rest_length = packet.header.length.wrapping_sub(known);
         let frame = EgressFrame::new(packet.snapshot.words(), known, rest, rest_length, tagging);
@@ -95,7 +103,7 @@ impl<'a> Call<'a> {
             header.csum_start = header
                 .csum_start
                 .wrapping_add_signed(tagging.shift() as i16);
-            // The sender's is a hint that nobody has looked at.
+            // The sender's value is a hint that nobody has checked.
             header.hdr_len = match packet.offload {
                 PendingOffload::Segmentation(shape) => {
                     shape.header_length().wrapping_add_signed(tagging.shift()) as u16
@@ -103,7 +111,7 @@ impl<'a> Call<'a> {
                 _ => 0,
             };
         }
-        // A tag that is put in may make it too long.
+        // A tag that is put in may make the frame too long.
         let longest = match header.gso_type {
             GSO_NONE => self.caller.geometry().max_frame(),
             _ => self.caller.geometry().max_segment(),
@@ -118,15 +126,25 @@ impl<'a> Call<'a> {
             let start = (partial.start() as u16).wrapping_add_signed(tagging.shift() as i16);
             let offset = packet.header.csum_offset;
             if let Some(partial) = Partial::new(start, offset, frame.length()) {
-                // SAFETY: `at` is the frame in the lane, whose record goes on to a multiple of 16 bytes.
+                // SAFETY: `at` is the first byte of the frame in the lane, whose record begins at a
+                // multiple of 16 bytes and goes on to one. `Partial::new` saw that the checksum
+                // lies in the frame.
                 unsafe { complete(at, partial) };
             }
         }
         Ok(())
     }
 
-    /// Cuts a large segment, and copies the frames into the lane to a port.
-    #[expect(clippy::too_many_arguments, reason = "what `deliver` has found out")]
+    /// Cuts a large segment, and copies the frames into the sender's lane to a port.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause`]: there is no room for the first frame (for all of them, where frames are held), or
+    /// it is too long. Nothing was delivered.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "`deliver` has found all of it out"
+    )]
     #[inline(never)]
     fn deliver_segments(
         &self,
@@ -143,7 +161,8 @@ impl<'a> Call<'a> {
             return Err(Cause::TooLong);
         }
         if self.hold {
-            // What is left of one that was begun cannot be held, since it would be sent twice.
+            // A segment of which some frames were delivered cannot be held: they would be sent
+            // twice.
             let needed = shape.records(tagging.shift());
             lanes.open(self, to, queue).wait_for(self, needed)?;
         }
@@ -155,7 +174,7 @@ impl<'a> Call<'a> {
                 .sum()
                 .add_range(from, end, |index| packet.word(index));
             segments.finish(sum);
-            // SAFETY: the payload lies in the frame.
+            // SAFETY: the payload lies in the frame, as `Shape::check` compared their lengths.
             let rest = unsafe { packet.bytes.add(from as usize) };
             let known = segments.header_length();
             let frame = EgressFrame::new(segments.header(), known, rest, payload.length, tagging);
@@ -171,7 +190,7 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Counts a frame that a port does not get.
+    /// Counts a frame that is not delivered to a port, by its cause.
     #[cold]
     #[inline(never)]
     pub fn refuse(&self, packet: &Packet<'_>, to: PortId, cause: Cause, lanes: &mut Lanes<'a>) {
@@ -184,13 +203,18 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Which RX queue a frame goes to.
+    /// Number, in its port, of the RX queue that a frame with this flow hash goes to.
     fn queue_of(&self, hash: u32) -> u32 {
         let queues = self.caller.geometry().queues();
         ((u64::from(hash) * u64::from(queues)) >> 32) as u32
     }
 
-    /// Writes a frame into the lane to an RX queue; returns the address of its first byte there.
+    /// Writes a frame into the sender's lane to an RX queue. Returns the address of the frame's
+    /// first byte there.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause`]: the lane has no room.
     #[inline(never)]
     fn emit(
         &self,
@@ -207,27 +231,32 @@ impl<'a> Call<'a> {
             lane.make_room(self, size)?;
         }
         let room = lane.room(self);
-        // SAFETY: there is room for the record, and the frame's ring is readable.
+        // SAFETY: the room has `size` bytes, aligned to 16. The rest of the frame lies in the ring
+        // that it was taken from, which stays readable during the call.
         unsafe { frame.write(room.to, header) };
         lane.pass(frame.length());
         progress.copied = progress.copied.wrapping_add(frame.length().into());
-        // SAFETY: a record has a header of 16 bytes.
+        // SAFETY: the record that was written there begins with a header of 16 bytes.
         Ok(unsafe { room.to.add(16) })
     }
 }
 
-/// Completes the checksum of a frame where it was delivered.
+/// Completes the checksum of a frame in the lane that it was copied into.
 ///
 /// # Safety
-/// `frame` is aligned to 16 bytes, in a record of the frame that the partial checksum belongs to.
+///
+/// `frame` is the first byte, aligned to 16 bytes, of a frame of the length that `partial` was made
+/// for, in a record that is not published yet.
 #[inline(never)]
 unsafe fn complete(frame: *mut u8, partial: Partial) {
-    // SAFETY: the words hold bytes of the frame.
+    // SAFETY: `finish` asks for words that hold bytes of the frame, which lie in the caller's
+    // record with all of their 8 bytes.
     let checksum = partial.finish(|index| unsafe { load(frame.add(index * 8)) });
     let [first, second] = partial.words();
     for (index, again) in [(first, false), (second, first == second)] {
         if !again {
-            // SAFETY: the word holds bytes of the frame, in a record that is not published yet.
+            // SAFETY: the word holds a byte of the checksum, which lies in the frame, in a record
+            // that the caller says is not published yet.
             unsafe {
                 let at = frame.add(index * 8);
                 store(at, partial.patch(checksum, index, load(at)));

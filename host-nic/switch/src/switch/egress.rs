@@ -1,5 +1,4 @@
-//! A frame as it leaves through a port, where that is not as it was sent: other tags, or one of the frames
-//! that a large segment was cut into.
+//! Egress: a frame as it leaves through a port, with its tag changed, or cut from a large segment.
 
 use postern_abi::window::{RecordHeader, record_size};
 
@@ -8,21 +7,23 @@ use crate::copy;
 use crate::policy::headers::{SNAPSHOT_WORDS, Tag};
 use crate::policy::vlan::Egress;
 
-/// What happens to a frame's customer tag (IEEE 802.1Q "Egress").
+/// What happens to a frame's customer tag where the frame leaves through a port (IEEE 802.1Q
+/// "Egress").
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Tagging {
-    /// It stays as it is.
+    /// The tag, or its absence, stays as it is.
     Keep,
-    /// It is taken out.
+    /// The tag is taken out.
     Strip,
-    /// One with this tag control information is put in.
+    /// A tag with this tag control information is put in.
     Insert(u16),
-    /// It gets this tag control information.
+    /// The tag gets this tag control information.
     Replace(u16),
 }
 
 impl Tagging {
-    /// How a frame with or without a tag leaves through a port in its VLAN; nothing if it does not.
+    /// What happens to the tag of a frame in VLAN `vid` at a port with this rule for that VLAN, or
+    /// nothing if the frame does not leave there.
     #[inline]
     pub fn of(tag: Option<Tag>, vid: u16, egress: Egress) -> Option<Tagging> {
         match (egress, tag) {
@@ -35,7 +36,7 @@ impl Tagging {
         }
     }
 
-    /// By how many bytes the frame becomes longer.
+    /// Number of bytes by which the frame becomes longer.
     #[inline]
     pub const fn shift(self) -> i32 {
         match self {
@@ -46,26 +47,30 @@ impl Tagging {
     }
 }
 
-/// Words of a head: a snapshot and a tag.
+/// Number of 8-byte words of a head, which has room for a snapshot and a tag.
 const HEAD_WORDS: usize = SNAPSHOT_WORDS + 1;
 
-/// The beginning of a frame as it is to be, and where the rest of it is.
+/// A frame as it is to leave: its head as words, and the rest where the sender wrote it.
 pub struct EgressFrame {
+    /// The first bytes of the frame, first byte lowest.
     head: [u64; HEAD_WORDS],
-    /// Bytes of the head.
+    /// Number of bytes of the head.
     known: u32,
-    /// What follows them.
+    /// First byte of the rest of the frame.
     rest: *const u8,
+    /// Number of bytes of the rest.
     rest_length: u32,
 }
 
-/// Bytes of a tag's type and its control information, as the upper half of a word.
+/// The four bytes of a customer tag, its type and its control information, as the upper half of a
+/// word.
 const fn tag_bits(tci: u16) -> u64 {
     (0x0081 | (tci.swap_bytes() as u64) << 16) << 32
 }
 
 impl EgressFrame {
-    /// A frame whose first `known` bytes are in `words`, with zeros behind, and whose rest is at `rest`.
+    /// The frame whose first `known` bytes are in `words`, with zeros behind them, and whose other
+    /// `rest_length` bytes are at `rest`, with its tag changed.
     #[inline(never)]
     pub fn new(
         words: &[u64; SNAPSHOT_WORDS],
@@ -113,17 +118,20 @@ impl EgressFrame {
         frame
     }
 
-    /// Bytes of the frame.
+    /// Length of the frame in bytes.
     #[inline]
     pub const fn length(&self) -> u32 {
         self.known.wrapping_add(self.rest_length)
     }
 
-    /// Writes it as a record; the last 16 bytes of that have zeros behind the frame.
+    /// Writes the frame as a record with this header, whose length is filled in. The last 16 bytes
+    /// of the record have zeros behind the frame.
     ///
     /// # Safety
-    /// `to` is aligned to 16 bytes and valid for writes of a record of [`EgressFrame::length`] bytes in shared memory,
-    /// and what was given to [`EgressFrame::new`] as the rest is readable.
+    ///
+    /// `to` is aligned to 16 bytes and valid for writes of a record of [`EgressFrame::length`]
+    /// bytes in shared memory. The bytes that [`EgressFrame::new`] was given as the rest are
+    /// readable, and do not overlap with the record.
     #[inline(never)]
     pub unsafe fn write(&self, to: *mut u8, header: RecordHeader) {
         let header = RecordHeader {
@@ -133,8 +141,9 @@ impl EgressFrame {
         let (first, second) = header.words();
         let last = record_size(self.length()) as usize - 16;
         let words = (self.known as usize).div_ceil(8);
-        // SAFETY: all of it lies in the record: whole words of the head, whose last one the rest follows or
-        // the last 16 bytes hold.
+        // SAFETY: all stores lie in the caller's record. The head has whole words, of which the
+        // last one is followed by the rest or lies in the record's last 16 bytes. The rest is
+        // readable, as the caller promises.
         unsafe {
             store(to.add(last), 0);
             store(to.add(last + 8), 0);

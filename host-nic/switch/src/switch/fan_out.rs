@@ -1,4 +1,4 @@
-//! Fan out: frames with several destinations, copied to one after the other.
+//! Fan out: frames with several destinations, copied to one destination after the other.
 
 use core::mem::MaybeUninit;
 
@@ -11,11 +11,11 @@ use super::records::{Addresses, Frame, Records};
 use super::run::Run;
 use super::sets::PortSet;
 
-/// Number of frames that are collected at most before they are copied.
-const COLLECTED: usize = 32;
+/// Most frames that are collected before they are copied.
+const MAX_COLLECTED: usize = 32;
 
 impl<'a> Call<'a> {
-    /// Takes a run of frames with the same addresses and copies it to each of the ports.
+    /// Takes a run of frames with these addresses, and copies it to each of the ports.
     #[inline(never)]
     pub fn fan_out(
         &self,
@@ -26,16 +26,16 @@ impl<'a> Call<'a> {
         lanes: &mut Lanes<'a>,
     ) {
         let copies = u64::from(ports.count());
-        let mut frames = [const { MaybeUninit::<Frame>::uninit() }; COLLECTED];
+        let mut frames = [const { MaybeUninit::<Frame>::uninit() }; MAX_COLLECTED];
         let mut count = 0;
         let mut bytes = 0u64;
-        for place in &mut frames {
-            // SAFETY: the stretch is that of the records.
+        for element in &mut frames {
+            // SAFETY: the stretch was made from the records just now.
             match unsafe { records.stretch().read(self.caller.span) } {
                 Some(frame) if frame.addresses.same_way(addresses) => {
                     records.advance(frame.size() as u32);
                     bytes = bytes.wrapping_add(frame.length as u64);
-                    place.write(frame);
+                    element.write(frame);
                     count += 1;
                 }
                 _ => break,
@@ -48,7 +48,8 @@ impl<'a> Call<'a> {
         }
         progress.taken = progress.taken.wrapping_add(count);
         progress.bytes = progress.bytes.wrapping_add(bytes);
-        // SAFETY: the first `count` elements were written, and there are not more.
+        // SAFETY: the loop wrote the first `count` elements, at most `MAX_COLLECTED`, which is
+        // below 64.
         let frames: &[Frame] =
             unsafe { core::slice::from_raw_parts(frames.as_ptr().cast(), count as usize & 63) };
         while let Some(port) = ports.pop() {
@@ -61,14 +62,16 @@ impl<'a> Call<'a> {
                     lane.advance(&run);
                     run = Run::NOTHING;
                     let made = lane.make_room(self, frame.size());
-                    // Padding may have moved it even if it does not do.
+                    // Padding may have moved the lane's position even where the room is too small.
                     room = lane.room(self);
                     if let Err(cause) = made {
                         lane.refuse(self, cause);
                         continue;
                     }
                 }
-                // SAFETY: so many bytes may be written there; the record's bounds were checked.
+                // SAFETY: the room has `frame.size()` bytes or more, aligned to 16. The frame's
+                // record lies in the ring that it was read from, which stays readable during the
+                // call.
                 unsafe {
                     frame.write(room.to);
                     room.to = room.to.add(frame.size());

@@ -1,4 +1,4 @@
-//! The fast path: ordinary frames on a switch where no policy has to be minded.
+//! The fast path: ordinary frames whose addresses alone decide where they go.
 
 use postern_abi::window::PortId;
 
@@ -9,18 +9,18 @@ use super::progress::Progress;
 use super::records::{Addresses, Records};
 use crate::state::Cause;
 
-/// Where the frames of a call come from and go to, as far as the call has found out.
+/// The source and the destination of the frames of a call, as far as the call has found them out.
 pub struct CallRoute {
     /// Generation of the forwarding database in which the call began.
     generation: u64,
-    /// The last frame's only destination, and its addresses.
+    /// The only destination of the last frame, and the frame's addresses.
     last: Option<(PortId, Addresses)>,
-    /// The source address that was learned last.
+    /// The source address that was learned last, first byte lowest.
     source: Option<u64>,
 }
 
 impl CallRoute {
-    /// Nothing is known in the call yet, which began in that generation.
+    /// The route of a call that has begun in this generation and found out nothing yet.
     pub const fn new(generation: u64) -> CallRoute {
         CallRoute {
             generation,
@@ -31,7 +31,8 @@ impl CallRoute {
 }
 
 impl<'a> Call<'a> {
-    /// Takes an ordinary frame and forwards it; nothing if there is none, false if it is held.
+    /// Takes an ordinary frame and forwards it. Returns nothing if the next record holds no
+    /// ordinary frame, false if the frame is held, true else.
     #[inline]
     pub fn forward_fast(
         &self,
@@ -40,7 +41,7 @@ impl<'a> Call<'a> {
         lanes: &mut Lanes<'a>,
         route: &mut CallRoute,
     ) -> Option<bool> {
-        // SAFETY: the stretch is that of the records.
+        // SAFETY: the stretch was made from the records just now.
         let frame = unsafe { records.stretch().read(self.caller.span) }?;
         let addresses = frame.addresses;
         let known = match route.last {
@@ -51,8 +52,8 @@ impl<'a> Call<'a> {
             Some(port) => port,
             None => match self.learn_and_look_up(route, addresses) {
                 Route::One(port) => {
-                    // Once its lane is the present tenant's: frames with a cached route are not asked
-                    // again for whom they are.
+                    // The lane is opened first, so that it is the present tenant's: frames with a
+                    // cached route are sent without another look at the tenancy.
                     lanes.open(self, port, 0);
                     self.cache_route(route.generation, port, addresses);
                     port
@@ -80,20 +81,22 @@ impl<'a> Call<'a> {
             progress.take(records, &frame);
             return Some(true);
         }
-        // SAFETY: the record has room, and was read just now.
+        // SAFETY: the lane has room for the frame's record, and the frame was read just now from a
+        // ring that stays readable during the call.
         unsafe { lane.emit(self, &frame) };
+        lane.pass(frame.length as u32);
         progress.copied = progress.copied.wrapping_add(frame.length as u64);
         progress.take(records, &frame);
         Some(true)
     }
 
-    /// Learns where a frame comes from, and looks up where it goes.
+    /// Learns which port a frame's source is behind, and looks up which ports the frame goes to.
     #[inline]
     fn learn_and_look_up(&self, route: &mut CallRoute, addresses: Addresses) -> Route {
         if route.source != Some(addresses.source()) {
             self.learn_source(addresses.source());
             route.source = Some(addresses.source());
-            // What was found before may not hold any more.
+            // The route of the last frame may not hold any more.
             route.last = None;
         }
         self.look_up(addresses)

@@ -1,4 +1,4 @@
-//! The sending end of a lane during a call.
+//! A lane during a call: the ring from one sender to one RX queue, at its sending end.
 
 use crate::sync::{
     AtomicU32, AtomicU64,
@@ -12,107 +12,115 @@ use super::records::Frame;
 use super::run::{Room, Run};
 use crate::state::{Cause, LaneState, add};
 
-/// Where a lane's two ends are.
+/// The two ends of a lane: the sender's state of it, and the receiver's window that it lies in.
 #[derive(Clone, Copy)]
 pub struct Ends<'a> {
-    /// The sender's side of it.
+    /// The lane's state, on the sender's side.
     pub state: &'a LaneState,
-    /// The receiver's window.
+    /// First byte of the receiver's window.
     pub window: *mut u8,
-    /// Its RX queue.
+    /// Number of the RX queue in the receiver's port.
     pub queue: u32,
 }
 
 impl<'a> Ends<'a> {
-    /// The lane of the calling sender to an RX queue of a port of the NIC.
+    /// The ends of the lane from the calling sender to an RX queue of a port.
     ///
     /// # Safety
+    ///
     /// The NIC has the port and the queue.
     #[inline(always)]
     pub unsafe fn of(call: &Call<'a>, to: PortId, queue: u32) -> Ends<'a> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that the NIC has both, which is the contract of `with` and
+        // `state` too.
         unsafe { Ends::with(call, Ends::state(call, to, queue), to, queue) }
     }
 
-    /// The sender's side of the lane to an RX queue of a port of the NIC, without the other one.
+    /// The state of the lane from the calling sender to an RX queue of a port.
     ///
     /// # Safety
-    /// As [`Ends::of`].
+    ///
+    /// The NIC has the port and the queue.
     #[inline(always)]
     pub unsafe fn state(call: &Call<'a>, to: PortId, queue: u32) -> &'a LaneState {
         let number = call.caller.geometry().rx_queue(to, queue) as usize;
-        // SAFETY: as many lane states as there are RX queues follow the call's.
+        // SAFETY: as many lane states as the NIC has RX queues follow the state of the calling
+        // sender, and the caller promises that the NIC has this queue.
         unsafe {
             let states = (&raw const *call.sender()).add(1).cast::<LaneState>();
             &*states.add(number)
         }
     }
 
-    /// The lane whose state is known.
+    /// The ends of the lane whose state is known.
     ///
     /// # Safety
-    /// As [`Ends::of`].
+    ///
+    /// The NIC has the port and the queue, and `state` is that of the lane from the calling sender
+    /// to it.
     #[inline(always)]
     pub unsafe fn with(call: &Call<'a>, state: &'a LaneState, to: PortId, queue: u32) -> Ends<'a> {
         let caller = call.caller;
-        // Added in this order, the number of the port alone has to be kept for it.
+        // In this order of additions, only the number of the port has to be kept in a register.
         let offset = to.index() * caller.window_size as usize + caller.windows as usize;
         Ends {
             state,
-            // SAFETY: the window lies in memory that `serve`'s caller vouched for.
+            // SAFETY: the caller promises that the NIC has the port, so its window lies in memory
+            // that `serve`'s caller vouched for.
             window: unsafe { call.base.add(offset) },
             queue,
         }
     }
 
-    /// The call's element of `published`.
+    /// The calling sender's element of `published` in the receiver's window.
     #[inline(always)]
     pub fn published(&self, call: &Call<'a>) -> &'a AtomicU64 {
         let offset = call
             .caller
             .geometry()
             .published_offset(self.queue, call.sender_number());
-        // SAFETY: the word lies in the window, aligned.
+        // SAFETY: the NIC has the queue and the sender, so the word lies in the window, aligned.
         unsafe { AtomicU64::from_ptr(self.window.add(offset as usize).cast()) }
     }
 
-    /// The call's element of `consumed`.
+    /// The calling sender's element of `consumed` in the receiver's window.
     #[inline(always)]
     pub fn consumed(&self, call: &Call<'a>) -> &'a AtomicU32 {
         let offset = call
             .caller
             .geometry()
             .consumed_offset(self.queue, call.sender_number());
-        // SAFETY: the word lies in the window, aligned.
+        // SAFETY: the NIC has the queue and the sender, so the word lies in the window, aligned.
         unsafe { AtomicU32::from_ptr(self.window.add(offset as usize).cast()) }
     }
 
-    /// The byte of the lane at a position.
+    /// Address of the lane's byte at a position.
     #[inline(always)]
     pub fn at(&self, call: &Call<'a>, position: u32) -> *mut u8 {
         let caller = call.caller;
         let geometry = caller.geometry();
         let behind = self.queue * geometry.senders() + call.vcpu;
         let lane = caller.lane as usize + ((behind as usize) << (geometry.lane_log() & 31));
-        // SAFETY: the lane lies in the window, and the offset is below its size.
+        // SAFETY: the lane lies in the window, and the masked position is below the lane's size.
         unsafe {
             self.window
                 .add(lane + (position & caller.lane_mask) as usize)
         }
     }
 
-    /// A new tenant: the positions begin where it expects the next record.
+    /// Begins the lane for a new tenant of the receiver's port, at the position where that tenant
+    /// expects the next record.
     #[cold]
     #[inline(never)]
     pub fn restart(&self, call: &Call<'a>, tenancy: u32) {
         let position = self.consumed(call).load(Relaxed) & !(RECORD_ALIGN - 1);
-        // First, so that nobody goes by a route to a lane whose words do not belong together, in case the call is
-        // stopped here.
+        // This comes first, in case the call is stopped here: no later call then goes by a cached
+        // route to a lane whose words do not belong together.
         call.void_cached_routes();
         self.state.published.store(position, Release);
         self.state.consumed.store(position, Relaxed);
         self.state.limit.store(position, Relaxed);
-        // Last, so that a call that is stopped here begins anew.
+        // This comes last, in case the call is stopped here: the next call then begins anew.
         self.state.tenancy.store(tenancy, Release);
     }
 }
@@ -122,21 +130,23 @@ pub struct Lane<'a> {
     ends: Ends<'a>,
     /// Number of the RX queue in the whole NIC.
     number: u32,
-    /// The receiving port's tenant.
+    /// Number of the receiving port's tenancy.
     tenancy: u32,
-    /// Up to where the lane is filled.
+    /// Position up to which the lane is filled.
     position: u32,
-    /// Bytes that can be written from there, up to what the receiver has not read or the lane's end.
+    /// Number of bytes that can be written from there, up to what the receiver has not read or the
+    /// lane's end.
     room: u32,
+    /// Number of frames that were written and not counted yet.
     frames: u32,
+    /// Number of bytes of these frames.
     bytes: u64,
 }
 
 impl<'a> Lane<'a> {
-    /// The lane of the calling sender to an RX queue of a port. A queue or port that the NIC does not
-    /// have, because the memory was tampered with, stands for queue 0 or port 0.
-    ///
-    /// `begun`: the call has filled it before.
+    /// Opens the lane from the calling sender to an RX queue of a port. `begun` says that the call
+    /// has filled it before. A queue or port that the NIC does not have, because the memory was
+    /// tampered with, stands for queue 0 or port 0.
     #[inline(always)]
     pub fn open(call: &Call<'a>, to: PortId, queue: u32, begun: bool) -> Lane<'a> {
         let to = match to.number() < call.caller.geometry().ports() {
@@ -147,18 +157,18 @@ impl<'a> Lane<'a> {
             true => queue,
             false => 0,
         };
-        // SAFETY: the NIC has both.
+        // SAFETY: port and queue were compared with the NIC's numbers of them.
         let ends = unsafe { Ends::of(call, to, queue) };
         let state = ends.state;
         let position = if begun {
             state.position.load(Relaxed)
         } else {
-            // Acquire: the positions that a new tenant begins with were written before.
+            // Acquire: the positions that a new tenant begins with were written before its tenancy.
             let tenancy = call.state().tenancy[to.index()].load(Acquire);
             if state.tenancy.load(Relaxed) != tenancy {
                 ends.restart(call, tenancy);
             }
-            // What a call that was stopped had filled is filled anew.
+            // Bytes that a call had filled and not published when it was stopped are filled anew.
             state.published.load(Relaxed)
         };
         let mut lane = Lane {
@@ -180,18 +190,20 @@ impl<'a> Lane<'a> {
         self.number
     }
 
-    /// Bytes that may be written now.
+    /// Number of bytes that may be written now.
     #[inline]
     pub const fn room_left(&self) -> usize {
         self.room as usize
     }
 
+    /// Offset in the lane of the position, in bytes.
     #[inline(always)]
     fn offset(&self, call: &Call<'a>) -> u32 {
         self.position & call.caller.lane_mask
     }
 
-    /// False if the position cannot be.
+    /// Computes the room from the receiver's consumer position. Returns false if that position is
+    /// out of range.
     #[inline(always)]
     fn set_room(&mut self, call: &Call<'a>, consumed: u32) -> bool {
         let size = call.caller.geometry().lane();
@@ -205,7 +217,7 @@ impl<'a> Lane<'a> {
         filled.is_some()
     }
 
-    /// Where the next record goes, and how many bytes there may be written.
+    /// The room for the next record: its address, and how many bytes may be written there.
     #[inline(always)]
     pub fn room(&self, call: &Call<'a>) -> Room {
         Room {
@@ -214,7 +226,7 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Passes a run that was copied into the room.
+    /// Moves the position behind a run that was copied into the room.
     #[inline(always)]
     pub fn advance(&mut self, run: &Run) {
         self.position = self.position.wrapping_add(run.size as u32);
@@ -223,19 +235,19 @@ impl<'a> Lane<'a> {
         self.bytes = self.bytes.wrapping_add(run.bytes);
     }
 
-    /// Writes a frame into the room, as it is.
+    /// Writes a frame into the room, as the sender wrote it. [`Lane::pass`] then passes it.
     ///
     /// # Safety
     ///
-    /// The room has [`Frame::size`] bytes, and the frame's record still is what it was made from.
+    /// The room has [`Frame::size`] bytes, and the ring that the frame was read from is still
+    /// readable.
     #[inline(always)]
-    pub unsafe fn emit(&mut self, call: &Call<'a>, frame: &Frame) {
-        // SAFETY: the caller's promise.
+    pub unsafe fn emit(&self, call: &Call<'a>, frame: &Frame) {
+        // SAFETY: the caller promises room and ring; records in a lane begin at multiples of 16.
         unsafe { frame.write(self.room(call).to) };
-        self.pass(frame.length as u32);
     }
 
-    /// Passes a frame of `length` bytes that was written into the room.
+    /// Moves the position behind a frame of `length` bytes that was written into the room.
     #[inline(always)]
     pub fn pass(&mut self, length: u32) {
         let size = record_size(length) as u32;
@@ -245,12 +257,18 @@ impl<'a> Lane<'a> {
         self.bytes = self.bytes.wrapping_add(length.into());
     }
 
-    /// Makes room for a record of `size` bytes, or says why there is none.
+    /// Makes room for a record of `size` bytes: reads the receiver's consumer position anew, and
+    /// pads the lane to its end where the record does not fit in front of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Full`]: the lane has no room. [`Cause::BadReceiver`]: the consumer position is out
+    /// of range.
     #[cold]
     #[inline(never)]
     pub fn make_room(&mut self, call: &Call<'a>, size: usize) -> Result<(), Cause> {
         let geometry = call.caller.geometry();
-        // Acquire: what was below it has been read.
+        // Acquire: the receiver has read the bytes below it.
         let consumed = self.ends.consumed(call).load(Acquire);
         if !self.set_room(call, consumed) {
             return Err(Cause::BadReceiver);
@@ -258,9 +276,10 @@ impl<'a> Lane<'a> {
         self.ends.state.consumed.store(consumed, Relaxed);
         let to_end = geometry.lane() - self.offset(call);
         if (self.room as usize) < size && self.room == to_end && to_end < geometry.lane() {
-            // The record begins at the beginning of the lane.
+            // The record goes to the beginning of the lane.
             let at = self.room(call).to;
-            // SAFETY: `room` bytes, 16 or more since positions are multiples of that, may be written.
+            // SAFETY: `room` bytes may be written at the position, up to the lane's end: 16 or
+            // more, since positions are multiples of 16.
             unsafe {
                 AtomicU64::from_ptr(at.cast()).store(0, Relaxed);
                 AtomicU64::from_ptr(at.add(8).cast()).store(PAD_WORD, Relaxed);
@@ -274,12 +293,17 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
-    /// Whether several records of so many bytes, padding included, have room; or whether the lane is empty, if they
-    /// never have.
+    /// Sees whether records of `bytes` bytes together, padding included, have room. Records that
+    /// have more bytes than the lane wait for an empty lane.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Full`]: they have no room now. [`Cause::BadReceiver`]: the receiver's consumer
+    /// position is out of range.
     #[inline(never)]
     pub fn wait_for(&self, call: &Call<'a>, bytes: u32) -> Result<(), Cause> {
         let size = call.caller.geometry().lane();
-        // Acquire: what was below it has been read.
+        // Acquire: the receiver has read the bytes below it.
         let consumed = self.ends.consumed(call).load(Acquire);
         let filled = Geometry::filled(size, self.position, consumed).ok_or(Cause::BadReceiver)?;
         let wanted = if bytes < size { bytes } else { size };
@@ -289,7 +313,7 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Counts a frame that is not delivered here.
+    /// Counts a frame that is not delivered into this lane, by its cause.
     #[cold]
     #[inline(never)]
     pub fn refuse(&self, call: &Call<'a>, cause: Cause) {
@@ -297,20 +321,22 @@ impl<'a> Lane<'a> {
         add(&self.ends.state.drops, 1);
     }
 
-    /// Leaves the lane for another one, not published.
+    /// Leaves the lane for another one, filled and not published.
     #[inline]
     pub fn leave(&mut self) {
         self.ends.state.position.store(self.position, Relaxed);
         self.count();
     }
 
+    /// Counts the frames that were written.
     #[inline(always)]
     fn count(&self) {
         add(&self.ends.state.frames, self.frames.into());
         add(&self.ends.state.bytes, self.bytes);
     }
 
-    /// Publishes what was filled.
+    /// Publishes the records that were written: first in the NIC's own copy of the position, then
+    /// in the receiver's window, with one store that carries the tenancy.
     #[inline(always)]
     pub fn publish(&self, call: &Call<'a>) {
         self.count();

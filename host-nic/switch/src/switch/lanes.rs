@@ -1,5 +1,6 @@
-//! The lanes that a call fills: one for each RX queue that its frames go to, published together at the end.
-
+//! The lanes that a call fills: one for each RX queue that its frames go to. They are published
+//! together at the end of the call.
+#![forbid(unsafe_code)]
 use postern_abi::window::PortId;
 
 use super::call::Call;
@@ -9,36 +10,37 @@ use super::sets::{RxQueueNumber, RxQueueSet};
 /// Number of lanes that a call keeps open, a power of two.
 const OPEN_LANES: usize = 16;
 
-/// The lanes that a call fills.
+/// The lanes that a call fills. The number of the RX queue, modulo [`OPEN_LANES`], chooses the
+/// element of an open lane.
 #[derive(Default)]
 pub struct Lanes<'a> {
     open: [Option<Lane<'a>>; OPEN_LANES],
-    /// Whether the call has left any lane for another.
+    /// Whether the call has left any lane for another one.
     left_any: bool,
     /// The RX queues of the lanes that the call has left, filled and not published.
     left: RxQueueSet,
 }
 
 impl<'a> Lanes<'a> {
-    /// The lane to an RX queue of a port.
+    /// The lane from the calling sender to an RX queue of a port, opened where it is not open.
     #[inline]
     pub fn open(&mut self, call: &Call<'a>, port: PortId, queue: u32) -> &mut Lane<'a> {
         let number = call.caller.geometry().rx_queue(port, queue);
-        let place = &mut self.open[number as usize & (OPEN_LANES - 1)];
+        let element = &mut self.open[number as usize & (OPEN_LANES - 1)];
         let mut begun = false;
-        if let Some(lane) = place
+        if let Some(lane) = element
             && lane.number() != number
         {
             lane.leave();
             self.left_any = true;
             self.left.add(RxQueueNumber(lane.number() as u8));
             begun = self.left.has(RxQueueNumber(number as u8));
-            *place = None;
+            *element = None;
         }
-        place.get_or_insert_with(|| Lane::open(call, port, queue, begun))
+        element.get_or_insert_with(|| Lane::open(call, port, queue, begun))
     }
 
-    /// Publishes what was filled in all of them.
+    /// Publishes all lanes that the call has filled.
     pub fn publish(&mut self, call: &Call<'a>) {
         for lane in self.open.iter().flatten() {
             lane.publish(call);
@@ -49,11 +51,12 @@ impl<'a> Lanes<'a> {
         }
     }
 
+    /// Publishes the lanes that the call has left for others.
     #[inline(never)]
     fn publish_left(&mut self, call: &Call<'a>) {
         let queues = call.caller.geometry().queues();
-        // There is no division in the kernel's build of this; numbers come in order, so one walk over the ports
-        // serves all of them.
+        // The build for the host's kernel has no division. Numbers come in order, so one walk over
+        // the ports serves all of them.
         let (mut port, mut first) = (0, 0);
         while let Some(number) = self.left.pop() {
             let number = u32::from(number.0);

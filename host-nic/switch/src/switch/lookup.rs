@@ -1,5 +1,5 @@
-//! Look up: which port, or ports, a frame goes to. Learn: which port a station is behind.
-
+//! Look up: find the ports that a frame goes to. Learn: note the port that a station is behind.
+#![forbid(unsafe_code)]
 use crate::sync::Ordering::{Relaxed, Release};
 
 use postern_abi::window::PortId;
@@ -10,7 +10,7 @@ use super::sets::PortSet;
 use crate::fdb::{GROUP_BIT, Key, Learned, Station};
 use crate::state::{CACHED_ROUTES, CachedRoute, MODE_NO_LEARNING, add};
 
-/// The destination of a frame.
+/// The route of a frame: the ports that it goes to.
 #[derive(Clone, Copy)]
 pub enum Route {
     /// One port.
@@ -29,13 +29,15 @@ impl Call<'_> {
         Key::new([key[0].load(Relaxed), key[1].load(Relaxed)])
     }
 
+    /// The element of the sender's cache of routes for frames that begin with these eight bytes.
     #[inline(always)]
     fn cached_route(&self, first: u64) -> &CachedRoute {
         &self.sender().routes[(first >> 40) as usize & (CACHED_ROUTES - 1)]
     }
 
-    /// Looks up the port that frames with these addresses went to, in the sender's cache of routes.
-    /// Nothing if it is not there, or may not hold any more. The source of a cached route is learned.
+    /// Looks up the port that frames with these addresses go to, in the sender's cache of routes.
+    /// `first` is bytes 0 to 7 of the frame, `second` bytes 8 to 11. Returns nothing if there is no
+    /// such route or its generation is over. The source of a cached route has been learned.
     #[inline(always)]
     pub fn look_up_cached(&self, first: u64, second: u32) -> Option<PortId> {
         let route = self.cached_route(first);
@@ -47,12 +49,13 @@ impl Call<'_> {
         holds.then_some(PortId::from_number(port))
     }
 
-    /// Puts the port that frames with these addresses go to into the sender's cache, as found in that
-    /// generation of the forwarding database.
+    /// Puts the port that frames with these addresses go to into the sender's cache of routes, as
+    /// found in this generation of the forwarding database.
     #[inline]
     pub fn cache_route(&self, generation: u64, port: PortId, addresses: Addresses) {
         let route = self.cached_route(addresses.first);
-        // Void while the words belong to different routes, in case the call is stopped here.
+        // The element is void while its words belong to different routes, in case the call is
+        // stopped here.
         route.generation.store(0, Relaxed);
         route.first.store(addresses.first, Release);
         route.second.store(addresses.second as u32, Release);
@@ -67,7 +70,7 @@ impl Call<'_> {
         }
     }
 
-    /// Looks up where a frame on a switch without VLANs goes, in the forwarding database.
+    /// Looks up which ports a frame on a switch without VLANs goes to, in the forwarding database.
     #[inline]
     pub fn look_up(&self, addresses: Addresses) -> Route {
         let key = self.key();
@@ -83,14 +86,15 @@ impl Call<'_> {
         }
     }
 
-    /// Learns that a station on a switch without VLANs is behind the caller's port.
+    /// Learns that a station on a switch without VLANs is behind the calling port, unless the
+    /// port's mode forbids it.
     pub fn learn_source(&self, source: u64) {
         let mode = self.state().mode(self.caller.port());
         self.learn(self.key(), mode, 0, source);
     }
 
-    /// Learns that a station of a VLAN is behind the caller's port, unless the port's mode forbids it.
-    /// Group addresses are no stations.
+    /// Learns that a station of a VLAN is behind the calling port, unless the port's mode forbids
+    /// it. Group addresses are not learned.
     #[inline]
     pub fn learn(&self, key: Key, mode: u32, vlan: u32, source: u64) {
         if source & GROUP_BIT != 0 || mode & MODE_NO_LEARNING != 0 {
@@ -120,7 +124,8 @@ impl Call<'_> {
             && word.load(Relaxed) >> (port.number() & 63) & 1 != 0
     }
 
-    /// All ports with a tenant but the caller's: what a broadcast reaches where no policy says otherwise.
+    /// The set of all ports with a tenant but the calling one: the ports that a broadcast reaches
+    /// where no policy says otherwise.
     #[cold]
     #[inline(never)]
     pub fn other_ports(&self) -> PortSet {
@@ -141,6 +146,7 @@ impl Call<'_> {
         set
     }
 
+    /// The route of a frame that is flooded.
     #[cold]
     #[inline(never)]
     fn flood_route(&self) -> Route {

@@ -1,16 +1,16 @@
-//! How far a call has come.
-
+//! Progress: how far a call has come.
+#![forbid(unsafe_code)]
 use super::records::{Frame, Records};
 
-/// What a call has taken so far, and may still take.
+/// The progress of a call: the frames that it has taken, and those that it may still take.
 pub struct Progress {
-    /// Frames that may still be taken.
+    /// Number of frames that may still be taken.
     pub budget: u32,
-    /// Frames that were taken.
+    /// Number of frames that were taken.
     pub taken: u32,
-    /// Bytes of the frames that were taken.
+    /// Number of bytes of the frames that were taken.
     pub bytes: u64,
-    /// Bytes that were copied to destinations.
+    /// Number of bytes of frames that were copied to destinations.
     pub copied: u64,
 }
 

@@ -1,4 +1,4 @@
-//! A TX ring as the switch reads it: memory whose other side is hostile.
+//! The records of a TX ring as the switch takes them: from memory whose other side is hostile.
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
@@ -6,32 +6,35 @@ use postern_abi::window::{KIND_PAD, MIN_FRAME, PAD_WORD, RECORD_ALIGN, RecordHea
 
 use crate::fdb::MAC_MASK;
 
-/// The records of a ring that a call may take.
+/// The records of a ring that a call may take: those between two positions.
 #[derive(Clone, Copy)]
 pub struct Records {
+    /// First byte of the ring.
     base: *const u8,
-    /// Size of the ring, a power of two, less one.
+    /// Size of the ring in bytes, a power of two, less one.
     mask: u32,
+    /// Position of the next record.
     position: u32,
+    /// Position behind the last record.
     end: u32,
 }
 
 /// A part of a ring in which records follow each other, none of them cut by the ring's end.
 #[derive(Clone, Copy)]
 pub struct Stretch {
-    /// Its first record.
+    /// First byte of its first record.
     pub record: *const u8,
-    /// Bytes from there.
+    /// Number of bytes of the stretch.
     pub left: usize,
 }
 
-/// The first 16 bytes of a frame, which decide where it goes. What is delivered are these very
-/// words, not what is there later.
+/// The first 16 bytes of a frame, of which its addresses decide where it goes. These very words are
+/// delivered, whatever the guest writes there later.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
-    /// Destination, and the first two bytes of the source.
+    /// Bytes 0 to 7, first byte lowest: destination, and the first two bytes of the source.
     pub first: u64,
-    /// The other four bytes of the source, and what follows.
+    /// Bytes 8 to 15, first byte lowest: the other four bytes of the source, and what follows them.
     pub second: u64,
 }
 
@@ -55,41 +58,51 @@ impl Addresses {
     }
 }
 
-/// An ordinary frame in its ring, checked.
+/// An ordinary frame in its ring, checked: of an acceptable length, and with nothing in its
+/// record's header but that.
 #[derive(Clone, Copy)]
 pub struct Frame {
-    /// Where its record is.
+    /// First byte of the frame's record.
     pub record: *const u8,
-    /// Bytes of the frame.
+    /// Length of the frame in bytes.
     pub length: usize,
-    /// Its beginning.
+    /// The first 16 bytes of the frame.
     pub addresses: Addresses,
 }
 
-/// What a record was that is behind the position now.
+/// A record that [`Records::take`] took.
 pub enum Taken {
-    /// Padding.
+    /// Padding up to the ring's end.
     Padding,
-    /// A frame of that length, of which no ring holds any.
+    /// A frame of a length, in bytes, that no frame may have.
     Length(u32),
-    /// A frame: its header, and where its record is.
+    /// A frame: the header of its record, and the record's first byte.
     Frame(RecordHeader, *const u8),
-    /// It led outside; all of what was left is skipped.
+    /// A record that led outside of the records. All that was left of them is skipped.
     Outside,
 }
 
+/// Reads a word of 8 bytes, first byte lowest.
+///
+/// # Safety
+///
+/// `address` is aligned to 8 bytes and valid for reads of as many, in memory that the program
+/// accesses atomically.
 #[inline(always)]
 pub unsafe fn load(address: *const u8) -> u64 {
-    // SAFETY: the caller vouches for an aligned word in shared memory.
+    // SAFETY: the caller vouches for an aligned word in memory that is accessed atomically.
     unsafe { AtomicU64::from_ptr(address.cast_mut().cast()).load(Relaxed) }
 }
 
 impl Records {
-    /// The records between two positions, unless the pair is invalid.
+    /// The records of the ring at `base` between the positions `position` and `end`, or nothing if
+    /// the pair is invalid. `mask` is the ring's size in bytes, less one.
     ///
     /// # Safety
-    /// `base` is aligned to a page and valid for reads of `mask` + 1 bytes, a power of two, and of 32 more, as
-    /// long as the value or anything made from it is used, in memory that the program accesses atomically.
+    ///
+    /// `base` is aligned to a page and valid for reads of `mask` + 1 bytes, a power of two, and of
+    /// 32 more, as long as the value or anything made from it is used, in memory that the program
+    /// accesses atomically.
     #[inline(always)]
     pub unsafe fn new(base: *const u8, mask: u32, position: u32, end: u32) -> Option<Records> {
         let unaligned = end & (RECORD_ALIGN - 1) != 0;
@@ -104,46 +117,49 @@ impl Records {
         })
     }
 
-    /// Up to where records were taken.
+    /// Position up to which records were taken.
     #[inline(always)]
     pub const fn position(&self) -> u32 {
         self.position
     }
 
+    /// Offset in the ring of the position, in bytes: a multiple of 16 below the ring's size.
     #[inline(always)]
     const fn offset(&self) -> u32 {
         self.position & self.mask & !(RECORD_ALIGN - 1)
     }
 
-    /// What follows the position, up to the end or the ring's end.
+    /// The stretch that begins at the position, up to the last record or the ring's end.
     #[inline(always)]
     pub fn stretch(&self) -> Stretch {
         let offset = self.offset();
         let left = self.end.wrapping_sub(self.position);
         let to_end = self.mask - offset + 1;
         Stretch {
-            // SAFETY: the offset is below the size.
+            // SAFETY: the offset is below the ring's size, and `new`'s caller vouched for the ring.
             record: unsafe { self.base.add(offset as usize) },
             left: if left < to_end { left } else { to_end } as usize,
         }
     }
 
-    /// Whether so little follows that there is no record.
+    /// Whether fewer bytes are left than any record has.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.end.wrapping_sub(self.position) < RECORD_ALIGN
     }
 
-    /// Passes what [`Stretch::read`] checked.
+    /// Moves the position behind records of `bytes` bytes that [`Stretch::read`] checked.
     #[inline]
     pub fn advance(&mut self, bytes: u32) {
         self.position = self.position.wrapping_add(bytes);
     }
 
-    /// Passes padding, if there is some.
+    /// Moves the position to the beginning of the ring if padding leads there. Returns whether it
+    /// does.
     pub fn pass_padding(&mut self) -> bool {
         let Stretch { record, left } = self.stretch();
-        // SAFETY: 32 bytes or more follow each position of a ring.
+        // SAFETY: 32 bytes or more can be read at each position of a ring, as `new`'s caller
+        // vouched.
         let second = unsafe { load(record.add(8)) };
         let rest = self.mask - self.offset() + 1;
         let padded = second == PAD_WORD && left == rest as usize;
@@ -153,12 +169,13 @@ impl Records {
         padded
     }
 
-    /// Takes whatever there is at the position. A large segment may have `longest_large` bytes, any other
-    /// frame `longest`.
+    /// Takes whatever record there is at the position. A large segment may have `longest_large`
+    /// bytes, any other frame `longest`.
     #[inline(never)]
     pub fn take(&mut self, longest: u32, longest_large: u32) -> Taken {
         let Stretch { record, left } = self.stretch();
-        // SAFETY: 32 bytes or more follow each position of a ring.
+        // SAFETY: 32 bytes or more can be read at each position of a ring, as `new`'s caller
+        // vouched.
         let (first, second) = unsafe { (load(record), load(record.add(8))) };
         let header = RecordHeader::from_words(first, second);
         if header.kind == KIND_PAD {
@@ -190,27 +207,30 @@ impl Records {
 const _: () = assert!(PAD_WORD >> 48 == KIND_PAD as u64);
 
 impl Stretch {
-    /// Reads its first record once; nothing if that is no ordinary frame, or there is none. A frame may be `span`
-    /// bytes longer than the shortest one.
+    /// Reads the first record once. Returns nothing if that is no ordinary frame, or there is none.
+    /// A frame may be `span` bytes longer than the shortest one.
     ///
     /// # Safety
-    /// The stretch is what [`Records::stretch`] gave, or what [`Stretch::pass`] left of it.
+    ///
+    /// The stretch is one that [`Records::stretch`] gave, or the part of it that [`Stretch::pass`]
+    /// left.
     #[inline(always)]
     pub unsafe fn read(&self, span: u16) -> Option<Frame> {
-        // SAFETY: the record begins in a ring. Where it is not in the stretch, it is not used.
+        // SAFETY: the caller's stretch begins in a ring or at its end, where 32 more bytes can be
+        // read. A record that does not lie in the stretch is not used.
         unsafe { Frame::read(self.record, span, |size| size <= self.left) }
     }
 
-    /// Passes a frame that it begins with.
+    /// Takes a frame that the stretch begins with out of it.
     #[inline(always)]
     pub fn pass(&mut self, frame: &Frame) {
-        // SAFETY: `read` found the record in the stretch.
+        // SAFETY: `read` found that the frame's record lies in the stretch.
         self.record = unsafe { self.record.add(frame.size()) };
         self.left -= frame.size();
     }
 }
 
-/// Bytes that the record of a frame takes.
+/// Size in bytes of the record of a frame of `length` bytes.
 #[inline(always)]
 const fn size(length: usize) -> usize {
     (length + 31) & !15
@@ -219,26 +239,29 @@ const fn size(length: usize) -> usize {
 const _: () = assert!(size(14) as u64 == record_size(14) && size(17) as u64 == record_size(17));
 
 impl Frame {
-    /// The frame of the record that is all there is in `left` bytes, if it is an ordinary one. Whether the record
-    /// lies in the ring remains to be seen.
+    /// The frame of the only record in `left` bytes, if it is an ordinary one. The caller has to
+    /// see that the record lies in the ring.
     ///
     /// # Safety
+    ///
     /// The record begins in a ring of a port, at a multiple of 16 bytes.
     #[inline(always)]
     pub unsafe fn only(record: *const u8, left: u32, span: u16) -> Option<Frame> {
-        // SAFETY: the contract is the same.
+        // SAFETY: the contract of `only` is that of `read`.
         unsafe { Frame::read(record, span, |size| size as u32 == left) }
     }
 
-    /// Reads a record once; nothing if that is no ordinary frame, or its size does not fit.
+    /// Reads a record once. Returns nothing if it holds no ordinary frame, or its size in bytes
+    /// does not fit.
     ///
     /// # Safety
-    /// As [`Frame::only`].
+    ///
+    /// The record begins in a ring of a port or at the end of one, at a multiple of 16 bytes.
     #[inline(always)]
     unsafe fn read(record: *const u8, span: u16, fits: impl Fn(usize) -> bool) -> Option<Frame> {
-        // SAFETY: 32 bytes or more follow each position of a ring.
+        // SAFETY: 32 bytes or more can be read where a record begins: a ring or a lane follows.
         let (first, second) = unsafe { (load(record), load(record.add(8))) };
-        // A length in the lower half, and nothing in the upper one.
+        // An ordinary frame's header has a length in its lowest 32 bits and zeros in all others.
         if first.wrapping_sub(MIN_FRAME.into()) > span.into() || second != 0 {
             return None;
         }
@@ -246,7 +269,7 @@ impl Frame {
         if !fits(size(length)) {
             return None;
         }
-        // SAFETY: as above.
+        // SAFETY: 32 bytes or more can be read where a record begins: a ring or a lane follows.
         let (first, second) = unsafe { (load(record.add(16)), load(record.add(24))) };
         Some(Frame {
             record,
@@ -255,22 +278,24 @@ impl Frame {
         })
     }
 
-    /// Bytes that its record takes.
+    /// Size in bytes of the frame's record.
     #[inline(always)]
     pub const fn size(&self) -> usize {
         size(self.length)
     }
 
-    /// Writes the record: the words that were read, then the rest from where it was. What lies behind
-    /// the frame in its last 16 bytes becomes zero, so that nothing else travels with it.
+    /// Writes the record: the words that were read, then the rest of the frame from its ring. The
+    /// bytes behind the frame in the record's last 16 become zero, so that nothing else travels
+    /// with it.
     ///
     /// # Safety
-    /// `to` is aligned to 16 bytes and valid for writes of [`Frame::size`] bytes in shared memory, and
-    /// `record` still is what it was made from.
+    ///
+    /// `to` is aligned to 16 bytes and valid for writes of [`Frame::size`] bytes in shared memory,
+    /// and the ring that the frame was read from is still readable.
     #[inline(always)]
     pub unsafe fn write(&self, to: *mut u8) {
-        // SAFETY: the offsets lie in the record, which has 32 bytes or more; its size was checked where it
-        // was read.
+        // SAFETY: all offsets are below the record's size, which is 32 bytes or more and was
+        // checked where the record was read. The caller vouches for both sides.
         unsafe {
             store(to, self.length as u64);
             store(to.add(8), 0);
@@ -289,14 +314,16 @@ impl Frame {
 }
 
 impl Frame {
-    /// The same, with the fewest steps for a frame of 64 bytes and some more.
+    /// [`Frame::write`] with the fewest steps for a frame of 64 to 95 bytes.
     ///
     /// # Safety
-    /// As [`Frame::write`].
+    ///
+    /// The contract of [`Frame::write`].
     #[inline(always)]
     pub unsafe fn write_alone(&self, to: *mut u8) {
         let whole = self.length & !15;
-        // SAFETY: as in `write`.
+        // SAFETY: the contract of `write_alone` is that of `write_any`. Behind that call, the
+        // record has 80 bytes or more, and `whole` is 64 or 80, as `four` demands.
         unsafe {
             if whole.wrapping_sub(64) > 16 {
                 return write_any(self.record, to, self.length, self.addresses);
@@ -316,7 +343,8 @@ impl Frame {
 /// [`Frame::write`], out of line.
 ///
 /// # Safety
-/// As there.
+///
+/// The contract of [`Frame::write`].
 #[inline(never)]
 unsafe fn write_any(record: *const u8, to: *mut u8, length: usize, addresses: Addresses) {
     let frame = Frame {
@@ -324,18 +352,21 @@ unsafe fn write_any(record: *const u8, to: *mut u8, length: usize, addresses: Ad
         length,
         addresses,
     };
-    // SAFETY: the contract is the same.
+    // SAFETY: the contract of `write_any` is that of `write`.
     unsafe { frame.write(to) }
 }
 
-/// The rest of a frame of less than 32 bytes.
+/// Writes the rest of a frame of less than 32 bytes: all but its first 8. `second` is bytes 8 to
+/// 15.
 ///
 /// # Safety
-/// As [`Frame::write`].
+///
+/// The contract of [`Frame::write`], for a frame of `length` bytes.
 #[cold]
 #[inline(never)]
 unsafe fn write_short(record: *const u8, to: *mut u8, length: usize, second: u64) {
-    // SAFETY: as in `write`.
+    // SAFETY: a record has 32 bytes or more, and that of a frame of more than 16 bytes 48, which
+    // the caller vouches for.
     unsafe {
         if length < 16 {
             store(to.add(24), second & low_bytes(length & 7));
@@ -348,14 +379,17 @@ unsafe fn write_short(record: *const u8, to: *mut u8, length: usize, second: u64
     }
 }
 
-/// The last bytes of a frame, which do not fill 16.
+/// Writes the last bytes of a frame, those that do not fill 16, and zeros behind them.
 ///
 /// # Safety
-/// As [`Frame::write`], of a frame of more than 16 bytes.
+///
+/// The contract of [`Frame::write`], for a frame of `length` bytes, more than 16 and no multiple of
+/// 16.
 #[inline(never)]
 unsafe fn write_tail(record: *const u8, to: *mut u8, length: usize) {
     let (last, tail) = ((length & !15) + 16, length & 15);
-    // SAFETY: the last 16 bytes of the record.
+    // SAFETY: these are the last 16 bytes of the record, on both sides, which the caller vouches
+    // for.
     unsafe {
         let (low, high) = (load(record.add(last)), load(record.add(last + 8)));
         let mask = low_bytes(tail & 7);
@@ -369,9 +403,15 @@ unsafe fn write_tail(record: *const u8, to: *mut u8, length: usize) {
     }
 }
 
+/// Writes a word of 8 bytes, first byte lowest.
+///
+/// # Safety
+///
+/// `address` is aligned to 8 bytes and valid for writes of as many, in memory that the program
+/// accesses atomically.
 #[inline(always)]
 pub unsafe fn store(address: *mut u8, word: u64) {
-    // SAFETY: the caller vouches for an aligned word in shared memory.
+    // SAFETY: the caller vouches for an aligned word in memory that is accessed atomically.
     unsafe { AtomicU64::from_ptr(address.cast()).store(word, Relaxed) }
 }
 

@@ -2,39 +2,39 @@
 
 use super::records::{Addresses, Stretch};
 
-/// Why a run ended.
+/// The reason why a run ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// No more frames may be taken.
     Done,
-    /// Something else follows, or nothing, or the next frame has no room.
+    /// Another record follows, or none, or the next frame has no room.
     Other,
 }
 
 /// Room in a lane.
 #[derive(Clone, Copy)]
 pub struct Room {
-    /// Where the next record goes.
+    /// Address of the next record.
     pub to: *mut u8,
-    /// Bytes that may be written from there.
+    /// Number of bytes that may be written from there.
     pub left: usize,
 }
 
-/// What a run copied.
+/// A run that was copied.
 #[derive(Clone, Copy)]
 pub struct Run {
-    /// Bytes that the frames' records take, in the ring as in the lane.
+    /// Number of bytes of the frames' records, in the ring as in the lane.
     pub size: usize,
-    /// Frames.
+    /// Number of frames.
     pub frames: u32,
-    /// Bytes of the frames.
+    /// Number of bytes of the frames.
     pub bytes: u64,
-    /// Why it ended.
+    /// The reason why it ended.
     pub stop: Stop,
 }
 
 impl Run {
-    /// No frame.
+    /// A run of no frame.
     pub const NOTHING: Run = Run {
         size: 0,
         frames: 0,
@@ -43,11 +43,13 @@ impl Run {
     };
 }
 
-/// Copies at most `budget` ordinary frames with these addresses, none of them more than `span` bytes longer than the
-/// shortest, as far as they have room. `budget` is not 0.
+/// Copies at most `budget` ordinary frames with these addresses, none of them more than `span`
+/// bytes longer than the shortest frame, as far as they have room. `budget` is not 0.
 ///
 /// # Safety
-/// The stretch is that of a call's records, and so many bytes may be written to the room.
+///
+/// The stretch is one that [`Records::stretch`](super::records::Records::stretch) gave. The room is
+/// aligned to 16 bytes and valid for writes of as many bytes as it says, in shared memory.
 #[inline(always)]
 pub unsafe fn run(from: Stretch, room: Room, addresses: Addresses, span: u16, budget: u32) -> Run {
     // One number bounds both sides.
@@ -58,7 +60,7 @@ pub unsafe fn run(from: Stretch, room: Room, addresses: Addresses, span: u16, bu
     };
     let key = (addresses.first, addresses.second as u32);
     let limits = u64::from(span) | u64::from(budget) << 32;
-    // SAFETY: the contract is the same.
+    // SAFETY: `all` bytes lie in the stretch, and may be written to the room.
     let (left, bytes) = unsafe { copy(from.record, room.to, all, key, limits) };
     let budget_left = (left >> 32) as u32;
     Run {
@@ -72,11 +74,15 @@ pub unsafe fn run(from: Stretch, room: Room, addresses: Addresses, span: u16, bu
     }
 }
 
-/// [`run`] in registers alone, of which it needs most: `limits` is the span, and the budget in the upper half. Returns
-/// what is left of the bytes, with what is left of the budget in the upper half, and the bytes of the frames.
+/// [`run`] in registers alone, of which it needs most. `left` is the number of bytes on both sides,
+/// `limits` the span in the lower half and the budget in the upper half. Returns the number of
+/// bytes that are left, with what is left of the budget in the upper half, and the number of bytes
+/// of the frames.
 ///
 /// # Safety
-/// As [`run`].
+///
+/// `record` is the first byte of a stretch of [`run`]'s caller that has `left` bytes or more. `to`
+/// is aligned to 16 bytes and valid for writes of `left` bytes in shared memory.
 #[inline(never)]
 unsafe fn copy(
     record: *const u8,
@@ -89,12 +95,13 @@ unsafe fn copy(
     let mut budget = (limits >> 32) as u32;
     let mut bytes = 0;
     let mut from = Stretch { record, left };
-    // SAFETY: the stretch is what is left of the call's.
+    // SAFETY: the stretch is the part that `pass` has left of the caller's.
     while let Some(frame) = unsafe { from.read(span) } {
         if frame.addresses.first != first || frame.addresses.second as u32 != second {
             break;
         }
-        // SAFETY: so many bytes may be written there, and the record was read just now.
+        // SAFETY: the frame's record lies in what is left of the stretch, so as many bytes are left
+        // to be written; the record was read just now.
         unsafe {
             frame.write(to);
             to = to.add(frame.size());

@@ -1,10 +1,10 @@
-//! Sets of ports and of RX queues: one bit a number, in four words.
-
+//! Sets of ports and of RX queues: one bit for each number below 256, in four words.
+#![forbid(unsafe_code)]
 use core::marker::PhantomData;
 
 use postern_abi::window::PortId;
 
-/// What a [`Set`] can hold: a number below 256.
+/// A member of a [`Set`]: it has a number below 256.
 pub trait Member: Copy {
     /// The number.
     fn number(self) -> u8;
@@ -46,7 +46,7 @@ pub type PortSet = Set<PortId>;
 /// A set of RX queues of the whole NIC.
 pub type RxQueueSet = Set<RxQueueNumber>;
 
-/// A set of ports or of RX queues.
+/// A set of members of one type.
 #[derive(Clone, Copy)]
 pub struct Set<T> {
     words: [u64; 4],
@@ -62,7 +62,7 @@ impl<T> Default for Set<T> {
 }
 
 impl<T> Set<T> {
-    /// The set of these bits: bit `n % 64` of word `n / 64` is number `n`.
+    /// The set with these bits: bit `n % 64` of word `n / 64` stands for number `n`.
     #[inline]
     pub const fn from_words(words: [u64; 4]) -> Set<T> {
         Set {
@@ -71,14 +71,14 @@ impl<T> Set<T> {
         }
     }
 
-    /// Whether nothing is in it.
+    /// Whether the set has no member.
     #[inline]
     pub const fn is_empty(&self) -> bool {
         let [a, b, c, d] = self.words;
         a | b | c | d == 0
     }
 
-    /// How many members it has.
+    /// Number of members.
     #[inline]
     pub const fn count(&self) -> u32 {
         let [a, b, c, d] = self.words;
@@ -87,13 +87,14 @@ impl<T> Set<T> {
 }
 
 impl<T: Member> Set<T> {
+    /// The word and the bit in it that stand for a member.
     #[inline(always)]
     fn place(member: T) -> (usize, u64) {
         let number = member.number();
         (usize::from(number >> 6), 1 << (number & 63))
     }
 
-    /// Whether a member is in it.
+    /// Whether a member is in the set.
     #[inline]
     pub fn has(&self, member: T) -> bool {
         let (word, bit) = Self::place(member);

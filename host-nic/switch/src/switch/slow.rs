@@ -1,8 +1,8 @@
-//! The slow path: frames of which more has to be minded than their addresses, because of a policy, VLANs,
+//! The slow path: frames for which more than their addresses decides, because of a policy, VLANs,
 //! several RX queues, checksums or large segments.
 //!
-//! The first 128 bytes of such a frame are read once. All that is decided is decided on these, and
-//! these are delivered.
+//! The first 128 bytes of such a frame are read once, as a snapshot. All that is decided is decided
+//! on these bytes, and these bytes are delivered.
 
 use crate::sync::Ordering::Relaxed;
 
@@ -24,19 +24,20 @@ use crate::offload::segment::{Offload, Shape};
 use crate::policy::headers::{Headers, Hidden, SNAPSHOT_BYTES, Snapshot};
 use crate::state::{Cause, PortState};
 
-/// The frame waits, since its only destination has no room.
+/// The frame is held: it waits in its ring, since its only destination has no room.
 struct Held;
 
-/// Destinations of a frame that are still to be served.
+/// The destinations of a frame that are still to be served.
 enum Destinations {
-    /// The port of a known station.
+    /// The port that a known station is behind.
     Known(PortId),
-    /// Ports of a flooded frame; those that it may not reach are no destinations of it.
+    /// The ports that a frame is flooded to. Those that it may not reach are no destinations of it.
     Flooded(PortSet),
 }
 
 impl<'a> Call<'a> {
-    /// Takes one record and forwards its frame; false if there is none, or if it is held.
+    /// Takes one record and forwards its frame. Returns false if there is none, or the frame is
+    /// held.
     #[inline(never)]
     pub fn forward_slow(
         &self,
@@ -69,7 +70,12 @@ impl<'a> Call<'a> {
         true
     }
 
-    /// Reads the beginning of a frame, applies the sender's policy, and forwards the frame.
+    /// Reads the beginning of a frame, applies the policy of the sender's port, and forwards the
+    /// frame.
+    ///
+    /// # Errors
+    ///
+    /// [`Held`]: the frame was not delivered, and stays in its ring.
     #[inline(never)]
     fn forward_record(
         &self,
@@ -78,9 +84,10 @@ impl<'a> Call<'a> {
         progress: &mut Progress,
         lanes: &mut Lanes<'a>,
     ) -> Result<(), Held> {
-        // SAFETY: a record has a header of 16 bytes.
+        // SAFETY: the record begins with a header of 16 bytes, and lies in its ring.
         let bytes = unsafe { record.add(16) };
-        // SAFETY: the words hold bytes of the frame.
+        // SAFETY: the snapshot asks for words that hold bytes of the frame, which lie in its record
+        // with all of their 8 bytes.
         let snapshot = Snapshot::read(header.length, |index| unsafe { load(bytes.add(index * 8)) });
         let mut headers = Headers::default();
         headers.read(&snapshot);
@@ -116,13 +123,16 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
+    /// Key of the flow hash.
     fn hash_key(&self) -> [u64; 2] {
         let [first, second] = &self.state().key;
-        // Not the key of the forwarding database, about which the hash that receivers see must not tell.
+        // It is not the key of the forwarding database, of which the hash, whose effect receivers
+        // see, must tell nothing.
         [!first.load(Relaxed), second.load(Relaxed).rotate_left(17)]
     }
 
-    /// The work that the record's header leaves to others, if it fits the frame and was agreed on.
+    /// The work that a record's header leaves to others, or nothing if it does not fit the frame or
+    /// was not agreed on.
     fn check_offload(
         &self,
         sender: &PortState,
@@ -165,7 +175,12 @@ impl<'a> Call<'a> {
             .then_some(PendingOffload::Segmentation(shape))
     }
 
-    /// Learns where a frame comes from, looks up where it goes, and delivers it there and to mirrors.
+    /// Learns which port a frame's source is behind, looks up its destinations, and delivers it to
+    /// them and to mirrors.
+    ///
+    /// # Errors
+    ///
+    /// [`Held`]: the frame was not delivered, and stays in its ring.
     #[inline(never)]
     fn forward_packet(
         &self,
@@ -202,7 +217,7 @@ impl<'a> Call<'a> {
             match delivered {
                 Ok(()) => self.add_mirror(&mut mirrors, receiver),
                 Err(Cause::Full | Cause::BadReceiver) if self.hold && only => {
-                    // It pays when it goes.
+                    // The rate limits count the frame when it is sent.
                     sender.ingress.give_back(packet.header.length);
                     receiver.egress.give_back(packet.header.length);
                     return Err(Held);
@@ -219,7 +234,7 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Looks up where a frame of a VLAN goes.
+    /// Looks up the destinations of a frame of a VLAN, in the forwarding database.
     fn destinations(&self, key: crate::fdb::Key, vlan: u32, headers: &Headers) -> Destinations {
         if headers.destination & GROUP_BIT == 0 {
             let station = Station::new(vlan, headers.destination);
@@ -234,7 +249,8 @@ impl<'a> Call<'a> {
         Destinations::Flooded(self.other_ports())
     }
 
-    /// The next destination, and how the frame leaves through it: once for each.
+    /// Takes the next destination out of those that are left, and computes what happens to the
+    /// frame's tag there, once for each destination.
     #[inline(never)]
     fn next_destination(
         &self,
@@ -260,6 +276,7 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Adds a port's mirror to the set of mirrors, if it has one with a tenant.
     fn add_mirror(&self, mirrors: &mut PortSet, port: &PortState) {
         let mirror = port.mirror.load(Relaxed);
         if let Some(to) = mirror.checked_sub(1).and_then(PortId::new)
@@ -270,8 +287,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Whether a checksum lies behind all that a policy reads. What is stored there is the sender's choice in the end, and
-/// would be stored after the policy has looked.
+/// Whether a checksum lies behind all bytes that a policy reads. The sender determines its value,
+/// and the value is stored after the policy was applied.
 fn is_payload(headers: &Headers, partial: Partial) -> bool {
     let l4 = u32::from(headers.l4_offset);
     let read = match headers.ports {

@@ -1,11 +1,13 @@
-//! Taking frames from a TX queue: one alone, a run of frames with one destination, or a mixture.
+//! Transmit: take frames from a TX queue, one alone, a run of them with one destination, or a
+//! mixture.
 //!
 //! ```text
-//!   transmit_one    a frame alone in its ring, with a cached route: nothing else is looked at
-//!        | not so
-//!   transmit_run    frames whose route is that of the first, cached: copied in one loop
-//!        | others follow
-//!   transmit_each   frame by frame: forward_fast, or forward_slow where a policy has to be minded
+//!   transmit_one    one frame that is alone in its ring and has a cached route
+//!        | else
+//!   transmit_run    the frames that have the first one's addresses, a cached route: in one loop
+//!        | other frames follow
+//!   transmit_each   frame by frame: forward_fast, or forward_slow where more than addresses
+//!                   decides
 //! ```
 
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
@@ -24,25 +26,25 @@ use crate::credentials::Credentials;
 use crate::state::{MODE_POLICY, add};
 
 impl<'a> Call<'a> {
-    /// Takes at most `count` frames from a TX queue's ring; returns how many.
+    /// Takes at most `count` frames from a TX queue's ring. Returns how many.
     #[inline(always)]
     pub fn transmit(&self, queue: u32, count: u64) -> u64 {
         transmit_run(self.base, self.caller, self.vcpu, queue, self.hold, count)
     }
 
-    /// Takes a frame that is alone in the ring and goes where the sender's cache says. Nothing if it is
-    /// not alone, has no cached route, or has to be looked at more closely. With one frame a call, all
-    /// that a call does besides the frame counts most.
+    /// Takes the only frame in a TX queue's ring and sends it by its cached route. Returns nothing,
+    /// and takes nothing, if it is not alone, is no ordinary frame, has no cached route or no room.
+    /// With one frame a call, the work of a call besides the copy counts most.
     #[inline(always)]
     pub fn transmit_one(&self, queue: u32) -> Option<()> {
         let caller = self.caller;
-        // Take.
-        // SAFETY: `queue` is below the number of queues.
+        // Take. SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every
+        // port has.
         let (tx, end, ring) = unsafe { self.tx_queue(queue) };
         let next = tx.next.load(Relaxed) & !(RECORD_ALIGN - 1);
         let offset = next & caller.ring_mask;
         let size = end.wrapping_sub(next);
-        // SAFETY: the offset lies in the ring.
+        // SAFETY: the offset is a multiple of 16 below the ring's size.
         let frame = unsafe { Frame::only(ring.add(offset as usize), size, caller.span) }?;
         // A record that ends with the ring is left to `transmit_run`.
         if offset + size > caller.ring_mask {
@@ -51,16 +53,19 @@ impl<'a> Call<'a> {
         // Look up.
         let port = self.look_up_cached(frame.addresses.first, frame.addresses.second as u32)?;
         // Emit.
-        // SAFETY: the port was compared with the number of ports.
+        // SAFETY: `look_up_cached` compared the port with the number of ports, and every port has a
+        // queue 0.
         let state = unsafe { Ends::state(self, port, 0) };
         let position = state.published.load(Relaxed) & !(RECORD_ALIGN - 1);
-        // A call that was stopped may have left a limit below the position: no room, not a lot of it.
+        // A call that was stopped may have left a limit below the position, which is no room, and
+        // not much of it.
         let room = state.limit.load(Relaxed).wrapping_sub(position);
         if room.wrapping_sub(size) > caller.lane_mask {
             return None;
         }
-        // SAFETY: the port was compared with the number of ports; `size` bytes may be written at the
-        // position, and the record was read just now.
+        // SAFETY: `look_up_cached` compared the port with the number of ports, every port has a
+        // queue 0, and `state` is that of the lane to it. `size` bytes may be written at the
+        // position, a multiple of 16; the frame was read just now, and its record lies in the ring.
         let ends = unsafe {
             let ends = Ends::with(self, state, port, 0);
             frame.write_alone(ends.at(self, position));
@@ -80,7 +85,8 @@ impl<'a> Call<'a> {
         Some(())
     }
 
-    /// Takes at most `count` frames, of which most are thought to go where the first one goes.
+    /// Takes at most `count` frames: first those that go where the first one goes, by its cached
+    /// route, then the others, frame by frame.
     #[inline(always)]
     fn transmit_run(&self, queue: u32, count: u64) -> u64 {
         let budget = count.min(MAX_TX_FRAMES.into()) as u32;
@@ -88,7 +94,7 @@ impl<'a> Call<'a> {
         if budget != 0
             && self.needs_addresses_only()
             && let Some((tx, mut records)) = self.tx_records(queue)
-            // SAFETY: the stretch is that of the records.
+            // SAFETY: the stretch was made from the records just now.
             && let Some(frame) = unsafe { records.stretch().read(self.caller.span) }
             && let Some(port) =
                 self.look_up_cached(frame.addresses.first, frame.addresses.second as u32)
@@ -99,7 +105,7 @@ impl<'a> Call<'a> {
             // The ring and the lane may each end once or twice.
             for _ in 0..4 {
                 let (from, to) = (records.stretch(), lane.room(self));
-                // SAFETY: stretch and room are the call's.
+                // SAFETY: the stretch was made from the records, and the room from the lane.
                 let run = unsafe { run(from, to, addresses, self.caller.span, budget - taken) };
                 lane.advance(&run);
                 records.advance(run.size as u32);
@@ -121,23 +127,23 @@ impl<'a> Call<'a> {
         u64::from(taken) + transmit_each(self.base, self.caller, self.vcpu, queue, self.hold, left)
     }
 
-    /// Goes on at the beginning of the ring or the lane where one of them has ended; whether more frames
-    /// with these addresses follow and have room.
+    /// Goes on at the beginning of the ring or the lane where one of them has ended. Returns
+    /// whether more frames with these addresses follow and have room.
     #[inline(never)]
     fn wrap(&self, records: &mut Records, lane: &mut Lane<'a>, addresses: Addresses) -> bool {
         let padded = records.pass_padding();
-        // SAFETY: the stretch is that of the records.
+        // SAFETY: the stretch was made from the records just now.
         match unsafe { records.stretch().read(self.caller.span) } {
             Some(frame) if frame.addresses.same_way(addresses) => {
                 let fits = frame.size() <= lane.room_left();
-                // That there is no room is found out once more, and counted.
+                // Where there is no room, `transmit_each` finds that out once more, and counts it.
                 padded && fits || !fits && lane.make_room(self, frame.size()).is_ok()
             }
             _ => false,
         }
     }
 
-    /// Takes at most `budget` frames, each by itself.
+    /// Takes at most `budget` frames, each by itself. Returns how many.
     fn transmit_each(&self, queue: u32, budget: u32) -> u32 {
         let Some((tx, mut records)) = self.tx_records(queue) else {
             self.refuse_tx_position(queue);
@@ -149,12 +155,12 @@ impl<'a> Call<'a> {
             bytes: 0,
             copied: 0,
         };
-        // Acquire: what is seen of modes and the forwarding database is not older.
+        // Acquire: the call sees modes and a forwarding database that are not older than this.
         let mut route = CallRoute::new(self.state().generation.load(Acquire));
         let mut lanes = Lanes::default();
         let fast = self.needs_addresses_only();
-        // Each frame takes one look, and so does padding; more only where the guest changes a frame
-        // between two reads, and it is not to keep the call from ending.
+        // Each frame takes one look, and so does padding. More looks are needed only where the
+        // guest changes a frame between two reads, which must not keep the call from ending.
         let mut looks = budget.wrapping_mul(2).wrapping_add(4);
         while progress.budget != 0 && progress.copied < MAX_TX_BYTES && looks != 0 {
             looks -= 1;
@@ -171,13 +177,14 @@ impl<'a> Call<'a> {
         lanes.publish(self);
         add(&self.sender().frames, progress.taken.into());
         add(&self.sender().bytes, progress.bytes);
-        // Also without frames: a call that was stopped may have left the published position behind.
+        // This is done without frames too: a call that was stopped may have left the position that
+        // the guest sees behind.
         tx.complete(records.position());
         progress.taken
     }
 
-    /// Whether a frame's way depends on its addresses alone: no policy has to be minded, and each port
-    /// has one RX queue.
+    /// Whether the addresses of the port's frames alone decide where they go: no policy applies,
+    /// and each port has one RX queue.
     #[inline]
     fn needs_addresses_only(&self) -> bool {
         if cfg!(feature = "without-policy") {
@@ -188,8 +195,8 @@ impl<'a> Call<'a> {
     }
 }
 
-// Each of the parts of a call begins from what fits into registers, so that none needs memory for what
-// only the next one uses.
+// Each part of a call begins from arguments that fit into registers, so that none needs memory for
+// words that only the next part uses.
 
 /// [`Call::transmit_run`], out of line.
 #[inline(never)]

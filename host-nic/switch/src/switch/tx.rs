@@ -1,4 +1,4 @@
-//! A TX queue of the calling port: its positions, and what its ring holds.
+//! A TX queue of the calling port: its positions, and the records in its ring.
 
 use crate::sync::{
     AtomicU32,
@@ -11,9 +11,11 @@ use super::call::Call;
 use super::records::Records;
 use crate::state::Cause;
 
-/// The NIC's positions of a TX queue: its own copy, and the one that the guest sees.
+/// The NIC's positions of a TX queue, up to which records were taken.
 pub struct TxQueue<'a> {
+    /// The NIC's own copy.
     pub next: &'a AtomicU32,
+    /// The copy in the window, which the guest sees.
     consumer: &'a AtomicU32,
 }
 
@@ -27,7 +29,7 @@ impl TxQueue<'_> {
 }
 
 impl<'a> Call<'a> {
-    /// The NIC's positions of a TX queue, the guest's, and the ring.
+    /// The NIC's positions of a TX queue, the guest's producer position, and the ring's first byte.
     ///
     /// # Safety
     ///
@@ -38,34 +40,38 @@ impl<'a> Call<'a> {
         let lines = self.caller.window + geometry.tx_producer_offset(queue);
         let rings = self.caller.window + u64::from(self.caller.rings);
         let offset = rings as usize + ((queue as usize) << (geometry.ring_log() & 31));
-        // SAFETY: these are the port's.
+        // SAFETY: the caller vouches for `queue`, so both words and the ring lie in the port's
+        // window, in memory that `serve`'s caller vouched for.
         unsafe {
             let tx = TxQueue {
                 next: &self.sender_of(queue).tx_next,
                 consumer: self.word(lines + LINE_SIZE),
             };
-            // Acquire: the records below it were written before.
+            // Acquire: the guest has written the records below the producer position before it.
             (tx, self.word(lines).load(Acquire), self.base.add(offset))
         }
     }
 
-    /// What a TX queue's ring holds, or nothing if the guest's position cannot be.
+    /// The records in a TX queue's ring, or nothing if the guest's producer position is out of
+    /// range.
     #[inline(always)]
     pub fn tx_records(&self, queue: u32) -> Option<(TxQueue<'a>, Records)> {
-        // SAFETY: `serve` compared `queue` with the number of queues.
+        // SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every port
+        // has.
         let (tx, end, ring) = unsafe { self.tx_queue(queue) };
         let next = tx.next.load(Relaxed) & !(RECORD_ALIGN - 1);
-        // SAFETY: the ring has the geometry's size, in memory that `serve`'s caller vouched for, and a lane
-        // follows it.
+        // SAFETY: the ring has the geometry's size, in memory that `serve`'s caller vouched for,
+        // and a ring or a lane follows it.
         let records = unsafe { Records::new(ring, self.caller.ring_mask, next, end) }?;
         Some((tx, records))
     }
 
-    /// Counts a guest's position that cannot be, and writes the NIC's position again where the guest may
-    /// have overwritten it, so that it can find back.
+    /// Counts a producer position of the guest that is out of range, and writes the consumer
+    /// position again, which the guest may have overwritten, so that the guest can find back to it.
     pub fn refuse_tx_position(&self, queue: u32) {
         self.sender().count(Cause::BadIndex, 1);
-        // SAFETY: `serve` compared `queue` with the number of queues.
+        // SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every port
+        // has.
         let (tx, ..) = unsafe { self.tx_queue(queue) };
         tx.consumer.store(tx.next.load(Relaxed), Release);
     }

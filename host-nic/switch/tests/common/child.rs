@@ -1,25 +1,26 @@
-//! A process of its own that shares the NIC's memory: what a vCPU is to the NIC.
+//! A child process that shares the NIC's memory. To the NIC, it is a vCPU.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::place::now_in_child;
+use super::build::now_in_child;
 
-/// A child, killed when it goes.
+/// A child process, killed when this is dropped.
 pub struct Child {
     pub pid: libc::pid_t,
     over: bool,
 }
 
 impl Child {
-    /// Runs `work` in a child, which ends with its result. It must not rely on other threads.
+    /// Runs `work` in a child, which ends with its result. `work` must not rely on other threads.
     pub fn spawn(work: impl FnOnce() -> i32) -> Child {
-        // SAFETY: the child runs `work` alone and leaves without running anything else of this program.
+        // SAFETY: the child runs `work` alone, and leaves without running any other part of this
+        // program.
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0, "fork");
         if pid == 0 {
             now_in_child();
             let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or(101);
-            // SAFETY: ends the child.
+            // SAFETY: it ends the child, and touches no memory.
             unsafe { libc::_exit(result) };
         }
         Child { pid, over: false }
@@ -30,7 +31,7 @@ impl Child {
         assert_eq!(unsafe { libc::kill(self.pid, signal) }, 0);
     }
 
-    /// Waits for it to stop or to end.
+    /// Waits for the child to stop or to end. Returns its status, as waitpid(2) does.
     pub fn wait(&mut self) -> i32 {
         let mut status = 0;
         // SAFETY: the child is this process's, `status` lives through the call.
@@ -40,7 +41,7 @@ impl Child {
         status
     }
 
-    /// Kills it, whatever it is doing, and waits for its end.
+    /// Kills the child, whatever it is doing, and waits for its end.
     pub fn kill(mut self) {
         self.end();
     }

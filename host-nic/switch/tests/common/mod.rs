@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod build;
 pub mod child;
-pub mod place;
 pub mod step;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
-use place::{Core, Place, map_at};
+use build::{Build, LoadedBuild, map_at};
 use postern_abi::service::{OP_TX, tx_flags};
 use postern_abi::window::{
     Geometry, KIND_PAD, PAD_WORD, PortId, Published, RECORD_ALIGN, RecordHeader, record_size,
@@ -35,7 +35,7 @@ pub fn port(number: u32) -> PortId {
     PortId::new(number).unwrap()
 }
 
-/// A station's address; that of port `number`.
+/// The address of a station: that of port `number`.
 pub fn mac(number: u8) -> [u8; 6] {
     [0x02, 0xaa, 0xbb, 0xcc, 0xdd, number]
 }
@@ -54,7 +54,8 @@ pub fn frame(to: [u8; 6], from: [u8; 6], length: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Says stop when it goes, also because a check failed: threads that wait for it end.
+/// Sets a flag when it is dropped, also because a check failed, so that threads that wait for it
+/// end.
 pub struct Stop<'a>(pub &'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -63,19 +64,19 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// A NIC, and the core that serves it.
-pub struct Nic {
+/// A NIC, and the build of the switch that serves it.
+pub struct TestNic {
     pub memory: Memory,
-    core: Core,
-    /// Where the core has the memory.
+    build: LoadedBuild,
+    /// Address at which the build has the memory.
     base: u64,
 }
 
-impl Nic {
-    pub fn new(place: Place, geometry: Geometry) -> Nic {
-        let core = place.open();
+impl TestNic {
+    pub fn new(build: Build, geometry: Geometry) -> TestNic {
+        let loaded = build.load();
         let memory = Memory::create(geometry).unwrap();
-        let base = match place.fixed_base() {
+        let base = match build.fixed_base() {
             None => memory.base().as_ptr() as u64,
             Some(base) => {
                 let size = layout::state_size(geometry);
@@ -92,17 +93,21 @@ impl Nic {
                 base
             }
         };
-        Nic { memory, core, base }
+        TestNic {
+            memory,
+            build: loaded,
+            base,
+        }
     }
 
-    pub fn native(geometry: Geometry) -> Nic {
-        Nic::new(Place::Native, geometry)
+    pub fn native(geometry: Geometry) -> TestNic {
+        TestNic::new(Build::Native, geometry)
     }
 
-    /// A NIC that somebody else has made.
-    pub fn opened(memory: Memory) -> Nic {
-        Nic {
-            core: Core::Native,
+    /// A NIC in memory that the caller has made, served by the native build.
+    pub fn opened(memory: Memory) -> TestNic {
+        TestNic {
+            build: LoadedBuild::Native,
             base: memory.base().as_ptr() as u64,
             memory,
         }
@@ -117,11 +122,15 @@ impl Nic {
     }
 
     pub fn serve(&self, caller: &Credentials, vcpu: u32, request: [u64; 3]) -> u64 {
-        // SAFETY: the memory is that of the geometry, which is all that tests put into words.
-        unsafe { self.core.serve(self.base as *mut u8, caller, vcpu, request) }
+        // SAFETY: the memory is that of the NIC's geometry, and tests make credentials of this
+        // geometry alone.
+        unsafe {
+            self.build
+                .serve(self.base as *mut u8, caller, vcpu, request)
+        }
     }
 
-    /// A counter of drops of a port's first sender.
+    /// Number of drops of a port's first sender, by cause.
     pub fn drops(&self, port: u32, cause: Cause) -> u64 {
         let number = port * self.geometry().queues();
         let sender = self.switch().sender(number).unwrap();
@@ -129,36 +138,36 @@ impl Nic {
     }
 }
 
-impl Drop for Nic {
+impl Drop for TestNic {
     fn drop(&mut self) {
-        if let Core::Image(..) = self.core {
-            // SAFETY: `new` has mapped it, and calls are over.
+        if let LoadedBuild::Image(..) = self.build {
+            // SAFETY: `new` has mapped the memory there, and calls are over.
             unsafe { libc::munmap(self.base as *mut _, self.memory.size() as usize) };
         }
     }
 }
 
-/// One port's guest.
+/// The guest of one port.
 pub struct Guest<'a> {
-    pub nic: &'a Nic,
+    pub nic: &'a TestNic,
     pub caller: Credentials,
-    /// Its position in each TX ring.
+    /// Its producer position in each TX ring.
     pub tx: Vec<u32>,
-    /// Its position in each lane, those of the first queue first.
+    /// Its consumer position in each lane, those of the first queue first.
     pub rx: Vec<u32>,
 }
 
 impl<'a> Guest<'a> {
-    /// Gives the port a new tenant, who begins where the window says.
-    pub fn attach(nic: &'a Nic, number: u32, tenancy: u32) -> Guest<'a> {
+    /// Gives the port a new tenant, which begins at the positions in its window.
+    pub fn attach(nic: &'a TestNic, number: u32, tenancy: u32) -> Guest<'a> {
         let port = port(number);
         nic.switch().admit(port, tenancy, mac(number as u8));
         let geometry = nic.geometry();
         Guest::alias(nic, Credentials::new(geometry, port, tenancy))
     }
 
-    /// A tenant that is there already, from where the window says.
-    pub fn alias(nic: &'a Nic, caller: Credentials) -> Guest<'a> {
+    /// The present tenant of a port, once more, from the positions in its window.
+    pub fn alias(nic: &'a TestNic, caller: Credentials) -> Guest<'a> {
         let mut guest = Guest {
             nic,
             caller,
@@ -169,7 +178,7 @@ impl<'a> Guest<'a> {
         guest
     }
 
-    /// Begins anew where the window says.
+    /// Begins anew at the positions in the window.
     pub fn resume(&mut self) {
         let geometry = self.geometry();
         let queues = 0..geometry.queues();
@@ -200,12 +209,13 @@ impl<'a> Guest<'a> {
     }
 
     pub fn word(&self, offset: u64) -> &'a AtomicU32 {
-        // SAFETY: the offset is one of the geometry's.
+        // SAFETY: tests give the geometry's offsets of such words, which lie in the window.
         unsafe { AtomicU32::from_ptr(self.window().add(offset as usize).cast()) }
     }
 
     fn words(&self, offset: u64, size: u32) -> &'a [AtomicU64] {
-        // SAFETY: the offset is one of the geometry's, and so is the size.
+        // SAFETY: the offset is the geometry's of a ring, a lane or an element, and the size that
+        // of it.
         unsafe {
             std::slice::from_raw_parts(self.window().add(offset as usize).cast(), size as usize / 8)
         }
@@ -237,7 +247,7 @@ impl<'a> Guest<'a> {
         self.words(geometry.lane_offset(queue, sender), geometry.lane())
     }
 
-    /// Bytes that the TX ring has room for.
+    /// Number of bytes that the TX ring has room for.
     pub fn room(&self, queue: u32) -> u32 {
         let consumer = self.consumer(queue).load(Acquire);
         let filled = self.tx[queue as usize].wrapping_sub(consumer);
@@ -249,7 +259,7 @@ impl<'a> Guest<'a> {
         ring - (self.tx[queue as usize] & (ring - 1))
     }
 
-    /// Writes any record at the next position, as far as the ring goes, with noise behind the frame.
+    /// Writes any record at the next position, up to the ring's end, with noise behind the frame.
     pub fn put(&self, queue: u32, (first, second): (u64, u64), bytes: &[u8]) {
         let ring = self.ring(queue);
         let at = (self.tx[queue as usize] & (self.geometry().ring() - 1)) as usize / 8;
@@ -266,14 +276,14 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// Gives so many bytes more of the ring to the NIC.
+    /// Gives the next `bytes` bytes of the ring to the NIC.
     pub fn commit(&mut self, queue: u32, bytes: u32) {
         let position = self.tx[queue as usize].wrapping_add(bytes);
         self.tx[queue as usize] = position;
         self.producer(queue).store(position, Release);
     }
 
-    /// Writes a record, with padding before it where needed; false if there is no room.
+    /// Writes a record, with padding before it where needed. Returns false if there is no room.
     pub fn try_put(&mut self, queue: u32, header: RecordHeader, bytes: &[u8]) -> bool {
         let record = record_size(bytes.len() as u32) as u32;
         let to_end = self.to_end(queue);
@@ -298,7 +308,7 @@ impl<'a> Guest<'a> {
         assert!(self.try_send(bytes), "room in the TX ring");
     }
 
-    /// A call of the first vCPU for the first queue.
+    /// Makes a call of the first vCPU for the first queue.
     pub fn call(&self, count: u64, hold: bool) -> u64 {
         self.call_on(0, 0, count, hold)
     }
@@ -308,13 +318,13 @@ impl<'a> Guest<'a> {
         self.nic.serve(&self.caller, vcpu, request)
     }
 
-    /// Takes at most `most` frames that a port's first sender sent, to whichever queue.
+    /// Takes at most `most` frames that a port's first sender sent, from all queues.
     pub fn receive(&mut self, from: u32, most: usize) -> Vec<Vec<u8>> {
         let sender = from * self.geometry().queues();
         self.receive_from(sender, most)
     }
 
-    /// Takes at most `most` frames that a sender sent, to whichever queue.
+    /// Takes at most `most` frames that a sender sent, from all queues.
     pub fn receive_from(&mut self, sender: u32, most: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         for queue in 0..self.geometry().queues() {
@@ -323,7 +333,7 @@ impl<'a> Guest<'a> {
         frames
     }
 
-    /// Bytes that wait in a lane.
+    /// Number of bytes that wait in a lane.
     pub fn waiting(&self, queue: u32, sender: u32) -> u32 {
         let published = Published::from_word(self.published(queue, sender).load(Acquire));
         if published.tenancy != self.caller.tenancy() {
@@ -336,7 +346,7 @@ impl<'a> Guest<'a> {
         waiting
     }
 
-    /// Takes at most `most` frames of a lane, and checks what is around them.
+    /// Takes at most `most` frames of a lane, and checks their records.
     pub fn receive_on(&mut self, queue: u32, sender: u32, most: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         while frames.len() < most {
@@ -388,7 +398,7 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// Forgets all that waits in a lane, whatever it is.
+    /// Passes all that waits in a lane, whatever it is.
     pub fn skip(&mut self, queue: u32, sender: u32) {
         let index = (queue * self.geometry().senders() + sender) as usize;
         let waiting = self.waiting(queue, sender);

@@ -9,12 +9,12 @@ use super::child::Child;
 /// A child that is about to make a call.
 pub struct Stepper(Child);
 
-/// Where the child is.
+/// The state of the child behind a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Behind one more instruction.
+    /// The child has executed one more instruction.
     Running,
-    /// At its end, with the result of the call.
+    /// The child has ended, with the result of the call.
     Ended(i32),
 }
 
@@ -45,7 +45,7 @@ impl Stepper {
         self.advance(libc::PTRACE_SINGLESTEP)
     }
 
-    /// Where the next instruction is.
+    /// Address of the next instruction.
     pub fn address(&self) -> u64 {
         self.registers().rip
     }
@@ -60,8 +60,8 @@ impl Stepper {
         }
     }
 
-    /// Runs up to an instruction that it has not executed, when it gets there for the `turn`th time (from 1). False:
-    /// it ended before that.
+    /// Runs the child up to an instruction, when it gets there for the `turn`th time, from 1.
+    /// Returns false if the child ended before that.
     pub fn run_to(&mut self, address: u64, turn: u32) -> bool {
         let pid = self.0.pid;
         // SAFETY: the child is stopped and traced by this thread; its code is its own copy.
@@ -88,7 +88,7 @@ impl Stepper {
             poke(code);
             let mut registers = self.registers();
             registers.rip = address;
-            // SAFETY: as above.
+            // SAFETY: the child is stopped and traced by this thread, and gets all registers.
             let done = unsafe { libc::ptrace(libc::PTRACE_SETREGS, pid, 0, &raw const registers) };
             assert_eq!((done, left < turn), (0, true));
         }
@@ -116,7 +116,7 @@ impl Stepper {
     }
 }
 
-/// A trace of a call: for each instruction its address, and how often it was executed before, and once more.
+/// A trace of a call: for each instruction its address, and which time it was executed, from 1.
 pub fn trace(sender: &Guest<'_>) -> Option<Vec<(u64, u32)>> {
     let mut stepper = Stepper::new(sender, u64::MAX)?;
     let mut times = HashMap::new();

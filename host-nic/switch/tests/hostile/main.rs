@@ -1,6 +1,6 @@
-//! Guests that do everything wrong: none of it reaches anybody else.
+//! Guests that do everything wrong, none of which reaches any other guest.
 //!
-//! Known attacks on switches of this kind, each by its name, against each place that the core is compiled for.
+//! Each test is a known attack on switches of this kind, made on each build of the switch.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 #[path = "../common/mod.rs"]
@@ -15,38 +15,38 @@ mod stations;
 mod tenants;
 mod vcpus;
 
-use common::place::Place;
-use common::{Guest, LARGE, Nic, frame, geometry, mac};
+use common::build::Build;
+use common::{Guest, LARGE, TestNic, frame, geometry, mac};
 
-/// Each function as a test in each place.
+/// Makes each function a test of each build.
 macro_rules! attacks {
     ($($name:ident),* $(,)?) => {
         mod native {
-            $(#[test] fn $name() { super::$name(crate::common::place::Place::Native) })*
+            $(#[test] fn $name() { super::$name(crate::common::build::Build::Native) })*
         }
         mod kernel_object {
-            $(#[test] fn $name() { super::$name(crate::common::place::Place::KernelObject) })*
+            $(#[test] fn $name() { super::$name(crate::common::build::Build::KernelObject) })*
         }
         mod image {
-            $(#[test] fn $name() { super::$name(crate::common::place::Place::Image) })*
+            $(#[test] fn $name() { super::$name(crate::common::build::Build::Image) })*
         }
     };
 }
 pub(crate) use attacks;
 
 /// A NIC of three ports with rings for frames of any length.
-fn three(place: Place) -> Nic {
-    Nic::new(place, geometry(3, 1, LARGE, LARGE))
+fn three(build: Build) -> TestNic {
+    TestNic::new(build, geometry(3, 1, LARGE, LARGE))
 }
 
-/// A guest at each port, of tenancy 1.
-fn attach_all(nic: &Nic) -> Vec<Guest<'_>> {
+/// Guests of tenancy 1, one at each port.
+fn attach_all(nic: &TestNic) -> Vec<Guest<'_>> {
     (0..nic.geometry().ports())
         .map(|port| Guest::attach(nic, port, 1))
         .collect()
 }
 
-/// A frame between the ports' own stations arrives, and nothing else with it.
+/// Sends a frame between the ports' own stations: it arrives, and nothing else with it.
 fn exchange(from: &mut Guest<'_>, to: &mut Guest<'_>, seed: u64) {
     let bytes = frame(to.mac(), from.mac(), 100 + seed as usize % 900, seed);
     from.send(&bytes);

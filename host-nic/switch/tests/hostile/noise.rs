@@ -1,9 +1,10 @@
-//! Memory full of noise, and any request.
+//! Memory full of noise, and requests of any kind.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::{mem, ptr};
 
+use postern_abi::PAGE_SIZE;
 use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, tx_flags};
 use postern_abi::window::{FEATURES, Geometry};
 use postern_switch::credentials::Credentials;
@@ -12,31 +13,31 @@ use postern_switch::state::{LaneState, PortState, SenderState, State};
 use postern_switch::switch::Switch;
 use proptest::prelude::*;
 
-use crate::common::place::{Place, map_at};
+use crate::common::build::{Build, map_at};
 use crate::common::port;
-use crate::common::{Guest, Nic, SMALL, geometry};
+use crate::common::{Guest, SMALL, TestNic, geometry};
 
-const PAGE: usize = 4096;
+const PAGE: usize = PAGE_SIZE as usize;
 
-/// Memory of a NIC between two pages that fault, with any content.
+/// Memory of a NIC between two pages that fault, filled with noise.
 struct Fenced {
     base: *mut u8,
     size: usize,
 }
 
 impl Fenced {
-    fn new(place: Place, geometry: Geometry, seed: u64) -> Fenced {
+    fn new(build: Build, geometry: Geometry, seed: u64) -> Fenced {
         let size = memory_size(geometry) as usize;
-        let base = match place.fixed_base() {
+        let base = match build.fixed_base() {
             Some(base) => map_at(base - PAGE as u64, (size + 2 * PAGE) as u64, None),
             None => {
                 let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-                // SAFETY: a new anonymous mapping.
+                // SAFETY: it makes a new anonymous mapping, at any address.
                 unsafe { libc::mmap(ptr::null_mut(), size + 2 * PAGE, 3, flags, -1, 0) }.cast()
             }
         };
         assert_ne!(base.cast(), libc::MAP_FAILED);
-        // SAFETY: the first and the last page of the mapping.
+        // SAFETY: these are the first and the last page of the new mapping.
         let base = unsafe {
             assert_eq!(libc::mprotect(base.cast(), PAGE, libc::PROT_NONE), 0);
             let behind = base.add(PAGE + size);
@@ -67,8 +68,9 @@ impl Drop for Fenced {
     }
 }
 
-/// The parts of the memory that calls of a vCPU may change: of the state what is its own and the table, of its own
-/// window the TX consumers, of other windows its own lanes.
+/// The parts of the memory that calls of a vCPU may change: in the state, the forwarding database
+/// and the parts of its own port and sender; in its own window, the TX consumers; in other windows,
+/// its own lanes.
 fn allowed(geometry: Geometry, caller: Credentials, vcpu: u32) -> Vec<Range<usize>> {
     let range = |start: u64, size: u64| start as usize..(start + size) as usize;
     let fdb = mem::offset_of!(State, fdb) as u64;
@@ -91,7 +93,7 @@ fn allowed(geometry: Geometry, caller: Credentials, vcpu: u32) -> Vec<Range<usiz
     }
     for to in geometry.all_ports().filter(|to| *to != caller.port()) {
         let window = window_offset(geometry, to);
-        // Tokens of its buckets, hits of its rules.
+        // Tokens of the port's buckets, and hits of its rules.
         let policies = layout::port_offset(to.number());
         parts.push(range(policies, size_of::<PortState>() as u64));
         for queue in 0..geometry.queues() {
@@ -103,17 +105,17 @@ fn allowed(geometry: Geometry, caller: Credentials, vcpu: u32) -> Vec<Range<usiz
     parts
 }
 
-fn place() -> impl Strategy<Value = Place> {
-    prop::sample::select(&Place::ALL[..])
+fn any_build() -> impl Strategy<Value = Build> {
+    prop::sample::select(&Build::ALL[..])
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 90, failure_persistence: None, ..ProptestConfig::default() })]
-    /// State and windows full of noise, including positions, tenancies and MAC table: calls end, stay in the
-    /// memory, and change nothing but what belongs to the caller.
+    /// State and windows are full of noise, positions, tenancies and forwarding database included.
+    /// Calls end, stay in the memory, and change only what belongs to the caller.
     #[test]
     fn noise_everywhere(
-        place in place(),
+        build in any_build(),
         seed: u64,
         ports in 2u32..=12,
         queues in 1u32..=3,
@@ -130,8 +132,8 @@ proptest! {
         let port = geometry.port(number % ports).unwrap();
         let (vcpu, filled) = (vcpu % queues, filled * 16);
         let caller = Credentials::new(geometry, port, 0x1234_5678);
-        let core = place.open();
-        let memory = Fenced::new(place, geometry, seed);
+        let loaded = build.load();
+        let memory = Fenced::new(build, geometry, seed);
         // SAFETY: the memory is of that geometry.
         let switch = unsafe { Switch::from_base(memory.base, geometry) };
         let state = switch.state();
@@ -144,7 +146,7 @@ proptest! {
             sender.tx_next.store(next, Relaxed);
             let producer = switch.tx_producer(port, queue).unwrap();
             producer.store(next.wrapping_add(filled), Relaxed);
-            // SAFETY: the ring has that size.
+            // SAFETY: the ring has that size, and all of it is accessed atomically.
             let ring = unsafe {
                 let ring = switch.tx_ring(port, queue).unwrap();
                 std::slice::from_raw_parts(ring.cast::<AtomicU64>(), SMALL as usize / 8)
@@ -158,7 +160,7 @@ proptest! {
             }
         }
         for to in geometry.all_ports() {
-            // Half of the lanes with room, the others as they are.
+            // Half of the lanes get room, the others stay as they are.
             let own = geometry.sender(port, vcpu);
             let lane = switch.lane(own, geometry.sender(to, 0)).unwrap();
             let consumed = switch.consumed(own, to, 0).unwrap();
@@ -170,7 +172,7 @@ proptest! {
         for (count, queue, hold) in requests {
             let request = [OP_TX, count, tx_flags(queue % queues, hold)];
             // SAFETY: the memory is of the caller's geometry.
-            let result = unsafe { core.serve(memory.base, &caller, vcpu, request) };
+            let result = unsafe { loaded.serve(memory.base, &caller, vcpu, request) };
             prop_assert!(result <= u64::from(filled / 16).min(256));
         }
         let allowed = allowed(geometry, caller, vcpu);
@@ -183,10 +185,10 @@ proptest! {
         }
     }
 
-    /// Any caller and any request: refused, or served.
+    /// Any request of any caller is refused or served.
     #[test]
     fn any_request(
-        place in place(),
+        build in any_build(),
         tenancy in prop_oneof![1u32..12, 1u32..],
         number in 0u32..2,
         vcpu in prop_oneof![0u32..4, any::<u32>()],
@@ -195,7 +197,7 @@ proptest! {
         b in prop_oneof![0u64..16, any::<u64>()],
         own: bool,
     ) {
-        let nic = Nic::new(place, geometry(2, 2, SMALL, SMALL));
+        let nic = TestNic::new(build, geometry(2, 2, SMALL, SMALL));
         let guest = Guest::attach(&nic, 1, 9);
         let caller = match own {
             true => guest.caller,

@@ -1,4 +1,4 @@
-//! Positions that cannot be.
+//! Positions that are out of range.
 
 use std::sync::atomic::Ordering::{Acquire, Release};
 
@@ -6,7 +6,7 @@ use postern_abi::window::{Published, RECORD_ALIGN};
 use postern_switch::state::Cause;
 
 use super::{attach_all, attacks, exchange, three};
-use crate::common::place::Place;
+use crate::common::build::Build;
 use crate::common::{LARGE, frame, mac};
 
 attacks!(
@@ -17,8 +17,8 @@ attacks!(
     a_published_position_overwritten,
 );
 
-fn a_producer_position_that_cannot_be(place: Place) {
-    let nic = three(place);
+fn a_producer_position_that_cannot_be(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [sender, receiver, _] = &mut guests[..] else {
         unreachable!()
@@ -53,9 +53,9 @@ fn a_producer_position_that_cannot_be(place: Place) {
     }
 }
 
-/// What the ring holds is sent again where the position goes back; nothing worse.
-fn a_producer_position_of_zero_and_one(place: Place) {
-    let nic = three(place);
+/// A position that goes back is refused, or the records in the ring are sent again; nothing worse.
+fn a_producer_position_of_zero_and_one(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [sender, receiver, _] = &mut guests[..] else {
         unreachable!()
@@ -72,8 +72,8 @@ fn a_producer_position_of_zero_and_one(place: Place) {
     exchange(sender, receiver, 2);
 }
 
-fn a_tx_consumer_position_overwritten(place: Place) {
-    let nic = three(place);
+fn a_tx_consumer_position_overwritten(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [sender, receiver, _] = &mut guests[..] else {
         unreachable!()
@@ -89,8 +89,8 @@ fn a_tx_consumer_position_overwritten(place: Place) {
     }
 }
 
-fn a_consumed_position_that_cannot_be(place: Place) {
-    let nic = three(place);
+fn a_consumed_position_that_cannot_be(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [sender, liar, honest] = &mut guests[..] else {
         unreachable!()
@@ -123,11 +123,11 @@ fn a_consumed_position_that_cannot_be(place: Place) {
         assert_eq!(sender.drops(Cause::BadReceiver), before + 1, "{ahead:#x}");
         exchange(sender, honest, u64::from(ahead));
     }
-    // What had been delivered before is untouched.
+    // The frames that had been delivered before are untouched.
     let consumed = liar.rx[0];
     liar.consumed(0, 0).store(consumed, Release);
     assert_eq!(liar.receive(0, 999), sent);
-    // An unaligned one makes room, rounded to the receiver's loss.
+    // An unaligned position makes room, rounded to the receiver's loss.
     for unaligned in 1..16 {
         let at = liar.rx[0].wrapping_sub(unaligned);
         liar.consumed(0, 0).store(at, Release);
@@ -136,9 +136,10 @@ fn a_consumed_position_that_cannot_be(place: Place) {
     }
 }
 
-/// The NIC has its own copy: what a guest writes there leads the guest alone astray, until the next frame.
-fn a_published_position_overwritten(place: Place) {
-    let nic = three(place);
+/// The NIC has its own copy of the position: a guest that overwrites the one in its window leads
+/// only itself astray, until the next frame.
+fn a_published_position_overwritten(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [sender, receiver, _] = &mut guests[..] else {
         unreachable!()

@@ -1,4 +1,4 @@
-//! Words that change all the time, also between two reads of one call.
+//! Words that change all the time, even between two reads of one call.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::thread;
@@ -6,8 +6,8 @@ use std::thread;
 use postern_abi::window::{PAD_WORD, Published};
 
 use super::{attach_all, attacks, three};
-use crate::common::place::Place;
-use crate::common::{BROADCAST, Guest, Nic, SMALL, Stop, frame, geometry, mac};
+use crate::common::build::Build;
+use crate::common::{BROADCAST, Guest, SMALL, Stop, TestNic, frame, geometry, mac};
 
 attacks!(
     everything_of_a_sender_changes,
@@ -32,7 +32,7 @@ fn nth(n: u64, to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
     frame(to, from, 14 + (n * 37 % 1500) as usize, n)
 }
 
-/// Lossless traffic between two ports that nobody disturbs, a bit at a time.
+/// Lossless traffic between two ports that nobody disturbs, a few frames at a time.
 struct Undisturbed {
     sent: u64,
     received: u64,
@@ -55,9 +55,9 @@ impl Undisturbed {
     }
 }
 
-/// Positions, headers and frames of the sender's ring, by a second thread.
-fn everything_of_a_sender_changes(place: Place) {
-    let nic = Nic::new(place, geometry(4, 1, SMALL, SMALL));
+/// A second thread changes positions, headers and frames of the sender's ring.
+fn everything_of_a_sender_changes(build: Build) {
+    let nic = TestNic::new(build, geometry(4, 1, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     let [hostile, good, receiver, other] = &mut guests[..] else {
         unreachable!()
@@ -99,7 +99,7 @@ fn everything_of_a_sender_changes(place: Place) {
                         Relaxed,
                     ),
                     _ => {
-                        // Something that is a frame, mostly.
+                        // An ordinary frame, mostly.
                         ring[at].store(60, Relaxed);
                         ring[at + 1].store(0, Relaxed);
                         if let Some(word) = ring.get(at + 2) {
@@ -127,10 +127,10 @@ fn everything_of_a_sender_changes(place: Place) {
     });
 }
 
-/// `consumed`, `published`, headers and frames of the receiver's lanes, by a second thread; also the length of
-/// a record that is being filled.
-fn everything_of_a_receiver_changes(place: Place) {
-    let nic = Nic::new(place, geometry(4, 1, SMALL, SMALL));
+/// A second thread changes `consumed`, `published`, headers and frames of the receiver's lanes,
+/// even the length of a record that is being filled.
+fn everything_of_a_receiver_changes(build: Build) {
+    let nic = TestNic::new(build, geometry(4, 1, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     let [sender, good, receiver, hostile] = &mut guests[..] else {
         unreachable!()
@@ -173,7 +173,8 @@ fn everything_of_a_receiver_changes(place: Place) {
         });
         let _stop = Stop(&stop);
         while undisturbed.received < FRAMES || received < FRAMES || changes.load(Relaxed) < 50_000 {
-            // To the hostile receiver, to everybody, to the good one: the last two arrive in order.
+            // Frames go to the hostile receiver, to everybody and to the good receiver. The last
+            // two arrive in order.
             let before = sent;
             while sent < before + 6 {
                 let to = [mac(3), BROADCAST, mac(2)][(sent % 3) as usize];
@@ -196,9 +197,10 @@ fn everything_of_a_receiver_changes(place: Place) {
     assert_eq!(sender.drops(postern_switch::state::Cause::BadDescriptor), 0);
 }
 
-/// The sender turns the destination around all the time: what arrives is what was decided on.
-fn a_header_that_changes_after_the_look(place: Place) {
-    let nic = three(place);
+/// The sender changes the destination all the time. Each frame arrives with the destination by
+/// which it was switched.
+fn a_header_that_changes_after_the_look(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [sender, a, b] = &mut guests[..] else {
         unreachable!()
@@ -222,7 +224,7 @@ fn a_header_that_changes_after_the_look(place: Place) {
         });
         let _stop = Stop(&stop);
         while counts.iter().any(|count| *count < 3000) {
-            // The same records again, from the beginning: the whole of the ring lies between.
+            // The records are sent again from the beginning of the ring, one round later.
             let position = sender.tx[0];
             assert_eq!(position.wrapping_sub(start) % sender.geometry().ring(), 0);
             for _ in 0..slots {

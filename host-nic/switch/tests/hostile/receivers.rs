@@ -1,10 +1,10 @@
-//! Receivers that do not drain.
+//! Receivers that do not read their lanes.
 
 use postern_switch::state::Cause;
 
 use super::{attach_all, attacks, exchange};
-use crate::common::place::Place;
-use crate::common::{BROADCAST, LARGE, Nic, SMALL, frame, geometry, mac};
+use crate::common::build::Build;
+use crate::common::{BROADCAST, LARGE, SMALL, TestNic, frame, geometry, mac};
 
 attacks!(
     a_receiver_that_never_drains,
@@ -12,8 +12,8 @@ attacks!(
     a_full_lane_of_a_broadcast,
 );
 
-fn a_receiver_that_never_drains(place: Place) {
-    let nic = Nic::new(place, geometry(4, 1, SMALL, SMALL));
+fn a_receiver_that_never_drains(build: Build) {
+    let nic = TestNic::new(build, geometry(4, 1, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     let [sender, deaf, good, other] = &mut guests[..] else {
         unreachable!()
@@ -30,13 +30,13 @@ fn a_receiver_that_never_drains(place: Place) {
         assert_eq!(good.receive(0, 99).len(), 8, "{round}");
         let lost = u64::max(sent, fits) - fits;
         assert_eq!(sender.drops(Cause::Full), lost);
-        // Others, to whomever.
+        // Other senders reach everybody.
         exchange(other, good, round);
         other.send(&frame(mac(1), mac(3), 60, round));
         assert_eq!(other.call(1, true), 1);
     }
     assert_eq!(deaf.receive(3, 99).len(), 20, "has a lane of its own");
-    // Held back instead: the sender waits at its own frame, with nothing lost.
+    // A sender that has its frames held waits at the first one, and nothing is lost.
     let lost = sender.drops(Cause::Full);
     sender.send(&frame(mac(1), mac(0), 60, 100));
     sender.send(&frame(mac(2), mac(0), 60, 101));
@@ -53,9 +53,9 @@ fn a_receiver_that_never_drains(place: Place) {
     assert_eq!(good.receive(0, 9).len(), 1);
 }
 
-/// A frame that has no room is passed by its own size, not by another's of its run.
-fn a_full_lane_refuses_by_size_and_in_order(place: Place) {
-    let nic = Nic::new(place, geometry(3, 1, 4 * LARGE, LARGE));
+/// A frame that has no room is passed by its own size, not by that of another frame of its run.
+fn a_full_lane_refuses_by_size_and_in_order(build: Build) {
+    let nic = TestNic::new(build, geometry(3, 1, 4 * LARGE, LARGE));
     let mut guests = attach_all(&nic);
     let [sender, deaf, good] = &mut guests[..] else {
         unreachable!()
@@ -86,9 +86,10 @@ fn a_full_lane_refuses_by_size_and_in_order(place: Place) {
     assert!(lost > 0);
 }
 
-/// One of several receivers has no room for a large frame of a run, and has for the small one behind it.
-fn a_full_lane_of_a_broadcast(place: Place) {
-    let nic = Nic::new(place, geometry(3, 1, SMALL * 4, SMALL));
+/// One of several receivers has no room for a large frame of a run, and has room for the small
+/// frame behind it.
+fn a_full_lane_of_a_broadcast(build: Build) {
+    let nic = TestNic::new(build, geometry(3, 1, SMALL * 4, SMALL));
     let mut guests = attach_all(&nic);
     let [sender, deaf, good] = &mut guests[..] else {
         unreachable!()

@@ -1,4 +1,4 @@
-//! Records that are not what they say.
+//! Records whose headers are not true.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
@@ -6,8 +6,8 @@ use postern_abi::window::{KIND_FRAME, MAX_FRAME, PAD_WORD, RecordHeader, record_
 use postern_switch::state::Cause;
 
 use super::{attach_all, attacks, exchange, three};
-use crate::common::place::Place;
-use crate::common::{BROADCAST, Guest, LARGE, Nic, SMALL, frame, geometry, mac};
+use crate::common::build::Build;
+use crate::common::{BROADCAST, Guest, LARGE, SMALL, TestNic, frame, geometry, mac};
 
 attacks!(
     a_length_of_65535,
@@ -24,9 +24,10 @@ attacks!(
     headers_that_ask_for_what_was_not_agreed_on,
 );
 
-/// Sends one record with any header, gives `given` bytes to the NIC, and says why nothing arrived.
-fn refused(place: Place, words: (u64, u64), given: u32) -> Cause {
-    let nic = three(place);
+/// Sends one record with any header, gives `given` bytes of the ring to the NIC, and returns the
+/// cause by which it was dropped.
+fn refused(build: Build, words: (u64, u64), given: u32) -> Cause {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [sender, a, b] = &mut guests[..] else {
         unreachable!()
@@ -46,19 +47,19 @@ fn refused(place: Place, words: (u64, u64), given: u32) -> Cause {
     let causes: Vec<_> = causes.collect();
     assert_eq!(causes.len(), 1, "{causes:?}");
     assert_eq!(sender.drops(causes[0]), 1);
-    // The sender goes on where the NIC is, which is no further than it was told.
+    // The sender goes on at the NIC's position, which is not behind the producer position.
     assert!(sender.tx[0].wrapping_sub(sender.consumer(0).load(Acquire)) < given);
     sender.resume();
     exchange(sender, a, 7);
     causes[0]
 }
 
-fn a_length_of_65535(place: Place) {
+fn a_length_of_65535(build: Build) {
     let words = RecordHeader::plain(65535).words();
-    assert_eq!(refused(place, words, 80), Cause::BadDescriptor);
-    assert_eq!(refused(place, words, 32768), Cause::BadDescriptor);
-    // All of it is in the ring, and yet too long.
-    let nic = Nic::new(place, geometry(3, 1, 4 * LARGE, LARGE));
+    assert_eq!(refused(build, words, 80), Cause::BadDescriptor);
+    assert_eq!(refused(build, words, 32768), Cause::BadDescriptor);
+    // The whole frame is in the ring, and too long.
+    let nic = TestNic::new(build, geometry(3, 1, 4 * LARGE, LARGE));
     let mut guests = attach_all(&nic);
     guests[0].put(0, words, &frame(mac(1), mac(0), 65535, 1));
     guests[0].commit(0, record_size(65535) as u32);
@@ -66,15 +67,15 @@ fn a_length_of_65535(place: Place) {
     assert_eq!(guests[0].drops(Cause::TooLong), 1);
     assert!(guests[1].receive(0, 9).is_empty());
     drop(nic);
-    // One byte more than the longest.
+    // The frame is one byte longer than the longest.
     let words = RecordHeader::plain(MAX_FRAME + 1).words();
     assert_eq!(
-        refused(place, words, record_size(MAX_FRAME + 1) as u32),
+        refused(build, words, record_size(MAX_FRAME + 1) as u32),
         Cause::TooLong
     );
 }
 
-fn a_length_of_all_ones(place: Place) {
+fn a_length_of_all_ones(build: Build) {
     for length in [
         u32::MAX,
         u32::MAX - 15,
@@ -85,29 +86,29 @@ fn a_length_of_all_ones(place: Place) {
     ] {
         let words = RecordHeader::plain(length).words();
         assert_eq!(
-            refused(place, words, 80),
+            refused(build, words, 80),
             Cause::BadDescriptor,
             "{length:#x}"
         );
         assert_eq!(
-            refused(place, words, LARGE),
+            refused(build, words, LARGE),
             Cause::BadDescriptor,
             "{length:#x}"
         );
     }
     assert_eq!(
-        refused(place, (u64::MAX, u64::MAX), 80),
+        refused(build, (u64::MAX, u64::MAX), 80),
         Cause::BadDescriptor
     );
 }
 
-fn a_record_that_crosses_the_end_of_the_ring(place: Place) {
-    let nic = Nic::new(place, geometry(2, 1, SMALL, SMALL));
+fn a_record_that_crosses_the_end_of_the_ring(build: Build) {
+    let nic = TestNic::new(build, geometry(2, 1, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     let [sender, receiver] = &mut guests[..] else {
         unreachable!()
     };
-    // So near to the end that less than the record fits before it.
+    // The position is so near to the end that the record does not fit in front of it.
     for left in (16..=112u32).step_by(16) {
         loop {
             let to_end = SMALL - (sender.tx[0] & (SMALL - 1));
@@ -133,7 +134,7 @@ fn a_record_that_crosses_the_end_of_the_ring(place: Place) {
     }
 }
 
-fn a_record_that_leads_past_the_producer(place: Place) {
+fn a_record_that_leads_past_the_producer(build: Build) {
     for (length, given) in [
         (60, 16),
         (60, 32),
@@ -144,25 +145,25 @@ fn a_record_that_leads_past_the_producer(place: Place) {
     ] {
         let words = RecordHeader::plain(length).words();
         assert_eq!(
-            refused(place, words, given),
+            refused(build, words, given),
             Cause::BadDescriptor,
             "{length} {given}"
         );
     }
 }
 
-fn padding_that_leads_outside(place: Place) {
-    // Behind the producer is the rest of the ring, which the padding claims.
+fn padding_that_leads_outside(build: Build) {
+    // The padding claims the rest of the ring, which lies behind the producer position.
     for given in [16, 32, 4096, LARGE - 16] {
-        assert_eq!(refused(place, (0, PAD_WORD), given), Cause::BadDescriptor);
-        // Whatever else the header says.
+        assert_eq!(refused(build, (0, PAD_WORD), given), Cause::BadDescriptor);
+        // The other fields of the header mean nothing.
         let words = (u64::MAX, PAD_WORD | 0xffff_ffff_ffff);
-        assert_eq!(refused(place, words, given), Cause::BadDescriptor);
+        assert_eq!(refused(build, words, given), Cause::BadDescriptor);
     }
 }
 
-fn padding_behind_padding(place: Place) {
-    let nic = Nic::new(place, geometry(3, 1, SMALL, SMALL));
+fn padding_behind_padding(build: Build) {
+    let nic = TestNic::new(build, geometry(3, 1, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     let [sender, a, b] = &mut guests[..] else {
         unreachable!()
@@ -176,7 +177,7 @@ fn padding_behind_padding(place: Place) {
         .enumerate()
     {
         sender.commit(0, step);
-        // Ends, and takes no frame that is none.
+        // The call ends, and takes padding for no frame.
         let taken = sender.call(u64::MAX, false);
         assert!(taken <= 1, "{round}");
         let left = sender.tx[0].wrapping_sub(sender.consumer(0).load(Acquire));
@@ -186,15 +187,15 @@ fn padding_behind_padding(place: Place) {
     exchange(sender, a, 5);
 }
 
-fn frames_of_no_and_of_one_byte(place: Place) {
-    let nic = three(place);
+fn frames_of_no_and_of_one_byte(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     for to in [mac(1), BROADCAST] {
         for length in 0..14 {
             guests[0].send(&frame(to, mac(0), 64, 1)[..length]);
         }
     }
-    // A header alone, at the end of what is given.
+    // A header alone, at the end of the records.
     guests[0].put(0, (0, 0), &[]);
     guests[0].commit(0, 16);
     assert_eq!(guests[0].call(u64::MAX, true), 29);
@@ -205,9 +206,10 @@ fn frames_of_no_and_of_one_byte(place: Place) {
     assert_eq!(nic.switch().sender(0).unwrap().learned.load(Relaxed), 0);
 }
 
-/// The receiver checks that what follows a frame in its record is zero; in the sender's ring it is not.
-fn no_length_shows_what_is_behind(place: Place) {
-    let nic = three(place);
+/// The bytes behind a frame in its record are zero, as the receiver checks. In the sender's ring
+/// they are not.
+fn no_length_shows_what_is_behind(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let lengths = (14..700).chain((700..9000).step_by(61)).chain(8990..=9018);
     for length in lengths {
@@ -222,8 +224,8 @@ fn no_length_shows_what_is_behind(place: Place) {
     }
 }
 
-fn a_batch_larger_than_the_ring(place: Place) {
-    let nic = Nic::new(place, geometry(2, 1, SMALL, SMALL));
+fn a_batch_larger_than_the_ring(build: Build) {
+    let nic = TestNic::new(build, geometry(2, 1, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     let [sender, receiver] = &mut guests[..] else {
         unreachable!()
@@ -239,8 +241,8 @@ fn a_batch_larger_than_the_ring(place: Place) {
     assert_eq!(sender.call(0, false), 0);
 }
 
-fn a_call_takes_no_more_than_it_may(place: Place) {
-    let nic = three(place);
+fn a_call_takes_no_more_than_it_may(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let mut sent = 0;
     while guests[0].try_send(&frame(mac(1), mac(0), 14, sent)) {
@@ -258,12 +260,13 @@ fn a_call_takes_no_more_than_it_may(place: Place) {
     }
 }
 
-/// Each call ends after about so many bytes, however many ports there are.
-fn broadcast_copies_no_more_than_it_may(place: Place) {
+/// Each call ends after about [`MAX_TX_BYTES`](postern_abi::service::MAX_TX_BYTES), however many
+/// ports there are.
+fn broadcast_copies_no_more_than_it_may(build: Build) {
     use postern_abi::service::MAX_TX_BYTES;
     const PORTS: u32 = 64;
     const LENGTH: usize = 8000;
-    let nic = Nic::new(place, geometry(PORTS, 1, 8 * LARGE, LARGE / 4));
+    let nic = TestNic::new(build, geometry(PORTS, 1, 8 * LARGE, LARGE / 4));
     let mut guests = attach_all(&nic);
     let bytes = frame(BROADCAST, mac(0), LENGTH, 1);
     let mut left = 0;
@@ -286,8 +289,8 @@ fn broadcast_copies_no_more_than_it_may(place: Place) {
     }
 }
 
-fn headers_that_ask_for_what_was_not_agreed_on(place: Place) {
-    let nic = three(place);
+fn headers_that_ask_for_what_was_not_agreed_on(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let bytes = frame(mac(1), mac(0), 60, 3);
     let plain = RecordHeader::plain(60).words();

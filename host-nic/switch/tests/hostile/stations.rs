@@ -1,11 +1,11 @@
-//! Addresses of others.
+//! Senders that use the addresses of other stations.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use postern_switch::state::Cause;
 
 use super::{attach_all, attacks, exchange, station, three};
-use crate::common::place::Place;
+use crate::common::build::Build;
 use crate::common::{BROADCAST, frame, mac};
 
 attacks!(
@@ -18,8 +18,8 @@ attacks!(
 
 const MULTICAST: [u8; 6] = [0x01, 0, 0x5e, 1, 2, 3];
 
-fn the_address_of_another_port_in_one_frame(place: Place) {
-    let nic = three(place);
+fn the_address_of_another_port_in_one_frame(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [attacker, victim, peer] = &mut guests[..] else {
         unreachable!()
@@ -35,8 +35,8 @@ fn the_address_of_another_port_in_one_frame(place: Place) {
     assert_eq!(nic.switch().sender(0).unwrap().moved.load(Relaxed), 0);
 }
 
-fn a_flood_of_addresses_evicts_nobody(place: Place) {
-    let nic = three(place);
+fn a_flood_of_addresses_evicts_nobody(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [attacker, victim, peer] = &mut guests[..] else {
         unreachable!()
@@ -57,7 +57,7 @@ fn a_flood_of_addresses_evicts_nobody(place: Place) {
     }
     assert_eq!(attacker.drops(Cause::NoDestination), 400 * 256);
     let learned = nic.switch().sender(0).unwrap().learned.load(Relaxed);
-    assert!(learned > 16_000, "the table was full: {learned}");
+    assert!(learned > 16_000, "the database was full: {learned}");
     peer.skip(0, 1);
     for number in 0..8 {
         let bytes = frame(station(number), mac(2), 60, number.into());
@@ -69,8 +69,8 @@ fn a_flood_of_addresses_evicts_nobody(place: Place) {
     exchange(peer, victim, 3);
 }
 
-fn group_sources_are_not_learned(place: Place) {
-    let nic = three(place);
+fn group_sources_are_not_learned(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [attacker, victim, peer] = &mut guests[..] else {
         unreachable!()
@@ -94,8 +94,8 @@ fn group_sources_are_not_learned(place: Place) {
     }
 }
 
-fn broadcast_and_unicast_of_one_batch_keep_their_order(place: Place) {
-    let nic = three(place);
+fn broadcast_and_unicast_of_one_batch_keep_their_order(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [sender, a, b] = &mut guests[..] else {
         unreachable!()
@@ -106,7 +106,7 @@ fn broadcast_and_unicast_of_one_batch_keep_their_order(place: Place) {
         let mut sent = 0;
         for n in 0..200u64 {
             word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-            // Runs of one kind, and single ones.
+            // Runs of frames with one destination, and single frames.
             let to = match word >> 40 & 7 {
                 0 | 1 => mac(1),
                 2 | 3 => mac(2),
@@ -135,8 +135,8 @@ fn broadcast_and_unicast_of_one_batch_keep_their_order(place: Place) {
     }
 }
 
-fn a_sender_receives_nothing_of_its_own(place: Place) {
-    let nic = three(place);
+fn a_sender_receives_nothing_of_its_own(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     guests[0].send(&frame(BROADCAST, mac(0), 64, 1));
     guests[0].send(&frame(mac(0), mac(0), 64, 2));

@@ -1,4 +1,4 @@
-//! Tenants of one port, one after the other.
+//! Tenants that follow each other at one port.
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
@@ -6,8 +6,8 @@ use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_TX};
 use postern_abi::window::{FEATURES, Published, record_size};
 
 use super::{attach_all, attacks, exchange, station, three};
-use crate::common::place::Place;
-use crate::common::{BROADCAST, Guest, LARGE, Nic, SMALL, frame, geometry, mac, port};
+use crate::common::build::Build;
+use crate::common::{BROADCAST, Guest, LARGE, SMALL, TestNic, frame, geometry, mac, port};
 
 attacks!(
     a_new_tenant_inherits_nothing,
@@ -16,8 +16,8 @@ attacks!(
     features_end_with_the_tenant,
 );
 
-fn a_new_tenant_inherits_nothing(place: Place) {
-    let nic = three(place);
+fn a_new_tenant_inherits_nothing(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [_, other, third] = &mut guests[..] else {
         unreachable!()
@@ -47,14 +47,14 @@ fn a_new_tenant_inherits_nothing(place: Place) {
             .entries(key)
             .all(|entry| entry.port != 0)
     );
-    // Nobody is there: not even broadcast reaches it.
+    // The port has no tenant: not even broadcast reaches it.
     third.send(&frame(BROADCAST, mac(2), 64, 1));
     assert_eq!(third.call(1, true), 1);
     assert_eq!(other.receive(2, 9).len(), 1);
 
     let mut new = Guest::attach(&nic, 0, 2);
     assert_eq!(old.call(1, false), ERR_BAD_REQUEST, "still");
-    // Nothing is left of ring and lanes.
+    // Ring and lanes are empty.
     let rings = new
         .ring(0)
         .iter()
@@ -64,7 +64,7 @@ fn a_new_tenant_inherits_nothing(place: Place) {
     for from in 0..3 {
         assert!(new.receive(from, 9).is_empty());
     }
-    // The station is not known any more: flooded, to the new tenant too; and everything works.
+    // The station is not known any more: its frames are flooded, to the new tenant too.
     other.send(&frame(station(5), mac(1), 64, 7));
     assert_eq!(other.call(9, true), 1);
     assert_eq!(new.receive(1, 9), [frame(station(5), mac(1), 64, 7)]);
@@ -74,14 +74,18 @@ fn a_new_tenant_inherits_nothing(place: Place) {
     exchange(third, &mut new, 9);
 }
 
-fn guest_caller(nic: &Nic, number: u32, tenancy: u32) -> postern_switch::credentials::Credentials {
+fn guest_caller(
+    nic: &TestNic,
+    number: u32,
+    tenancy: u32,
+) -> postern_switch::credentials::Credentials {
     postern_switch::credentials::Credentials::new(nic.geometry(), port(number), tenancy)
 }
 
-/// What a call does that was stopped between the look at the tenancy and the publication, and goes on when
-/// another tenant is there: it has written records, and stores its position with the former tenancy.
-fn a_call_stopped_before_it_publishes_for_a_former_tenant(place: Place) {
-    let nic = three(place);
+/// A call that was stopped between the look at the tenancy and the publication goes on when another
+/// tenant is there. It has written records, and stores its position with the former tenancy.
+fn a_call_stopped_before_it_publishes_for_a_former_tenant(build: Build) {
+    let nic = three(build);
     let mut guests = attach_all(&nic);
     let [sender, former, _] = &mut guests[..] else {
         unreachable!()
@@ -92,7 +96,7 @@ fn a_call_stopped_before_it_publishes_for_a_former_tenant(place: Place) {
         let lane = nic.switch().lane(0, 1).unwrap();
         let position = lane.published.load(Relaxed);
         let mut new = Guest::attach(&nic, 1, tenancy);
-        // The records: written before the new tenant's window was cleared, or behind that.
+        // The call writes its records before the new tenant's window is cleared, or after that.
         let at = (position & (LARGE - 1)) as usize / 8;
         let size = record_size(secret.len() as u32);
         if at + size as usize / 8 <= LARGE as usize / 8 {
@@ -117,8 +121,8 @@ fn a_call_stopped_before_it_publishes_for_a_former_tenant(place: Place) {
 }
 
 /// Whatever positions the former tenants left, the next one can send and receive.
-fn any_position_is_a_beginning(place: Place) {
-    let nic = Nic::new(place, geometry(2, 2, SMALL, SMALL));
+fn any_position_is_a_beginning(build: Build) {
+    let nic = TestNic::new(build, geometry(2, 2, SMALL, SMALL));
     let ends = [0x8000_0000u32, 4096, u32::MAX - 15, u32::MAX - 1023, 16];
     for (tenancy, position) in (1..).zip(ends) {
         for from in 0..4 {
@@ -139,8 +143,8 @@ fn any_position_is_a_beginning(place: Place) {
     }
 }
 
-fn features_end_with_the_tenant(place: Place) {
-    let nic = three(place);
+fn features_end_with_the_tenant(build: Build) {
+    let nic = three(build);
     let guest = Guest::attach(&nic, 0, 1);
     let agree = |guest: &Guest<'_>, features, zero| {
         nic.serve(&guest.caller, 0, [OP_FEATURES, features, zero])

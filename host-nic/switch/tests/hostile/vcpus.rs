@@ -1,13 +1,13 @@
-//! Calls of several vCPUs, and as many ports and queues as there can be.
+//! Calls of several vCPUs, and NICs with as many ports and queues as there can be.
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use postern_abi::service::{ERR_BAD_REQUEST, OP_TX, tx_flags};
 
 use super::{attach_all, attacks};
+use crate::common::build::Build;
 use crate::common::child::Child;
-use crate::common::place::Place;
-use crate::common::{BROADCAST, Nic, SMALL, frame, geometry, mac};
+use crate::common::{BROADCAST, SMALL, TestNic, frame, geometry, mac};
 
 attacks!(
     vcpus_that_do_not_exist,
@@ -17,8 +17,8 @@ attacks!(
     queues_8,
 );
 
-fn vcpus_that_do_not_exist(place: Place) {
-    let nic = Nic::new(place, geometry(3, 2, SMALL, SMALL));
+fn vcpus_that_do_not_exist(build: Build) {
+    let nic = TestNic::new(build, geometry(3, 2, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     guests[0].send(&frame(mac(1), mac(0), 60, 1));
     for vcpu in (2..20).chain([255, 256, 1 << 16, 1 << 31, u32::MAX - 1, u32::MAX]) {
@@ -32,8 +32,8 @@ fn vcpus_that_do_not_exist(place: Place) {
     assert_eq!(guests[1].receive_from(1, 9).len(), 1);
 }
 
-fn queues_that_do_not_exist(place: Place) {
-    let nic = Nic::new(place, geometry(3, 2, SMALL, SMALL));
+fn queues_that_do_not_exist(build: Build) {
+    let nic = TestNic::new(build, geometry(3, 2, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     guests[0].send(&frame(mac(1), mac(0), 60, 1));
     let caller = guests[0].caller;
@@ -51,10 +51,10 @@ fn queues_that_do_not_exist(place: Place) {
     assert_eq!(guests[1].receive(0, 9).len(), 1);
 }
 
-/// Each vCPU is a process of its own. What their port sends may be garbled, and is whole records all the same;
-/// what the port beside it sends arrives.
-fn two_vcpus_of_one_port_at_the_same_time(place: Place) {
-    let nic = Nic::new(place, geometry(3, 2, SMALL, SMALL));
+/// Each vCPU is a process of its own. Frames of their port may be garbled, but are whole records.
+/// Frames of the port beside it arrive.
+fn two_vcpus_of_one_port_at_the_same_time(build: Build) {
+    let nic = TestNic::new(build, geometry(3, 2, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     let hostile = guests.remove(0);
     let [good, receiver] = &mut guests[..] else {
@@ -106,8 +106,8 @@ fn two_vcpus_of_one_port_at_the_same_time(place: Place) {
     drop(vcpus);
 }
 
-fn ports_256(place: Place) {
-    let nic = Nic::new(place, geometry(256, 1, SMALL, SMALL));
+fn ports_256(build: Build) {
+    let nic = TestNic::new(build, geometry(256, 1, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     for from in 0..256u32 {
         for to in [(from + 1) % 256, from ^ 128, 255 - from] {
@@ -139,16 +139,16 @@ fn ports_256(place: Place) {
             }
         }
     }
-    // One port goes; the others keep what they have.
+    // One port loses its tenant; the others keep theirs.
     nic.switch().evict(crate::common::port(255));
     guests[0].send(&frame(mac(255), mac(0), 60, 1));
     assert_eq!(guests[0].call(1, true), 1);
     assert_eq!(guests[254].receive(0, 9).len(), 1, "unknown: flooded");
 }
 
-/// Any vCPU sends from any queue; the receiver knows both.
-fn queues_8(place: Place) {
-    let nic = Nic::new(place, geometry(32, 8, SMALL, SMALL));
+/// Any vCPU sends from any TX queue, and the receiver has a lane for each vCPU.
+fn queues_8(build: Build) {
+    let nic = TestNic::new(build, geometry(32, 8, SMALL, SMALL));
     let mut guests = attach_all(&nic);
     for from in [0u32, 17, 31] {
         let to = (from + 9) % 32;
@@ -168,7 +168,7 @@ fn queues_8(place: Place) {
             }
         }
     }
-    // A queue whose positions are broken stops nobody but itself.
+    // A queue whose positions are broken stops no other queue.
     guests[0].producer(3).store(5, Release);
     for queue in 0..8 {
         let bytes = frame(mac(1), mac(0), 60, 1);

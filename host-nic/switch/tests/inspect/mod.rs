@@ -1,4 +1,5 @@
-//! What the machine code of the switch must not contain, whatever the compiler had in mind.
+//! An inspection of the switch's machine code: it must not contain certain instructions, whatever
+//! the compiler had in mind.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
 use std::collections::BTreeMap;
@@ -9,12 +10,13 @@ use iced_x86::{
 };
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolKind};
 
-/// A function: its name, its code, and the functions that its calls and jumps reach by relocation,
-/// by offset of the relocation.
+/// A function of an ELF file.
 pub struct Function {
     pub name: String,
     pub address: u64,
     pub code: Vec<u8>,
+    /// Names of the functions that its calls and jumps reach by relocation, by offset of the
+    /// relocation.
     relocations: BTreeMap<u64, String>,
 }
 
@@ -35,7 +37,7 @@ impl Function {
     }
 }
 
-/// All functions of an ELF file; code outside of them is padding, or an error.
+/// All functions of an ELF file. Code outside of them is padding, or an error.
 pub fn functions(file: &[u8]) -> Vec<Function> {
     let elf = object::File::parse(file).unwrap();
     let mut functions = Vec::new();
@@ -70,7 +72,7 @@ pub fn functions(file: &[u8]) -> Vec<Function> {
     functions
 }
 
-/// Everything that is wrong with a set of functions.
+/// The problems of a set of functions, one line each.
 pub fn problems(functions: &[Function]) -> Vec<String> {
     let mut problems = Vec::new();
     for function in functions {
@@ -92,6 +94,8 @@ pub fn problems(functions: &[Function]) -> Vec<String> {
     problems
 }
 
+/// The problem with an instruction, if it is not one of the plain instruction set or depends on
+/// state that belongs to a guest.
 fn problem(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Option<&'static str> {
     if instruction.is_invalid() {
         return Some("no instruction");
@@ -123,13 +127,14 @@ fn problem(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Opti
         CpuidFeature::MULTIBYTENOP,
     ];
     let features = instruction.cpuid_features();
-    // TZCNT is BSF with a prefix that older CPUs ignore: the same for what is not zero.
+    // TZCNT is BSF with a prefix that older CPUs ignore: both are equal for a number that is not
+    // zero.
     let everywhere = instruction.mnemonic() == Mnemonic::Tzcnt;
     if !everywhere && !features.iter().all(|feature| plain.contains(feature)) {
         return Some("not of the plain instruction set");
     }
     let info = info.info(instruction);
-    // Segment registers are part of every access to memory, as they are.
+    // Segment registers are part of every access to memory, unchanged.
     let usual = |register: Register| {
         register.is_gpr() || register == Register::RIP || register.is_segment_register()
     };
@@ -149,8 +154,12 @@ fn problem(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Opti
     below_stack.then_some("red zone")
 }
 
-/// Bytes of stack that the deepest chain of calls from a function takes, its return address
-/// included. No recursion.
+/// Number of bytes of stack that the deepest chain of calls from a function takes, its return
+/// address included.
+///
+/// # Panics
+///
+/// There is recursion.
 pub fn stack_depth(functions: &[Function], from: &str) -> u64 {
     depth(functions, from, &mut Vec::new())
 }
@@ -160,7 +169,8 @@ fn depth<'a>(functions: &'a [Function], name: &'a str, above: &mut Vec<&'a str>)
     let function = functions.iter().find(|function| function.name == name);
     let function = function.unwrap_or_else(|| panic!("{name} is called and not there"));
     above.push(name);
-    // All pushes and subtractions of the function, as if none were undone before its calls.
+    // The sum of all pushes and subtractions of the function, as if none were undone before its
+    // calls.
     let (mut own, mut below) = (8, 0);
     for instruction in function.instructions() {
         let leaves = match instruction.flow_control() {

@@ -1,4 +1,4 @@
-//! Checksums that the sender leaves to the NIC.
+//! Partial checksums, which senders leave to the NIC.
 
 use postern_abi::window::{FEATURE_CSUM, FEATURES, RecordHeader};
 use postern_nic_client::policy::acl::AclSpec;
@@ -47,7 +47,7 @@ fn right_where_a_tag_is_put_in_or_taken_out() {
         members: vec![10],
         untagged: vec![],
     };
-    // Two of each, of which one can.
+    // Two access ports and two trunks; one of each agrees to partial checksums.
     for port in [0, 1] {
         net.set(port, |policy| {
             policy.vlan = Some(VlanSpec::Access { pvid: 10 })
@@ -61,7 +61,7 @@ fn right_where_a_tag_is_put_in_or_taken_out() {
     for kind in KINDS {
         for length in LENGTHS {
             let payload = payload(length, length as u64);
-            // From the access port: both trunks get the tag.
+            // A frame from an access port: both trunks get it with the tag.
             let mut flow = Flow::new(kind, BROADCAST, mac(0));
             let (header, bytes) = flow.partial(&payload);
             guests[0].send_with(header, &bytes);
@@ -78,7 +78,7 @@ fn right_where_a_tag_is_put_in_or_taken_out() {
                 ..header
             };
             assert_eq!((got.header, got.bytes), (shifted, tagged(&bytes, 10)));
-            // From a trunk: both access ports get it without.
+            // A frame from a trunk: both access ports get it without the tag.
             flow.from = mac(2);
             flow.tag = Some(10);
             let (header, bytes) = flow.partial(&payload);
@@ -96,14 +96,14 @@ fn right_where_a_tag_is_put_in_or_taken_out() {
     }
 }
 
-/// RFC 768: a UDP checksum of zero would say that there is none.
+/// A UDP checksum of zero would say that there is none (RFC 768).
 #[test]
 fn a_sum_of_zero_is_sent_as_all_ones() {
     let net = Net::new(2);
     let mut guests = net.guests();
     guests[0].agree(FEATURE_CSUM);
     let flow = Flow::new(Kind::Udp4, mac(1), mac(0));
-    // The payload that makes the sum of everything all ones.
+    // This payload makes the sum of all bytes all ones.
     let mut data = vec![0, 0];
     let complete = flow.whole(&data);
     let l4 = flow.l4();
@@ -115,7 +115,8 @@ fn a_sum_of_zero_is_sent_as_all_ones() {
     assert_eq!(got[l4 + 6..l4 + 8], [0xff, 0xff]);
 }
 
-/// Who may choose where a checksum is stored must not store it where a policy has looked already.
+/// A sender, which chooses where its checksum is stored, must not have it stored in bytes that a
+/// policy has read.
 #[test]
 fn no_checksum_is_written_into_headers_that_a_policy_has_read() {
     let net = Net::new(2);
@@ -157,7 +158,8 @@ fn no_checksum_is_written_into_headers_that_a_policy_has_read() {
     }
 }
 
-/// Headers that are longer than what is read of a frame: nobody looks behind that, so there the checksum may be.
+/// Headers may be longer than the snapshot of a frame. No policy reads bytes behind it, so the
+/// checksum may be there.
 #[test]
 fn behind_what_is_read_a_checksum_may_be_anywhere() {
     let net = Net::new(2);
@@ -166,7 +168,7 @@ fn behind_what_is_read_a_checksum_may_be_anywhere() {
     let flow = Flow::new(Kind::Udp6, mac(1), mac(0));
     let data = payload(100, 1);
     for options in [72usize, 80, 160] {
-        // Destination options between IP and UDP: next header, length, and one PadN of what is left.
+        // Destination options between IP and UDP: next header, length, and one PadN for the rest.
         let mut extension = vec![0; options];
         extension[0] = 17;
         extension[1] = (options / 8 - 1) as u8;
@@ -187,7 +189,7 @@ fn behind_what_is_read_a_checksum_may_be_anywhere() {
             [extend(&flow.whole(&data))],
             "{options}"
         );
-        // But not in front of it, since it is not known what is there.
+        // The checksum may not be in front of it, since the bytes there may be headers.
         let before = net.drops(0, Cause::BadDescriptor);
         for place in 14..128 {
             for start in [place.min(54), place] {

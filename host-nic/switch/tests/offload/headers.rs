@@ -1,4 +1,4 @@
-//! Headers of records that ask for what was not agreed on, or say what is not true.
+//! Records whose headers ask for features that were not agreed on, or contradict their frames.
 
 use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES};
 use postern_abi::window::{
@@ -10,7 +10,7 @@ use postern_switch::state::Cause;
 use crate::ports::packet::{Flow, KINDS, Kind, payload};
 use crate::ports::{Guest, Net, mac, port};
 
-/// Sends what is to be refused, to receivers that could take it.
+/// Sends a record that is to be refused, to receivers that could take it.
 fn refused(net: &Net, guests: &mut [Guest<'_>], header: RecordHeader, bytes: &[u8]) {
     let before = net.drops(0, Cause::BadDescriptor);
     guests[0].send_with(header, bytes);
@@ -56,7 +56,7 @@ fn what_was_not_agreed_on_is_refused() {
             }
         }
     }
-    // The next tenant has agreed on nothing.
+    // The next tenant has agreed on no feature.
     guests[0].agree(FEATURES);
     net.memory.switch().admit(port(0), 9, mac(0));
     guests[0] = net.guest(0);
@@ -128,7 +128,7 @@ fn headers_that_contradict_the_frame_are_refused() {
                 &bytes,
             );
         }
-        // Lengths of IP that are not the frame's.
+        // The length in the header of IP is not the frame's.
         let at = if matches!(kind, Kind::Tcp4 | Kind::Udp4) {
             17
         } else {
@@ -142,7 +142,7 @@ fn headers_that_contradict_the_frame_are_refused() {
         guests[0].send_with(good, &bytes);
         assert_eq!(guests[1].take().len(), 1);
     }
-    // An unknown kind of record.
+    // The kind of the record is unknown.
     let flow = Flow::new(Kind::Udp4, mac(1), mac(0)).whole(&[1, 2, 3]);
     for kind in [2, 0x100, u16::MAX] {
         let header = RecordHeader {
@@ -151,7 +151,7 @@ fn headers_that_contradict_the_frame_are_refused() {
         };
         refused(&net, &mut guests, header, &flow);
     }
-    // A large segment without the flag, and flags that nobody knows without a large segment.
+    // Flags are unknown, without a large segment.
     for flags in [2, 4, 0x80] {
         let header = RecordHeader {
             flags,
@@ -161,7 +161,7 @@ fn headers_that_contradict_the_frame_are_refused() {
     }
 }
 
-/// What is refused takes nothing with it: the frames around it arrive.
+/// A refused frame takes no other one with it: the frames around it arrive.
 #[test]
 fn frames_around_a_refused_one_arrive() {
     let net = Net::new(2);

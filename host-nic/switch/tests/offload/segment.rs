@@ -1,4 +1,5 @@
-//! Large segments: whole for those who agreed, cut for the others as the sender would have done itself.
+//! Large segments: whole for receivers that agreed to them, cut for others as the sender would have
+//! done.
 
 use postern_abi::window::{
     FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, FEATURES, Geometry, RecordHeader,
@@ -9,7 +10,7 @@ use postern_switch::state::Cause;
 use crate::ports::packet::{Flow, KINDS, Kind, payload, tagged, untagged};
 use crate::ports::{BROADCAST, LARGE, Net, mac};
 
-/// Bytes of payload, and of each segment's.
+/// Numbers of bytes of payload, of the large segment and of each frame.
 const SIZES: [(usize, usize); 12] = [
     (1, 1),
     (1448, 1448),
@@ -39,7 +40,7 @@ fn cut_for_those_who_cannot_and_whole_for_those_who_can() {
     let mut guests = net.guests();
     guests[0].agree(FEATURES);
     for kind in KINDS {
-        // Able; able to do all but this; able to do checksums.
+        // One receiver agrees to this kind, and one to all kinds but this.
         guests[2].agree(FEATURE_CSUM | feature(kind));
         guests[3].agree(FEATURES & !feature(kind));
         for (length, size) in SIZES {
@@ -116,7 +117,7 @@ fn cut_or_whole_with_tags_put_in_and_taken_out() {
     }
 }
 
-/// The true length of the headers is what is passed on, not what the sender says.
+/// The NIC passes on the true length of the headers, not the one that the sender gives.
 #[test]
 fn the_hint_is_put_right() {
     let net = Net::new(2);
@@ -155,7 +156,7 @@ fn longest_segments_and_longest_frames() {
     guests[2].agree(FEATURES);
     let mut flow = Flow::new(Kind::Tcp4, BROADCAST, mac(0));
     flow.tag = Some(5);
-    // An IP packet of 65535 bytes; the frames it is cut into have 9018.
+    // The IP packet has 65535 bytes, and the frames that it is cut into 9018.
     let most = 65535 - 20 - 32;
     let size = 9018 - 18 - 52;
     let payload = payload(most, 1);
@@ -166,7 +167,7 @@ fn longest_segments_and_longest_frames() {
     assert_eq!(cut[0].len(), 9018);
     assert_eq!(guests[1].receive(), cut);
     assert_eq!(guests[2].take()[0].bytes, bytes);
-    // One byte more in each, and no receiver could be sure to get them.
+    // With one byte more in each, no receiver could be sure to get them.
     let (header, bytes) = flow.large(&payload, size + 1);
     guests[0].send_with(header, &bytes);
     assert_eq!(net.drops(0, Cause::BadDescriptor), 1);
@@ -187,7 +188,8 @@ fn lanes_that_hold_no_large_segment_take_no_longer_ones() {
     guests[0].send_with(header, &bytes);
     assert_eq!(guests[1].receive(), flow.cut(&data, 700));
     assert_eq!(guests[2].take()[0].bytes, bytes);
-    // The guest's library does not write longer ones; whoever does it by hand is told.
+    // The guest library does not write longer ones. A guest that does so by itself has them
+    // counted.
     let (header, bytes) = flow.large(&payload(longest - head + 1, 1), 700);
     guests[0].put_raw(header, &bytes);
     assert_eq!(guests[0].call(), 1);
@@ -195,7 +197,7 @@ fn lanes_that_hold_no_large_segment_take_no_longer_ones() {
     assert_eq!((guests[1].take().len(), guests[2].take().len()), (0, 0));
 }
 
-/// A receiver that reads between calls gets all of it, once.
+/// A receiver that reads between calls gets every frame, once.
 #[test]
 fn large_segments_that_wait_are_not_cut_halfway() {
     let net = Net::sized(Geometry::new(2, 1, LARGE, 32 << 10).unwrap());
@@ -231,7 +233,8 @@ fn large_segments_that_wait_are_not_cut_halfway() {
     assert_eq!((net.drops(0, Cause::Full), net.lane_drops(1)), (0, 0));
 }
 
-/// More than a lane ever holds: what fits is sent once the lane is empty, and the sender is not stuck.
+/// A large segment has more frames than a lane ever holds. Those that fit are sent once the lane is
+/// empty, and the sender is not stuck.
 #[test]
 fn what_never_fits_waits_for_an_empty_lane_alone() {
     let net = Net::sized(Geometry::new(2, 1, LARGE, 4096).unwrap());
@@ -259,7 +262,7 @@ fn flow_hello() -> Vec<u8> {
     Flow::new(Kind::Udp4, BROADCAST, mac(1)).whole(&[])
 }
 
-/// Frames that are as long as frames may be have no room for a tag.
+/// Frames of the greatest length have no room for a tag.
 #[test]
 fn a_tag_makes_no_segment_longer_than_frames_are() {
     let net = Net::new(3);
@@ -285,7 +288,7 @@ fn a_tag_makes_no_segment_longer_than_frames_are() {
         let data = payload(20_000, 1);
         let (header, bytes) = flow.large(&data, size);
         guests[0].send_with(header, &bytes);
-        // Whoever takes it whole, gets it: its own frames are its own matter.
+        // The receiver that takes large segments gets it whole, and cuts no frames from it.
         assert_eq!(guests[2].take().len(), 1);
         let cut = flow.cut(&data, size).len();
         assert_eq!(guests[1].receive().len(), if fits { cut } else { 0 });

@@ -30,7 +30,7 @@ fn ingress_and_egress_rules_decide_and_count() {
         ];
         policy.acl = list(&rules, Verdict::Permit);
     });
-    // What port 0 sends.
+    // Frames that port 0 sends.
     for (port, passes) in [
         (22, false),
         (53, false),
@@ -49,7 +49,7 @@ fn ingress_and_egress_rules_decide_and_count() {
     assert_eq!(guests[1].receive().len(), 1);
     assert_eq!(net.hits(0), [1, 0, 2, 2]);
     assert_eq!(net.drops(0, Cause::Policy), 3);
-    // What it receives, alone or among others.
+    // Frames that port 0 receives, alone or with others.
     for (port, passes) in [(53, false), (54, true)] {
         for to in [mac(0), BROADCAST] {
             guests[1].send(&udp(to, mac(1), (port, 22), 20, 1));
@@ -121,7 +121,7 @@ fn a_wrong_list_changes_nothing() {
     assert_eq!(guests[1].receive().len(), 1);
 }
 
-/// Two lists that agree on nothing but port 9, which both deny, by rules at different places.
+/// Two lists agree on port 9 alone, which both deny, by rules of different numbers.
 #[test]
 fn a_list_is_replaced_as_a_whole_while_frames_pass() {
     let net = Net::new(2);
@@ -159,7 +159,7 @@ fn a_list_is_replaced_as_a_whole_while_frames_pass() {
                 thread::yield_now();
             }
         }
-        // Each of the lists while it stays.
+        // Each of the lists stays for a while.
         for list in &lists {
             net.set(0, |policy| policy.acl = list.clone());
             let frames = || memory.switch().sender(0).unwrap().frames.load(Relaxed);

@@ -1,4 +1,4 @@
-//! Frames that wait, on the full path.
+//! Frames that are held, on the slow path.
 
 use postern_abi::window::Geometry;
 use postern_nic_client::policy::port::Source;
@@ -48,7 +48,7 @@ fn the_only_port_of_a_vlan_is_waited_for() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
-    /// Two ports that hold frames are a queue with a bound, with a tag that is put in on the way.
+    /// Two ports that hold frames are a queue with a bound. A tag is put in on the way.
     #[test]
     fn nothing_is_lost_and_nothing_comes_twice(
         steps in prop::collection::vec((0usize..3, 14usize..1500, any::<bool>()), 1..120),

@@ -1,4 +1,4 @@
-//! Ports that do not talk to each other.
+//! Port isolation: ports whose frames do not reach each other.
 
 use postern_nic_client::policy::port::Isolation;
 use postern_switch::state::Cause;
@@ -6,7 +6,7 @@ use postern_switch::state::Cause;
 use crate::ports::packet::frame;
 use crate::ports::{BROADCAST, Guest, Net, mac};
 
-/// Who reaches whom by a frame to that address alone, and by broadcast.
+/// The ports that each port reaches, by frames to their addresses and by broadcast alike.
 fn reached(guests: &mut [Guest<'_>]) -> Vec<Vec<u32>> {
     let ports = 0..guests.len();
     let mut all = Vec::new();
@@ -51,7 +51,8 @@ fn isolated_ports_reach_promiscuous_ones_alone() {
     let mut guests = net.guests();
     let expected = [&[1, 2, 3, 4, 5][..], &[0], &[0], &[0, 4], &[0, 3], &[0]];
     assert_eq!(reached(&mut guests), expected);
-    // Known stations that are kept apart are a matter of policy; a flood is not meant for them.
+    // A frame to a known station that is kept apart is dropped by policy; a flooded one just does
+    // not go there.
     assert_eq!(net.drops(1, Cause::Policy), 4);
     assert_eq!(net.drops(0, Cause::Policy), 0);
     net.reset();

@@ -1,4 +1,4 @@
-//! What ports may send and receive, through the whole switch.
+//! Policies of ports, through the whole switch.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 #![allow(
     clippy::cloned_ref_to_slice_refs,

@@ -1,4 +1,4 @@
-//! Copies for a port that listens.
+//! Mirrors: copies of frames for a port that listens.
 
 use postern_nic_client::policy::acl::AclSpec;
 use postern_nic_client::policy::port::Source;
@@ -28,7 +28,7 @@ fn both_directions_are_copied_once() {
         guests[1].send(&back);
         assert_eq!(guests[0].receive(), [back.clone()]);
         assert_eq!(guests[3].receive(), [back]);
-        // Of others, nothing.
+        // Frames between other ports are not copied.
         guests[1].send(&frame(mac(2), mac(1), length, 3));
         assert_eq!(guests[3].receive().len(), 0);
         assert_eq!(guests[2].receive().len(), 1);
@@ -41,7 +41,7 @@ fn ports_that_share_a_mirror_give_it_one_copy() {
     for port in [0, 1, 2] {
         net.set(port, |policy| policy.mirror = Some(3));
     }
-    // The mirror is no part of the bridge, so what it gets are copies.
+    // The mirror is no part of the bridge, so all frames that it gets are copies.
     net.set(3, |policy| policy.bridging = false);
     let mut guests = net.guests();
     for to in [mac(1), BROADCAST] {
@@ -86,7 +86,7 @@ fn what_is_refused_is_not_copied() {
     let mut guests = net.guests();
     guests[0].send(&frame(mac(1), mac(9), 60, 1));
     assert_eq!(guests[2].receive().len(), 0);
-    // Port 1 does not get it, so the copy is the one of what port 0 sends.
+    // Port 1 does not get the frame, so the copy is that of a frame which port 0 sends.
     guests[0].send(&frame(mac(1), mac(0), 60, 1));
     assert_eq!(guests[1].receive().len(), 0);
     assert_eq!(guests[2].receive().len(), 1);
@@ -119,7 +119,7 @@ fn copies_are_of_what_was_sent_and_held_up_by_nobody() {
         got += guests[1].receive().len();
     }
     assert_eq!(got, 10);
-    // The mirror did not read; its lane has room for some of them.
+    // The mirror did not read; its lane has room for some of the copies.
     let copies = guests[2].receive();
     assert!((3..10).contains(&copies.len()));
     assert!(copies.iter().all(|copy| *copy == tagged(&bare, 10)));

@@ -1,4 +1,5 @@
-//! The full path against a model of a bridge with VLANs and private VLANs that is simple enough to believe.
+//! The slow path against a model of a bridge with VLANs and private VLANs that is simple enough to
+//! believe.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -39,7 +40,7 @@ impl Port {
         }
     }
 
-    /// The frame as it leaves.
+    /// The form in which a frame of a VLAN leaves through the port, if it does.
     fn form(&self, bare: &[u8], tag: Option<u16>, vid: u16) -> Option<Vec<u8>> {
         let tci = tag.unwrap_or(0) & 0xf000 | vid;
         match &self.vlan {
@@ -70,7 +71,8 @@ impl Model {
         }
     }
 
-    /// Who gets what.
+    /// Forwards a frame. Returns the ports that get it, each with the form in which it leaves
+    /// there.
     fn send(&mut self, from: u32, bare: &[u8], tag: Option<u16>) -> Vec<(u32, Vec<u8>)> {
         let Some(vid) = self.ports[from as usize].classify(tag) else {
             self.drop(from, Cause::Spoofed);
@@ -254,7 +256,7 @@ fn run(specs: &[VlanSpec], steps: Vec<Step>) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn the_full_path_does_what_the_model_does(
+    fn the_slow_path_does_what_the_model_does(
         specs in vec(vlan(), PORTS as usize),
         steps in vec(step(), 1..300),
     ) {

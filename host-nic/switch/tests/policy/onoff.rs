@@ -1,4 +1,4 @@
-//! Who has to mind policies, and from when.
+//! The ports whose frames meet policies, and the moment from which on they do.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -29,7 +29,7 @@ fn acl(rule: &str) -> AclSpec {
     }
 }
 
-/// What port 1's policy has each of the ports mind.
+/// For each policy of port 1: the ports whose frames meet a policy then.
 #[test]
 fn only_those_whose_frames_meet_a_policy_mind_it() {
     let net = Net::new(3);
@@ -60,11 +60,11 @@ fn only_those_whose_frames_meet_a_policy_mind_it() {
     let mode = &net.memory.switch().state().mode[0];
     mode.fetch_or(MODE_NO_LEARNING, Relaxed);
     for (number, (change, expected)) in cases.into_iter().enumerate() {
-        let epoch = || net.memory.switch().state().generation.load(Relaxed);
-        let before = epoch();
+        let generation = || net.memory.switch().state().generation.load(Relaxed);
+        let before = generation();
         net.set(1, change);
         assert_eq!([0, 1, 2].map(|port| net.minds(port)), expected, "{number}");
-        assert!(epoch() > before);
+        assert!(generation() > before);
         net.reset();
         assert_eq!(
             [0, 1, 2].map(|port| net.minds(port)),
@@ -79,9 +79,9 @@ fn only_those_whose_frames_meet_a_policy_mind_it() {
     assert_ne!(mode.load(Relaxed) & MODE_NO_LEARNING, 0);
 }
 
-/// Without a change of epoch the remembered route would still lead there.
+/// Without a new generation the cached route would still lead to the port.
 #[test]
-fn a_route_that_was_remembered_does_not_outlive_a_policy() {
+fn a_cached_route_does_not_outlive_a_policy() {
     let net = Net::new(3);
     let mut guests = net.guests();
     let sent = frame(mac(1), mac(0), 60, 1);
@@ -100,9 +100,9 @@ fn a_route_that_was_remembered_does_not_outlive_a_policy() {
     assert_eq!(net.drops(0, Cause::Policy), 15);
 }
 
-/// The same where the policy comes while a call is under way, which may still remember routes.
+/// A policy may come while a call is under way, which still caches routes: they do not outlive it.
 #[test]
-fn a_route_that_a_call_remembers_meanwhile_does_not_outlive_a_policy() {
+fn a_route_that_a_call_caches_meanwhile_does_not_outlive_a_policy() {
     let net = Net::new(3);
     let (mut refused, mut mid_call) = (0, 0);
     for round in 0..400 {
@@ -112,7 +112,7 @@ fn a_route_that_a_call_remembers_meanwhile_does_not_outlive_a_policy() {
             let sender = scope.spawn(move || {
                 let mut sender = Guest::new(memory, 0);
                 for seed in 0..128 {
-                    // Neighbours go different ways, so that each is routed anew.
+                    // Neighbours go to different ports, so that each is looked up.
                     sender.put(&frame(mac(1 + (seed & 1)), mac(0), 60, seed.into()));
                 }
                 begun.store(true, Relaxed);
@@ -121,7 +121,7 @@ fn a_route_that_a_call_remembers_meanwhile_does_not_outlive_a_policy() {
             while !begun.load(Relaxed) {
                 std::hint::spin_loop();
             }
-            // Some way into the call.
+            // Wait until some frames of the call may have been taken.
             for _ in 0..(round % 100) * 5 {
                 std::hint::spin_loop();
             }
@@ -172,7 +172,7 @@ fn policies_survive_a_file() {
     let mut guests = other.guests();
     guests[1].send(&frame(mac(0), mac(2), 60, 1));
     assert_eq!(other.drops(1, Cause::Spoofed), 1);
-    // What is not written has its default, and what is unknown is refused.
+    // A field that is not written has its default, and an unknown field is refused.
     let few: PortPolicy = serde_json::from_str(r#"{"source":"02:00:00:00:00:01"}"#).unwrap();
     assert_eq!(few.source, Source::Address(Mac([2, 0, 0, 0, 0, 1])));
     assert!(few.bridging);

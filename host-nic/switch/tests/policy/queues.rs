@@ -1,4 +1,4 @@
-//! RX queues: the frames of a flow at one of them, flows spread over all.
+//! RX queues: the frames of a flow go to one of them, and flows are spread over all.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ fn all_frames_of_a_flow_meet_at_one_queue() {
         for kind in KINDS {
             let mut flow = Flow::new(kind, mac(1), mac(0));
             flow.ports.0 = number;
-            // Long or short, tagged or not, from whichever queue by whichever vCPU.
+            // Frames are long or short, from any queue, by any vCPU.
             for (round, length) in [0usize, 1, 500, 1300].into_iter().enumerate() {
                 let bytes = flow.whole(&payload(length, number.into()));
                 let vcpu = (u32::from(number) + round as u32) % 8;
@@ -36,7 +36,7 @@ fn all_frames_of_a_flow_meet_at_one_queue() {
             }
         }
     }
-    // In order, too.
+    // The frames of a flow arrive in order.
     let frames: Vec<_> = (0..10)
         .map(|seed| udp(mac(1), mac(0), (1, 2), 60, seed))
         .collect();
@@ -71,7 +71,7 @@ fn flows_are_spread_over_all_queues() {
                 }
             }
             assert_eq!(counts.iter().sum::<u32>(), 1024);
-            // Ten standard deviations around the mean: the key is random.
+            // The key is random, so ten standard deviations around the mean are allowed.
             let mean = 1024 / queues;
             let bound = 10 * f64::from(mean).sqrt() as u32;
             let low = mean.saturating_sub(bound).max(1);
@@ -97,7 +97,7 @@ fn the_flow_counts_not_the_tag() {
     }
 }
 
-/// As large as it gets: 256 senders, each of which has a lane to each of 256 RX queues.
+/// The largest NIC there can be has 256 senders, each with a lane to each of 256 RX queues.
 #[test]
 fn eight_queues_at_each_of_32_ports() {
     let net = Net::sized(Geometry::new(32, 8, 4096, 4096).unwrap());
@@ -150,7 +150,7 @@ fn a_queue_that_is_full_leaves_the_others_alone() {
         flow.ports = (number, 7);
         flow.whole(&payload(1000, number.into()))
     };
-    // Which queue is whose?
+    // The queue of each flow.
     let mut queue_of = HashMap::new();
     for number in 0..64 {
         guests[0].send(&flow(number));

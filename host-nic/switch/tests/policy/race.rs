@@ -1,4 +1,5 @@
-//! A guest that changes its frame while the switch reads it. What is delivered is what was looked at.
+//! A guest that changes its frame while the switch reads it. The bytes that a policy has read are
+//! those that are delivered.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
@@ -15,11 +16,12 @@ use crate::ports::{Net, mac, port};
 
 const RING: u32 = 4096;
 
-/// Bytes of a record of the frames below.
+/// Size in bytes of the records of these tests.
 const RECORD: u32 = 256;
 
-/// Sends `honest` again and again, while another thread keeps exchanging the four bytes at `at` of the frame for
-/// those of `evil`. Returns how many frames arrived with one and with the other.
+/// Sends `honest` again and again, while another thread keeps exchanging the four bytes at offset
+/// `at` of the frame for those of `evil`. Returns how many frames arrived with the honest and with
+/// the evil bytes.
 fn attack(net: &Net, header: RecordHeader, honest: &[u8], evil: &[u8], at: usize) -> (u64, u64) {
     assert_eq!(at % 4, 0);
     assert_eq!((honest.len() + 31) & !15, RECORD as usize);
@@ -35,7 +37,7 @@ fn attack(net: &Net, header: RecordHeader, honest: &[u8], evil: &[u8], at: usize
         let attacker = scope.spawn(move || {
             let ring = memory.switch().tx_ring(port(0), 0).unwrap();
             let place = |record: u32| {
-                // SAFETY: aligned, and in the ring, which is only accessed atomically.
+                // SAFETY: the word is aligned and in the ring, all of which is accessed atomically.
                 unsafe {
                     AtomicU32::from_ptr(ring.add((record * RECORD) as usize + 16 + at).cast())
                 }
@@ -49,7 +51,7 @@ fn attack(net: &Net, header: RecordHeader, honest: &[u8], evil: &[u8], at: usize
         let (mut sender, mut receiver) = (net.guest(0), net.guest(1));
         let refused = || net.drops(0, Cause::Spoofed) + net.drops(0, Cause::Policy);
         let (mut arrived, mut taken) = ([0u64, 0], 0);
-        // Until the switch has seen both often enough.
+        // Send until the switch has seen both often enough.
         while (taken < 30_000 || arrived[1] < 100 || refused() < 100) && taken < 3_000_000 {
             for _ in 0..RING / RECORD {
                 sender.put_on(0, header, honest);
@@ -72,7 +74,7 @@ fn net() -> Net {
     Net::sized(Geometry::new(2, 1, RING, 64 << 10).unwrap())
 }
 
-/// A frame whose record has [`RECORD`] bytes.
+/// Length in bytes of a frame whose record has [`RECORD`] bytes.
 const LENGTH: usize = RECORD as usize - 16;
 
 #[test]
@@ -124,7 +126,7 @@ fn a_vlan_that_the_port_is_not_in_never_arrives() {
     assert!(honest > 0);
 }
 
-/// Nor in any of the frames that a large segment is cut into.
+/// A denied port is in none of the frames that a large segment is cut into.
 #[test]
 fn a_cut_segment_has_the_headers_that_were_looked_at() {
     let net = net();

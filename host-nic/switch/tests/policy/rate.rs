@@ -6,7 +6,7 @@ use postern_switch::state::Cause;
 use crate::ports::packet::frame;
 use crate::ports::{BROADCAST, Net, mac};
 
-/// One frame of 1000 bytes a microsecond, two at once.
+/// A limit of one frame of 1000 bytes a microsecond, and two at once.
 const LIMIT: RateLimit = RateLimit {
     bits_per_second: 8_000_000_000,
     burst_bytes: 2000,
@@ -28,14 +28,14 @@ fn exactly_what_the_clock_allows_is_sent() {
         guests[1].receive().len()
     };
     assert_eq!(passing(START, 10), 2);
-    // While the clock stands still, nothing.
+    // While the clock stands still, nothing passes.
     assert_eq!(passing(START, 10), 0);
     assert_eq!(passing(START + 999, 1), 0);
     assert_eq!(passing(START + 1000, 5), 1);
     assert_eq!(passing(START + 2500, 5), 1);
-    // The half that was left.
+    // Half a frame was left, and half a frame has flowed in.
     assert_eq!(passing(START + 3000, 5), 1);
-    // What nobody used, but no more than the burst.
+    // The bytes of a long pause pass, but no more than the burst.
     assert_eq!(passing(START + 1_000_000, 100), 2);
     let mut total = 0;
     for step in 1..=100 {
@@ -44,7 +44,7 @@ fn exactly_what_the_clock_allows_is_sent() {
     assert_eq!(total, 70);
     let refused = 10 - 2 + 10 + 1 + 4 + 4 + 4 + 98 + 230;
     assert_eq!(net.drops(0, Cause::Rate), refused);
-    // The other way there is no limit.
+    // In the other direction there is no limit.
     for _ in 0..10 {
         guests[1].send(&frame(mac(0), mac(1), 1000, 1));
     }
@@ -62,7 +62,7 @@ fn what_a_port_receives_is_limited_whoever_sends() {
     }
     assert_eq!(guests[2].receive().len(), 2);
     assert_eq!(net.drops(3, Cause::Rate), 1);
-    // The limit is that port's alone: others get the broadcast.
+    // The limit is that of one port: other ports get the broadcast.
     guests[0].send(&frame(BROADCAST, mac(0), 1000, 1));
     assert_eq!(guests[2].receive().len(), 0);
     assert_eq!(
@@ -88,7 +88,7 @@ fn without_its_limit_a_port_sends_what_it_likes() {
     assert_eq!(guests[1].receive().len(), 50);
 }
 
-/// A frame that waits pays when it goes, however often it was looked at.
+/// A limit counts a held frame once, when it is sent, however often the switch has read it.
 #[test]
 fn frames_that_are_held_pay_once() {
     let geometry = postern_abi::window::Geometry::new(2, 1, 64 << 10, 4096).unwrap();

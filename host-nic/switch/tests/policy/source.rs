@@ -1,4 +1,4 @@
-//! Which addresses and VLANs a port may send from.
+//! The source addresses and VLANs that a port may use.
 
 use postern_nic_client::mac::Mac;
 use postern_nic_client::policy::port::Source;
@@ -18,7 +18,7 @@ fn only_the_own_address_passes() {
         let honest = frame(mac(1), mac(0), length, 1);
         sender.send(&honest);
         assert_eq!(other.receive(), [honest]);
-        // Each bit counts, that of group addresses, too.
+        // Each bit counts, that of group addresses too.
         for bit in 0..48 {
             let mut address = mac(0);
             address[bit / 8] ^= 1 << (bit % 8);
@@ -30,7 +30,7 @@ fn only_the_own_address_passes() {
         assert_eq!(other.receive(), [] as [Vec<u8>; 0]);
         assert_eq!(net.drops(0, Cause::Spoofed), refused);
     }
-    // What was refused was not learned: the frame goes to port 1 alone.
+    // The sources of refused frames were not learned: the frame goes to port 1 alone.
     let to = mac(1);
     let mut third = net.guest(2);
     sender.send(&frame(to, mac(0), 60, 2));
@@ -61,7 +61,7 @@ fn the_own_address_is_the_tenants() {
     sender.send(&frame(mac(1), mac(0), 60, 1));
     sender.send(&frame(mac(1), mac(40), 60, 2));
     assert_eq!(other.receive(), [frame(mac(1), mac(40), 60, 2)]);
-    // Also if it was set while nobody was there.
+    // This holds too if the policy was set while the port had no tenant.
     net.set(0, |policy| policy.source = Source::Any);
     net.memory.switch().evict(port(0));
     net.set(0, |policy| policy.source = Source::Own);
@@ -100,7 +100,7 @@ fn vlans_that_the_port_is_not_in_are_spoofed() {
     for guest in &mut guests {
         assert_eq!(guest.receive(), [] as [Vec<u8>; 0]);
     }
-    // With one it does.
+    // A trunk with such a VLAN sends untagged frames.
     net.set(1, |policy| policy.vlan = Some(trunk(Some(10))));
     guests[1].send(&plain);
     guests[1].send(&tagged(&plain, 0x6000));

@@ -1,4 +1,4 @@
-//! All vCPUs of all ports at once, on the full path.
+//! All vCPUs of all ports at once, on the slow path.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
@@ -13,15 +13,17 @@ use crate::ports::{BROADCAST, Guest, Net, mac};
 
 const PORTS: u32 = 3;
 const QUEUES: u32 = 2;
-/// Packets that each vCPU sends; of port 0's, every fourth is a large segment, cut on the way.
+/// Number of packets that each vCPU sends. Every fourth one of port 0 is a large segment, which the
+/// switch cuts.
 const PACKETS: u32 = 1500;
-/// Bytes of a packet, and of a segment of a large one.
+/// Number of bytes of payload of a packet, and of each frame that a large segment is cut into.
 const SMALL: usize = 300;
+/// Number of frames that a large segment is cut into.
 const LARGE: u32 = 5;
-/// Polls in a row without any progress of anybody after which something is lost.
-const PATIENCE: u32 = 3_000_000;
+/// Number of polls in a row without any progress after which a frame counts as lost.
+const MAX_IDLE_POLLS: u32 = 3_000_000;
 
-/// How many frames a packet of a port becomes.
+/// Number of frames that a packet of a port becomes.
 fn frames(port: u32, number: u32) -> u32 {
     if port == 0 && number.is_multiple_of(4) {
         LARGE
@@ -30,12 +32,13 @@ fn frames(port: u32, number: u32) -> u32 {
     }
 }
 
+/// Number of frames that all ports receive together.
 fn total() -> u32 {
     let of = |port| (0..PACKETS).map(|number| frames(port, number)).sum::<u32>();
     (0..PORTS).map(of).sum::<u32>() * QUEUES
 }
 
-/// Sends to the next port, and receives what comes to the queue; returns how many frames came.
+/// A vCPU: sends to the next port, and receives from its own queue. Returns how many frames came.
 fn vcpu(mut guest: Guest<'_>, vcpu: u32, received: &AtomicU32) -> u32 {
     let (port, to) = (guest.number(), (guest.number() + 1) % PORTS);
     let mut flow = Flow::new(Kind::Udp4, mac(to), mac(port));
@@ -76,7 +79,7 @@ fn vcpu(mut guest: Guest<'_>, vcpu: u32, received: &AtomicU32) -> u32 {
         let now = received.load(Relaxed);
         idle = if now == last { idle + 1 } else { 0 };
         last = now;
-        assert!(idle < PATIENCE, "{now} frames of {} came", total());
+        assert!(idle < MAX_IDLE_POLLS, "{now} frames of {} came", total());
         if idle != 0 {
             thread::yield_now();
         }

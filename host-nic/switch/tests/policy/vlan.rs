@@ -1,4 +1,4 @@
-//! VLANs: what leaves where, and with which tag.
+//! VLANs: the ports through which frames leave, and their tags there.
 
 use postern_nic_client::policy::vlan::VlanSpec;
 use postern_switch::state::Cause;
@@ -18,14 +18,14 @@ fn trunk(pvid: Option<u16>, members: &[u16], untagged: &[u16]) -> Option<VlanSpe
     })
 }
 
-/// What each guest got.
+/// The frames that each guest got.
 fn received(guests: &mut [Guest<'_>]) -> Vec<Vec<Vec<u8>>> {
     guests.iter_mut().map(Guest::receive).collect()
 }
 
 const NOTHING: [Vec<u8>; 0] = [];
 
-/// Lengths around those that a snapshot and a record's blocks have.
+/// Lengths of frames, around those of a snapshot and of a record's blocks.
 fn lengths() -> impl Iterator<Item = usize> {
     (14..40).chain(108..150).chain([1000, 1514, 8999, 9014])
 }
@@ -39,7 +39,7 @@ fn tags_are_put_in_and_taken_out() {
     net.set(3, |policy| policy.vlan = access(20));
     let mut guests = net.guests();
     for length in lengths() {
-        // From the access port of VLAN 10: nothing, the tag, nothing.
+        // A frame from the access port of VLAN 10, and the tags with which it leaves elsewhere.
         let bare = frame(BROADCAST, mac(0), length, length as u64);
         guests[0].send(&bare);
         let got = received(&mut guests);
@@ -52,7 +52,7 @@ fn tags_are_put_in_and_taken_out() {
         assert_eq!(got[1], [tagged(&bare, 0xa000 | 10)]);
         assert_eq!(got[2], [bare.clone()]);
         assert_eq!(got[3], NOTHING);
-        // From the trunk, in each VLAN.
+        // Frames from the trunk, in each VLAN.
         let bare = frame(BROADCAST, mac(1), length, length as u64);
         guests[1].send(&tagged(&bare, 10));
         let got = received(&mut guests);
@@ -68,7 +68,7 @@ fn tags_are_put_in_and_taken_out() {
             (&vec![bare.clone()], &vec![bare.clone()])
         );
         assert_eq!(got[0], NOTHING);
-        // From the one with a VLAN of its own.
+        // Frames from the trunk that has a VLAN for untagged ones.
         let bare = frame(BROADCAST, mac(2), length, length as u64);
         guests[2].send(&bare);
         guests[2].send(&tagged(&bare, 20));
@@ -77,7 +77,7 @@ fn tags_are_put_in_and_taken_out() {
         assert_eq!(got[1], [tagged(&bare, 10), tagged(&bare, 20)]);
         assert_eq!(got[3], [bare]);
     }
-    // Nobody was refused anything: ports of other VLANs are no destinations.
+    // No frame was refused: ports of other VLANs are no destinations.
     for port in 0..4 {
         assert_eq!(net.drops(port, Cause::Policy), 0);
     }
@@ -92,11 +92,12 @@ fn a_second_tag_leads_nowhere() {
     net.set(3, |policy| policy.vlan = access(10));
     let mut guests = net.guests();
     let bare = frame(BROADCAST, mac(0), 100, 1);
-    // The first tag names the port's VLAN, is taken out on the way, and the second one would count at the next bridge.
+    // The first tag names the port's VLAN and would be taken out on the way, so that the second one
+    // would count at the next bridge.
     guests[0].send(&tagged(&tagged(&bare, 20), 10));
     assert_eq!(net.drops(0, Cause::Spoofed), 1);
     assert_eq!(received(&mut guests).concat(), NOTHING);
-    // Behind a priority tag, or a service tag, it is payload of VLAN 10.
+    // Behind a priority tag or a service tag, the second tag is payload of VLAN 10.
     let hidden = tagged(&bare, 20);
     guests[0].send(&tagged(&hidden, 0x4000));
     let got = received(&mut guests);
@@ -110,7 +111,7 @@ fn a_second_tag_leads_nowhere() {
     let got = received(&mut guests);
     assert_eq!(got[2], NOTHING);
     assert_eq!(got[3], [service]);
-    // A trunk's double tag: the first one counts.
+    // Of a double tag from a trunk, the first one counts.
     let mut double = tagged(&tagged(&bare, 10), 20);
     double[6..12].copy_from_slice(&mac(1));
     guests[1].send(&double);
@@ -134,7 +135,7 @@ fn unknown_stations_are_looked_for_in_the_vlan_alone() {
         let one = vec![frame];
         assert_eq!(got, [vec![], one.clone(), vec![], vec![], one]);
     }
-    // Also the address that another VLAN knows.
+    // A station that is known in another VLAN is unknown in this one.
     guests[2].send(&frame(BROADCAST, mac(2), 60, 1));
     received(&mut guests);
     guests[0].send(&frame(mac(2), mac(0), 60, 1));
@@ -178,13 +179,13 @@ fn a_vlan_of_nobody_else_has_no_destination() {
     guests[0].send(&frame(BROADCAST, mac(0), 60, 1));
     assert_eq!(net.drops(0, Cause::NoDestination), 1);
     assert_eq!(net.drops(0, Cause::Policy), 0);
-    // The others are in VLAN 1, as if nobody had asked.
+    // The other ports are in VLAN 1, by default.
     guests[1].send(&frame(BROADCAST, mac(1), 60, 1));
     let got = received(&mut guests);
     assert_eq!((got[0].len(), got[2].len()), (0, 1));
 }
 
-/// A station that is known behind a port that has left its VLAN since.
+/// A station is known behind a port that has left its VLAN since.
 #[test]
 fn a_port_that_left_the_vlan_receives_nothing_of_it() {
     let net = Net::new(2);
@@ -216,7 +217,7 @@ fn a_tag_makes_no_frame_too_long() {
             assert_eq!(guests[1].receive(), NOTHING);
             assert_eq!(net.drops(0, Cause::TooLong), more as u64);
         }
-        // The other way round all of them fit.
+        // In the other direction, where the tag is taken out, the longest frame fits.
         let mut longest = frame(BROADCAST, mac(1), longest - 4, 2);
         longest = tagged(&longest, 10);
         guests[1].send(&longest);
@@ -236,7 +237,7 @@ fn a_port_that_lost_its_vlans_is_where_the_others_are() {
     assert_eq!(received(&mut guests), [vec![], vec![], vec![sent.clone()]]);
     guests[0].send(&tagged(&sent, 10));
     assert_eq!(received(&mut guests).concat(), NOTHING);
-    // Without any, tags are bytes like others.
+    // Without VLANs, tags are bytes like others.
     net.set(1, |policy| policy.vlan = None);
     guests[0].send(&tagged(&sent, 10));
     let tagged = vec![tagged(&sent, 10)];

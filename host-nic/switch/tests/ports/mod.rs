@@ -18,7 +18,7 @@ use postern_switch::credentials::Credentials;
 use postern_switch::state::{Cause, MODE_POLICY};
 
 pub const BROADCAST: [u8; 6] = [0xff; 6];
-/// Rings and lanes that hold any frame.
+/// Size in bytes of rings and lanes that hold any frame.
 pub const LARGE: u32 = 256 << 10;
 
 pub fn port(number: u32) -> PortId {
@@ -67,7 +67,7 @@ impl Net {
         policies.set(&self.memory.switch(), port(number), policy)
     }
 
-    /// No policy any more.
+    /// Removes all policies.
     pub fn reset(&self) {
         for port in self.memory.geometry().all_ports() {
             self.set(port.number(), |policy| *policy = PortPolicy::default());
@@ -88,7 +88,7 @@ impl Net {
         self.memory.switch().state().clock.now.store(now, Relaxed);
     }
 
-    /// Frames of a port that were not delivered.
+    /// Number of frames of a port that were not delivered, by cause.
     pub fn drops(&self, number: u32, cause: Cause) -> u64 {
         let geometry = self.memory.geometry();
         let senders = (0..geometry.queues()).map(|queue| geometry.sender(port(number), queue));
@@ -99,7 +99,7 @@ impl Net {
             .sum()
     }
 
-    /// Frames that lanes to a port had no room for.
+    /// Number of frames for which lanes to a port had no room.
     pub fn lane_drops(&self, number: u32) -> u64 {
         let geometry = self.memory.geometry();
         let lane = |sender, queue| self.memory.switch().lane(sender, queue).unwrap();
@@ -120,7 +120,7 @@ impl Net {
     }
 }
 
-/// What a guest received.
+/// A frame that a guest received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
     pub queue: u32,
@@ -128,7 +128,7 @@ pub struct Delivered {
     pub bytes: Vec<u8>,
 }
 
-/// One port's guest.
+/// The guest of one port.
 pub struct Guest<'a> {
     pub memory: &'a Memory,
     pub caller: Credentials,
@@ -159,15 +159,15 @@ impl<'a> Guest<'a> {
         self.caller.port().number()
     }
 
-    /// Writes a frame; a call takes it.
+    /// Writes a frame, which a call takes.
     pub fn put_on(&mut self, queue: u32, header: RecordHeader, frame: &[u8]) {
         let sender = &mut self.senders[queue as usize];
         sender.write_with(header, frame).unwrap();
         sender.commit();
     }
 
-    /// Writes a record at the next position of queue 0, whatever its length; the guest's library does not know of
-    /// it afterwards.
+    /// Writes a record at the next position of queue 0, whatever its length. The guest library does
+    /// not know of it afterwards.
     pub fn put_raw(&self, header: RecordHeader, frame: &[u8]) {
         let (switch, port) = (self.memory.switch(), self.caller.port());
         let ring = switch.tx_ring(port, 0).unwrap();
@@ -191,7 +191,7 @@ impl<'a> Guest<'a> {
         self.put_on(0, RecordHeader::default(), frame);
     }
 
-    /// Frames that wait in the TX ring of queue 0.
+    /// Number of frames that wait in the TX ring of queue 0.
     pub fn pending(&mut self) -> u32 {
         self.senders[0].pending()
     }
@@ -227,13 +227,13 @@ impl<'a> Guest<'a> {
         assert_eq!(agreed, u64::from(features));
     }
 
-    /// All that waits, with headers, by queue.
+    /// Takes all frames that wait in all queues, with their headers.
     pub fn take(&mut self) -> Vec<Delivered> {
         let queues = 0..self.receivers.len() as u32;
         queues.flat_map(|queue| self.take_on(queue)).collect()
     }
 
-    /// All that waits in a queue.
+    /// Takes all frames that wait in a queue, with their headers.
     pub fn take_on(&mut self, queue: u32) -> Vec<Delivered> {
         let mut delivered = Vec::new();
         let receiver = &mut self.receivers[queue as usize];
@@ -254,7 +254,7 @@ impl<'a> Guest<'a> {
         delivered
     }
 
-    /// Writes a frame if there is room.
+    /// Writes a frame if there is room. Returns whether there was.
     pub fn try_put_on(&mut self, queue: u32, header: RecordHeader, frame: &[u8]) -> bool {
         let sender = &mut self.senders[queue as usize];
         let written = sender.write_with(header, frame).is_ok();
@@ -262,7 +262,7 @@ impl<'a> Guest<'a> {
         written
     }
 
-    /// All that waits; ordinary frames all of them.
+    /// Takes all frames that wait, all of them ordinary ones.
     pub fn receive(&mut self) -> Vec<Vec<u8>> {
         let ordinary = |delivered: Delivered| {
             assert_eq!(delivered.header, RecordHeader::default());

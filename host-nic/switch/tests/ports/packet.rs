@@ -1,11 +1,11 @@
-//! Frames, built by etherparse.
+//! Frames for tests, built by etherparse.
 
 use etherparse::{
     IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, TcpHeader,
 };
 use postern_abi::window::{FLAG_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, RecordHeader};
 
-/// Bytes that follow from a seed.
+/// A payload whose bytes follow from a seed.
 pub fn payload(length: usize, seed: u64) -> Vec<u8> {
     let mut word = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = || {
@@ -17,18 +17,19 @@ pub fn payload(length: usize, seed: u64) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
-/// A frame of no protocol that anybody knows.
+/// A frame of a protocol for experiments (IEEE 802 "Local Experimental EtherType").
 pub fn frame(to: [u8; 6], from: [u8; 6], length: usize, seed: u64) -> Vec<u8> {
     let mut bytes = [&to[..], &from, &[0x88, 0xb5]].concat();
     bytes.extend(payload(length - 14, seed));
     bytes
 }
 
-/// The same frame with a customer tag behind the addresses.
+/// The frame with a customer tag put in behind the addresses.
 pub fn tagged(frame: &[u8], tci: u16) -> Vec<u8> {
     with_tag(frame, 0x8100, tci)
 }
 
+/// The frame with a tag of this EtherType put in behind the addresses.
 pub fn with_tag(frame: &[u8], kind: u16, tci: u16) -> Vec<u8> {
     let mut bytes = frame.to_vec();
     let [a, b] = kind.to_be_bytes();
@@ -42,7 +43,7 @@ pub fn untagged(frame: &[u8]) -> Vec<u8> {
     [&frame[..12], &frame[16..]].concat()
 }
 
-/// A UDP datagram over IPv4 with this many bytes of payload, all checksums right.
+/// A UDP datagram over IPv4 with this many bytes of payload, with all checksums right.
 pub fn udp(to: [u8; 6], from: [u8; 6], ports: (u16, u16), length: usize, seed: u64) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(from, to)
         .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
@@ -52,7 +53,7 @@ pub fn udp(to: [u8; 6], from: [u8; 6], ports: (u16, u16), length: usize, seed: u
     bytes
 }
 
-/// Which packets a [`Flow`] has.
+/// The kind of packets of a [`Flow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Tcp4,
@@ -96,7 +97,8 @@ impl Flow {
         matches!(self.kind, Kind::Tcp4 | Kind::Udp4)
     }
 
-    /// The frame of segment `number` of `last + 1`, whose payload begins at `offset` of the whole.
+    /// The frame of segment `number` of `last + 1`, whose payload begins at `offset` of the whole
+    /// one.
     fn segment(&self, payload: &[u8], number: usize, last: usize, offset: usize) -> Vec<u8> {
         let ip = if self.is_four() {
             let protocol = if self.is_tcp() {
@@ -151,12 +153,12 @@ impl Flow {
         }
     }
 
-    /// The packet in one frame, however long.
+    /// The packet in one frame, however long that is.
     pub fn whole(&self, payload: &[u8]) -> Vec<u8> {
         self.segment(payload, 0, 0, 0)
     }
 
-    /// What a host sends that cuts the payload itself.
+    /// The frames of a host that cuts the payload itself.
     pub fn cut(&self, payload: &[u8], size: usize) -> Vec<Vec<u8>> {
         let last = payload.len().div_ceil(size) - 1;
         let chunks = payload.chunks(size).enumerate();
@@ -164,22 +166,23 @@ impl Flow {
         chunks.map(segment).collect()
     }
 
-    /// Where layer 4 begins.
+    /// Offset of the header of layer 4.
     pub fn l4(&self) -> usize {
         14 + if self.is_four() { 20 } else { 40 } + if self.tag.is_some() { 4 } else { 0 }
     }
 
+    /// Offset of the checksum of layer 4.
     fn place(&self) -> usize {
         self.l4() + if self.is_tcp() { 16 } else { 6 }
     }
 
-    /// The whole packet as a host sends it that leaves the checksum to the NIC: the pseudo-header's sum in its
-    /// place.
+    /// The packet in one frame of a host that leaves the checksum to the NIC: with the sum of the
+    /// pseudo-header in its place.
     pub fn partial(&self, payload: &[u8]) -> (RecordHeader, Vec<u8>) {
         let mut bytes = self.whole(payload);
         let (l4, place) = (self.l4(), self.place());
-        // The complement of the checksum is the sum of pseudo-header and segment; less that of the segment, which
-        // has zero in the checksum's place.
+        // The complement of the checksum is the sum of pseudo-header and segment. Less the sum of
+        // the segment, with zero in the checksum's place, that of the pseudo-header is left.
         let complete = u16::from_be_bytes([bytes[place], bytes[place + 1]]);
         bytes[place] = 0;
         bytes[place + 1] = 0;
@@ -194,7 +197,7 @@ impl Flow {
         (header, bytes)
     }
 
-    /// The whole packet, to be cut by the NIC.
+    /// The packet in one frame, to be cut by the NIC.
     pub fn large(&self, payload: &[u8], size: usize) -> (RecordHeader, Vec<u8>) {
         let (header, bytes) = self.partial(payload);
         let header = RecordHeader {
@@ -211,7 +214,7 @@ impl Flow {
     }
 }
 
-/// Ones' complement sum of 16-bit words in network order (RFC 1071), the simple way.
+/// The ones' complement sum of 16-bit words in network order (RFC 1071), computed the simple way.
 pub fn sum(bytes: &[u8]) -> u16 {
     let mut sum: u64 = bytes
         .chunks(2)

@@ -6,7 +6,7 @@
 
 use core::arch::asm;
 
-use postern_abi::platform::mark;
+use postern_abi::platform::label;
 use postern_abi::service::OP_NOP;
 use postern_guest::nic::Nic;
 use postern_guest::service::Service;
@@ -36,16 +36,16 @@ impl PortRole for Calls {
                 return Err(RoleError::Answer(answer));
             }
         }
-        snapshot_counters(mark::NOTHING_BEGIN);
-        snapshot_counters(mark::NOTHING_END);
+        snapshot_counters(label::NOTHING_BEGIN);
+        snapshot_counters(label::NOTHING_END);
 
-        snapshot_counters(mark::LOOP_BEGIN);
+        snapshot_counters(label::LOOP_BEGIN);
         repeat(calls, || NoCall.call(OP_NOP, 0, 0));
-        snapshot_counters(mark::LOOP_END);
+        snapshot_counters(label::LOOP_END);
 
-        snapshot_counters(mark::CALLS_BEGIN);
+        snapshot_counters(label::CALLS_BEGIN);
         repeat(calls, || service.call(OP_NOP, 0, 0));
-        snapshot_counters(mark::CALLS_END);
+        snapshot_counters(label::CALLS_END);
         println!("result role=calls calls={calls}");
         Ok(())
     }

@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::platform::mark;
+use postern_abi::platform::label;
 use postern_guest::nic::Nic;
 use postern_guest::service::Service;
 use postern_guest_bare::cmdline::{Frames, GuestOptions};
@@ -43,8 +43,8 @@ impl PortRole for Receive {
         let full = |PcapFullError| RoleError::Full { frames: 0 };
         let mut writer = PcapWriter::new(memory).map_err(full)?;
         let mut idle = Idle::new(&options);
-        snapshot_counters(mark::NOTHING_BEGIN);
-        snapshot_counters(mark::NOTHING_END);
+        snapshot_counters(label::NOTHING_BEGIN);
+        snapshot_counters(label::NOTHING_END);
         let received = record(&mut nic, &mut idle, &mut writer, &options, wanted);
         // Even if the role failed, the host gets the frames that came.
         resources.arena.send_to_host(writer.file());
@@ -78,7 +78,7 @@ fn record<S: Service>(
 ) -> Result<(), RoleError> {
     nic.rx_discard();
     port::send_beacons(nic, idle, options.hello)?;
-    snapshot_counters(mark::TRAFFIC_BEGIN);
+    snapshot_counters(label::TRAFFIC_BEGIN);
     while writer.frames() < wanted {
         if take(nic, writer, options.batch)? != 0 {
             idle.moved();
@@ -89,7 +89,7 @@ fn record<S: Service>(
             };
         }
     }
-    snapshot_counters(mark::TRAFFIC_END);
+    snapshot_counters(label::TRAFFIC_END);
     idle.moved();
     while idle.since() < LINGER {
         take(nic, writer, options.batch)?;

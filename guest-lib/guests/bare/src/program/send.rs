@@ -3,7 +3,7 @@
 
 use core::array;
 
-use postern_abi::platform::mark;
+use postern_abi::platform::label;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::service::Service;
 use postern_guest_bare::cmdline::{Frames, Input, MAX_BATCH};
@@ -157,15 +157,15 @@ fn transmit<S: Service>(
     let before = nic.stats();
     let waits = idle.waits();
     let mut left = count.unwrap_or(u64::MAX);
-    snapshot_counters(mark::NOTHING_BEGIN);
-    snapshot_counters(mark::NOTHING_END);
-    snapshot_counters(mark::TRAFFIC_BEGIN);
+    snapshot_counters(label::NOTHING_BEGIN);
+    snapshot_counters(label::NOTHING_END);
+    snapshot_counters(label::TRAFFIC_BEGIN);
     while left != 0 {
         let frames = source.next(left.min(batch as u64) as usize);
         left -= frames.len() as u64;
         send_all(nic, idle, frames)?;
     }
-    snapshot_counters(mark::TRAFFIC_END);
+    snapshot_counters(label::TRAFFIC_END);
     let after = nic.stats();
     let waits = idle.waits() - waits;
     idle.moved();

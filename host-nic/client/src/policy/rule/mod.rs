@@ -23,7 +23,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod shadow;
 mod text;
+
+pub use shadow::first_shadowed;
 
 use std::net::IpAddr;
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::snapshot::tests::word;
 
-/// As RFC 1071 section 4.1 has it, on bytes in network order.
+/// The checksum of bytes in network order, computed as RFC 1071 section 4.1 does.
 fn naive(bytes: &[u8]) -> u16 {
     let mut sum: u32 = 0;
     for pair in bytes.chunks(2) {
@@ -15,7 +15,7 @@ fn naive(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// All ones and zero are the same number.
+/// Whether two checksums are equal; all ones and zero are the same number.
 fn same(a: u16, b: u16) -> bool {
     a == b || (a.is_multiple_of(0xffff) && b.is_multiple_of(0xffff))
 }
@@ -112,7 +112,7 @@ proptest! {
             TransportSlice::Udp(udp) => (udp.slice().as_ptr() as usize - built.as_ptr() as usize, 6),
             other => panic!("{other:?}"),
         };
-        // What a driver puts there: the sum of the pseudo-header.
+        // The sum of the pseudo-header, which a driver puts into the checksum's place.
         let length = (frame.len() - start) as u16;
         let mut pseudo = frame[if six { 22..54 } else { 26..34 }].to_vec();
         pseudo.extend([0, if tcp { 6 } else { 17 }]);
@@ -120,7 +120,7 @@ proptest! {
         let place = start + offset;
         let mut expected = built.clone();
         if expected[place..place + 2] == [0, 0] {
-            // Equal, and what UDP needs.
+            // All ones is the same number as zero, and the one that UDP needs.
             expected[place..place + 2].fill(0xff);
         }
         frame[place..place + 2].copy_from_slice(&(!naive(&pseudo)).to_be_bytes());
@@ -136,7 +136,7 @@ proptest! {
         prop_assert_eq!(patched, expected);
     }
 
-    /// A hostile place: the two bytes there change, and nothing else.
+    /// Only the two bytes of the checksum change, wherever a hostile sender puts them.
     #[test]
     fn only_the_checksum_changes(start in 14u16..400, offset in 0u16..400, length in 0u32..400, value: u16) {
         let Some(partial) = Partial::new(start, offset, length) else {

@@ -1,44 +1,49 @@
-//! Cutting a large TCP segment (TSO) or UDP datagram (USO) into frames, for receivers that take none.
+//! Segmentation: a large TCP segment (TSO) or UDP datagram (USO) is cut into frames, for receivers
+//! that take no large ones.
 //!
-//! A sender asks for it with the fields of `virtio_net_hdr` ([`Offload`]). They are hostile: [`Shape::check`]
-//! holds them against the headers of the frame and refuses whatever contradicts these, so that also a
-//! frame that is passed on uncut carries only fields that are true. `hdr_len` is no part of it: virtio 1.2
-//! ("Packet Transmission") tells devices not to rely on it, and the headers say the same.
+//! A sender asks for it with the fields of `virtio_net_hdr` ([`Offload`]). They are hostile:
+//! [`Shape::check`] compares them with the headers of the frame and refuses whatever contradicts
+//! these, so that a frame that is passed on uncut carries only true fields too. `hdr_len` is not
+//! one of the fields: virtio 1.2 ("Packet Transmission") tells devices not to rely on it, and the
+//! headers say the same.
 //!
 //! [`Segments`] then makes the headers of one frame after the other:
 //!
 //! ```
 //! # use postern_switch::offload::segment::{Offload, Refused, Segments, Shape};
 //! # use postern_switch::policy::headers::{Headers, Snapshot};
-//! # fn cut(snapshot: &Snapshot, offload: Offload, frame: impl Fn(usize) -> u64) -> Result<(), Refused> {
+//! # fn cut(
+//! #     snapshot: &Snapshot, offload: Offload, frame: impl Fn(usize) -> u64,
+//! # ) -> Result<(), Refused> {
 //! let headers = Headers::parse(snapshot);
 //! let shape = Shape::check(snapshot, &headers, offload)?;
 //! let mut segments = Segments::new(snapshot, shape);
 //! while let Some(payload) = segments.advance() {
 //!     let (from, to) = (payload.offset, payload.offset + payload.length);
 //!     segments.finish(segments.sum().add_range(from, to, &frame));
-//!     // Deliver segments.header(), segments.header_length() bytes of it, and then bytes from..to.
+//!     // Deliver segments.header_length() bytes of segments.header(), and then bytes from..to.
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! What differs from frame to frame: the lengths of IP and UDP, the IPv4 identification (one more each,
-//! as RFC 6864 has it for all but atomic datagrams) and header checksum, the TCP sequence number, FIN and PSH (only in
-//! the last one), CWR (only in the first one, RFC 3168 section 6.1.2), and the checksum.
+//! These fields differ from frame to frame: the lengths of IP and UDP, the IPv4 identification (one
+//! more each, as RFC 6864 demands for all but atomic datagrams) and header checksum, the TCP
+//! sequence number, FIN and PSH (only in the last one), CWR (only in the first one, RFC 3168
+//! section 6.1.2), and the checksum.
 
 use super::checksum::{Sum, put_u16};
 use crate::policy::headers::{
     Fragment, Headers, Hidden, PROTOCOL_TCP, PROTOCOL_UDP, SNAPSHOT_WORDS, Snapshot,
 };
 
-/// Frames that one large one is cut into at most: the work of a batch.
-pub const MAX_SEGMENTS: u32 = 256;
-
 use postern_abi::window::record_size;
 pub use postern_abi::window::{
     FLAG_NEEDS_CSUM as NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4,
 };
+
+/// Most frames that a large one is cut into, so that it is no more work than a batch.
+pub const MAX_SEGMENTS: u32 = 256;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -46,38 +51,39 @@ const RST: u8 = 0x04;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 
-/// What a sender asks for: fields of `virtio_net_hdr`, read once.
+/// The segmentation that a sender asks for: fields of `virtio_net_hdr`, read once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offload {
-    /// [`NEEDS_CSUM`] and others.
+    /// Flags: [`NEEDS_CSUM`] and others.
     pub flags: u8,
-    /// One of the `GSO_` constants.
+    /// Type of the large frame, one of the `GSO_` constants.
     pub gso_type: u8,
-    /// Bytes of payload in each frame but the last.
+    /// Number of bytes of payload in each frame but the last.
     pub gso_size: u16,
-    /// Where the header of layer 4 begins.
+    /// Offset in the frame of the header of layer 4, in bytes.
     pub csum_start: u16,
-    /// Where the checksum is in it.
+    /// Offset of the checksum in that header, in bytes.
     pub csum_offset: u16,
 }
 
-/// Why a large frame is refused.
+/// The reason why a large frame is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// `gso_type` is unknown, or does not go with the bit for ECN.
+    /// `gso_type` is unknown, or may not have the bit for ECN that it has.
     Type,
-    /// The frame is not of the IP version and protocol that `gso_type` says, or a fragment, or has an
-    /// IPv6 routing header, or its headers do not lie in the snapshot.
+    /// The frame is not of the IP version and protocol that `gso_type` says, or a fragment, or has
+    /// an IPv6 routing header, or its headers do not lie in the snapshot.
     Headers,
-    /// The lengths in the headers of IP and UDP are not that of the frame.
+    /// The lengths in the headers of IP and UDP are not those of the frame.
     Length,
-    /// A TCP header that no large segment has: too short, or with SYN or RST.
+    /// The TCP header is one that no large segment has: too short, or with SYN or RST.
     Tcp,
-    /// The flag [`NEEDS_CSUM`] is missing, or `csum_start` and `csum_offset` are not the protocol's.
+    /// The flag [`NEEDS_CSUM`] is missing, or `csum_start` and `csum_offset` are not the
+    /// protocol's.
     Checksum,
     /// `gso_size` is zero, or so small that there would be more than [`MAX_SEGMENTS`] frames.
     Size,
-    /// There is nothing behind the headers.
+    /// There is no payload behind the headers.
     Empty,
 }
 
@@ -97,24 +103,32 @@ impl core::fmt::Display for Refused {
 
 impl core::error::Error for Refused {}
 
-/// A large frame whose fields are true.
+/// The shape of a large frame whose fields are true. All offsets and sizes are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
+    /// Offset of the header of layer 3.
     l3: u32,
+    /// Offset of the header of layer 4.
     l4: u32,
-    /// End of all headers.
+    /// Offset of the payload, the end of all headers.
     end: u32,
+    /// Length of the large frame.
     length: u32,
+    /// Size of the payload of each frame but the last.
     size: u32,
+    /// Whether layer 3 is IPv6, else IPv4.
     six: bool,
+    /// Whether layer 4 is TCP, else UDP.
     tcp: bool,
 }
 
 impl Shape {
-    /// Holds the fields against the headers of the frame, which must have been parsed from this snapshot.
+    /// Compares the fields with the headers of the frame, which must have been parsed from this
+    /// snapshot.
     ///
     /// # Errors
-    /// The first of [`Refused`] that is the case.
+    ///
+    /// [`Refused`]: the first reason that applies.
     #[inline]
     pub fn check(
         snapshot: &Snapshot,
@@ -185,14 +199,14 @@ impl Shape {
         })
     }
 
-    /// Bytes of all headers, from the beginning of the frame: a true `hdr_len`.
+    /// Number of bytes of all headers, from the beginning of the frame: a true `hdr_len`.
     #[inline]
     pub const fn header_length(&self) -> u32 {
         self.end
     }
 
-    /// Bytes of a ring that the frames take, each longer by `shift`: one record more than there are frames, for the
-    /// padding where the ring ends.
+    /// Number of bytes of a lane that the frames take, each longer by `shift` bytes: those of one
+    /// record more than there are frames, for the padding where the lane ends.
     #[inline(never)]
     pub fn records(&self, shift: i32) -> u32 {
         let record = record_size(self.longest().wrapping_add_signed(shift)) as u32;
@@ -205,7 +219,7 @@ impl Shape {
         bytes
     }
 
-    /// Length of the longest frame it is cut into.
+    /// Length in bytes of the longest frame that the large one is cut into.
     #[inline]
     pub const fn longest(&self) -> u32 {
         let whole = self.end + self.size;
@@ -217,33 +231,37 @@ impl Shape {
     }
 }
 
-/// What of the large frame goes into one of the small ones, behind its headers.
+/// The payload of one of the frames: a part of the large one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Payload {
-    /// Where it begins in the large frame, in bytes.
+    /// Offset in the large frame of its first byte.
     pub offset: u32,
-    /// How many bytes it has; at least one.
+    /// Number of its bytes, at least one.
     pub length: u32,
 }
 
-/// A large frame being cut.
+/// The frames that a large one is cut into, one after the other.
 #[derive(Clone, Debug)]
 pub struct Segments {
+    /// The headers of the present frame, first byte lowest, zero behind them.
     header: [u64; SNAPSHOT_WORDS],
     shape: Shape,
-    /// Where the next payload begins.
+    /// Offset in the large frame of the next payload.
     at: u32,
+    /// TCP sequence number of the next frame.
     sequence: u32,
+    /// IPv4 identification of the next frame.
     identification: u16,
+    /// TCP flags of the large frame.
     flags: u8,
-    /// The pseudo-header without length.
+    /// Sum of the pseudo-header without its length.
     addresses: Sum,
-    /// The pseudo-header.
+    /// Sum of the present frame's pseudo-header.
     pseudo: Sum,
 }
 
 impl Segments {
-    /// Begins to cut a frame; the shape must have been found on this snapshot.
+    /// Begins to cut a frame. The shape must have been found on this snapshot.
     #[inline(never)]
     pub fn new(snapshot: &Snapshot, shape: Shape) -> Segments {
         let (l3, l4, end) = (shape.l3, shape.l4, shape.end);
@@ -252,12 +270,12 @@ impl Segments {
         } else {
             PROTOCOL_UDP
         };
-        // Both addresses, one behind the other.
+        // The two addresses lie one behind the other.
         let (from, to) = if shape.six { (8, 40) } else { (12, 20) };
         let addresses = Sum::ZERO
             .add_range(l3 + from, l3 + to, |index| word(snapshot.words(), index))
             .add_be16(protocol.into());
-        // Only the headers, zero behind.
+        // A snapshot of the headers alone, with zeros behind them.
         let headers = Snapshot::read(end, |index| word(snapshot.words(), index));
         Segments {
             header: headers.into_words(),
@@ -271,8 +289,8 @@ impl Segments {
         }
     }
 
-    /// Makes the headers of the next frame, all but the checksum of layer 4, and says what follows them;
-    /// `None` after the last frame.
+    /// Makes the headers of the next frame, all but the checksum of layer 4, and returns the
+    /// frame's payload. `None` after the last frame.
     #[inline(never)]
     pub fn advance(&mut self) -> Option<Payload> {
         let Shape {
@@ -291,7 +309,7 @@ impl Segments {
         let length = size.min(all - offset);
         let (first, last) = (offset == end, offset + length == all);
         self.at = offset + length;
-        // All lengths are at most the large frame's, and its fit into their fields.
+        // All lengths are at most those of the large frame, which fit into their fields.
         let transport = (end - l4 + length) as u16;
         if six {
             self.put(l3 + 4, (end - l3 - 40 + length) as u16);
@@ -325,7 +343,8 @@ impl Segments {
         Some(Payload { offset, length })
     }
 
-    /// The sum of the pseudo-header and the header of layer 4: all that the checksum covers but the payload.
+    /// The sum of all bytes that the checksum covers but the payload: those of the pseudo-header
+    /// and of the header of layer 4.
     #[inline]
     pub fn sum(&self) -> Sum {
         let Shape { l4, end, .. } = self.shape;
@@ -333,14 +352,15 @@ impl Segments {
             .add_range(l4, end, |index| word(&self.header, index))
     }
 
-    /// Stores the checksum; `sum` is [`Segments::sum`] and that of the payload.
+    /// Stores the checksum. `sum` is [`Segments::sum`] plus the sum of the payload.
     #[inline]
     pub fn finish(&mut self, sum: Sum) {
         self.put(self.place(), sum.checksum_not_zero().swap_bytes());
     }
 
-    /// Stores the sum of the pseudo-header instead, for a receiver that agreed to partial checksums: the
-    /// frame then needs [`NEEDS_CSUM`], with the `csum_start` and `csum_offset` of the large one.
+    /// Stores the sum of the pseudo-header in the checksum's place, for a receiver that agreed to
+    /// partial checksums. The frame then needs [`NEEDS_CSUM`], with the `csum_start` and
+    /// `csum_offset` of the large one.
     #[inline]
     pub fn finish_partial(&mut self) {
         self.put(self.place(), self.pseudo.fold().swap_bytes());
@@ -352,19 +372,20 @@ impl Segments {
         &self.header
     }
 
-    /// Bytes of the headers, the same for all frames.
+    /// Number of bytes of the headers, equal for all frames.
     #[inline]
     pub const fn header_length(&self) -> u32 {
         self.shape.end
     }
 
-    /// Where the checksum of layer 4 is.
+    /// Offset of the checksum of layer 4.
     #[inline]
     const fn place(&self) -> u32 {
         self.shape.l4 + if self.shape.tcp { 16 } else { 6 }
     }
 
-    /// Stores a field in network order. All fields begin at even places, so none straddles two words.
+    /// Stores a field in network order. All fields begin at even offsets, so none straddles two
+    /// words.
     #[inline]
     fn put(&mut self, place: u32, value: u16) {
         let index = (place >> 3) as usize & (SNAPSHOT_WORDS - 1);
@@ -372,6 +393,7 @@ impl Segments {
     }
 }
 
+/// Word `index` of a snapshot, which wraps at the snapshot's end.
 #[inline]
 const fn word(words: &[u64; SNAPSHOT_WORDS], index: usize) -> u64 {
     words[index & (SNAPSHOT_WORDS - 1)]

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::snapshot::tests::{snapshot, word};
 
-/// Headers of a frame, from which etherparse builds it.
+/// The headers of a frame, from which etherparse builds it.
 #[derive(Clone, Debug)]
 struct Model {
     tags: Vec<u16>,
@@ -17,7 +17,7 @@ struct Model {
 #[derive(Clone, Debug)]
 enum Ip {
     Four(Ipv4Header),
-    /// With one destination options header of this many bytes, if not zero.
+    /// IPv6, with a destination options header of this many bytes, if not zero.
     Six(Ipv6Header, u8),
 }
 
@@ -28,7 +28,7 @@ enum Transport {
 }
 
 impl Model {
-    /// The frame with this payload, all lengths and checksums right.
+    /// The frame with this payload, with all lengths and checksums right.
     fn build(&self, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
         for tci in &self.tags {
@@ -103,7 +103,7 @@ impl Model {
         frame
     }
 
-    /// What a host would send instead: each chunk by itself.
+    /// The frames that a host without offload would send: each chunk by itself.
     fn cut(&self, payload: &[u8], size: usize) -> Vec<Vec<u8>> {
         let count = payload.len().div_ceil(size);
         let chunks = payload.chunks(size).enumerate();
@@ -339,7 +339,7 @@ fn udp_lengths_and_routing_headers() {
     model.ip = Ip::Six(ip, 8);
     let mut frame = model.build(&payload);
     assert_eq!(cut(&frame, model.offload(1000), false).unwrap().len(), 3);
-    // The same bytes as a routing header: the pseudo-header has another address then.
+    // These bytes as a routing header: the pseudo-header has another address then.
     frame[20] = 43;
     assert_eq!(
         cut(&frame, model.offload(1000), false).unwrap_err(),
@@ -365,7 +365,7 @@ proptest! {
         prop_assert_eq!(shape.longest() as usize, expected[0].len());
         prop_assert_eq!(shape.header_length() as usize, frame.len() - length);
 
-        // With the sum of the pseudo-header alone, finishing it gives the same.
+        // A frame with the sum of the pseudo-header alone, finished, is equal.
         let offload = model.offload(size);
         for (mut partial, expected) in cut(&frame, offload, true).unwrap().into_iter().zip(expected) {
             use crate::offload::checksum::Partial;
@@ -377,7 +377,7 @@ proptest! {
         }
     }
 
-    /// Whatever a guest writes, there is an end, and every payload lies in the frame.
+    /// Whatever a guest writes, cutting ends, and every payload lies in the frame.
     #[test]
     fn any_fields(
         model in model(),
@@ -406,7 +406,7 @@ proptest! {
     }
 }
 
-/// The most that the fields can say: 65535 bytes of IP.
+/// The longest packet that the fields can describe has 65535 bytes of IP.
 #[test]
 fn the_largest_datagram() {
     let (model, _) = tcp4();

@@ -1,4 +1,4 @@
-//! Access lists: which frames a port may send and receive, by the fields of layers 2 to 4.
+//! Access lists: the frames that a port may send and receive, by their fields of layers 2 to 4.
 //!
 //! ```text
 //!  Acl       +------------+----------------------+----------------------+
@@ -8,20 +8,22 @@
 //!  Rule      | key, ports, MAC addresses        | IP addresses           |   two cache lines
 //! ```
 //!
-//! The lowest bit of the generation names the bank that counts. The host writes a new list into the other
-//! bank and then advances the generation, so a list changes as a whole, and a host that dies in between
-//! has changed nothing. A caller that finds the generation changed behind its evaluation may have seen
-//! parts of two lists; it evaluates again, and denies after [`TRIES`] such changes. This is a sequence lock
-//! whose readers give up instead of waiting.
+//! The lowest bit of the generation names the bank that counts. The host writes a new list into the
+//! other bank and then advances the generation, so a list changes as a whole, and a host that dies
+//! in between has changed nothing. A call that finds the generation changed after its evaluation
+//! may have seen parts of two lists. It evaluates again, and denies after [`MAX_TRIES`] such
+//! changes. This is a sequence lock (Linux `seqcount_latch_t`) whose readers give up instead of
+//! waiting.
 //!
-//! The first rule that matches decides; without one the list's default does. Rules are read-only to
-//! callers. Hits are counted elsewhere in the bank, so that counting takes no rule out of another's cache.
+//! The first rule that matches decides; without one the list's default does. Calls only read rules.
+//! Hits are counted elsewhere in the bank, so that counting takes no rule out of another
+//! processor's cache.
 //!
-//! *What cannot be read.* A rule that permits matches only what is known. A rule that denies also matches
-//! where a field that it names is hidden ([`Hidden`]), if everything else fits: so nobody evades `deny ...
-//! dport 22` behind a long chain of extension headers. A later fragment has no ports and
-//! hides none: rules on ports do not match it, as in RFC 1858 ("Filtering IP fragments"); without its
-//! first fragment it is of no use to the receiver.
+//! *Hidden fields.* A rule that permits matches only fields that are known. A rule that denies also
+//! matches where a field that it names is hidden ([`Hidden`]), if everything else fits. So nobody
+//! evades `deny ... dport 22` behind a long chain of extension headers. A later fragment has no
+//! ports and hides none: rules on ports do not match it, as in RFC 1858 ("Filtering IP fragments").
+//! Without its first fragment it is of no use to the receiver.
 
 use crate::sync::{
     AtomicU64,
@@ -31,64 +33,66 @@ use crate::sync::{
 
 use super::headers::{Fragment, Headers, Hidden};
 
-/// Rules of a list.
+/// Most rules of a list.
 pub const MAX_RULES: usize = 32;
-/// Evaluations of one frame at most, each spoiled by a change of the list.
-pub const TRIES: usize = 3;
-/// Words of a rule.
+/// Most evaluations of one frame, each spoiled by a change of the list.
+pub const MAX_TRIES: usize = 3;
+/// Number of 8-byte words of a rule.
 pub const RULE_WORDS: usize = 16;
 
-/// Fields of a frame's key and a rule's value and mask, and flags of a rule's value.
+/// The bits of a key: fields of a frame, which a rule's value and mask have too, and flags of a
+/// rule's value.
 pub mod key {
-    /// 12 bits: the VLAN.
+    /// Lowest of the 12 bits of the VLAN.
     pub const VLAN_SHIFT: u32 = 0;
-    /// 4 bits: 4, 6 or 0.
+    /// Lowest of the 4 bits of the IP version: 4, 6 or 0.
     pub const IP_VERSION_SHIFT: u32 = 12;
-    /// 16 bits: the EtherType.
+    /// Lowest of the 16 bits of the EtherType.
     pub const ETHERTYPE_SHIFT: u32 = 16;
-    /// 8 bits: the protocol.
+    /// Lowest of the 8 bits of the IP protocol.
     pub const PROTOCOL_SHIFT: u32 = 32;
-    /// The protocol is known.
+    /// Bit: the protocol is known.
     pub const HAS_PROTOCOL: u64 = 1 << 40;
-    /// The packet is a fragment.
+    /// Bit: the packet is a fragment.
     pub const FRAGMENT: u64 = 1 << 41;
-    /// The frame comes from the port.
+    /// Bit: the frame comes from the port.
     pub const INGRESS: u64 = 1 << 42;
-    /// The frame goes to the port.
+    /// Bit: the frame goes to the port.
     pub const EGRESS: u64 = 1 << 43;
-    /// Ports are known.
+    /// Bit: ports of layer 4 are known.
     pub const HAS_PORTS: u64 = 1 << 44;
-    /// IP addresses are known.
+    /// Bit: IP addresses are known.
     pub const HAS_ADDRESSES: u64 = 1 << 45;
 
-    /// All of the VLAN.
+    /// All bits of the VLAN.
     pub const VLAN: u64 = 0xfff << VLAN_SHIFT;
-    /// All of the IP version.
+    /// All bits of the IP version.
     pub const IP_VERSION: u64 = 15 << IP_VERSION_SHIFT;
-    /// All of the EtherType.
+    /// All bits of the EtherType.
     pub const ETHERTYPE: u64 = 0xffff << ETHERTYPE_SHIFT;
-    /// All of the protocol.
+    /// All bits of the protocol.
     pub const PROTOCOL: u64 = 0xff << PROTOCOL_SHIFT | HAS_PROTOCOL;
 
-    /// Rule: its addresses of layer 2 count.
+    /// Flag of a rule: its addresses of layer 2 count.
     pub const MACS: u64 = 1 << 60;
-    /// Rule: its IP addresses count.
+    /// Flag of a rule: its IP addresses count.
     pub const ADDRESSES: u64 = 1 << 61;
-    /// Rule: its ranges of ports count.
+    /// Flag of a rule: its ranges of ports count.
     pub const PORTS: u64 = 1 << 62;
-    /// Rule: deny instead of permit.
+    /// Flag of a rule: it denies instead of permitting.
     pub const DENY: u64 = 1 << 63;
 }
 
-/// What most of a rule is compared with at once.
+/// The key of a frame: the fields that most of a rule is compared with at once.
 struct Key {
-    /// The fields.
+    /// The fields, as in [`key`].
     fields: u64,
-    /// Those that are hidden: rules that deny do not look at them.
+    /// The fields that are hidden, which rules that deny do not look at.
     hidden: u64,
 }
 
 impl Key {
+    /// The key of a frame with these headers.
     #[inline]
     fn new(headers: &Headers, direction: Direction) -> Key {
         let mut fields = u64::from(headers.vlan & 0xfff) << key::VLAN_SHIFT
@@ -127,7 +131,7 @@ impl Key {
     }
 }
 
-/// Which way a frame goes, as seen by the switch.
+/// The direction of a frame, as seen by the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the port into the switch.
@@ -136,25 +140,26 @@ pub enum Direction {
     Egress,
 }
 
-/// What a list says of a frame.
+/// The verdict of a list on a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Let it pass.
+    /// The frame passes.
     Permit,
-    /// Drop it.
+    /// The frame is dropped.
     Deny,
 }
 
-/// One rule, written by the host. What can be compared at once lies in one word. Addresses and masks are as in [`Headers`]; a mask of zero matches
-/// anything.
+/// One rule, written by the host. The fields that can be compared at once lie in one word.
+/// Addresses and masks are as in [`Headers`]; a mask of zero matches anything.
 #[repr(C, align(128))]
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Rule {
-    /// See [`key`].
+    /// Fields and flags, as in [`key`].
     value: AtomicU64,
-    /// The fields of the key that must be as in `value`.
+    /// Mask of the fields of a frame's key that must be as in `value`.
     mask: AtomicU64,
-    /// Lowest 16 bits first: lowest and highest source port, lowest and highest destination port.
+    /// Four numbers of 16 bits, lowest first: lowest and highest source port, lowest and highest
+    /// destination port.
     ports: AtomicU64,
     source: AtomicU64,
     source_mask: AtomicU64,
@@ -173,7 +178,7 @@ pub type RuleWords = [u64; RULE_WORDS];
 const _: () = assert!(size_of::<Rule>() == 8 * RULE_WORDS);
 
 impl Rule {
-    /// Takes over all words. Callers that evaluate the rule meanwhile see a mixture.
+    /// Stores all words. Calls that evaluate the rule meanwhile see a mixture of old and new ones.
     fn store(&self, words: &RuleWords) {
         let [
             value,
@@ -200,7 +205,7 @@ impl Rule {
         }
     }
 
-    /// The verdict of this rule, if it matches.
+    /// The verdict of the rule, if it matches.
     #[inline]
     fn verdict(&self, headers: &Headers, wanted: &Key) -> Option<Verdict> {
         let value = self.value.load(Relaxed);
@@ -212,8 +217,8 @@ impl Rule {
         if (value ^ wanted.fields) & mask != 0 {
             return None;
         }
-        // Ports and addresses that are not known here are hidden, and the rule denies: else the mask
-        // would have told that they are not.
+        // If ports or addresses are not known here, they are hidden and the rule denies: else the
+        // comparison with the mask would have found that they are not there.
         if value & key::PORTS != 0
             && let Some(ports) = headers.ports
         {
@@ -246,6 +251,7 @@ impl Rule {
         Some(if deny { Verdict::Deny } else { Verdict::Permit })
     }
 
+    /// Whether both IP addresses of a frame match.
     #[inline]
     fn addresses_match(&self, headers: &Headers) -> bool {
         let [high, low] = &headers.source_ip;
@@ -261,12 +267,13 @@ impl Rule {
     }
 }
 
+/// Whether a field differs from a rule's value in the bits of the rule's mask.
 #[inline]
 fn differs(found: u64, value: &AtomicU64, mask: &AtomicU64) -> bool {
     (found ^ value.load(Relaxed)) & mask.load(Relaxed) != 0
 }
 
-/// The default action in a bank's header; the number of rules is below.
+/// Flag in a bank's header: the list's default is to deny. The bits below are the number of rules.
 const DEFAULT_DENY: u64 = 1 << 63;
 
 /// One list of rules.
@@ -274,7 +281,7 @@ const DEFAULT_DENY: u64 = 1 << 63;
 struct Bank {
     /// Number of rules, and [`DEFAULT_DENY`].
     header: AtomicU64,
-    /// Frames that each rule decided on.
+    /// Number of frames that each rule decided on.
     hits: [AtomicU64; MAX_RULES],
     rules: [Rule; MAX_RULES],
 }
@@ -286,29 +293,39 @@ pub struct Acl {
     banks: [Bank; 2],
 }
 
+impl core::fmt::Debug for Acl {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Acl")
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Acl {
-    /// Whether there is nothing to evaluate: no rules, and what matches none is permitted.
+    /// Whether the list is off: it has no rules, and its default is to permit.
     #[inline]
     pub fn is_off(&self) -> bool {
         let generation = self.generation.load(Acquire);
         self.bank(generation).header.load(Relaxed) == 0
     }
 
+    /// The bank that counts in a generation.
     #[inline]
     fn bank(&self, generation: u64) -> &Bank {
         &self.banks[generation as usize & 1]
     }
 
-    /// Replaces the list as a whole by compiled rules, [`MAX_RULES`] at most. Only one thread of the host may do
-    /// this at a time.
+    /// Replaces the list as a whole by compiled rules, [`MAX_RULES`] at most. Only one thread of
+    /// the host may do this at a time.
     pub fn install(&self, rules: &[RuleWords], default: Verdict) {
         let generation = self.generation.load(Relaxed);
         let next = generation.wrapping_add(1);
-        // Whoever sees one of the stores below, sees the generation of the list before.
+        // Release: a call that sees one of the stores below also sees the generation of the list
+        // that this one follows.
         fence(Release);
         let bank = self.bank(next);
-        for (place, words) in bank.rules.iter().zip(rules) {
-            place.store(words);
+        for (rule, words) in bank.rules.iter().zip(rules) {
+            rule.store(words);
         }
         for hits in &bank.hits {
             hits.store(0, Relaxed);
@@ -330,14 +347,15 @@ impl Acl {
         hits.map(|hits| hits.load(Relaxed))
     }
 
-    /// What the list says of a frame; counts the hit of the rule that decides.
+    /// The verdict of the list on a frame. Counts a hit of the rule that decides.
     #[inline]
     pub fn verdict(&self, headers: &Headers, direction: Direction) -> Verdict {
         let mut generation = self.generation.load(Acquire);
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             let bank = self.bank(generation);
             let (verdict, hits) = bank.evaluate(headers, direction);
-            // Whoever has seen a word of the list after next, sees the generation that came before it.
+            // Acquire: a call that has seen a word of the next list in this bank also sees the
+            // generation of the list in between.
             fence(Acquire);
             let now = self.generation.load(Acquire);
             if now == generation {
@@ -353,6 +371,7 @@ impl Acl {
 }
 
 impl Bank {
+    /// The verdict of the bank's list on a frame, and the counter of the rule that decides.
     #[inline]
     fn evaluate(&self, headers: &Headers, direction: Direction) -> (Verdict, Option<&AtomicU64>) {
         let header = self.header.load(Relaxed);

@@ -1,19 +1,20 @@
-//! The headers of a frame: read once from hostile memory, then taken apart.
+//! The headers of a frame: read once from hostile memory, then parsed.
 //!
-//! [`Snapshot`] holds the first [`SNAPSHOT_BYTES`] bytes of a frame. Whatever is decided, is decided on
-//! these bytes, and these bytes are delivered; the sender may change its memory meanwhile.
+//! [`Snapshot`] holds the first [`SNAPSHOT_BYTES`] bytes of a frame. All that is decided is decided
+//! on these bytes, and these bytes are delivered, since the sender may change its memory meanwhile.
 //!
-//! [`Headers::parse`] understands Ethernet II with up to two VLAN tags (IEEE 802.1Q and 802.1ad), IPv4
-//! (RFC 791), IPv6 with up to [`MAX_EXTENSIONS`] extension headers (RFC 8200), and the ports of TCP,
-//! UDP, UDP-Lite, DCCP and SCTP. A field is only known if it lies in the frame, in the snapshot, and in the
-//! IP packet by its own length field. What a sender hides (a third tag, a long chain of extension
-//! headers, a length that contradicts the frame) is not guessed: [`Hidden`] says from which layer on
-//! nothing is known, so that a rule that denies can hold against it.
+//! [`Headers::parse`] understands Ethernet II with up to two VLAN tags (IEEE 802.1Q and 802.1ad),
+//! IPv4 (RFC 791), IPv6 with up to [`MAX_EXTENSIONS`] extension headers (RFC 8200), and the ports
+//! of TCP, UDP, UDP-Lite, DCCP and SCTP. A field is only known if it lies in the frame, in the
+//! snapshot, and in the IP packet by the packet's own length field. Fields that a sender hides (by
+//! a third tag, a long chain of extension headers, a length that contradicts the frame) are not
+//! guessed: [`Hidden`] says from which layer on nothing is known, so that a rule that denies can
+//! match such a frame.
 
 pub use super::snapshot::{SNAPSHOT_BYTES, SNAPSHOT_WORDS, Snapshot};
 use crate::fdb::MAC_MASK;
 
-/// IPv6 extension headers that are skipped at most.
+/// Most IPv6 extension headers that are skipped.
 pub const MAX_EXTENSIONS: usize = 4;
 
 /// EtherType of an IEEE 802.1Q (customer) tag.
@@ -58,7 +59,7 @@ impl Tag {
         Tag { service: true, tci }
     }
 
-    /// Whether it is a service tag.
+    /// Whether the tag is a service tag.
     #[inline]
     pub const fn is_service(self) -> bool {
         self.service
@@ -89,34 +90,34 @@ impl Tag {
     }
 }
 
-/// Which part of a datagram a packet is.
+/// The part of a datagram that a packet is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fragment {
-    /// All of it.
+    /// The whole datagram.
     #[default]
     Whole,
-    /// The first of several: with the headers of layer 4.
+    /// The first fragment of several, with the header of layer 4.
     First,
-    /// A later one: without.
+    /// A later fragment, without the header of layer 4.
     Later,
 }
 
-/// From where on the headers could not be read although they are, or claim to be, there. Each includes
-/// those before.
+/// The layer from which on the headers are hidden: they are there, or claim to be, but could not be
+/// read. Each value includes those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hidden {
-    /// Everything that is there is known.
+    /// Every header that is there is known.
     #[default]
     Nothing,
     /// Protocol and ports may be unknown.
     Transport,
     /// IP addresses are unknown.
     Network,
-    /// What the frame carries is unknown: it has more tags than are taken off.
+    /// EtherType and packet are unknown: the frame has more tags than are parsed.
     Everything,
 }
 
-/// Ports of layer 4.
+/// The ports of layer 4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
     /// Source port.
@@ -125,48 +126,50 @@ pub struct Ports {
     pub destination: u16,
 }
 
-/// What the headers of a frame say.
+/// The fields of a frame's headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     /// Destination address, first byte lowest.
     pub destination: u64,
     /// Source address, first byte lowest.
     pub source: u64,
-    /// Source address of layer 3: IPv6 as the number's high and low half, IPv4 as a number and zero.
+    /// Source address of layer 3: an IPv6 address as the number's high and low half, an IPv4
+    /// address as a number and zero.
     pub source_ip: [u64; 2],
-    /// Destination address of layer 3, likewise.
+    /// Destination address of layer 3, in the form of `source_ip`.
     pub destination_ip: [u64; 2],
-    /// VLAN of the frame: [`Headers::parse`] takes it from [`Headers::vlan_tag`], 0 without one; a switch
-    /// that classifies by port writes its own here before rules are applied.
+    /// VLAN of the frame. [`Headers::parse`] takes it from [`Headers::vlan_tag`], 0 without one. A
+    /// switch that classifies by port writes its own here before rules are applied.
     pub vlan: u16,
     /// EtherType behind the tags.
     pub ethertype: u16,
     /// The first tag, of either kind.
     pub outer: Option<Tag>,
-    /// The second tag.
+    /// The second tag, of either kind.
     pub inner: Option<Tag>,
-    /// Ports, unless the packet is a later fragment or of a protocol without ports.
+    /// Ports of layer 4, unless the packet is a later fragment or of a protocol without ports.
     pub ports: Option<Ports>,
-    /// IP protocol, behind extension headers. Of a later fragment: what the fragment header says.
+    /// IP protocol behind extension headers; of a later fragment, that of the fragment header.
     pub protocol: Option<u8>,
     /// The flags of TCP, CWR highest and FIN lowest.
     pub tcp_flags: Option<u8>,
-    /// 4 or 6 by the EtherType; 0 if it is neither.
+    /// IP version by the EtherType, 4 or 6; 0 if it is neither.
     pub ip_version: u8,
-    /// Bytes before the header of layer 3.
+    /// Offset of the header of layer 3, in bytes.
     pub l3_offset: u8,
-    /// Bytes before the header of layer 4; 0 if there is none that is known.
+    /// Offset of the header of layer 4, in bytes; 0 if none is known.
     pub l4_offset: u8,
-    /// Which part of a datagram it is.
+    /// The part of a datagram that the packet is.
     pub fragment: Fragment,
-    /// Whether an IPv6 routing header was skipped: then `destination_ip` is the next stop's.
+    /// Whether an IPv6 routing header was skipped: then `destination_ip` is that of the next hop.
     pub routed: bool,
-    /// What could not be read.
+    /// The layer from which on headers are hidden.
     pub hidden: Hidden,
 }
 
 impl Headers {
-    /// Takes the headers apart. Total: a malformed packet has fewer known fields.
+    /// Parses the headers of a frame. The function is total: a malformed packet has fewer known
+    /// fields.
     #[inline]
     pub fn parse(snapshot: &Snapshot) -> Headers {
         let mut headers = Headers::default();
@@ -174,8 +177,9 @@ impl Headers {
         headers
     }
 
-    /// The same in place, for code that must not copy so much at once: compilers do that by instructions that
-    /// depend on the direction flag, which belongs to the guest.
+    /// [`Headers::parse`] in place, for view code, which must not copy so much at once: compilers
+    /// do that by string instructions, and their direction flag belongs to the guest (SDM "DF
+    /// Flag").
     #[inline(never)]
     pub fn read(&mut self, snapshot: &Snapshot) {
         let headers = self;
@@ -214,13 +218,15 @@ impl Headers {
         }
     }
 
-    /// The tag that a customer bridge sorts the frame by: the first one, if it is a customer tag. A frame
-    /// with a service tag is untagged to it (IEEE 802.1Q "Principles of bridge operation").
+    /// The tag by which a customer bridge sorts the frame: the first one, if it is a customer tag.
+    /// To such a bridge, a frame with a service tag is untagged (IEEE 802.1Q "Principles of bridge
+    /// operation").
     #[inline]
     pub fn vlan_tag(&self) -> Option<Tag> {
         self.outer.filter(|tag| !tag.is_service())
     }
 
+    /// Parses the header of IPv4 at `l3_offset`.
     fn ipv4(&mut self, snapshot: &Snapshot) {
         let l3 = u32::from(self.l3_offset);
         if l3 + 20 > snapshot.known() {
@@ -243,6 +249,7 @@ impl Headers {
         self.transport(snapshot, snapshot.byte(l3 + 9), l3 + header, l3 + total);
     }
 
+    /// Parses the headers of IPv6 at `l3_offset`.
     fn ipv6(&mut self, snapshot: &Snapshot) {
         let l3 = u32::from(self.l3_offset);
         if l3 + 40 > snapshot.known() || snapshot.byte(l3) >> 4 != 6 {
@@ -289,6 +296,8 @@ impl Headers {
         self.transport(snapshot, next, at, end);
     }
 
+    /// Stores which part of a datagram the packet is: whether its fragment offset is not 0, and
+    /// whether more fragments follow.
     #[inline]
     fn set_fragment(&mut self, offset: bool, more: bool) {
         self.fragment = if offset {
@@ -300,7 +309,8 @@ impl Headers {
         };
     }
 
-    /// The header of layer 4 at `at` in a packet that ends at `end`, which lies in the frame.
+    /// Parses the header of layer 4 at offset `at`, in a packet that ends at offset `end` of the
+    /// frame.
     fn transport(&mut self, snapshot: &Snapshot, protocol: u8, at: u32, end: u32) {
         if at > end || at > snapshot.known() {
             return;
@@ -330,10 +340,12 @@ impl Headers {
         }
     }
 
-    /// A hash of the flow, to choose a queue by. All packets of a flow have the same one, fragments and
-    /// whole ones apart; without the key nobody can predict which flows meet.
+    /// The hash of the frame's flow, 32 bits, by which an RX queue is chosen. All whole packets of
+    /// a flow have one hash, and so have all its fragments. Without the key nobody can predict
+    /// which flows share a hash.
     ///
-    /// Takes addresses, protocol and ports, or the addresses of layer 2 where there is no layer 3.
+    /// The flow is that of addresses, protocol and ports, or of the addresses of layer 2 where
+    /// there is no layer 3.
     #[inline]
     pub fn flow_hash(&self, key: [u64; 2]) -> u32 {
         let mut hash;
@@ -343,7 +355,7 @@ impl Headers {
                 let low = fold(self.source_ip[1] ^ key[1], self.destination_ip[1] ^ hash);
                 hash ^= low.rotate_left(32);
             }
-            // Only some fragments have ports, so none of them count.
+            // Only first fragments have ports, so ports of fragments do not count.
             if self.fragment == Fragment::Whole {
                 let ports = self.ports.map_or(0, |ports| {
                     u64::from(ports.source) << 16 | u64::from(ports.destination)
@@ -358,7 +370,8 @@ impl Headers {
     }
 }
 
-/// The tag at a place, if the EtherType there says so and the next EtherType is known too.
+/// The tag at an offset, if the EtherType there is that of a tag and the next EtherType is known
+/// too.
 #[inline]
 fn tag(snapshot: &Snapshot, at: u32, ethertype: u16) -> Option<Tag> {
     if !is_tag(ethertype) || at + 6 > snapshot.known() {
@@ -370,12 +383,13 @@ fn tag(snapshot: &Snapshot, at: u32, ethertype: u16) -> Option<Tag> {
     })
 }
 
+/// Whether an EtherType is that of a tag.
 const fn is_tag(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_CUSTOMER_TAG || ethertype == ETHERTYPE_SERVICE_TAG
 }
 
-/// Whether an IPv6 next-header value is an extension header that can be skipped (RFC 8200, RFC 4302,
-/// RFC 6275; 139 and 140 are HIP and Shim6).
+/// Whether an IPv6 next-header value is an extension header that can be skipped (RFC 8200, RFC
+/// 4302, RFC 6275; 139 and 140 are HIP and Shim6).
 const fn is_extension(next: u8) -> bool {
     next == HOP_BY_HOP
         || next == ROUTING
@@ -396,7 +410,7 @@ pub const fn has_ports(protocol: u8) -> bool {
         || protocol == 136
 }
 
-/// Folded multiplication, as in wyhash.
+/// The folded product of two words, as in wyhash: its upper half exclusive-or its lower half.
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);

@@ -109,7 +109,7 @@ fn a_third_tag_hides_everything_behind() {
     let headers = parse(&ethernet(&[tag; 3], ETHERTYPE_IPV4, &ipv4(0, false, &UDP)));
     assert_eq!(headers.hidden, Hidden::Everything);
     assert_eq!((headers.ip_version, headers.protocol), (0, None));
-    // And a tag without anything behind it is none.
+    // A tag without anything behind it is none.
     let frame = ethernet(&[], ETHERTYPE_CUSTOMER_TAG, &[0, 1]);
     let headers = parse(&frame);
     assert_eq!((headers.outer, headers.hidden), (None, Hidden::Everything));
@@ -191,8 +191,8 @@ fn extension_headers_are_skipped_up_to_a_number() {
 #[test]
 fn ipv6_fragments_and_routing() {
     let fragment = |offset: u16, more: bool| {
-        // RFC 8200 "Fragment Header": the offset in the high 13 bits, M lowest. (etherparse 0.19 has
-        // both elsewhere.)
+        // RFC 8200 "Fragment Header": the offset in the high 13 bits, M lowest. (etherparse 0.19
+        // has both elsewhere.)
         let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
         let rest = [&[PROTOCOL_UDP, 0, high, low, 0, 0, 0, 7][..], &UDP].concat();
         parse(&ethernet(&[], ETHERTYPE_IPV6, &ipv6(FRAGMENT, &rest)))
@@ -206,7 +206,7 @@ fn ipv6_fragments_and_routing() {
     let rest = [&[PROTOCOL_UDP, 0, 0, 0, 0, 0, 0, 0][..], &UDP].concat();
     let routed = parse(&ethernet(&[], ETHERTYPE_IPV6, &ipv6(ROUTING, &rest)));
     assert!(routed.routed && routed.ports.is_some());
-    // 51: its length counts in words of four bytes, less two.
+    // The authentication header's length counts in words of four bytes, less two.
     let rest = [&[PROTOCOL_UDP, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &UDP].concat();
     let signed = parse(&ethernet(&[], ETHERTYPE_IPV6, &ipv6(AUTHENTICATION, &rest)));
     assert_eq!((signed.l4_offset, signed.ports.is_some()), (66, true));
@@ -280,7 +280,7 @@ fn flows_spread_over_queues() {
     );
 }
 
-/// What etherparse builds: tag, IP version, protocol, ports, payload.
+/// Frames that etherparse builds, with any tags, IP version, protocol, ports and payload.
 fn built() -> impl Strategy<Value = Vec<u8>> {
     let addresses = (any::<[u8; 16]>(), any::<[u8; 16]>());
     let tag = prop::option::of((0u16..4096, prop::option::of(0u16..4096)));
@@ -323,7 +323,7 @@ fn built() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
-/// Everything that the two parsers must agree on.
+/// Compares all fields that the two parsers must agree on.
 fn compare(frame: &[u8]) {
     let ours = parse(frame);
     let theirs = SlicedPacket::from_ethernet(frame).unwrap();
@@ -396,7 +396,7 @@ proptest! {
         compare(&frame);
     }
 
-    /// Whatever the bytes are, what is known lies in the frame; and cutting never adds knowledge.
+    /// Whatever the bytes are, fields that are known lie in the frame, and cutting adds none.
     #[test]
     fn any_bytes(mut frame in built(), changes in prop::collection::vec((0usize..100, any::<u8>()), 0..6), cut in 0usize..300) {
         for (at, value) in changes {

@@ -1,54 +1,54 @@
 //! Rate limits: a token bucket in one word.
 //!
-//! The bucket is the one of RFC 2697 ("Metering", one rate): it fills with the committed information rate
-//! up to the committed burst size, and a frame passes if the bucket holds as many bytes as it has. It is
-//! kept as the *virtual scheduling* form of the generic cell rate algorithm (ITU-T I.371, annex A): the only
-//! thing that changes is the theoretical arrival time, the moment at which the bucket will be full again.
-//! A frame costs the time in which its bytes flow in; it passes if afterwards the theoretical arrival
-//! time is no more ahead of now than the whole burst costs.
+//! The bucket is that of RFC 2697 ("Metering", one rate): it fills with the committed information
+//! rate up to the committed burst size, and a frame passes if the bucket holds as many bytes as the
+//! frame has. It is kept in the *virtual scheduling* form of the generic cell rate algorithm (ITU-T
+//! I.371, annex A): only one number changes, the theoretical arrival time, at which the bucket will
+//! be full again. A frame costs the time in which its bytes flow in. It passes if afterwards the
+//! theoretical arrival time is no more ahead of now than the whole burst costs.
 //!
-//! Times are in units of 2^-12 ns, modulo 2^64 (52 days); only differences count. Costs are in 2^-32 ns a
-//! byte. At 400 Gbit/s, 60 bytes cost 1.2 ns, and rounding errs by 0.01 %.
+//! Times are in units of 2^-12 ns, modulo 2^64 (52 days); only differences count. Costs are in
+//! units of 2^-32 ns a byte. At 400 Gbit/s, 60 bytes cost 1.2 ns, and rounding errs by 0.01 %.
 //!
-//! *Clocks.* `now` comes from a page that the host writes.
+//! *Clock.* The present time comes from the state, where the host writes it.
 //!
-//! * If it stands still, because its owner died, what is left of the burst passes and then nothing, until
-//!   it goes on: a limit that nobody can account for is not exceeded.
-//! * If it goes back by less than [`SLACK_NS`], nothing passes until it has caught up, which is also what
-//!   a caller sees that was stopped for a while after it had read the clock. If it goes back further, the
-//!   bucket counts as empty from there on. (A caller that was stopped for longer has the same effect,
-//!   which gains its port one burst at most.)
-//! * A bucket that was not used for weeks may count as empty once, and then fills as ever.
+//! * If the time stands still, because the NIC's owner died, the rest of the burst passes and then
+//!   nothing until the time goes on: a limit for which nobody can account is not exceeded.
+//! * If the time goes back by less than [`SLACK_NS`], nothing passes until it has caught up. A call
+//!   that was stopped for a while after it had read the clock sees this too. If the time goes back
+//!   further, the bucket counts as empty from then on. (A call that was stopped for longer has this
+//!   effect, which gains its port one burst at most.)
+//! * A bucket that was not used for weeks may count as empty once, and then fills again.
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
-/// Fraction bits of times.
+/// Number of fraction bits of times, in ns.
 pub const TIME_BITS: u32 = 12;
-/// Fraction bits of the cost of a byte in ns.
+/// Number of fraction bits of the cost of a byte, in ns.
 pub const COST_BITS: u32 = 32;
-/// Attempts of one frame to take its bytes, each spoiled by another caller.
-const TRIES: usize = 4;
+/// Most attempts of one frame to take its bytes, each spoiled by another call.
+const MAX_TRIES: usize = 4;
 
-/// How far a clock may go back without being taken for another one, in ns.
+/// Most nanoseconds by which the clock may go back without being taken for another clock.
 pub const SLACK_NS: u64 = 1 << 30;
 
 /// A token bucket. All zero is *off*: everything passes.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Bucket {
-    /// 2^-32 ns a byte; 0 is off.
+    /// Cost of a byte, in units of 2^-32 ns; 0 is off.
     cost: AtomicU64,
-    /// What the whole burst costs, in units.
+    /// Cost of the whole burst, in units of 2^-12 ns.
     burst: AtomicU64,
-    /// Theoretical arrival time, in units.
+    /// Theoretical arrival time, in units of 2^-12 ns.
     arrival: AtomicU64,
 }
 
 impl Bucket {
-    /// Limits to a rate: `cost` is the time that a byte takes, in units of 2^-[`COST_BITS`] ns, 0 for no
-    /// limit; `burst` the time that the whole burst takes, in units of 2^-[`TIME_BITS`] ns. The host's
-    /// side. Bytes that were taken from the bucket stay taken; callers meanwhile may combine the old
-    /// rate with the new burst.
+    /// Installs a limit, on the host's side. `cost` is the time that a byte takes, in units of
+    /// 2^-[`COST_BITS`] ns, 0 for no limit. `burst` is the time that the whole burst takes, in
+    /// units of 2^-[`TIME_BITS`] ns. Bytes that were taken from the bucket stay taken. Calls may
+    /// meanwhile combine the old rate with the new burst.
     pub fn install(&self, cost: u64, burst: u64) {
         if cost != 0 {
             self.burst.store(burst, Relaxed);
@@ -61,18 +61,19 @@ impl Bucket {
         self.cost.load(Relaxed) == 0
     }
 
-    /// Whether a frame of `bytes` may pass at the time `now_ns`; takes its bytes if so. What counts as a
-    /// frame's bytes (with or without FCS, preamble and gap) is the caller's choice.
+    /// Takes the bytes of a frame out of the bucket at the time `now_ns`, if it holds as many.
+    /// Returns whether it does, and the frame may pass. The caller chooses which bytes of a frame
+    /// count (with or without FCS, preamble and gap).
     ///
-    /// One load if the bucket is off. No more than four attempts where other callers take bytes at the
-    /// same moment; then the frame is refused.
+    /// It is one load if the bucket is off. Where other calls take bytes at the same moment, there
+    /// are no more than four attempts; then the frame is refused.
     #[inline]
     pub fn take(&self, now_ns: u64, bytes: u32) -> bool {
         let cost = self.cost.load(Relaxed);
         cost == 0 || self.take_at(cost, now_ns, bytes)
     }
 
-    /// Gives back what a frame took that is not sent now.
+    /// Gives the bytes of a frame back that is not sent now.
     #[inline]
     pub fn give_back(&self, bytes: u32) {
         let cost = self.cost.load(Relaxed);
@@ -81,21 +82,23 @@ impl Bucket {
         }
     }
 
+    /// [`Bucket::take`] where the bucket is not off.
     #[inline]
     fn take_at(&self, cost: u64, now_ns: u64, bytes: u32) -> bool {
         let burst = self.burst.load(Relaxed);
         let cost = frame_cost(cost, bytes);
         let now = now_ns << TIME_BITS;
         let mut arrival = self.arrival.load(Relaxed);
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             let mut ahead = arrival.wrapping_sub(now);
             if ahead > i64::MAX as u64 {
-                // It is in the past: the bucket is full.
+                // The arrival time is in the past: the bucket is full.
                 ahead = 0;
             }
             if ahead > burst {
                 if ahead - burst > SLACK_NS << TIME_BITS {
-                    // By another clock. If somebody else changes it meanwhile, all the better.
+                    // The arrival time is that of another clock. If another call changes it
+                    // meanwhile, it needs no change by this one.
                     let empty = now.wrapping_add(burst);
                     let _ = self
                         .arrival
@@ -119,7 +122,8 @@ impl Bucket {
     }
 }
 
-/// What `bytes` cost, in units.
+/// Cost of `bytes` bytes, in units of 2^-[`TIME_BITS`] ns. `cost` is that of a byte, in units of
+/// 2^-[`COST_BITS`] ns.
 #[inline]
 pub fn frame_cost(cost: u64, bytes: u32) -> u64 {
     const SHIFT: u32 = COST_BITS - TIME_BITS;

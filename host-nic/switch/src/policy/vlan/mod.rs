@@ -1,18 +1,18 @@
 //! VLANs of a port (IEEE 802.1Q).
 //!
 //! A port has a *port VLAN identifier* (PVID), the VLAN of frames that come without a tag or with a
-//! priority tag (VID 0). It is one of
+//! priority tag (VID 0). A port is one of
 //!
-//! * *access*: admits only untagged and priority-tagged frames ("Acceptable Frame Types"), and is in
-//!   the untagged set of its PVID and a member of nothing else. A tagged frame is dropped even if it
-//!   names the PVID, so that nobody reaches another VLAN through a second tag behind it;
-//! * *trunk*: a member of any set of VLANs, each of which leaves tagged or untagged. With a PVID it
-//!   admits all frames, without one only tagged ones. Ingress filtering is on: a frame of a VLAN that the
-//!   port is no member of is dropped.
+//! * *access*: it admits only untagged and priority-tagged frames ("Acceptable Frame Types"), and
+//!   is in the untagged set of its PVID and a member of no other VLAN. A tagged frame is dropped
+//!   even if it names the PVID, so that nobody reaches another VLAN through a second tag behind it;
+//! * *trunk*: it is a member of any set of VLANs, whose frames leave tagged or untagged. With a
+//!   PVID it admits all frames, without one only tagged ones. Ingress filtering is on: a frame of a
+//!   VLAN that the port is no member of is dropped.
 //!
-//! All zero is an access port of VLAN 1, the standard's default. The host changes settings while callers use
-//! them: a port is closed while its sets change, and a caller that has begun before decides each frame by
-//! one word of the old or the new set.
+//! All zero is an access port of VLAN 1, the standard's default. The host changes settings while
+//! calls use them. A port is closed while its sets change, and a call that has begun before decides
+//! each frame by one word of the old or the new set.
 
 use crate::sync::{
     AtomicU64,
@@ -22,34 +22,36 @@ use crate::sync::{
 
 use super::headers::Tag;
 
-/// VLAN identifiers that there can be; 0 and the highest are reserved.
+/// Number of VLAN identifiers; 0 and the highest one are reserved.
 pub const VIDS: usize = 4096;
 /// The PVID of a port that nobody has set.
 pub const DEFAULT_PVID: u16 = 1;
 
-/// Words of 64 bits that a set of VLANs takes.
+/// Number of words of 64 bits of a set of VLANs.
 pub const SET_WORDS: usize = VIDS / 64;
 
-/// 12 bits of the control word: the PVID; 0 is none for a trunk and [`DEFAULT_PVID`] for an access port.
+/// 12 bits of the control word, the PVID: 0 is none for a trunk and [`DEFAULT_PVID`] for an access
+/// port.
 pub const PVID: u64 = 0xfff;
-/// The port is a trunk.
+/// Bit of the control word: the port is a trunk.
 pub const TRUNK: u64 = 1 << 12;
-/// The port is being changed: nothing passes.
+/// Bit of the control word: the port's settings are being changed, and nothing passes.
 pub const CLOSED: u64 = 1 << 13;
 
-/// How a frame leaves through a port.
+/// The form in which frames of a VLAN leave through a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Egress {
-    /// Not at all: the port is no member of the frame's VLAN.
+    /// They do not leave: the port is no member of the VLAN.
     Drop,
-    /// With a tag that names its VLAN.
+    /// They leave with a tag that names the VLAN.
     Tagged,
-    /// Without a tag.
+    /// They leave without a tag.
     Untagged,
 }
 
 /// A set of VLANs, one bit each.
 #[repr(C)]
+#[derive(Debug)]
 struct Set([AtomicU64; SET_WORDS]);
 
 impl Set {
@@ -90,6 +92,7 @@ pub struct VlanWords {
 
 /// VLAN settings of a port.
 #[repr(C)]
+#[derive(Debug)]
 pub struct Vlan {
     control: AtomicU64,
     members: Set,
@@ -97,18 +100,18 @@ pub struct Vlan {
 }
 
 impl Vlan {
-    /// Changes the settings: the host's side. Nothing passes the port until all is changed. Only one
-    /// thread of the host may do this at a time.
+    /// Installs settings, on the host's side. Nothing passes the port until all are changed. Only
+    /// one thread of the host may do this at a time.
     pub fn install(&self, words: &VlanWords) {
         self.control.store(CLOSED, Relaxed);
-        // Whoever sees a new set, sees that the port was closed before.
+        // Release: a call that sees a word of a new set also sees that the port was closed before.
         fence(Release);
         self.members.store(&words.members);
         self.untagged.store(&words.untagged);
         self.control.store(words.control & !CLOSED, Release);
     }
 
-    /// The settings; `None` if whoever changed them last died in between: the port is closed then.
+    /// The settings, or `None` if the port is closed: whoever changed them last died in between.
     pub fn words(&self) -> Option<VlanWords> {
         let control = self.control.load(Acquire);
         (control & CLOSED == 0).then(|| VlanWords {
@@ -118,8 +121,8 @@ impl Vlan {
         })
     }
 
-    /// The VLAN of a frame that the port sends, from its tag ([`Headers::vlan_tag`]); 1 to 4094. `None`: the
-    /// port may not send it.
+    /// The VLAN of a frame that the port sends, 1 to 4094, from the frame's tag
+    /// ([`Headers::vlan_tag`]). `None` if the port may not send it.
     ///
     /// [`Headers::vlan_tag`]: super::headers::Headers::vlan_tag
     #[inline]
@@ -138,7 +141,7 @@ impl Vlan {
         Some(vid)
     }
 
-    /// How a frame of a VLAN leaves through the port.
+    /// The form in which frames of a VLAN leave through the port.
     #[inline]
     pub fn egress(&self, vid: u16) -> Egress {
         let control = self.control.load(Acquire);
@@ -162,7 +165,7 @@ impl Vlan {
     }
 }
 
-/// The VLAN of untagged frames.
+/// The VLAN of untagged frames that a port with this control word sends, if it may send any.
 #[inline]
 pub const fn pvid(control: u64) -> Option<u16> {
     let pvid = (control & PVID) as u16;
@@ -175,7 +178,7 @@ pub const fn pvid(control: u64) -> Option<u16> {
     }
 }
 
-/// Whether a number is no VLAN (IEEE 802.1Q "Reserved VID values").
+/// Whether a VLAN identifier is reserved (IEEE 802.1Q "Reserved VID values").
 #[inline]
 pub const fn is_reserved(vid: u16) -> bool {
     vid == 0 || vid >= VIDS as u16 - 1

@@ -1,0 +1,23 @@
+//! Measurements: the demo, the scenarios that it is made of, and the experiments of the paper.
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | [`demo`] | `cargo demo`: the same frames on every path, proved and counted |
+//! | [`experiments`] | `cargo paper`: figures of the paper, beside the published values |
+//! | [`scenario`] | a measurement as data, its run on a testbed, and its figures |
+//! | [`traffic`] | input frames, checks of a user's pcap, proof that every frame arrived |
+//! | [`report`] | the demo's tables and JSON |
+//! | [`text_table`] | tables of text |
+//! | [`revision`] | the revision that a measurement is made of |
+//! | [`call_path`] | paths of calls by their names, for serde |
+
+#![deny(unsafe_code)]
+
+pub mod call_path;
+pub mod demo;
+pub mod experiments;
+pub mod report;
+pub mod revision;
+pub mod scenario;
+pub mod text_table;
+pub mod traffic;

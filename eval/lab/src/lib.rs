@@ -1,0 +1,36 @@
+//! The lab: an emulated Intel machine with VMFUNC, everything that it is made of, and testbeds that
+//! run jobs in it or on this host.
+//!
+//! ```text
+//!   setup  --> cache: packages, Bochs, kernel, patched KVM, programs
+//!     |
+//!     v
+//!   testbed: this host, or the emulated machine  <-- jobs (scripts and files)
+//!     |                         |
+//!     |                         v
+//!     |                     machine: disc --> Bochs --> records of postern-init
+//!     v                         |
+//!   outcomes of jobs <----------+
+//! ```
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | [`setup`] | everything that must exist first |
+//! | [`machine`] | the emulated machine |
+//! | [`testbed`] | this host's KVM or the emulated machine |
+//! | [`job`] | a piece of work for a testbed, and its outcome |
+//! | [`source`] | the label of a figure: emulated or hardware |
+//! | [`diagnosis`] | signs of trouble in logs |
+//! | [`interrupt`] | Ctrl-C |
+//! | [`output`] | files that appear whole or not at all |
+
+#![deny(unsafe_code)]
+
+pub mod diagnosis;
+pub mod interrupt;
+pub mod job;
+pub mod machine;
+pub mod output;
+pub mod setup;
+pub mod source;
+pub mod testbed;

@@ -1,0 +1,186 @@
+//! Everything that must exist before the emulated machine can run, made once and kept in the
+//! [`cache`].
+//!
+//! | module | what it makes |
+//! | --- | --- |
+//! | [`packages`] | Debian packages and Rust targets, installed on the host |
+//! | [`bochs`] | the emulator |
+//! | [`mod@programs`] | Postern's own programs: VMM, guest, images of the NIC, tests |
+//! | [`kernel`] | kernels, of a [`series`] |
+//! | [`modules`] | the patched KVM for a kernel |
+//!
+//! Any number of runs may do this at the same time: whoever makes something holds a lock of the
+//! cache.
+
+pub mod bochs;
+pub mod cache;
+pub mod checkout;
+pub mod download;
+pub mod kernel;
+mod make;
+pub mod modules;
+pub mod packages;
+pub mod programs;
+pub mod progress;
+pub mod series;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::machine::MachineFiles;
+use cache::Cache;
+pub use checkout::root;
+pub use kernel::{Flavour, KernelTree};
+pub use modules::{Defences, Modules};
+pub use programs::Programs;
+use progress::Progress;
+pub use series::Series;
+
+/// A set-up: where things are made, and for which series of kernels.
+///
+/// Its methods return what they make, or a sentence that says what is missing and what to do.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    cache: Cache,
+    progress: Progress,
+    series: Series,
+}
+
+impl Setup {
+    /// Opens the cache, and installs packages and Rust targets that are missing.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is missing and what to do.
+    pub fn open() -> Result<Self> {
+        let setup = Self {
+            cache: Cache::open()?,
+            progress: Progress::new(),
+            series: Series::default_one(root())?,
+        };
+        packages::install(&setup.cache, &setup.progress)?;
+        packages::add_targets(&setup.cache, &setup.progress)?;
+        Ok(setup)
+    }
+
+    /// Makes the emulator.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn bochs(&self) -> Result<PathBuf> {
+        bochs::build(&self.cache, &self.progress, root())
+    }
+
+    /// Makes Postern's own programs.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn programs(&self) -> Result<Programs> {
+        programs::build(&self.cache, &self.progress, root())
+    }
+
+    /// Makes the first process of the emulated machine alone.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn init(&self) -> Result<PathBuf> {
+        programs::init(&self.cache, &self.progress, root())
+    }
+
+    /// Makes the VMM's test programs for the emulated machine, by name.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn vmm_tests(&self) -> Result<BTreeMap<String, PathBuf>> {
+        programs::vmm_tests(&self.cache, &self.progress, root())
+    }
+
+    /// Makes or fetches a kernel.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn kernel(&self, flavour: Flavour) -> Result<KernelTree> {
+        kernel::build(&self.cache, &self.progress, root(), &self.series, flavour)
+    }
+
+    /// Fetches Debian's source of the kernel, a compressed archive.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn kernel_source(&self) -> Result<PathBuf> {
+        kernel::source(&self.cache, &self.progress, &self.series)
+    }
+
+    /// Makes the patched KVM for a kernel.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn modules(
+        &self,
+        tree: &KernelTree,
+        flavour: Flavour,
+        defences: Defences,
+    ) -> Result<Modules> {
+        modules::build(
+            &self.cache,
+            &self.progress,
+            root(),
+            &self.series,
+            (tree, flavour),
+            defences,
+        )
+    }
+
+    /// The files of machines with this emulator and this first process.
+    pub fn machine_files(&self, bochs: PathBuf, init: PathBuf) -> MachineFiles {
+        MachineFiles {
+            bochs,
+            init,
+            bios: "/usr/share/bochs/BIOS-bochs-latest".into(),
+            vga_bios: "/usr/share/vgabios/vgabios.bin".into(),
+            isolinux: "/usr/lib/ISOLINUX/isolinux.bin".into(),
+            ldlinux: "/usr/lib/syslinux/modules/bios/ldlinux.c32".into(),
+            busybox: "/bin/busybox".into(),
+            run: self.cache.path("run"),
+        }
+    }
+}
+
+/// A machine's files and kernel without the patched KVM, for those who bring their own modules.
+///
+/// # Errors
+///
+/// A sentence that says what is missing and what to do.
+pub fn bare(flavour: Flavour) -> Result<(MachineFiles, KernelTree)> {
+    let setup = Setup::open()?;
+    let (bochs, init) = (setup.bochs()?, setup.init()?);
+    let tree = setup.kernel(flavour)?;
+    Ok((setup.machine_files(bochs, init), tree))
+}
+
+/// Programs that run on any host with KVM.
+///
+/// # Errors
+///
+/// A sentence that says what is missing and what to do.
+pub fn programs() -> Result<Programs> {
+    Setup::open()?.programs()
+}
+
+/// Directory in which cargo builds, so that it outlives a checkout.
+///
+/// # Errors
+///
+/// No directory for the cache.
+pub fn target() -> Result<PathBuf> {
+    Ok(Cache::open()?.target(root()))
+}

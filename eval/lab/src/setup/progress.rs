@@ -1,0 +1,317 @@
+//! What the user sees while things are made: a moving line on a terminal, plain lines elsewhere.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::interrupt;
+
+/// Way of showing progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A line that moves.
+    Terminal,
+    /// A line when something begins, each half minute, and when it is done.
+    Plain,
+    /// Nothing.
+    Silent,
+}
+
+/// Interval of plain lines which say that work goes on.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// Time that quick work may take before it is mentioned.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Progress {
+    /// The way that suits standard error.
+    pub fn new() -> Self {
+        if io::stderr().is_terminal() {
+            Self::Terminal
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// Shows nothing.
+    pub fn silent() -> Self {
+        Self::Silent
+    }
+
+    /// Says something once.
+    pub fn say(self, text: &str) {
+        if self != Self::Silent {
+            eprintln!("postern: {text}");
+        }
+    }
+
+    /// Begins a piece of work, whose programs' output goes to `log`.
+    ///
+    /// # Errors
+    ///
+    /// A log that cannot be written.
+    pub fn task(self, title: &str, log: &Path) -> Result<Task> {
+        let task = self.quick_task(title, log)?;
+        task.print_start();
+        Ok(task)
+    }
+
+    /// Begins a piece of work that is mostly done already: it is not mentioned unless it takes a
+    /// while.
+    ///
+    /// # Errors
+    ///
+    /// A log that cannot be written.
+    pub fn quick_task(self, title: &str, log: &Path) -> Result<Task> {
+        let fail = || format!("cannot write the log {}", log.display());
+        if let Some(directory) = log.parent() {
+            fs::create_dir_all(directory).with_context(fail)?;
+        }
+        let file = File::create(log).with_context(fail)?;
+        let bar = match self {
+            Self::Terminal => {
+                let style = ProgressStyle::with_template(
+                    "{spinner} {prefix} {elapsed:.dim} {wide_msg:.dim}",
+                );
+                let bar = ProgressBar::new_spinner()
+                    .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+                    .with_prefix(title.to_owned());
+                bar.enable_steady_tick(Duration::from_millis(120));
+                Some(bar)
+            }
+            Self::Plain | Self::Silent => None,
+        };
+        let (title, log) = (title.to_owned(), log.to_owned());
+        let printed = Mutex::new(None);
+        Ok(Task {
+            progress: self,
+            title,
+            log,
+            file,
+            bar,
+            start: Instant::now(),
+            printed,
+        })
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A piece of work that takes a while.
+#[derive(Debug)]
+pub struct Task {
+    progress: Progress,
+    title: String,
+    log: PathBuf,
+    file: File,
+    bar: Option<ProgressBar>,
+    start: Instant,
+    /// When it was last mentioned in a plain line.
+    printed: Mutex<Option<Instant>>,
+}
+
+impl Task {
+    /// Shows what is going on.
+    pub fn show_line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(text.trim().to_owned()),
+            None => self.remind(),
+        }
+    }
+
+    fn print_start(&self) {
+        if self.progress == Progress::Plain
+            && let Ok(mut printed) = self.printed.lock()
+        {
+            eprintln!("postern: {} ...", self.title);
+            *printed = Some(Instant::now());
+        }
+    }
+
+    fn remind(&self) {
+        let Ok(mut printed) = self.printed.lock() else {
+            return;
+        };
+        if self.progress != Progress::Plain {
+            return;
+        }
+        let due = match *printed {
+            Some(last) => last.elapsed() > REMINDER,
+            None => self.start.elapsed() > PATIENCE,
+        };
+        if due {
+            *printed = Some(Instant::now());
+            eprintln!(
+                "postern: {} ... {}",
+                self.title,
+                seconds(self.start.elapsed())
+            );
+        }
+    }
+
+    /// Runs a program to its end; what it prints goes to the log and, its last line, to the user.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the program and the log, with the last lines of that.
+    pub fn run(&self, command: &mut Command) -> Result<()> {
+        interrupt::check()?;
+        let name = Path::new(command.get_program())
+            .file_name()
+            .unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        writeln!(&self.file, "+ {command:?}").context("writing the log")?;
+        let (reader, writer) = io::pipe().context("making a pipe")?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().context("making a pipe")?)
+            .stderr(writer)
+            .spawn()
+            .with_context(|| format!("{}: cannot run {name}", self.title));
+        // The command keeps the pipe's writing end open, and with it the loop below running.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = child?;
+        let (status, last) = interrupt::watch(&mut child, |child| -> Result<_> {
+            let last = self.copy_output(reader)?;
+            let status = child.wait();
+            Ok((status.with_context(|| format!("waiting for {name}"))?, last))
+        })?;
+        interrupt::check()?;
+        if status.success() {
+            return Ok(());
+        }
+        self.clear();
+        let (title, log) = (&self.title, self.log.display());
+        if let Some(reason) = reason(&last) {
+            bail!("{title} failed because {reason}; the log is {log}");
+        }
+        let last: String = last.iter().map(|line| format!("    {line}\n")).collect();
+        bail!("{title} failed: {name} ended with {status}; its log is {log}, and ends:\n{last}")
+    }
+
+    /// Copies what a program prints to the log, shows it, and returns its last lines.
+    fn copy_output(&self, reader: io::PipeReader) -> Result<Vec<String>> {
+        const LINES: usize = 12;
+        let mut last = Vec::new();
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line.context("reading a program's output")?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            writeln!(&self.file, "{line}").context("writing the log")?;
+            self.show_line(&line);
+            if last.len() == LINES {
+                last.remove(0);
+            }
+            last.push(line);
+        }
+        Ok(last)
+    }
+
+    /// Says that it is done.
+    pub fn done(self) {
+        self.clear();
+        if self.progress != Progress::Silent {
+            eprintln!(
+                "postern: {}: done in {}",
+                self.title,
+                seconds(self.start.elapsed())
+            );
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Reason of a program's failure and what helps, where its last lines tell.
+fn reason(lines: &[String]) -> Option<&'static str> {
+    const REASONS: [(&str, &str); 6] = [
+        (
+            "No space left on device",
+            "the disk is full: make room, or set POSTERN_CACHE to a directory on another disk",
+        ),
+        ("Temporary failure resolving", NO_NETWORK),
+        ("Could not resolve", NO_NETWORK),
+        ("Could not connect", NO_NETWORK),
+        (
+            "404  Not Found",
+            "the mirror has no such file: set POSTERN_MIRROR to another mirror",
+        ),
+        (
+            "Hash Sum mismatch",
+            "a file from the network is not what it should be: set POSTERN_MIRROR to another \
+             mirror",
+        ),
+    ];
+    let says = |text: &str| lines.iter().any(|line| line.contains(text));
+    REASONS
+        .iter()
+        .find(|(text, _)| says(text))
+        .map(|(_, reason)| *reason)
+}
+
+const NO_NETWORK: &str = "there is no way to the network, which is needed once: try again with \
+                          one, or set POSTERN_MIRROR to a mirror of Debian within reach";
+
+fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        s @ 0..60 => format!("{s} s"),
+        s => format!("{} min {:02} s", s / 60, s % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str) -> (Result<()>, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("x.log");
+        let task = Progress::silent().task("a thing", &log).unwrap();
+        let result = task.run(Command::new("sh").args(["-c", script]));
+        (result, fs::read_to_string(&log).unwrap())
+    }
+
+    #[test]
+    fn what_a_program_prints_is_logged() {
+        let (result, log) = run("echo out; echo err >&2");
+        result.unwrap();
+        assert!(log.contains("out\n") && log.contains("err\n"));
+    }
+
+    #[test]
+    fn a_failure_names_the_program_and_shows_its_last_words() {
+        let error = run("echo some words; exit 3").0.unwrap_err().to_string();
+        assert!(
+            error.starts_with("a thing failed: sh ended with exit status: 3; its log is "),
+            "{error}"
+        );
+        assert!(error.ends_with("    some words\n"), "{error}");
+        let error = run("echo 'x: No space left on device'; exit 1")
+            .0
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("a thing failed because the disk is full"),
+            "{error}"
+        );
+    }
+}

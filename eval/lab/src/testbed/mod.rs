@@ -1,0 +1,79 @@
+//! Testbeds, on which VMs run: this host if it has VMFUNC and the patched KVM, or the emulated
+//! machine.
+
+mod emulated;
+mod host;
+
+use anyhow::{Context, Result};
+
+pub use emulated::EmulatedTestbed;
+pub use postern_kvm::has_views as host_has_views;
+
+use crate::job::{Job, JobOutcome};
+use crate::setup::{self, Flavour, Programs};
+use crate::source::Source;
+
+/// A testbed that is ready to run jobs.
+#[derive(Debug)]
+pub enum Testbed {
+    /// The emulated machine.
+    Emulated(Box<EmulatedTestbed>),
+    /// This host, with the programs that jobs need.
+    Hardware(Programs),
+}
+
+impl Testbed {
+    /// Chooses this host if its KVM can make views, else the emulated machine, and makes what is
+    /// missing.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is missing and what to do.
+    pub fn prepare() -> Result<Self> {
+        if host_has_views() {
+            return Ok(Self::Hardware(setup::programs()?));
+        }
+        let emulated = EmulatedTestbed::prepare(Flavour::Small)?;
+        Ok(Self::Emulated(Box::new(emulated)))
+    }
+
+    /// The label of what is measured on it.
+    pub fn source(&self) -> Source {
+        match self {
+            Self::Emulated(_) => Source::Emulated,
+            Self::Hardware(_) => Source::Hardware,
+        }
+    }
+
+    /// Programs to give to jobs.
+    pub fn programs(&self) -> &Programs {
+        match self {
+            Self::Emulated(testbed) => &testbed.programs,
+            Self::Hardware(programs) => programs,
+        }
+    }
+
+    /// Runs jobs one after another, in the emulated machine in one boot, where `kvm-intel` gets
+    /// `parameters`. On the host it has those with which its administrator loaded it.
+    ///
+    /// # Errors
+    ///
+    /// A testbed that could not run all jobs. A job that fails is no error.
+    pub fn run(&self, jobs: &[Job], parameters: &str) -> Result<Vec<JobOutcome>> {
+        match self {
+            Self::Emulated(testbed) => {
+                let outcome = testbed.machine(parameters).run_all(jobs)?;
+                match outcome.death {
+                    None => Ok(outcome.jobs),
+                    Some(death) => {
+                        let name = jobs
+                            .get(outcome.jobs.len())
+                            .map_or("its end", |job| &job.name);
+                        Err(death).context(format!("the machine did not survive {name}"))
+                    }
+                }
+            }
+            Self::Hardware(_) => jobs.iter().map(host::run).collect(),
+        }
+    }
+}

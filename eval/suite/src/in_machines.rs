@@ -1,0 +1,301 @@
+//! Runs tests in the emulated machine, where several share a boot, or on this host's KVM where it
+//! can.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use postern_lab::job::{Job, JobOutcome};
+use postern_lab::machine::MachineError;
+use postern_lab::testbed::{self, Testbed};
+
+use crate::libtest;
+use crate::machine_test::{Boot, Judge, Test};
+use crate::report::{TestReport, Verdict};
+use crate::testbeds::Testbeds;
+
+/// Machines that run at the same time at most, if there are processors for them.
+const MAX_MACHINES: usize = 2;
+/// Real time that a machine has for all its tests. Each of these has a time by the machine's clock.
+const TIMEOUT: Duration = Duration::from_secs(1200);
+/// Tests that share a boot at most, so that there is work for all machines.
+const MAX_TESTS_PER_BOOT: usize = 8;
+
+/// Runs tests and reports them.
+///
+/// # Errors
+///
+/// A machine that cannot be made. One that dies is a failed test.
+pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&Test]) -> Result<()> {
+    if tests.is_empty() {
+        return Ok(());
+    }
+    let (on_host, emulated): (Vec<&Test>, Vec<&Test>) = tests
+        .iter()
+        .partition(|test| test.boot == Boot::VIEWS && testbed::host_has_views());
+    run_on_host(report, &on_host)?;
+    for test in &emulated {
+        testbeds.prepare(test)?;
+    }
+    let queue = Mutex::new(batches(&emulated));
+    let failure = Mutex::new(None);
+    let workers = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(MAX_MACHINES);
+    let testbeds = &*testbeds;
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(batch) = take(&queue) {
+                    if let Err(error) = run_batch(report, testbeds, batch) {
+                        // The others stop after what they are at.
+                        lock(&queue).clear();
+                        lock(&failure).get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    match lock(&failure).take() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+fn run_on_host(report: &TestReport, tests: &[&Test]) -> Result<()> {
+    // On the host the VMM's tests run as unit tests.
+    let mut tests = tests
+        .iter()
+        .filter(|test| !matches!(test.judge, Judge::VmmTests(_)))
+        .peekable();
+    if tests.peek().is_none() {
+        return Ok(());
+    }
+    let testbed = Testbed::prepare()?;
+    for test in tests {
+        let start = Instant::now();
+        let job = (test.job)(testbed.programs());
+        let outcome = testbed
+            .run(&[job], "")
+            .map(|mut outcomes| outcomes.remove(0));
+        judge(report, test, outcome, "hardware", Some(start));
+    }
+    Ok(())
+}
+
+/// Tests in groups that share a boot.
+fn batches<'a>(tests: &[&'a Test]) -> Vec<Vec<&'a Test>> {
+    let mut groups: Vec<(Boot, Vec<&Test>)> = Vec::new();
+    for test in tests {
+        match groups.iter_mut().find(|(boot, _)| *boot == test.boot) {
+            Some((_, group)) => group.push(test),
+            None => groups.push((test.boot, vec![test])),
+        }
+    }
+    let mut batches: Vec<Vec<&Test>> = Vec::new();
+    for (_, group) in groups {
+        let parts = group.len().div_ceil(MAX_TESTS_PER_BOOT);
+        batches.extend(
+            group
+                .chunks(group.len().div_ceil(parts))
+                .map(<[&Test]>::to_vec),
+        );
+    }
+    // Taken from the end.
+    batches.reverse();
+    batches
+}
+
+fn run_batch(report: &TestReport, testbeds: &Testbeds, mut tests: Vec<&Test>) -> Result<()> {
+    while let Some(&first) = tests.first() {
+        let start = (tests.len() == 1).then(Instant::now);
+        let machine = testbeds.machine(first.boot)?.timeout(TIMEOUT);
+        let jobs = tests
+            .iter()
+            .map(|test| testbeds.job(test))
+            .collect::<Result<Vec<Job>>>()?;
+        let outcome = match machine.run_all(&jobs) {
+            Ok(outcome) => outcome,
+            Err(MachineError::Interrupted) => return Err(MachineError::Interrupted.into()),
+            Err(error) => return Err(error).context(first.name),
+        };
+        let finished = outcome.jobs.len();
+        for (test, done) in tests
+            .drain(..finished)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .zip(outcome.jobs)
+        {
+            judge(report, test, Ok(done), "emulated", start);
+        }
+        // The one that the machine died of; those after it get another machine.
+        if let Some(death) = outcome.death {
+            if tests.is_empty() {
+                return Err(death).context("the machine did not switch off");
+            }
+            judge(
+                report,
+                tests.remove(0),
+                Err(death.into()),
+                "emulated",
+                start,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Reports the verdicts of a test. `start` is when it began, unless it shared its boot with others.
+fn judge(
+    report: &TestReport,
+    test: &Test,
+    outcome: Result<JobOutcome>,
+    source: &str,
+    start: Option<Instant>,
+) {
+    let elapsed = start.map(|start| start.elapsed());
+    let name = format!("{source}/{}", test.name);
+    match (outcome, test.judge) {
+        (Err(error), _) => report.line(&name, &Err(error).into(), elapsed),
+        (Ok(outcome), Judge::Whole(judge)) => report.line(&name, &judge(outcome).into(), elapsed),
+        (Ok(outcome), Judge::Lines) => {
+            for (part, verdict) in parse(&outcome) {
+                report.line(&format!("{name}: {part}"), &verdict, None);
+            }
+        }
+        (Ok(outcome), Judge::VmmTests(program)) => {
+            for test in libtest::parse_program(program, &outcome.text()) {
+                report.line(&format!("{name}: {}", test.name), &test.verdict, None);
+            }
+            if let Some(line) = outcome.kernel_warnings().first() {
+                let reason = format!("the kernel complains: {line}");
+                report.line(&name, &Verdict::Failed(reason), None);
+            }
+        }
+    }
+}
+
+/// The tests that a test program has reported, and its end as one more if that was not in order.
+fn parse(outcome: &JobOutcome) -> Vec<(String, Verdict)> {
+    let text = outcome.text();
+    let mut tests = Vec::new();
+    for line in text.lines() {
+        let split = |rest: &str| {
+            let (name, reason) = rest.split_once(": ").unwrap_or((rest, "no reason given"));
+            (name.to_owned(), reason.to_owned())
+        };
+        if let Some(name) = line.strip_prefix("ok ") {
+            tests.push((name.to_owned(), Verdict::Passed));
+        } else if let Some(rest) = line.strip_prefix("FAILED ") {
+            let (name, reason) = split(rest);
+            tests.push((name, Verdict::Failed(reason)));
+        } else if let Some(rest) = line.strip_prefix("SKIP ") {
+            let (name, reason) = split(rest);
+            tests.push((name, Verdict::Skipped(reason)));
+        }
+    }
+    let failed = tests
+        .iter()
+        .any(|(_, verdict)| matches!(verdict, Verdict::Failed(_)));
+    let end = match outcome.clone().success() {
+        // A program that has told of its failures ends with a failure.
+        Err(error)
+            if !(failed && outcome.status == Some(1) && outcome.kernel_warnings().is_empty()) =>
+        {
+            Err(error)
+        }
+        Ok(_) if tests.is_empty() => Err(anyhow!("it ran no test")),
+        _ => return tests,
+    };
+    tests.push(("the program's end".to_owned(), end.into()));
+    tests
+}
+
+fn take<T>(queue: &Mutex<Vec<T>>) -> Option<T> {
+    lock(queue).pop()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_lab::setup::{Flavour, Programs};
+
+    use super::*;
+    use crate::machine_test::Kvm;
+
+    fn done(status: i32, output: &str) -> JobOutcome {
+        JobOutcome {
+            status: Some(status),
+            output: output.as_bytes().to_vec(),
+            ..JobOutcome::default()
+        }
+    }
+
+    #[test]
+    fn lines_of_a_test_program_become_tests() {
+        let tests = parse(&done(
+            1,
+            "noise\nok a b\nFAILED c: why: because\nSKIP d: no device\n",
+        ));
+        let expected = [
+            ("a b", Verdict::Passed),
+            ("c", Verdict::Failed("why: because".into())),
+            ("d", Verdict::Skipped("no device".into())),
+        ];
+        assert_eq!(
+            tests,
+            expected.map(|(name, verdict)| (name.to_owned(), verdict))
+        );
+    }
+
+    #[test]
+    fn a_test_program_that_ends_badly_fails() {
+        for done in [
+            done(0, "nothing\n"),
+            done(139, "ok a\n"),
+            done(101, "FAILED a: x\n"),
+        ] {
+            let tests = parse(&done);
+            assert!(
+                matches!(tests.last(), Some((_, Verdict::Failed(_)))),
+                "{tests:?}"
+            );
+            assert_eq!(tests.last().unwrap().0, "the program's end");
+        }
+        let mut warned = done(0, "ok a\n");
+        warned.kernel_log = "<4>[1.0] WARNING: CPU: 0\n".into();
+        assert!(matches!(&parse(&warned)[1].1, Verdict::Failed(why) if why.contains("WARNING")));
+    }
+
+    #[test]
+    fn tests_that_boot_the_same_share_a_boot() {
+        fn job(_: &Programs) -> Job {
+            Job::new("", "")
+        }
+        let test = |kvm| Test {
+            name: "",
+            boot: Boot {
+                flavour: Flavour::Small,
+                kvm,
+            },
+            job,
+            judge: Judge::Lines,
+        };
+        let tests: Vec<Test> = (0..20)
+            .map(|n| test(if n % 2 == 0 { Kvm::None } else { Kvm::Stock }))
+            .collect();
+        let batches = batches(&tests.iter().collect::<Vec<_>>());
+        assert_eq!(batches.len(), 4);
+        assert!(
+            batches
+                .iter()
+                .all(|batch| batch.iter().all(|test| test.boot == batch[0].boot))
+        );
+        assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), 20);
+    }
+}

@@ -1,0 +1,67 @@
+//! Definition of a test that runs in a machine: what boots, what runs, and how its outcome is
+//! judged.
+
+use anyhow::Result;
+use postern_lab::job::{Job, JobOutcome};
+use postern_lab::setup::{Flavour, Programs};
+
+/// Parameters of the patched kvm-intel in tests. The emulated processor is of a model that leaks
+/// data between views; the emulation of it does not.
+pub const VIEWS: &str = "ept_views=1 ept_views_insist=1";
+
+/// Kernel and KVM that a test boots. Tests for which they are equal share a boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Boot {
+    /// The kernel.
+    pub flavour: Flavour,
+    /// The modules.
+    pub kvm: Kvm,
+}
+
+impl Boot {
+    /// The small kernel with the patched KVM: what everything else is made for. Tests of it run on
+    /// hardware, too.
+    pub const VIEWS: Boot = Boot {
+        flavour: Flavour::Small,
+        kvm: Kvm::Patched(VIEWS),
+    };
+}
+
+/// A kind of KVM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kvm {
+    /// None.
+    None,
+    /// The one that comes with the kernel.
+    Stock,
+    /// With Postern's patches, and these parameters.
+    Patched(&'static str),
+    /// With Postern's patches, less the defences that these parameters leave out.
+    Weakened(&'static str),
+}
+
+/// A test.
+#[derive(Debug)]
+pub struct Test {
+    /// `area/what holds`.
+    pub name: &'static str,
+    /// Kernel and KVM that it needs.
+    pub boot: Boot,
+    /// Job that it runs.
+    pub job: fn(&Programs) -> Job,
+    /// Judge of the job's outcome.
+    pub judge: Judge,
+}
+
+/// Judge who makes verdicts of a job's outcome.
+#[derive(Clone, Copy, Debug)]
+pub enum Judge {
+    /// One verdict.
+    Whole(fn(JobOutcome) -> Result<()>),
+    /// The job is a test program of the VMM, which the job finds as `test`; each test of it has a
+    /// verdict.
+    VmmTests(&'static str),
+    /// The job is a test program; each line `ok NAME`, `FAILED NAME: REASON` or `SKIP NAME: REASON`
+    /// is the verdict of a test.
+    Lines,
+}

@@ -1,0 +1,255 @@
+//! Tests that boot machines by themselves: of what a job in one good boot cannot show.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use postern_bench::demo::{self, DemoOptions};
+use postern_bench::report::Pcap;
+use postern_bench::traffic::Trace;
+use postern_lab::interrupt;
+use postern_lab::job::Job;
+use postern_lab::machine::MachineError;
+use postern_lab::setup::Flavour;
+use postern_lab::testbed::{EmulatedTestbed, Testbed};
+
+use crate::machine_test::VIEWS;
+use crate::report::{TestReport, Verdict};
+use crate::testbeds::Testbeds;
+
+/// A test that makes its own machines.
+pub struct OwnBootTest {
+    /// `area/what holds`.
+    pub name: &'static str,
+    run: fn(&EmulatedTestbed) -> Result<()>,
+}
+
+/// All tests that boot machines by themselves.
+pub const ALL: &[OwnBootTest] = &[
+    OwnBootTest {
+        name: "machine/equal machines run equal instructions",
+        run: repeatable,
+    },
+    OwnBootTest {
+        name: "machine/a kernel that panics is a failure",
+        run: kernel_panic,
+    },
+    OwnBootTest {
+        name: "machine/a triple fault is a failure",
+        run: triple_fault,
+    },
+    OwnBootTest {
+        name: "machine/a machine that hangs is given up",
+        run: hang,
+    },
+    OwnBootTest {
+        name: "machine/a module that is none is named",
+        run: no_module,
+    },
+    OwnBootTest {
+        name: "machine/a module that does not fit is named",
+        run: unfit_module,
+    },
+    OwnBootTest {
+        name: "machine/nothing of a machine stays behind",
+        run: nothing_left,
+    },
+    OwnBootTest {
+        name: "machine/four runs at once from one checkout do not disturb each other",
+        run: runs_at_once,
+    },
+    OwnBootTest {
+        name: "demo/the same run twice shows the same counts",
+        run: demo_twice,
+    },
+];
+
+/// Runs tests and reports them.
+///
+/// # Errors
+///
+/// The machine cannot be made.
+pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&OwnBootTest]) -> Result<()> {
+    if tests.is_empty() {
+        return Ok(());
+    }
+    let testbed = testbeds.with(Flavour::Small)?;
+    for test in tests {
+        interrupt::check()?;
+        let start = Instant::now();
+        let verdict = Verdict::from((test.run)(testbed));
+        report.line(
+            &format!("emulated/{}", test.name),
+            &verdict,
+            Some(start.elapsed()),
+        );
+    }
+    Ok(())
+}
+
+/// Reads the counters, which tell every instruction since power-on apart, after work of all kinds.
+fn repeatable(testbed: &EmulatedTestbed) -> Result<()> {
+    let counters = || -> Result<String> {
+        let job = Job::new(
+            "count",
+            "./postern check; ls -lR /sys/kernel /proc/1 | md5sum; ./postern-init counters",
+        )
+        .file("postern", &testbed.programs.postern)
+        .file("postern-init", &testbed.programs.init);
+        let done = testbed.machine(VIEWS).run(job)?;
+        let text = done.text();
+        let line = text.lines().last().context("it printed nothing")?;
+        ensure!(line.starts_with("instructions "), "it printed {line:?}");
+        Ok(line.to_owned())
+    };
+    let (first, second) = (counters()?, counters()?);
+    ensure!(first == second, "first {first}, then {second}");
+    Ok(())
+}
+
+fn kernel_panic(testbed: &EmulatedTestbed) -> Result<()> {
+    // A kernel whose first process ends has nothing to go on with.
+    match testbed
+        .bare_machine()
+        .arguments("rdinit=/bin/busybox")
+        .run(Job::new("x", "true"))
+    {
+        Err(MachineError::KernelPanic { line, .. }) => {
+            ensure!(
+                line.contains("Attempted to kill init"),
+                "the reason is: {line}"
+            );
+            Ok(())
+        }
+        other => bail!("the outcome is {other:?}"),
+    }
+}
+
+fn triple_fault(testbed: &EmulatedTestbed) -> Result<()> {
+    // The kernel restarts the machine by a triple fault, as `reboot=t` tells it.
+    match testbed.bare_machine().run(Job::new("reboot", "reboot -f")) {
+        Err(MachineError::Emulator { line, .. }) => {
+            ensure!(
+                line.contains("exception with no resolution"),
+                "the reason is: {line}"
+            );
+            Ok(())
+        }
+        other => bail!("the outcome is {other:?}"),
+    }
+}
+
+fn hang(testbed: &EmulatedTestbed) -> Result<()> {
+    let job =
+        Job::new("hang", "echo begun; while :; do :; done").timeout(Duration::from_secs(10_000));
+    let start = Instant::now();
+    let outcome = testbed
+        .bare_machine()
+        .timeout(Duration::from_secs(6))
+        .run_all(&[job])?;
+    ensure!(
+        start.elapsed() < Duration::from_secs(20),
+        "it took {:?}",
+        start.elapsed()
+    );
+    ensure!(
+        outcome.unfinished.text() == "begun\n",
+        "its output is lost: {:?}",
+        outcome.unfinished
+    );
+    match outcome.death {
+        Some(MachineError::Timeout { .. }) => Ok(()),
+        other => bail!("the outcome is {other:?}"),
+    }
+}
+
+fn no_module(testbed: &EmulatedTestbed) -> Result<()> {
+    match testbed
+        .bare_machine()
+        .module("/nonexistent/x.ko", "")
+        .run(Job::new("x", "true"))
+    {
+        Err(error @ MachineError::Prepare { .. }) => {
+            ensure!(
+                error.to_string().contains("/nonexistent/x.ko"),
+                "the reason is: {error}"
+            );
+            Ok(())
+        }
+        other => bail!("the outcome is {other:?}"),
+    }
+}
+
+/// KVM's module for Intel does not load without the other two.
+fn unfit_module(testbed: &EmulatedTestbed) -> Result<()> {
+    match testbed
+        .bare_machine()
+        .module(&testbed.modules.kvm_intel, "")
+        .run(Job::new("x", "true"))
+    {
+        Err(MachineError::Module { module, error, .. }) => {
+            ensure!(module.ends_with("kvm-intel.ko"), "the module is {module}");
+            ensure!(error.contains("No such file"), "the reason is: {error}");
+            Ok(())
+        }
+        other => bail!("the outcome is {other:?}"),
+    }
+}
+
+fn nothing_left(testbed: &EmulatedTestbed) -> Result<()> {
+    testbed.bare_machine().run(Job::new("x", "true"))?;
+    let left: Vec<_> = std::fs::read_dir(&testbed.files.run)
+        .context("reading the directory of machines")?
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.starts_with(&format!("{}-", std::process::id())) && !name.ends_with(".kept")
+        })
+        .collect();
+    ensure!(left.is_empty(), "these are left: {left:?}");
+    Ok(())
+}
+
+/// Four times what `cargo lab machine run` does: make what is missing, boot, run a command.
+fn runs_at_once(_: &EmulatedTestbed) -> Result<()> {
+    const RUNS: usize = 4;
+    let run = || -> Result<()> {
+        let testbed = EmulatedTestbed::prepare(Flavour::Small)?;
+        let outcome = testbed.machine(VIEWS).run(Job::new("hi", "echo hi"))?;
+        let text = outcome.success()?.text();
+        ensure!(text == "hi\n", "it printed {text:?}");
+        Ok(())
+    };
+    let results: Vec<Result<()>> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..RUNS).map(|_| scope.spawn(run)).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        threads.into_iter().map(join).collect()
+    });
+    results.into_iter().collect()
+}
+
+/// Every figure of every path, from two demos with few frames.
+fn demo_twice(testbed: &EmulatedTestbed) -> Result<()> {
+    let emulated = Testbed::Emulated(Box::new(testbed.clone()));
+    let options = DemoOptions {
+        json: None,
+        pcap: None,
+        batch: vec![8],
+        frames: 200,
+    };
+    let trace = Trace::synthetic(200, 150);
+    let input = Pcap::of(&trace, "made up");
+    let demo = || -> Result<serde_json::Value> {
+        let (report, failures) =
+            demo::measure(&emulated, &options, &trace, input.clone(), &|_| ())?;
+        ensure!(failures.is_empty(), "runs failed: {}", failures.join("\n"));
+        ensure!(!report.traffic.is_empty() && !report.calls.is_empty());
+        serde_json::to_value(&report).context("making JSON of a report")
+    };
+    let (first, second) = (demo()?, demo()?);
+    ensure!(first == second, "first {first:#}, then {second:#}");
+    Ok(())
+}

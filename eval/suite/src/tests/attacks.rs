@@ -1,0 +1,224 @@
+//! Attacks of a hostile guest on views, each with all defences and each without the one that repels
+//! it: a test that cannot fail proves nothing.
+//!
+//! While the attacker works, another VM waits for frames; afterwards a third one exchanges frames
+//! with it through the same NIC, and the host's kernel must have logged no warning.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::machine_test::{Boot, Judge, Kvm, Test};
+use postern_lab::job::{Job, JobOutcome};
+use postern_lab::setup::{Flavour, Programs};
+
+/// A build that leaves out the defences of these bits, see `kernel-patches/attacks`.
+macro_rules! without {
+    ($bits:literal) => {
+        Boot {
+            flavour: Flavour::Small,
+            kvm: Kvm::Weakened(concat!(
+                "ept_views=1 ept_views_insist=1 ept_view_omit=",
+                $bits
+            )),
+        }
+    };
+}
+
+/// The defences as bits of the parameter.
+mod omit {
+    use super::{Boot, Flavour, Kvm};
+
+    /// The service's entry is invalid until the gate arms it.
+    pub const ARM: Boot = without!("1");
+    /// Any CR3 leads to page tables of the kernel's making.
+    pub const ELSEWHERE: Boot = without!("2");
+    /// An abort resets the EPTP list.
+    pub const DISARM: Boot = without!("4");
+    /// No event is injected into a view, and views need SMEP and SMAP.
+    pub const EVENTS: Boot = without!("24");
+    /// Views need SMEP and SMAP.
+    pub const MODE: Boot = without!("16");
+}
+
+macro_rules! repelled {
+    ($attack:literal, $path:literal) => {
+        Test {
+            name: concat!("attacks/", $attack, " on ", $path, " is repelled"),
+            boot: Boot::VIEWS,
+            job: |programs| attack(programs, $attack, $path),
+            judge: Judge::Whole(is_repelled),
+        }
+    };
+}
+
+macro_rules! succeeds {
+    ($attack:literal, $without:literal, $boot:expr) => {
+        Test {
+            name: concat!("attacks/", $attack, " succeeds ", $without),
+            boot: $boot,
+            job: |programs| attack(programs, $attack, "elisa"),
+            judge: Judge::Whole(succeeds),
+        }
+    };
+}
+
+/// Test of an attack on a path that has no defence against it.
+const READ_NIC_DIRECT: Test = Test {
+    name: "attacks/read-nic succeeds on direct, which has no isolation",
+    boot: Boot::VIEWS,
+    job: |programs| attack(programs, "read-nic", "direct"),
+    judge: Judge::Whole(succeeds),
+};
+
+pub(super) const TESTS: &[Test] = &[
+    repelled!("vmfunc-direct", "elisa"),
+    repelled!("vmfunc-direct", "elisa-strict"),
+    repelled!("gate-offsets", "elisa"),
+    repelled!("gate-offsets", "elisa-strict"),
+    repelled!("cr3-packet", "elisa"),
+    repelled!("cr3-packet", "elisa-strict"),
+    repelled!("breakpoint", "elisa"),
+    repelled!("breakpoint", "elisa-strict"),
+    repelled!("idt", "elisa"),
+    repelled!("idt", "elisa-strict"),
+    repelled!("read-nic", "elisa"),
+    repelled!("read-nic", "elisa-strict"),
+    repelled!("cpl0", "elisa"),
+    repelled!("cpl0", "elisa-strict"),
+    Test {
+        name: "attacks/kill -9 in the middle of calls on elisa harms nobody else",
+        boot: Boot::VIEWS,
+        job: |programs| killed_senders(programs, &programs.nic_image, "elisa"),
+        judge: Judge::Whole(others_go_on),
+    },
+    Test {
+        name: "attacks/kill -9 in the middle of calls on elisa-strict harms nobody else",
+        boot: Boot::VIEWS,
+        job: |programs| killed_senders(programs, &programs.nic_image, "elisa-strict"),
+        judge: Judge::Whole(others_go_on),
+    },
+    Test {
+        name: "attacks/kill -9 in the middle of calls succeeds where senders take a lock",
+        boot: Boot::VIEWS,
+        job: |programs| killed_senders(programs, &programs.locking_image, "elisa"),
+        judge: Judge::Whole(others_are_stuck),
+    },
+    READ_NIC_DIRECT,
+    succeeds!(
+        "vmfunc-direct",
+        "where the entry is always valid",
+        omit::ARM
+    ),
+    succeeds!("cr3-packet", "where CR3 is followed", omit::ELSEWHERE),
+    succeeds!(
+        "breakpoint",
+        "where an abort leaves the list alone",
+        omit::DISARM
+    ),
+    succeeds!("idt", "where events enter views", omit::EVENTS),
+    succeeds!("cpl0", "where SMEP and SMAP are not needed", omit::MODE),
+];
+
+/// Time for one attack with all that surrounds it.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A NIC of three ports, a VM that sends back what it gets on the first, and a script in which
+/// `$vm` runs a VM.
+fn with_echo(programs: &Programs, image: &Path, name: &str, path: &str, script: &str) -> Job {
+    let script = format!(
+        "
+./postern nic --socket nic.sock --ports 3 --image nic-image > nic.log 2>&1 & nic=$!
+while [ ! -S nic.sock ]; do kill -0 $nic || {{ cat nic.log; exit 90; }}; sleep 0.01; done
+vm='./postern run --kernel guest --memory 16M --nic nic.sock --path {path} --serial -'
+$vm --port 0 --cmdline 'role=echo timer=100 patience=100000' & echo=$!
+{script}
+kill -0 $echo || {{ echo 'the waiting VM is gone'; exit 91; }}
+kill $echo $nic; wait $echo; wait $nic
+echo done
+"
+    );
+    Job::new(name, &script)
+        .file("postern", &programs.postern)
+        .file("guest", &programs.bare_guest)
+        .file("nic-image", image)
+        .timeout(TIMEOUT)
+}
+
+fn attack(programs: &Programs, attack: &str, path: &str) -> Job {
+    let script = format!(
+        "
+$vm --port 2 --cmdline 'role=attack attack={attack} timer=1000'; echo \"attacker ended with $?\"
+$vm --port 1 --cmdline 'role=ping frames=64 timer=100'; echo \"ping ended with $?\"
+"
+    );
+    with_echo(
+        programs,
+        &programs.nic_image,
+        &format!("attack {attack}"),
+        path,
+        &script,
+    )
+}
+
+/// While two VMs exchange frames, VMs that send as fast as they can, nearly all of their time
+/// inside a call, are killed, each at another moment; the next one gets the port of the last.
+fn killed_senders(programs: &Programs, image: &Path, path: &str) -> Job {
+    let script = "
+timeout 60 $vm --port 1 --cmdline 'role=ping frames=10000 timer=100' & ping=$!
+sleep 0.5
+for moment in 0.11 0.13 0.17 0.19 0.23 0.29 0.31 0.37; do
+    $vm --port 2 --cmdline 'role=send input=64 frames=endless batch=256 hello=off timer=1000' &
+    sender=$!
+    sleep $moment
+    kill -9 $sender || echo 'the sender ended by itself'
+    wait $sender; echo \"sender ended with $?\"
+done
+kill -0 $ping || echo 'ping was done before the senders'
+wait $ping; echo \"ping ended with $?\"
+";
+    with_echo(programs, image, "kill -9", path, script)
+}
+
+fn others_go_on(outcome: JobOutcome) -> Result<()> {
+    let text = outcome.success()?.text();
+    let killed = text.matches("sender ended with 137").count();
+    ensure!(
+        killed == 8 && text.contains("ping ended with 0") && !text.contains("ping was done before"),
+        "{killed} senders of 8 were killed: {text}"
+    );
+    Ok(())
+}
+
+/// A sender that was killed with the lock in its hands has stopped the others.
+fn others_are_stuck(outcome: JobOutcome) -> Result<()> {
+    let text = outcome.text();
+    ensure!(
+        text.contains("ping ended with ") && !text.contains("ping ended with 0"),
+        "the others went on, so the test of killed senders could not fail: {text}"
+    );
+    Ok(())
+}
+
+fn is_repelled(outcome: JobOutcome) -> Result<()> {
+    let outcome = outcome.success()?;
+    let text = outcome.text();
+    ensure!(
+        text.contains(": repelled: ")
+            && text.contains("attacker ended with 0")
+            && text.contains("ping ended with 0"),
+        "{text}"
+    );
+    Ok(())
+}
+
+/// Without its defence the attack is seen to work; what becomes of the host then is no question.
+fn succeeds(outcome: JobOutcome) -> Result<()> {
+    let text = outcome.text();
+    ensure!(
+        text.contains(": succeeded: "),
+        "the attack did not succeed, so its test could not fail: {text}"
+    );
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! What `postern nic ACTION SOCKET` asks the owner of a running NIC for.
+#![deny(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use postern_nic_client::control::{CaptureInfo, Control, Format};
+use postern_nic_client::mac::Mac;
+
+use super::ask::{ask, order};
+use super::{policy, replay, show};
+use crate::error::CommandError;
+use crate::{output, parsers};
+
+/// What to do with a running NIC.
+#[derive(Subcommand)]
+pub enum Action {
+    /// Show ports, counters, stations, policies, uplinks or captures
+    Show(show::Args),
+    /// Change what a port may send and receive
+    Set(policy::Args),
+    /// Let a port, or end its tenancy and let it to nobody
+    Port(PortArgs),
+    /// Tell the NIC where a station is, or have it forget some
+    Mac(MacArgs),
+    /// Join a port to an interface of this host, or part them
+    Uplink(UplinkArgs),
+    /// Write what passes a port, or all of them, to a file
+    Capture(CaptureArgs),
+    /// Send the frames of a pcap or pcapng file from a port
+    Replay(replay::Args),
+    /// End the owner, and with it the NIC
+    Stop(StopArgs),
+}
+
+/// Flags of `postern nic port`.
+#[derive(Args)]
+pub struct PortArgs {
+    /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
+    socket: PathBuf,
+    /// Number of the port
+    port: u32,
+    /// What to do
+    state: PortState,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PortState {
+    /// Let it to whoever asks
+    Enable,
+    /// End the tenancy now, and let it to nobody
+    Disable,
+}
+
+/// Flags of `postern nic mac`.
+#[derive(Args)]
+pub struct MacArgs {
+    /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    action: MacAction,
+}
+
+#[derive(Subcommand)]
+enum MacAction {
+    /// Say behind which port a station is, for good
+    Add {
+        /// Number of the port
+        port: u32,
+        /// Address of the station
+        mac: Mac,
+        /// The VLAN that it is in
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        vlan: u16,
+    },
+    /// Forget a station, learned or told
+    Remove {
+        /// Address of the station
+        mac: Mac,
+        /// The VLAN that it is in
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        vlan: u16,
+    },
+    /// Forget all stations that were learned
+    Flush {
+        /// Only those behind this port
+        port: Option<u32>,
+    },
+}
+
+/// Flags of `postern nic uplink`.
+#[derive(Args)]
+pub struct UplinkArgs {
+    /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    action: UplinkAction,
+}
+
+#[derive(Subcommand)]
+enum UplinkAction {
+    /// Join a port to an interface
+    Add {
+        /// Number of the port, which nobody may have
+        port: u32,
+        /// tap:NAME, packet:INTERFACE or xdp:INTERFACE; behind a tap's name perhaps ,mtu=BYTES,
+        /// behind that of xdp ,queue=N and ,mode=auto, copy or zero-copy
+        interface: String,
+        /// Look for frames all the time, which takes one CPU
+        #[arg(long)]
+        busy: bool,
+    },
+    /// Part a port from its interface
+    Remove {
+        /// Number of the port
+        port: u32,
+    },
+}
+
+/// Flags of `postern nic capture`.
+#[derive(Args)]
+pub struct CaptureArgs {
+    /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    action: CaptureAction,
+}
+
+#[derive(Subcommand)]
+enum CaptureAction {
+    /// Begin
+    Add {
+        /// Number of the port, or all
+        #[arg(value_parser = port_or_all)]
+        port: PortOrAll,
+        /// The file, which must not exist
+        file: PathBuf,
+        /// A port that nobody has, for the copies [default: the last one]
+        #[arg(long, value_name = "PORT")]
+        via: Option<u32>,
+        /// Write pcap instead of pcapng: no names of ports, no directions, no loss
+        #[arg(long)]
+        pcap: bool,
+        /// Keep at most so many bytes of each frame
+        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
+        snap: Option<u32>,
+    },
+    /// End, and say what was written
+    Remove {
+        /// The file, or what is captured: the number of a port, or all
+        #[arg(value_name = "FILE|PORT|all")]
+        which: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy)]
+struct PortOrAll(Option<u32>);
+
+fn port_or_all(text: &str) -> Result<PortOrAll, String> {
+    match text {
+        "all" => Ok(PortOrAll(None)),
+        number => match number.parse() {
+            Ok(number) => Ok(PortOrAll(Some(number))),
+            Err(_) => Err("give the number of a port, or all".to_owned()),
+        },
+    }
+}
+
+/// Flags of `postern nic stop`.
+#[derive(Args)]
+pub struct StopArgs {
+    /// The NIC's socket
+    #[arg(value_parser = parsers::socket)]
+    socket: PathBuf,
+    /// The NIC goes on without an owner, until another postern nic --socket takes it over, or its
+    /// last VM has ended
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Does it; returns the exit status.
+pub fn run(action: Action) -> Result<u8, CommandError> {
+    match action {
+        Action::Show(args) => show::run(&args),
+        Action::Set(args) => policy::run(args),
+        Action::Replay(args) => replay::run(&args),
+        Action::Port(PortArgs {
+            socket,
+            port,
+            state: PortState::Enable,
+        }) => order(&socket, &Control::Enable { port }),
+        Action::Port(PortArgs {
+            socket,
+            port,
+            state: PortState::Disable,
+        }) => order(&socket, &Control::Disable { port }),
+        Action::Mac(MacArgs { socket, action }) => order(
+            &socket,
+            &match action {
+                MacAction::Add { port, mac, vlan } => Control::AddMac { port, mac, vlan },
+                MacAction::Remove { mac, vlan } => Control::RemoveMac { mac, vlan },
+                MacAction::Flush { port } => Control::FlushMacs { port },
+            },
+        ),
+        Action::Uplink(UplinkArgs { socket, action }) => order(
+            &socket,
+            &match action {
+                UplinkAction::Add {
+                    port,
+                    interface,
+                    busy,
+                } => Control::AddUplink {
+                    port,
+                    interface,
+                    busy,
+                },
+                UplinkAction::Remove { port } => Control::RemoveUplink { port },
+            },
+        ),
+        Action::Capture(args) => capture(args),
+        Action::Stop(StopArgs { socket, keep }) => order(&socket, &Control::Stop { keep }),
+    }
+}
+
+fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, CommandError> {
+    match action {
+        CaptureAction::Add {
+            port: PortOrAll(port),
+            file,
+            via,
+            pcap,
+            snap,
+        } => {
+            let format = if pcap { Format::Pcap } else { Format::PcapNg };
+            let file = absolute(&file)?;
+            let add = Control::AddCapture {
+                port,
+                via,
+                file,
+                format,
+                snap,
+            };
+            order(&socket, &add)
+        }
+        CaptureAction::Remove { which } => {
+            let file = captured_file(&socket, &which)?;
+            let info: CaptureInfo = ask(&socket, &Control::RemoveCapture { file })?;
+            let (written, lost) = (info.written, info.lost);
+            output::print(&format!("{written} frames written, {lost} lost\n"))?;
+            match info.failure {
+                None => Ok(0),
+                Some(why) => Err(CommandError::internal(anyhow::anyhow!(why))),
+            }
+        }
+    }
+}
+
+/// The file of a capture that is named by it, or by what is captured if one capture alone has that.
+fn captured_file(socket: &Path, which: &Path) -> Result<PathBuf, CommandError> {
+    let Some(Ok(PortOrAll(port))) = which.to_str().map(port_or_all) else {
+        return absolute(which);
+    };
+    let captures: Vec<CaptureInfo> = ask(socket, &Control::Captures)?;
+    let mut files = captures.into_iter().filter(|info| info.port == port);
+    match (files.next(), files.next()) {
+        (Some(only), None) => Ok(only.file),
+        (None, _) => absolute(which),
+        (Some(_), Some(_)) => Err(CommandError::configuration(anyhow::anyhow!(
+            "there are several captures of {}: name the file (postern nic show {} captures)",
+            which.display(),
+            socket.display()
+        ))),
+    }
+}
+
+/// The owner has another working directory, maybe.
+fn absolute(file: &Path) -> Result<PathBuf, CommandError> {
+    std::path::absolute(file)
+        .with_context(|| format!("cannot use {}", file.display()))
+        .map_err(CommandError::configuration)
+}

@@ -1,0 +1,90 @@
+//! `postern nic replay`.
+#![deny(unsafe_code)]
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use postern_abi::platform::CallPath;
+use postern_nic_client::memory::Memory;
+use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::request;
+use postern_nic_owner::capture::{Pace, Recording, Replay};
+use postern_nic_owner::host_port::HostPort;
+use postern_vmm::{signals, status};
+
+use crate::error::CommandError;
+use crate::{output, parsers};
+
+/// Flags of `postern nic replay`.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// The NIC's socket; it must offer the path direct
+    #[arg(value_parser = parsers::socket)]
+    socket: PathBuf,
+    /// Number of the port, which nobody may have; if the file holds what several stations said,
+    /// start the NIC with --no-learning for it
+    port: u32,
+    /// A pcap or pcapng file
+    file: PathBuf,
+    /// When frames are sent: fast, recorded, or so many a second
+    #[arg(long, value_name = "PACE", default_value = "fast", value_parser = pace)]
+    pace: Pace,
+    /// How often the file is sent; 0 is until a signal comes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    loops: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn pace(text: &str) -> Result<Pace, String> {
+    match text {
+        "fast" => Ok(Pace::Fast),
+        "recorded" => Ok(Pace::Recorded),
+        number => match number.parse::<NonZeroU64>() {
+            Ok(rate) => Ok(Pace::Rate(rate)),
+            Err(_) => Err("give fast, recorded, or frames a second".to_owned()),
+        },
+    }
+}
+
+/// Sends it; returns the exit status.
+pub fn run(args: &Args) -> Result<u8, CommandError> {
+    let recording = Recording::open(&args.file).map_err(CommandError::configuration)?;
+    let attachment = request::attach(&args.socket, args.port, CallPath::Direct)?;
+    let number = attachment.credentials.port();
+    let TenancyFds::Memory { state, windows } = attachment.fds else {
+        let error = anyhow::anyhow!("the NIC gave a view instead of its memory");
+        return Err(CommandError::internal(error));
+    };
+    let nic = |error: anyhow::Error| CommandError {
+        status: status::NIC,
+        error,
+    };
+    let memory = Memory::open(state, windows).map_err(|error| nic(error.into()))?;
+    let port = HostPort::open(Arc::new(memory), number)
+        .with_context(|| format!("cannot use port {number}"))
+        .map_err(nic)?;
+    let mut port = port.hold();
+    let ended = Arc::new(AtomicBool::new(false));
+    let end = Arc::clone(&ended);
+    signals::on_ending_signal(move |_| end.store(true, Relaxed)).map_err(CommandError::internal)?;
+    let replay = Replay {
+        pace: args.pace,
+        loops: (args.loops != 0).then_some(args.loops),
+    };
+    let stats = replay.run(&recording, &mut port, &|| ended.load(Relaxed));
+    while !ended.load(Relaxed) && port.flush() != 0 {
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    output::print(&match args.json {
+        true => format!("{:#}\n", serde_json::json!(stats)),
+        false => format!("{} frames, {} bytes sent\n", stats.frames, stats.bytes),
+    })?;
+    Ok(0)
+}

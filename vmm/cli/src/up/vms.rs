@@ -1,0 +1,162 @@
+//! The VMs of `postern up`: one process each, watched until all have ended.
+#![deny(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use postern_vmm::status;
+use postern_vmm::topology::VmConfig;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::console::ConsoleFile;
+use super::event::Event;
+use super::process;
+
+/// How long a VM has to end by itself once it is told to.
+const TERMINATION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A VM whose process has not ended.
+struct VmProcess {
+    index: usize,
+    name: String,
+    /// The file that its console goes to, if it is not printed.
+    console: Option<ConsoleFile>,
+    process: OwnedFd,
+}
+
+/// The VMs that run, and what the first that failed ended with.
+#[derive(Default)]
+pub struct VmProcesses {
+    running: Vec<VmProcess>,
+    failed: Option<u8>,
+    /// When those that still run are killed.
+    deadline: Option<Instant>,
+}
+
+impl VmProcesses {
+    /// Starts the process of a VM.
+    pub fn start(
+        &mut self,
+        index: usize,
+        vm: &VmConfig,
+        socket: Option<&Path>,
+        events: &Sender<Event>,
+    ) -> anyhow::Result<()> {
+        let console = vm.serial.as_deref().map(ConsoleFile::new);
+        let (mut child, printed) = process::start(vm, socket)?;
+        let watched = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+        let process = match watched {
+            Ok(process) => process,
+            Err(error) => {
+                // Not waited for by anybody, so the number is still its own.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error).with_context(|| format!("cannot watch VM {}", vm.name));
+            }
+        };
+        let (name, events) = (vm.name.clone(), events.clone());
+        let thread = thread::Builder::new()
+            .name(format!("vm-{name}"))
+            .spawn(move || {
+                process::print_lines(&name, printed);
+                let status = child.wait();
+                let _ = events.send(Event::Ended { index, status });
+            });
+        if let Err(error) = thread {
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+            return Err(error).with_context(|| format!("cannot watch VM {}", vm.name));
+        }
+        self.running.push(VmProcess {
+            index,
+            name: vm.name.clone(),
+            console,
+            process,
+        });
+        Ok(())
+    }
+
+    /// Waits until no VM runs; returns the exit status.
+    pub fn wait(mut self, events: &Receiver<Event>) -> u8 {
+        while !self.running.is_empty() {
+            let event = match self.deadline {
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => {
+                    events.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+                }
+            };
+            match event {
+                Ok(Event::Ended { index, status }) => self.ended(index, status),
+                Ok(Event::NicLost(reason)) => {
+                    eprintln!("postern: {reason}");
+                    self.take_down(status::NIC);
+                }
+                Ok(Event::Signal(signal)) => {
+                    self.take_down(status::SIGNAL_BASE.saturating_add(signal as u8));
+                }
+                Err(_) => {
+                    self.signal(Signal::KILL);
+                    self.deadline = None;
+                }
+            }
+        }
+        self.failed.unwrap_or(0)
+    }
+
+    fn ended(&mut self, index: usize, status: io::Result<ExitStatus>) {
+        let Some(at) = self.running.iter().position(|vm| vm.index == index) else {
+            return;
+        };
+        let vm = self.running.remove(at);
+        let status = match status {
+            Ok(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => code as u8,
+                (None, signal) => status::SIGNAL_BASE.saturating_add(signal.unwrap_or(0) as u8),
+            },
+            Err(_) => status::INTERNAL,
+        };
+        eprintln!("postern: VM {} ended with status {status}", vm.name);
+        if status != 0 {
+            if self.failed.is_none() {
+                show_end_of_console(&vm);
+            }
+            self.take_down(status);
+        }
+    }
+
+    /// Tells all VMs to end, because of that status; a second call changes nothing.
+    pub fn take_down(&mut self, status: u8) {
+        if self.failed.is_none() {
+            self.failed = Some(status);
+            self.deadline = Some(Instant::now() + TERMINATION_TIMEOUT);
+            self.signal(Signal::TERM);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        for vm in &self.running {
+            // The only error left is that it has just ended.
+            let _ = pidfd_send_signal(&vm.process, signal);
+        }
+    }
+}
+
+/// Shows the end of a console that went to a file.
+fn show_end_of_console(vm: &VmProcess) {
+    let Some(console) = &vm.console else {
+        return;
+    };
+    let lines = console.last_lines();
+    if !lines.is_empty() {
+        eprintln!("postern: the last lines of {}:", console.path().display());
+    }
+    for line in lines {
+        eprintln!("{} | {line}", vm.name);
+    }
+}

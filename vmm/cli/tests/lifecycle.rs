@@ -1,0 +1,211 @@
+//! Ends of VMs and of what runs them: nothing is left behind, and ports come back.
+//!
+//! They need a KVM that runs guest kernel code: hardware, or the emulated machine.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod common;
+
+use std::fs;
+use std::path::Path as FilePath;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::elf::Elf;
+use common::{postern, program, skip_without_vmx, stderr};
+use postern_nic_client::request;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// `hlt; jmp` back to it: sleeps for ever.
+const SLEEPER: &[u8] = &[0xf4, 0xeb, 0xfd];
+
+/// `mov dx, PORT_EXIT; mov eax, 42; out dx, eax; hlt`.
+const EXIT_42: &[u8] = &[0x66, 0xba, 0xe0, 0x0c, 0xb8, 42, 0, 0, 0, 0xef, 0xf4];
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A directory with guests.
+struct TestDirectory(TempDir);
+
+impl TestDirectory {
+    fn new() -> Option<TestDirectory> {
+        if skip_without_vmx() {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for (name, code) in [("sleeper", SLEEPER), ("exit", EXIT_42)] {
+            fs::write(dir.path().join(name), Elf::kernel(code).bytes()).unwrap();
+        }
+        fs::create_dir(dir.path().join("tmp")).unwrap();
+        Some(TestDirectory(dir))
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn start(&self, args: &[&str]) -> Child {
+        let mut command = Command::new(program());
+        command.args(args).env("TMPDIR", self.path("tmp"));
+        let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
+        quiet.spawn().unwrap()
+    }
+
+    fn run_on(&self, socket: &str, guest: &str, path: &str) -> Vec<String> {
+        let kernel = self.path(guest);
+        let args = [
+            "run", "--kernel", &kernel, "--nic", socket, "--port", "0", "--path", path,
+        ];
+        args.map(str::to_owned).to_vec()
+    }
+
+    fn exit_kind(&self, stats: &str) -> Option<Value> {
+        let text = fs::read(self.path(stats)).ok()?;
+        let json: Value = serde_json::from_slice(&text).ok()?;
+        Some(json["exit"]["kind"].clone())
+    }
+}
+
+/// Waits for something; a test fails if it does not come.
+#[track_caller]
+fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !there() {
+        assert!(start.elapsed() < TIMEOUT, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn signal(child: &Child, signal: i32) {
+    // SAFETY: our own child, which has not been waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+}
+
+fn attached(socket: &str) -> bool {
+    request::counters(FilePath::new(socket)).is_ok_and(|counters| counters.ports[0].attached)
+}
+
+#[test]
+fn the_port_of_a_killed_vmm_can_be_had_again() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    let socket = directory.path("nic");
+    let mut nic = directory.start(&["nic", "--socket", &socket]);
+    wait_until("the NIC", || request::counters(socket.as_ref()).is_ok());
+    for path in ["direct", "exit-user"] {
+        let args = directory.run_on(&socket, "sleeper", path);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut vmm = directory.start(&args);
+        wait_until("the VM", || attached(&socket));
+        signal(&vmm, libc::SIGKILL);
+        vmm.wait().unwrap();
+        wait_until("the port's release", || !attached(&socket));
+        let output = postern(&directory.run_on(&socket, "exit", path));
+        assert_eq!(output.status.code(), Some(42), "{}", stderr(&output));
+    }
+    signal(&nic, libc::SIGTERM);
+    assert_eq!(nic.wait().unwrap().code(), Some(0));
+}
+
+fn topology(directory: &TestDirectory, first: &str, second: &str) -> String {
+    let vm = |name, kernel, port| {
+        format!(
+            "[[vm]]\nname = \"{name}\"\nkernel = \"{kernel}\"\nport = {port}\n\
+             path = \"direct\"\nstats = \"{name}.json\"\n"
+        )
+    };
+    let (first, second) = (vm("a", first, 0), vm("b", second, 1));
+    let text = format!("[nic]\nports = 2\n{first}{second}");
+    let file = directory.path("topology.toml");
+    fs::write(&file, text).unwrap();
+    file
+}
+
+/// Starts `postern up` with two VMs that sleep, and waits until they do.
+fn two_sleepers(directory: &TestDirectory) -> Child {
+    let file = topology(directory, "sleeper", "sleeper");
+    let up = directory.start(&["up", &file]);
+    wait_until("both VMs", || {
+        ["a.json", "b.json"]
+            .iter()
+            .all(|stats| fs::exists(directory.path(stats)).unwrap())
+    });
+    up
+}
+
+fn leftovers(directory: &TestDirectory) -> usize {
+    fs::read_dir(directory.path("tmp")).unwrap().count()
+}
+
+#[test]
+fn a_signal_takes_all_down() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    let mut up = two_sleepers(&directory);
+    signal(&up, libc::SIGINT);
+    assert_eq!(up.wait().unwrap().code(), Some(128 + libc::SIGINT));
+    for stats in ["a.json", "b.json"] {
+        assert_eq!(directory.exit_kind(stats).unwrap(), "signal");
+    }
+    assert_eq!(leftovers(&directory), 0);
+}
+
+#[test]
+fn vms_end_with_the_process_that_started_them() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    let mut up = two_sleepers(&directory);
+    signal(&up, libc::SIGKILL);
+    up.wait().unwrap();
+    wait_until("the end of both VMs", || {
+        ["a.json", "b.json"]
+            .iter()
+            .all(|stats| directory.exit_kind(stats).is_some())
+    });
+    assert_eq!(directory.exit_kind("b.json").unwrap(), "signal");
+}
+
+/// `mov dx, PORT_SERIAL; mov al, 'x'; out dx, al; mov al, '\n'; out dx, al`, then [`EXIT_42`].
+const SAY_X: &[u8] = &[
+    0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xb0, b'\n', 0xee, 0x66, 0xba, 0xe0, 0x0c, 0xb8, 42,
+    0, 0, 0, 0xef, 0xf4,
+];
+
+#[test]
+fn the_end_of_a_failed_console_is_shown() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    fs::write(directory.path("say"), Elf::kernel(SAY_X).bytes()).unwrap();
+    let vm = "[[vm]]\nname = \"a\"\nkernel = \"say\"\n";
+    for (more, shown) in [("serial = \"a.log\"\n", true), ("", false)] {
+        let file = directory.path("topology.toml");
+        fs::write(&file, format!("{vm}{more}")).unwrap();
+        let output = postern(&["up", &file]);
+        assert_eq!(output.status.code(), Some(42));
+        let said = stderr(&output);
+        let log = directory.path("a.log");
+        let end = format!("postern: the last lines of {log}:\na | x\n");
+        assert_eq!(said.contains(&end), shown, "{said}");
+        // On the terminal already.
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(printed.contains("a | x\n"), !shown, "{printed}");
+    }
+}
+
+#[test]
+fn the_first_failure_is_the_status_of_all() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    let file = topology(&directory, "sleeper", "exit");
+    let mut up = directory.start(&["up", &file]);
+    assert_eq!(up.wait().unwrap().code(), Some(42));
+    assert_eq!(directory.exit_kind("a.json").unwrap(), "signal");
+    assert_eq!(directory.exit_kind("b.json").unwrap(), "guest");
+    assert_eq!(leftovers(&directory), 0);
+}

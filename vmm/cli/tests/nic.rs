@@ -1,0 +1,338 @@
+//! `postern nic` and its actions, as people use them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path as FilePath;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::elf::Elf;
+use common::{postern, program, stderr};
+use postern_abi::platform::CallPath;
+use postern_nic_client::memory::Memory;
+use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::request::{Attachment, attach};
+use postern_nic_owner::frame_port::FramePort;
+use postern_nic_owner::host_port::HostPort;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const CONFIGURATION: i32 = 64;
+const NIC: i32 = 66;
+
+struct TestNic {
+    directory: TempDir,
+    child: Child,
+}
+
+impl TestNic {
+    fn start(more: &[&str]) -> TestNic {
+        let directory = tempfile::tempdir().unwrap();
+        let child = TestNic::child(directory.path(), more, "NIC of 4 ports");
+        TestNic { directory, child }
+    }
+
+    fn child(directory: &FilePath, more: &[&str], says: &str) -> Child {
+        let mut child = Command::new(program())
+            .arg("nic")
+            .arg("--socket")
+            .arg(directory.join("nic"))
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        assert!(line.contains(says), "{line}");
+        child
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory
+            .path()
+            .join(name)
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// `postern nic ACTION SOCKET MORE`.
+    fn act(&self, action: &str, more: &[&str]) -> Output {
+        let socket = self.path("nic");
+        postern(&[&["nic", action, &socket], more].concat())
+    }
+
+    #[track_caller]
+    fn done(&self, action: &str, more: &[&str]) -> String {
+        let output = self.act(action, more);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(&self, action: &str, more: &[&str], parts: &[&str]) {
+        let output = self.act(action, more);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(CONFIGURATION), "{text}");
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in: {text}");
+        }
+        assert!(!text.contains("panicked"), "{text}");
+    }
+
+    fn json(&self, what: &str) -> Value {
+        serde_json::from_str(&self.done("show", &[what, "--json"])).unwrap()
+    }
+
+    fn tenant(&self, port: u32) -> Tenant {
+        let socket = self.path("nic");
+        let mut attachment = attach(socket.as_ref(), port, CallPath::Direct).unwrap();
+        let nothing = TenancyFds::Memory {
+            state: fs::File::open("/dev/null").unwrap().into(),
+            windows: Vec::new(),
+        };
+        let resources = std::mem::replace(&mut attachment.fds, nothing);
+        let TenancyFds::Memory { state, windows } = resources else {
+            panic!("direct gives all of the memory");
+        };
+        let memory = Arc::new(Memory::open(state, windows).unwrap());
+        let port = HostPort::open(memory, attachment.credentials.port()).unwrap();
+        Tenant {
+            port,
+            _attachment: attachment,
+        }
+    }
+}
+
+impl Drop for TestNic {
+    fn drop(&mut self) {
+        // In good order, so that no keeper stays behind.
+        if let Ok(None) = self.child.try_wait() {
+            // SAFETY: our own child, which has not been waited for.
+            unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        }
+        let _ = self.child.wait();
+    }
+}
+
+struct Tenant {
+    port: HostPort,
+    _attachment: Attachment,
+}
+
+impl Tenant {
+    fn take(&mut self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        self.port
+            .receive(usize::MAX, &mut |frame| frames.push(frame.to_vec()));
+        frames
+    }
+}
+
+#[test]
+fn a_nic_is_administered_live() {
+    let nic = TestNic::start(&["--ports", "4", "--ageing", "60"]);
+    let socket = nic.path("nic");
+    nic.done(
+        "set",
+        &["1", "source=own", "ingress=100M", "rule=deny in arp"],
+    );
+    let policies = nic.json("policies");
+    assert_eq!(policies[1]["policy"]["source"], "own");
+    assert_eq!(
+        policies[1]["policy"]["ingress"]["bits_per_second"],
+        100_000_000
+    );
+    assert!(nic.done("show", &["policies"]).contains("deny in arp"));
+    // What is shown can be given back.
+    let file = nic.path("policy.json");
+    fs::write(&file, policies[1]["policy"].to_string()).unwrap();
+    nic.done("set", &["1", "--none"]);
+    assert!(
+        nic.done("show", &["policies"])
+            .contains("no port has a policy")
+    );
+    nic.done("set", &["2", "--policy", &file, "egress=1G"]);
+    assert_eq!(nic.json("policies")[2]["policy"]["source"], "own");
+    let toml = nic.path("policy.toml");
+    fs::write(&toml, "isolation = \"isolated\"\n[vlan.access]\npvid = 7\n").unwrap();
+    nic.done("set", &["3", "--policy", &toml]);
+    assert_eq!(
+        nic.json("policies")[3]["policy"]["vlan"]["access"]["pvid"],
+        7
+    );
+    for port in ["2", "3"] {
+        nic.done("set", &[port, "--none"]);
+    }
+
+    nic.done("port", &["3", "disable"]);
+    assert_eq!(nic.json("ports")[3]["state"], "disabled");
+    assert!(nic.done("show", &[]).contains("disabled"));
+    nic.done("port", &["3", "enable"]);
+    nic.done("mac", &["add", "1", "02:00:00:00:00:09", "--vlan", "5"]);
+    assert_eq!(nic.json("macs")[0]["static"], true);
+    nic.done("mac", &["remove", "02:00:00:00:00:09", "--vlan", "5"]);
+    nic.done("mac", &["flush"]);
+    assert!(nic.json("macs").as_array().unwrap().is_empty());
+
+    nic.refused("set", &["9", "source=own"], &["no port 9", "0 to 3"]);
+    nic.refused("set", &["1", "colour=red"], &["colour=red", "--help"]);
+    nic.refused("set", &["1"], &["nothing to change"]);
+    nic.refused("set", &["1", "--policy", &nic.path("absent")], &["absent"]);
+    nic.refused("set", &["1", "mirror=1"], &["its own mirror"]);
+    nic.refused("mac", &["add", "1", "01:00:00:00:00:09"], &["MAC address"]);
+    nic.refused(
+        "uplink",
+        &["add", "1", "pigeon:x"],
+        &["pigeon:x", "tap:NAME"],
+    );
+    nic.refused("uplink", &["remove", "1"], &["no uplink"]);
+    nic.refused("capture", &["remove", "/nowhere"], &["/nowhere", "show"]);
+    nic.refused("replay", &["1", "/nowhere"], &["/nowhere"]);
+    nic.refused("fly", &[], &["fly"]);
+    let nobody = postern(&["nic", "show", &nic.path("nobody")]);
+    assert_eq!(nobody.status.code(), Some(NIC));
+    assert!(stderr(&nobody).contains("cannot connect"));
+    assert_eq!(postern(&["nic"]).status.code(), Some(CONFIGURATION));
+    assert!(FilePath::new(&socket).exists());
+}
+
+#[test]
+fn what_is_captured_can_be_replayed() {
+    let nic = TestNic::start(&["--ports", "4", "--no-learning", "2"]);
+    let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
+    nic.done("capture", &["add", "all", &nic.path("frames")]);
+    nic.refused(
+        "capture",
+        &["add", "0", &nic.path("x")],
+        &["captured already"],
+    );
+    let mut frame = vec![0xff; 80];
+    for number in 0..30 {
+        frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, number]);
+        assert_eq!(first.port.send(&[&frame]), 1);
+    }
+    let captures = nic.json("captures");
+    assert_eq!(captures[0]["via"], 3);
+    let said = nic.done("capture", &["remove", &nic.path("frames")]);
+    assert_eq!(said, "30 frames written, 0 lost\n");
+    assert_eq!(second.take().len(), 30);
+
+    let said = nic.done("replay", &["2", &nic.path("frames"), "--loops", "2"]);
+    assert_eq!(said, "60 frames, 4800 bytes sent\n");
+    assert_eq!(second.take().len(), 60);
+    let pace = ["2", &nic.path("frames"), "--pace", "100000", "--json"];
+    let said: Value = serde_json::from_str(&nic.done("replay", &pace)).unwrap();
+    assert_eq!(said["frames"], 30);
+    let macs = nic.json("macs");
+    let learned = macs.as_array().unwrap().iter();
+    let learned = learned.filter(|entry| entry["static"] == false);
+    assert!(learned.clone().count() == 30 && learned.clone().all(|entry| entry["port"] == 0));
+}
+
+#[test]
+fn a_nic_is_taken_over() {
+    let mut nic = TestNic::start(&["--ports", "4"]);
+    let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
+    nic.done("set", &["2", "isolation=isolated"]);
+    let frame = [&[0xff; 6][..], &[2; 74]].concat();
+    for _ in 0..2 {
+        nic.child.kill().unwrap();
+        nic.child.wait().unwrap();
+        assert_eq!(first.port.send(&[&frame]), 1);
+        assert_eq!(second.take().len(), 1);
+        nic.child = TestNic::child(nic.directory.path(), &[], "NIC of 4 ports");
+    }
+    let counters = nic.json("counters");
+    assert_eq!(counters["ports"][0]["tx_frames"], 2);
+    assert_eq!(nic.json("policies")[2]["policy"]["isolation"], "isolated");
+    // For another program, and not another NIC.
+    nic.done("stop", &["--keep"]);
+    assert!(nic.child.wait().unwrap().success());
+    let socket = nic.path("nic");
+    let other = postern(&["nic", "--socket", &socket, "--ports", "2"]);
+    assert_eq!(other.status.code(), Some(CONFIGURATION));
+    assert!(stderr(&other).contains("4 ports"), "{}", stderr(&other));
+    nic.child = TestNic::child(nic.directory.path(), &[], "taken over");
+    let twice = postern(&["nic", "--socket", &socket]);
+    assert!(stderr(&twice).contains("already listening"));
+    nic.done("stop", &[]);
+    assert!(nic.child.wait().unwrap().success());
+    assert_eq!(fs::read_dir(nic.directory.path()).unwrap().count(), 0);
+    // Frames still pass between those who are there.
+    assert_eq!(first.port.send(&[&frame]), 1);
+    assert_eq!(second.take().len(), 1);
+}
+
+#[test]
+fn a_vm_outlives_the_owner_of_its_nic() {
+    if let Err(error) = kvm_ioctls::Kvm::new() {
+        println!("SKIP: /dev/kvm cannot be opened: {error}");
+        return;
+    }
+    let mut nic = TestNic::start(&["--ports", "4"]);
+    // pause; jump back to it.
+    let kernel = Elf::kernel(&[0xf3, 0x90, 0xeb, 0xfc]).bytes();
+    fs::write(nic.path("kernel"), kernel).unwrap();
+    let mut vm = Command::new(program())
+        .args([
+            "run",
+            "--kernel",
+            &nic.path("kernel"),
+            "--serial",
+            "/dev/null",
+        ])
+        .args([
+            "--nic",
+            &nic.path("nic"),
+            "--port",
+            "1",
+            "--path",
+            "exit-user",
+        ])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = vm.id();
+    let attached = |nic: &TestNic| nic.json("ports")[1]["pid"] == pid;
+    while !attached(&nic) {
+        assert!(vm.try_wait().unwrap().is_none(), "the VM has ended");
+        thread::sleep(Duration::from_millis(10));
+    }
+    for _ in 0..2 {
+        nic.child.kill().unwrap();
+        nic.child.wait().unwrap();
+        nic.child = TestNic::child(nic.directory.path(), &[], "taken over");
+        assert!(vm.try_wait().unwrap().is_none(), "the VM has ended");
+        assert!(attached(&nic));
+    }
+    vm.kill().unwrap();
+    vm.wait().unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    while nic.json("ports")[1]["state"] != "vacant" {
+        assert!(Instant::now() < end, "the port stays taken");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn without_a_keeper_a_nic_ends_with_its_owner() {
+    let mut nic = TestNic::start(&["--ports", "4", "--no-keeper"]);
+    nic.refused("stop", &["--keep"], &["no keeper"]);
+    assert!(!FilePath::new(&nic.path("nic.keeper")).exists());
+    nic.child.kill().unwrap();
+    nic.child.wait().unwrap();
+    nic.child = TestNic::child(nic.directory.path(), &["--no-keeper"], "NIC of 2 ports");
+    nic.done("stop", &[]);
+    assert!(nic.child.wait().unwrap().success());
+}
