@@ -163,6 +163,24 @@ impl<S: Service> Nic<S> {
         result != Err(TxError::Full)
     }
 
+    /// Sends frames whose headers ask for offloads, as [`Nic::tx_burst`] sends finished ones.
+    pub fn tx_burst_with<'f>(
+        &mut self,
+        frames: impl IntoIterator<Item = (RecordHeader, &'f [u8])>,
+    ) -> usize {
+        let mut written = 0;
+        for (header, frame) in frames {
+            match self.tx.write_with(header, frame) {
+                Ok(()) => self.waiting += 1,
+                Err(TxError::BadLength(_)) => self.stats.bad_length += 1,
+                Err(TxError::Full) => break,
+            }
+            written += 1;
+        }
+        self.flush();
+        written
+    }
+
     /// Makes requests until the switch has taken what waits, or takes no more.
     #[inline]
     fn flush(&mut self) {

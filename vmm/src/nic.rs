@@ -26,7 +26,8 @@ use postern_abi::port_word::PortWord;
 use postern_abi::window::{Geometry, MAX_QUEUES};
 use postern_kvm::AttachMode;
 use postern_nic_client::memory::{Memory, MemoryError};
-use postern_nic_client::request::{self, Attachment, ClientError, Resources};
+use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::request::{self, Attachment, ClientError};
 use postern_switch::credentials::Credentials;
 use postern_switch::layout::window_offset;
 use vm_memory::{FileOffset, GuestAddress, MmapRegion};
@@ -122,15 +123,15 @@ impl NicPort {
     pub fn connect(socket: &path::Path, port: u32, path: CallPath) -> Result<NicPort, Error> {
         let mut attachment = request::attach(socket, port, path)?;
         let geometry = attachment.geometry();
-        let mapped = match &mut attachment.resources {
-            Resources::View { window, .. } => {
+        let mapped = match &mut attachment.fds {
+            TenancyFds::View { window, .. } => {
                 let size = geometry.window_size();
                 let file = File::from(window.try_clone().map_err(Error::Descriptors)?);
                 let region = MmapRegion::from_file(FileOffset::new(file, 0), size as usize)
                     .map_err(|source| Error::Window { port, size, source })?;
                 Mapped::Window(Arc::new(region))
             }
-            Resources::Memory { state, windows } => {
+            TenancyFds::Memory { state, windows } => {
                 let state = state.try_clone().map_err(Error::Descriptors)?;
                 Mapped::Whole(Arc::new(Memory::open(state, std::mem::take(windows))?))
             }
@@ -149,7 +150,7 @@ impl NicPort {
     }
 
     fn caller(&self) -> Credentials {
-        self.attachment.caller
+        self.attachment.credentials
     }
 
     /// Guest-physical address and size in bytes of what the guest sees of the NIC's memory.
@@ -217,9 +218,9 @@ impl NicPort {
             CallPath::ExitKernel => AttachMode::Hypercall,
             CallPath::ExitUser | CallPath::Direct => return None,
         };
-        match &self.attachment.resources {
-            Resources::View { view, .. } => Some((view.as_fd(), mode)),
-            Resources::Memory { .. } => None,
+        match &self.attachment.fds {
+            TenancyFds::View { view, .. } => Some((view.as_fd(), mode)),
+            TenancyFds::Memory { .. } => None,
         }
     }
 

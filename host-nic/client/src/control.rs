@@ -1,68 +1,16 @@
-//! What is asked of the owner of a running NIC, and what it answers: JSON, over the socket that VMMs connect to.
+//! Requests for a change of a running NIC, or for a report of it, and the answers: JSON, over the
+//! socket that VM monitors connect to.
 //!
-//! A [`Control`] goes into a record ([`crate::protocol::Request::Control`]), the answer comes in a file, as counters do.
-//! [`crate::request::control`] does both.
+//! A [`Control`] goes into a record ([`crate::protocol::Request::Control`]); the answer comes in a
+//! file, as counters do. [`crate::request::control`] does both.
+#![forbid(unsafe_code)]
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mac::Mac;
 use crate::policy::port::PortPolicy;
-
-/// A MAC address as people write it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mac(pub [u8; 6]);
-
-/// A text that is no MAC address of a station.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no MAC address of a station: give six bytes such as 02:00:00:00:00:01")]
-pub struct MacError(String);
-
-impl FromStr for Mac {
-    type Err = MacError;
-
-    fn from_str(text: &str) -> Result<Mac, MacError> {
-        let wrong = || MacError(text.to_owned());
-        let mut mac = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut mac {
-            let part = parts.next().ok_or_else(wrong)?;
-            if part.len() > 2 || !part.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-                return Err(wrong());
-            }
-            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
-        }
-        // The group bit.
-        match parts.next() {
-            None if mac[0] & 1 == 0 => Ok(Mac(mac)),
-            _ => Err(wrong()),
-        }
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl TryFrom<String> for Mac {
-    type Error = MacError;
-
-    fn try_from(text: String) -> Result<Mac, MacError> {
-        text.parse()
-    }
-}
-
-impl From<Mac> for String {
-    fn from(mac: Mac) -> String {
-        mac.to_string()
-    }
-}
 
 /// Format of a capture file. Both have nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,25 +23,25 @@ pub enum Format {
     Pcap,
 }
 
-/// What is asked of the owner of a NIC.
+/// A request to the owner of a NIC, for a report or for a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Control {
-    /// All ports and who has them; a list of [`PortInfo`].
+    /// Report of all ports. Answer: a list of [`PortInfo`].
     Ports,
-    /// The MAC table; a list of [`MacInfo`].
+    /// Report of the MAC table. Answer: a list of [`MacInfo`].
     Macs,
-    /// The policies of all ports; a list of [`PolicyInfo`].
+    /// Report of the policies of all ports. Answer: a list of [`PolicyInfo`].
     Policies,
-    /// The uplinks; a list of [`UplinkInfo`].
+    /// Report of the uplinks. Answer: a list of [`UplinkInfo`].
     Uplinks,
-    /// The captures; a list of [`CaptureInfo`].
+    /// Report of the captures. Answer: a list of [`CaptureInfo`].
     Captures,
     /// Gives a port a policy, in place of the one that it has.
     SetPolicy {
         /// The port.
         port: u32,
-        /// Its policy.
+        /// The port's new policy.
         policy: Box<PortPolicy>,
     },
     /// Lets a disabled port be let again.
@@ -134,7 +82,7 @@ pub enum Control {
     AddUplink {
         /// The port.
         port: u32,
-        /// The interface, as text (`postern_nic_owner::uplink::Config`).
+        /// The interface, as text (`postern_nic_owner::uplink::UplinkConfig`).
         interface: String,
         /// Look for frames all the time.
         #[serde(default)]
@@ -154,14 +102,14 @@ pub enum Control {
         via: Option<u32>,
         /// The file, which must not exist.
         file: PathBuf,
-        /// Its format.
+        /// The file's format.
         #[serde(default)]
         format: Format,
         /// Bytes kept of each frame.
         #[serde(default)]
         snap: Option<u32>,
     },
-    /// Ends a capture; its [`CaptureInfo`].
+    /// Ends a capture. Answer: its [`CaptureInfo`].
     RemoveCapture {
         /// The file.
         file: PathBuf,
@@ -174,51 +122,51 @@ pub enum Control {
     },
 }
 
-/// Who has a port.
+/// The holder of a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "state")]
 pub enum Holder {
-    /// Nobody.
+    /// Nobody has the port.
     Vacant,
-    /// Nobody is to have it.
+    /// Nobody is to have the port.
     Disabled,
-    /// A process.
+    /// A process is the port's tenant.
     Attached {
-        /// Its number, if it has one here.
+        /// Number of the process, if it has one here.
         pid: Option<i32>,
-        /// How its requests reach the NIC.
+        /// The way of its requests to the NIC.
         path: String,
     },
-    /// A process has given it up, and still has its memory.
+    /// A process has given the port up, and still has its memory.
     Leaving {
-        /// Its number.
+        /// Number of the process.
         pid: i32,
     },
-    /// An interface of this host.
+    /// The port is joined to an interface of this host.
     Uplink {
-        /// Which.
+        /// The interface.
         interface: String,
     },
-    /// A capture.
+    /// A capture has the port.
     Capture {
-        /// Into which file.
+        /// The file that is written.
         file: PathBuf,
     },
 }
 
-/// A port and who has it.
+/// Report of a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortInfo {
-    /// Its number.
+    /// The port's number.
     pub port: u32,
-    /// Who has it.
+    /// The port's holder.
     #[serde(flatten)]
     pub holder: Holder,
     /// The address that its tenant was given.
     pub mac: Mac,
-    /// Which tenancy it is; 0 without one.
+    /// Number of the tenancy; 0 without one.
     pub tenancy: u32,
-    /// What was agreed on with the guest, by name.
+    /// The features that were agreed on with the guest, by name.
     pub features: Vec<String>,
     /// Whether stations are learned from its frames.
     pub learning: bool,
@@ -226,45 +174,45 @@ pub struct PortInfo {
     pub policy: bool,
 }
 
-/// A station.
+/// Report of a station.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MacInfo {
-    /// Its address.
+    /// The station's address.
     pub mac: Mac,
     /// The VLAN that it is in.
     pub vlan: u32,
     /// The port that it is behind.
     pub port: u32,
-    /// It is there for good.
+    /// Whether the station is there for good.
     #[serde(rename = "static")]
     pub pinned: bool,
 }
 
-/// A port's policy.
+/// Report of a port's policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyInfo {
     /// The port.
     pub port: u32,
-    /// Its policy.
+    /// The port's policy.
     pub policy: PortPolicy,
-    /// How many frames each rule of its access list decided on.
+    /// Number of frames that each rule of its access list decided on.
     pub acl_hits: Vec<u64>,
 }
 
-/// An uplink.
+/// Report of an uplink.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UplinkInfo {
     /// The port.
     pub port: u32,
     /// The interface.
     pub interface: String,
-    /// Why no frames pass any more, if so.
+    /// The failure that ended the uplink, if it has ended.
     pub failure: Option<String>,
-    /// What passed, as `postern_nic_owner::uplink::Snapshot`.
+    /// Counters of the uplink, as `postern_nic_owner::uplink::UplinkSnapshot`.
     pub counters: serde_json::Value,
 }
 
-/// A capture.
+/// Report of a capture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureInfo {
     /// The file.
@@ -277,6 +225,6 @@ pub struct CaptureInfo {
     pub written: u64,
     /// Frames that were lost on the way.
     pub lost: u64,
-    /// Why it goes on no more, if so.
+    /// The failure that ended the capture, if it has ended.
     pub failure: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! Counters of a NIC, as people and programs read them. Nothing stands still for a reader.
+//! Counters of a NIC, as people and programs read them. Traffic goes on while they are read.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,37 +13,37 @@ use postern_switch::switch::Switch;
 
 /// Counters of all ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counters {
-    /// In the order of their numbers.
+pub struct NicCounters {
+    /// Counters of each port, in the order of their numbers.
     pub ports: Vec<PortCounters>,
 }
 
 /// Counters of a port, since its present tenant came (or, after that, until the next one comes).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortCounters {
-    /// Its number.
+    /// The port's number.
     pub port: u32,
-    /// Whether it has a tenant.
+    /// Whether the port has a tenant.
     pub attached: bool,
-    /// Frames that the switch took from it.
+    /// Frames that the switch took from the port.
     pub tx_frames: u64,
-    /// Bytes of those that were neither too short nor too long.
+    /// Bytes of the frames that were taken and neither too short nor too long.
     pub tx_bytes: u64,
-    /// Frames that the switch put into its lanes.
+    /// Frames that the switch put into the port's lanes.
     pub rx_frames: u64,
-    /// Bytes of those.
+    /// Bytes of the frames that were put into lanes.
     pub rx_bytes: u64,
-    /// Frames that its lanes had no room for.
+    /// Frames that the port's lanes had no room for.
     pub rx_dropped: u64,
-    /// Stations known to be behind it.
+    /// Stations known to be behind the port.
     pub stations: u64,
-    /// Stations learned from its frames.
+    /// Stations learned from the port's frames.
     pub learned: u64,
-    /// Stations that moved to it from another port.
+    /// Stations that moved to the port from another one.
     pub moved: u64,
-    /// Frames from it that were not delivered, by cause.
+    /// Frames from the port that were not delivered, by cause.
     pub drops: BTreeMap<String, u64>,
-    /// Its queues, in the order of their numbers.
+    /// Counters of its queues, in the order of their numbers.
     pub queues: Vec<QueueCounters>,
 }
 
@@ -51,11 +52,11 @@ pub struct PortCounters {
 pub struct QueueCounters {
     /// Frames that the switch took in calls of the vCPU of this number.
     pub tx_frames: u64,
-    /// Bytes of those that were neither too short nor too long.
+    /// Bytes of the frames that were taken and neither too short nor too long.
     pub tx_bytes: u64,
     /// Frames that the switch put into the lanes of the RX queue.
     pub rx_frames: u64,
-    /// Bytes of those.
+    /// Bytes of the frames that were put into lanes.
     pub rx_bytes: u64,
     /// Frames that the lanes of the RX queue had no room for.
     pub rx_dropped: u64,
@@ -95,9 +96,9 @@ impl PortCounters {
     }
 }
 
-impl Counters {
+impl NicCounters {
     /// Reads the counters.
-    pub fn read(switch: &Switch<'_>) -> Counters {
+    pub fn read(switch: &Switch<'_>) -> NicCounters {
         let mut stations = BTreeMap::new();
         for entry in switch.state().fdb.entries(switch.key()) {
             *stations.entry(entry.port).or_default() += 1;
@@ -116,13 +117,13 @@ impl Counters {
             }
             counters
         };
-        Counters {
+        NicCounters {
             ports: switch.geometry().all_ports().map(port_counters).collect(),
         }
     }
 }
 
-impl fmt::Display for Counters {
+impl fmt::Display for NicCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
-/// Mapped pages, unmapped in the end. What they hold is nobody's business here.
+/// Mapped pages, unmapped when the value is dropped. No method accesses what they hold.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<u8>,
@@ -15,16 +15,25 @@ pub struct Mapping {
 
 // SAFETY: the addresses are valid in every thread, and safe methods do not access what is there.
 unsafe impl Send for Mapping {}
-// SAFETY: as above.
+// SAFETY: `&self` gives an address and changes what is mapped; it never reads or writes what is
+// there, so several threads may use it at a time.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Takes a range in which nothing can be accessed yet.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
     pub fn reserve(size: usize) -> Result<Mapping, Errno> {
         Mapping::new(size, ProtFlags::empty(), MapFlags::NORESERVE)
     }
 
     /// Takes private memory, filled with zeros.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
     pub fn anonymous(size: usize) -> Result<Mapping, Errno> {
         Mapping::new(size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
     }
@@ -38,6 +47,14 @@ impl Mapping {
     }
 
     /// Puts a part of a file, shared, in place of a part of the range.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
+    ///
+    /// # Panics
+    ///
+    /// The part is not inside the range.
     pub fn map(
         &self,
         offset: usize,
@@ -51,8 +68,8 @@ impl Mapping {
             "{size} bytes at {offset} lie in a range of {} bytes",
             self.size
         );
-        // SAFETY: the part belongs to `self`; replacing what is mapped there is like another process
-        // writing to it.
+        // SAFETY: the part belongs to `self`; replacing what is mapped there is like another
+        // process writing to it.
         unsafe {
             mmap(
                 self.base.as_ptr().add(offset).cast(),
@@ -66,8 +83,8 @@ impl Mapping {
         Ok(())
     }
 
-    /// Has all pages mapped now, not when they are first used. Where the kernel cannot (before Linux
-    /// 5.14), or lacks memory, the first use still does it.
+    /// Has all pages mapped now, not when they are first used. Where the kernel cannot (before
+    /// Linux 5.14), or lacks memory, the first use still does it.
     pub fn populate(&self) {
         // SAFETY: the range belongs to `self`, and populating it changes no content.
         let _ = unsafe {

@@ -1,10 +1,11 @@
 //! The memory of a NIC: one sealed memfd of switch state, one of each port's window, mapped side by
 //! side.
 //!
-//! The owner creates it, and gives each guest's VMM the descriptor of its own window only, unless the
-//! path has no isolation from the NIC anyway ([`Memory::open`]). Sealed means that no holder of a
-//! descriptor can change the size under another's mapping. A holder can still punch holes into what
-//! it was given; the pages of views are pinned, so it cuts itself off from the NIC, and nobody else.
+//! The owner creates it, and gives each guest's VMM the descriptor of its own window only, unless
+//! the path has no isolation from the NIC anyway ([`Memory::open`]). Sealed means that no holder of
+//! a descriptor can change the size under another's mapping. A holder can still punch holes into
+//! what it was given; the pages of views are pinned, so it cuts itself off from the NIC, and nobody
+//! else.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,37 +23,38 @@ use postern_switch::layout::{self, memory_size, window_offset};
 use postern_switch::state::{STATE_MAGIC, State, StateError};
 use postern_switch::switch::{self, Switch};
 
-/// Why there is no NIC memory.
+/// Memory that is not a NIC's, or cannot be made one.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The system refused a step.
     #[error("cannot {step} the NIC's memory ({size} bytes)")]
     System {
-        /// What was tried.
+        /// The step that was tried.
         step: &'static str,
-        /// With how much, in bytes.
+        /// Size of the memory of that step, in bytes.
         size: u64,
-        /// Why it failed.
+        /// The system's error.
         source: io::Error,
     },
     /// A descriptor is not sealed memory of the right size.
     #[error(
-        "the descriptor of the NIC's {what} is not a sealed memfd of {expected} bytes (it has {found})"
+        "the descriptor of the NIC's {what} is not a sealed memfd of {expected} bytes \
+         (it has {found})"
     )]
     Unsealed {
-        /// Which.
+        /// The part of the memory that the descriptor is to be.
         what: &'static str,
-        /// What it should have, in bytes.
+        /// Its size by the NIC's geometry, in bytes.
         expected: u64,
-        /// What it has, in bytes.
+        /// Its actual size in bytes.
         found: u64,
     },
-    /// There is not one window for each port.
+    /// The number of windows is not that of the ports.
     #[error("the NIC has {ports} ports, but {windows} windows came with it")]
     Windows {
-        /// Ports of the NIC.
+        /// Number of the NIC's ports.
         ports: u32,
-        /// Windows given.
+        /// Number of windows.
         windows: usize,
     },
     /// The state is not that of a NIC.
@@ -72,7 +74,7 @@ fn failed(step: &'static str, size: u64) -> impl FnOnce(rustix::io::Errno) -> Me
     }
 }
 
-/// A NIC's memory, mapped.
+/// A NIC's memory, mapped into this process.
 #[derive(Debug)]
 pub struct Memory {
     mapping: Mapping,
@@ -85,7 +87,8 @@ impl Memory {
     /// Creates the memory of a new NIC, with no port attached.
     ///
     /// # Errors
-    /// When the system has not enough memory or descriptors.
+    ///
+    /// The system has not enough memory or descriptors.
     pub fn create(geometry: Geometry) -> Result<Memory, MemoryError> {
         let state = sealed_memfd("postern-nic-state", state_file(geometry))?;
         let windows = geometry
@@ -107,14 +110,16 @@ impl Memory {
     /// works with all of it.
     ///
     /// # Errors
-    /// When the descriptors are not those of a NIC of this version, or cannot be mapped.
+    ///
+    /// The descriptors are not those of a NIC of this version, or cannot be mapped.
     pub fn open(state: OwnedFd, windows: Vec<OwnedFd>) -> Result<Memory, MemoryError> {
         let least = size_of::<State>() as u64;
         let found = fstat(&state).map_or(0, |stat| stat.st_size as u64);
         check_memfd(&state, "state", found.max(least))?;
         let head = reserve(least.next_multiple_of(PAGE_SIZE))?;
         map(&head, 0, least.next_multiple_of(PAGE_SIZE), &state, 0)?;
-        // SAFETY: the mapping is shared memory of that size, which this module only accesses as `State`.
+        // SAFETY: the mapping is shared memory of that size, which this module only accesses as
+        // `State`.
         let geometry = unsafe { State::at(head.base().as_ptr()) }.check()?;
         check_memfd(&state, "state", state_file(geometry))?;
         if windows.len() != geometry.ports() as usize {
@@ -164,20 +169,22 @@ impl Memory {
         unsafe { Switch::from_base(self.mapping.base().as_ptr(), self.geometry) }
     }
 
-    /// Serves one request of a vCPU of a caller, see [`switch::serve`]. No two calls of one port may have the
-    /// same `vcpu` at the same time, else its lanes say anything.
+    /// Serves one request of a vCPU of a tenant, see [`switch::serve`]. No two calls of one port
+    /// may have the same `vcpu` at the same time, else its lanes hold anything.
     ///
     /// # Panics
-    /// The caller is not one of this NIC.
+    ///
+    /// The credentials are not those of a tenant of this NIC.
     #[inline]
-    pub fn serve(&self, caller: &Credentials, vcpu: u32, op: u64, a: u64, b: u64) -> u64 {
-        assert_eq!(caller.geometry(), self.geometry, "a caller of this NIC");
+    pub fn serve(&self, tenant: &Credentials, vcpu: u32, op: u64, a: u64, b: u64) -> u64 {
+        assert_eq!(tenant.geometry(), self.geometry, "a tenant of this NIC");
         // SAFETY: the mapping has the size that callers of this geometry need, is page aligned, and
-        // nothing in this crate accesses it but the core, atomically; a `Credentials` is valid by construction.
-        unsafe { switch::serve(self.mapping.base().as_ptr(), caller, vcpu, op, a, b) }
+        // nothing in this crate accesses it but the core, atomically; a `Credentials` is valid by
+        // construction.
+        unsafe { switch::serve(self.mapping.base().as_ptr(), tenant, vcpu, op, a, b) }
     }
 
-    /// Ports, queues and sizes.
+    /// The NIC's numbers of ports and queues, and sizes of rings.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }

@@ -1,47 +1,53 @@
-//! What the owner of a NIC and a VMM say to each other, over a Unix socket of type SOCK_SEQPACKET.
+//! The protocol between the owner of a NIC and VM monitors or tools: records over a Unix socket of
+//! type SOCK_SEQPACKET.
 //!
-//! One record each way, little endian, then silence: the connection stands for the port, which is
-//! released when it closes. Descriptors come with the reply ([`CallPath`] decides which); where they are more
-//! than Linux takes with one record, the reply is repeated with the rest of them.
+//! A client sends a request and gets a reply, both little endian. After a request for a port the
+//! connection stands for the port's tenancy, which ends when it closes.
 //!
 //! ```text
 //!   request  0  magic        reply  0  magic
 //!            8  ABI version         8  ABI version
 //!           12  kind               12  status
-//!           16  port               16  descriptors
+//!           16  port               16  number of descriptors
 //!           20  path               20  MAC address (6), zero (38)
-//!           24  zero (8)           64  the caller's words (64), zero where there is none
-//!                                 128  text: why not
+//!           24  zero (8)           64  the tenant's credentials (64), zero without a tenant
+//!           32  text               128  text: the reason of a refusal
 //! ```
 //!
-//! Counters, and answers to [`crate::control::Control`], which may be longer than a record, come in a file: JSON. What is
-//! asked of the control is JSON, too, and follows its request's 32 bytes.
+//! Descriptors come with the reply, in the order of [`TenancyFds::into_wire`]. Where they are more
+//! than Linux takes with one record ([`MAX_DESCRIPTORS`](crate::socket::MAX_DESCRIPTORS)), the
+//! reply is repeated with the rest of them.
+//!
+//! The text of a request is a [`Control`](crate::control::Control) as JSON. Its answer, and
+//! counters, may be longer than a record. They come as JSON in a file, whose descriptor comes with
+//! the reply.
+#![forbid(unsafe_code)]
 
 use postern_abi::ABI_VERSION;
 use postern_abi::platform::CallPath;
-
+use postern_abi::window::Geometry;
 use postern_switch::credentials::{CredentialWords, Credentials};
 
 const REQUEST_MAGIC: u64 = u64::from_le_bytes(*b"PSTNNICQ");
 const REPLY_MAGIC: u64 = u64::from_le_bytes(*b"PSTNNICA");
 
-/// Bytes of a request in front of its text.
+/// Size of a request without its text, in bytes.
 pub const REQUEST_SIZE: usize = 32;
-/// Most bytes of a request.
+/// Size of the largest request, in bytes.
 pub const MAX_REQUEST: usize = 64 << 10;
-/// Bytes of a reply in front of its text.
+/// Size of a reply without its text, in bytes.
 pub const REPLY_SIZE: usize = 128;
-/// Most bytes of a reply.
+/// Size of the largest reply, in bytes.
 pub const MAX_REPLY: usize = 64 << 10;
 
-/// What a VMM, or somebody curious, asks for.
+/// A request of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A port, until the connection closes.
     Attach {
         /// Number of the port.
         port: u32,
-        /// How the guest's requests will reach the NIC.
+        /// The way of the guest's requests to the NIC.
         path: CallPath,
     },
     /// The counters of all ports.
@@ -50,13 +56,13 @@ pub enum Request {
     Control(Vec<u8>),
 }
 
-/// Why a record is none of this protocol.
+/// A record that is none of this protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// It is too short or too long.
+    /// The record is too short or too long.
     #[error("a record of {0} bytes is not one of the NIC's protocol")]
     Size(usize),
-    /// It does not begin as it should.
+    /// The record does not begin with the magic number.
     #[error("the record is not one of the NIC's protocol")]
     Magic,
     /// The other side was built from another revision.
@@ -67,9 +73,9 @@ pub enum ProtocolError {
     /// A field has no meaning.
     #[error("field {field} of the record has the unknown value {value:#x}")]
     Field {
-        /// Which one.
+        /// Name of the field.
         field: &'static str,
-        /// What it holds.
+        /// Content of the field.
         value: u64,
     },
 }
@@ -106,7 +112,7 @@ fn check(bytes: &[u8], size: usize, magic: u64) -> Result<(), ProtocolError> {
 }
 
 impl Request {
-    /// As a record.
+    /// The record of this value.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, port, path, text) = match self {
             Request::Attach { port, path } => {
@@ -131,10 +137,11 @@ impl Request {
         bytes
     }
 
-    /// From a record.
+    /// The value that a record holds.
     ///
     /// # Errors
-    /// What is wrong with it.
+    ///
+    /// The first field of the record that is wrong.
     pub fn decode(bytes: &[u8]) -> Result<Request, ProtocolError> {
         if bytes.len() > MAX_REQUEST {
             return Err(ProtocolError::Size(bytes.len()));
@@ -161,11 +168,11 @@ impl Request {
     }
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Status {
-    /// As asked.
+    /// The request is fulfilled.
     Granted = 0,
     /// The NIC does not understand the request, or was built from another revision.
     BadRequest = 1,
@@ -199,36 +206,36 @@ impl Status {
 /// The NIC's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// How it ended.
+    /// The outcome of the request.
     pub status: Status,
     /// The tenancy that was granted.
     pub grant: Option<Grant>,
-    /// How many descriptors come with it.
+    /// Number of descriptors that come with the reply.
     pub descriptors: u32,
-    /// Why not, or the counters.
+    /// The reason of a refusal.
     pub text: String,
 }
 
-/// A port that a VMM has got.
+/// The tenancy of a port that was granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// Port, tenancy and geometry.
-    pub caller: Credentials,
-    /// MAC address that the NIC suggests.
+    pub credentials: Credentials,
+    /// The MAC address that the NIC suggests to the guest.
     pub mac: [u8; 6],
 }
 
 impl Reply {
-    /// As a record.
+    /// The record of this value.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; REPLY_SIZE];
         put(&mut bytes, 0, &REPLY_MAGIC.to_le_bytes());
         put(&mut bytes, 8, &ABI_VERSION.to_le_bytes());
         put(&mut bytes, 12, &(self.status as u32).to_le_bytes());
         put(&mut bytes, 16, &self.descriptors.to_le_bytes());
-        if let Some(Grant { caller, mac }) = self.grant {
+        if let Some(Grant { credentials, mac }) = self.grant {
             put(&mut bytes, 20, &mac);
-            for (number, word) in caller.words().iter().enumerate() {
+            for (number, word) in credentials.words().iter().enumerate() {
                 put(&mut bytes, 64 + number * 8, &word.to_le_bytes());
             }
         }
@@ -236,10 +243,11 @@ impl Reply {
         bytes
     }
 
-    /// From a record.
+    /// The value that a record holds.
     ///
     /// # Errors
-    /// What is wrong with it.
+    ///
+    /// The first field of the record that is wrong.
     pub fn decode(bytes: &[u8]) -> Result<Reply, ProtocolError> {
         if bytes.len() > MAX_REPLY {
             return Err(ProtocolError::Size(bytes.len()));
@@ -255,13 +263,13 @@ impl Reply {
         })?;
         let words: CredentialWords = std::array::from_fn(|number| u64_at(bytes, 64 + number * 8));
         let grant = match Credentials::from_words(words) {
-            Some(caller) => Some(Grant {
-                caller,
+            Some(credentials) => Some(Grant {
+                credentials,
                 mac: word(bytes, 20),
             }),
             None if words == [0; 8] => None,
             None => {
-                let (field, value) = ("caller", words[0]);
+                let (field, value) = ("credentials", words[0]);
                 return Err(ProtocolError::Field { field, value });
             }
         };
@@ -274,10 +282,70 @@ impl Reply {
     }
 }
 
+/// The descriptors that a tenant gets, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TenancyFds<F> {
+    /// The descriptors of the paths `elisa`, `elisa-strict` and `exit-kernel`.
+    View {
+        /// A sealed view, to be attached to each vCPU.
+        view: F,
+        /// The port's own window, a memfd of [`Geometry::window_size`] bytes.
+        window: F,
+    },
+    /// The descriptors of the paths `exit-user` and `direct`, for
+    /// [`Memory::open`](crate::memory::Memory::open).
+    Memory {
+        /// The switch state, a memfd of [`postern_switch::layout::state_size`] bytes and the slack
+        /// that follows the windows.
+        state: F,
+        /// The windows of all ports, in the order of the ports, memfds of [`Geometry::window_size`]
+        /// bytes.
+        windows: Vec<F>,
+    },
+}
+
+impl<F> TenancyFds<F> {
+    /// The number of descriptors that a tenant on a path gets.
+    pub const fn count(path: CallPath, geometry: Geometry) -> usize {
+        match path.needs_view() {
+            true => 2,
+            false => 1 + geometry.ports() as usize,
+        }
+    }
+
+    /// The descriptors in the order in which they come with a reply: view and window, or state and
+    /// windows.
+    pub fn into_wire(self) -> Vec<F> {
+        match self {
+            TenancyFds::View { view, window } => vec![view, window],
+            TenancyFds::Memory { state, windows } => {
+                let mut fds = vec![state];
+                fds.extend(windows);
+                fds
+            }
+        }
+    }
+
+    /// The descriptors that came with a reply, by name; `None` if their number is not
+    /// [`TenancyFds::count`].
+    pub fn from_wire(path: CallPath, geometry: Geometry, fds: Vec<F>) -> Option<TenancyFds<F>> {
+        if fds.len() != TenancyFds::<F>::count(path, geometry) {
+            return None;
+        }
+        let mut fds = fds.into_iter();
+        if path.needs_view() {
+            let (view, window) = (fds.next()?, fds.next()?);
+            return Some(TenancyFds::View { view, window });
+        }
+        let state = fds.next()?;
+        let windows = fds.collect();
+        Some(TenancyFds::Memory { state, windows })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postern_abi::window::Geometry;
     use proptest::prelude::*;
 
     #[test]
@@ -293,10 +361,10 @@ mod tests {
     #[test]
     fn replies_survive_a_round_trip() {
         let geometry = Geometry::new(7, 2, 1 << 16, 1 << 14).unwrap();
-        let caller = Credentials::new(geometry, geometry.port(6).unwrap(), 9);
+        let credentials = Credentials::new(geometry, geometry.port(6).unwrap(), 9);
         for status in Status::ALL {
             let grant = (status == Status::Granted).then_some(Grant {
-                caller,
+                credentials,
                 mac: [2, 3, 4, 5, 6, 7],
             });
             let reply = Reply {
@@ -306,6 +374,24 @@ mod tests {
                 text: "why".to_owned(),
             };
             assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn descriptors_keep_their_names_on_the_wire() {
+        let geometry = Geometry::new(3, 1, 1 << 16, 1 << 14).unwrap();
+        let (view, window) = ("view", "window");
+        let view = TenancyFds::View { view, window };
+        let (state, windows) = ("state", vec!["window 0", "window 1", "window 2"]);
+        let memory = TenancyFds::Memory { state, windows };
+        for path in CallPath::ALL {
+            let fds = if path.needs_view() { &view } else { &memory };
+            let mut wire = fds.clone().into_wire();
+            assert_eq!(wire.len(), TenancyFds::<&str>::count(path, geometry));
+            let again = TenancyFds::from_wire(path, geometry, wire.clone());
+            assert_eq!(again.as_ref(), Some(fds));
+            wire.pop();
+            assert_eq!(TenancyFds::from_wire(path, geometry, wire), None);
         }
     }
 
@@ -324,7 +410,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_can_be_decoded(mut bytes in prop::collection::vec(any::<u8>(), 0..100), magic: u8) {
+        fn any_bytes_can_be_decoded(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..100),
+            magic: u8,
+        ) {
             // Half of the time with a right beginning, so that the rest is looked at.
             if magic & 1 != 0 && bytes.len() >= 12 {
                 let magic = if magic & 2 != 0 { REQUEST_MAGIC } else { REPLY_MAGIC };

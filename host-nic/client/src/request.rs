@@ -1,4 +1,5 @@
-//! A VMM's side of the socket: asking for a port.
+//! Requests to the owner of a NIC: for a port, for counters, for a change.
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -8,32 +9,32 @@ use std::time::Duration;
 
 use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
+use postern_switch::credentials::Credentials;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
 };
-
-use crate::control::Control;
-use crate::counters::Counters;
-use crate::protocol::{
-    Grant, MAX_REPLY, MAX_REQUEST, ProtocolError, REQUEST_SIZE, Reply, Request, Status,
-};
-use crate::socket;
-use postern_switch::credentials::Credentials;
 use serde::de::DeserializeOwned;
 
-/// How long a NIC may take for an answer: it may have to pin all of its memory, and to wait for the
-/// end of a former tenant's process.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::control::Control;
+use crate::counters::NicCounters;
+use crate::protocol::{
+    Grant, MAX_REPLY, MAX_REQUEST, ProtocolError, REQUEST_SIZE, Reply, Request, Status, TenancyFds,
+};
+use crate::socket;
 
-/// Most bytes of an answer in a file, several times what the largest NIC has.
+/// Time that an owner may take for an answer: it may have to pin all of the NIC's memory, and to
+/// wait for the end of a former tenant's process.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Size of the largest answer in a file, in bytes: several times what the largest NIC needs.
 const MAX_FILE: u64 = 16 << 20;
 
-/// Why there is no port.
+/// A request that was not fulfilled.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers.
+    /// Nobody listens at the socket.
     #[error(
         "cannot connect to the NIC at {}; start one with postern nic --socket {}",
         socket.display(), socket.display()
@@ -41,142 +42,114 @@ pub enum ClientError {
     Connect {
         /// The socket.
         socket: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
     /// The connection broke.
-    #[error("lost the NIC at {} while waiting for its answer; see what it printed", socket.display())]
+    #[error(
+        "lost the NIC at {} while waiting for its answer; see what it printed",
+        socket.display()
+    )]
     Lost {
         /// The socket.
         socket: PathBuf,
-        /// How.
+        /// The system's error.
         source: io::Error,
     },
-    /// It speaks another language.
+    /// The answer is none of this protocol.
     #[error("what answers at {} is not a NIC of this version", socket.display())]
     Protocol {
         /// The socket.
         socket: PathBuf,
-        /// What it said.
+        /// The fault of the answer.
         source: ProtocolError,
     },
-    /// It said yes and gave something else.
-    #[error("the NIC at {} said yes and sent {found} descriptors instead of {expected}", socket.display())]
+    /// The reply grants the request, and has other descriptors than the path needs.
+    #[error(
+        "the NIC at {} said yes and sent {found} descriptors instead of {expected}",
+        socket.display()
+    )]
     Descriptors {
         /// The socket.
         socket: PathBuf,
-        /// How many belong to the path.
+        /// Number of descriptors that the path needs.
         expected: usize,
-        /// How many came.
+        /// Number of descriptors that came.
         found: usize,
     },
     /// The request is longer than requests are.
     #[error("the request has {size} bytes and may have {most}: shorten the policy")]
     TooLong {
-        /// Its size in bytes.
+        /// The size of the request in bytes.
         size: usize,
-        /// The most that there may be.
+        /// The size of the largest request in bytes.
         most: usize,
     },
-    /// It says no.
+    /// The NIC refused the request.
     #[error("the NIC at {} refused: {text}", socket.display())]
     Refused {
         /// The socket.
         socket: PathBuf,
-        /// The kind of reason.
+        /// The kind of the reason.
         status: Status,
         /// The reason.
         text: String,
     },
 }
 
-/// A port. It is given back when the value is dropped.
+/// The tenancy of a port. It ends when the value is dropped.
 #[derive(Debug)]
 pub struct Attachment {
-    /// How requests reach the NIC.
+    /// The way of requests to the NIC.
     pub path: CallPath,
     /// Port, tenancy and geometry, for [`postern_switch::switch::serve`].
-    pub caller: Credentials,
-    /// MAC address that the NIC suggests to the guest.
+    pub credentials: Credentials,
+    /// The MAC address that the NIC suggests to the guest.
     pub mac: [u8; 6],
-    /// What the path works with.
-    pub resources: Resources,
-    /// The port is this tenant's as long as the connection stands.
+    /// The descriptors that the path works with.
+    pub fds: TenancyFds<OwnedFd>,
+    /// The connection for whose time the port is this tenant's.
     _connection: OwnedFd,
-}
-
-/// Descriptors of an attachment.
-#[derive(Debug)]
-pub enum Resources {
-    /// `elisa`, `elisa-strict`, `exit-kernel`.
-    View {
-        /// Sealed, to be attached to each vCPU.
-        view: OwnedFd,
-        /// The port's own window, a memfd of [`Geometry::window_size`] bytes.
-        window: OwnedFd,
-    },
-    /// `exit-user`, `direct`: for [`crate::memory::Memory::open`].
-    Memory {
-        /// The switch state, a memfd of [`postern_switch::state::size`] bytes.
-        state: OwnedFd,
-        /// The windows of all ports, memfds of [`Geometry::window_size`] bytes.
-        windows: Vec<OwnedFd>,
-    },
 }
 
 impl Attachment {
     /// Ports, queues and sizes of the NIC.
     pub fn geometry(&self) -> Geometry {
-        self.caller.geometry()
+        self.credentials.geometry()
     }
 }
 
 /// Asks the NIC at a socket for a port.
 ///
 /// # Errors
-/// Why there is none; [`ClientError::Refused`] carries the NIC's own reason.
+///
+/// There is no answer, or none of this protocol; [`ClientError::Refused`] carries the NIC's own
+/// reason.
 pub fn attach(socket: &path::Path, port: u32, path: CallPath) -> Result<Attachment, ClientError> {
     let request = Request::Attach { port, path };
-    let (connection, reply, descriptors) = ask(socket, &request)?;
-    let Some(Grant { caller, mac }) = reply.grant else {
+    let (connection, reply, descriptors) = exchange(socket, &request)?;
+    let Some(Grant { credentials, mac }) = reply.grant else {
         return Err(ClientError::Protocol {
             socket: socket.to_owned(),
             source: ProtocolError::Field {
-                field: "caller",
+                field: "credentials",
                 value: 0,
             },
         });
     };
-    let expected = match path {
-        CallPath::Elisa | CallPath::ElisaStrict | CallPath::ExitKernel => 2,
-        CallPath::ExitUser | CallPath::Direct => 1 + caller.geometry().ports() as usize,
-    };
-    let found = descriptors.len();
-    let mut descriptors = descriptors.into_iter();
-    let (Some(first), true) = (descriptors.next(), found == expected) else {
+    let (geometry, found) = (credentials.geometry(), descriptors.len());
+    let Some(fds) = TenancyFds::from_wire(path, geometry, descriptors) else {
         return Err(ClientError::Descriptors {
             socket: socket.to_owned(),
-            expected,
+            expected: TenancyFds::<OwnedFd>::count(path, geometry),
             found,
         });
     };
-    let resources = match (path, descriptors.next()) {
-        (CallPath::Elisa | CallPath::ElisaStrict | CallPath::ExitKernel, Some(window)) => {
-            Resources::View {
-                view: first,
-                window,
-            }
-        }
-        (_, second) => Resources::Memory {
-            state: first,
-            windows: second.into_iter().chain(descriptors).collect(),
-        },
-    };
     Ok(Attachment {
         path,
-        caller,
+        credentials,
         mac,
-        resources,
+        fds,
         _connection: connection,
     })
 }
@@ -184,16 +157,18 @@ pub fn attach(socket: &path::Path, port: u32, path: CallPath) -> Result<Attachme
 /// Asks the NIC at a socket for the counters of all its ports.
 ///
 /// # Errors
-/// When it does not answer with counters.
-pub fn counters(socket: &path::Path) -> Result<Counters, ClientError> {
-    file(socket, &Request::Counters)
+///
+/// The NIC does not answer with counters.
+pub fn counters(socket: &path::Path) -> Result<NicCounters, ClientError> {
+    exchange_file(socket, &Request::Counters)
 }
 
-/// Asks the owner of the NIC at a socket for something; the kinds of answers are with [`Control`], those without
-/// one are `()`.
+/// Has the owner of the NIC at a socket do something, and gives its answer, whose type [`Control`]
+/// says; `()` where it says nothing.
 ///
 /// # Errors
-/// When it does not do that, or gives another kind of answer.
+///
+/// The owner does not do it, or gives an answer of another type.
 pub fn control<T: DeserializeOwned>(
     socket: &path::Path,
     control: &Control,
@@ -209,12 +184,15 @@ pub fn control<T: DeserializeOwned>(
             most: MAX_REQUEST,
         });
     }
-    file(socket, &Request::Control(text))
+    exchange_file(socket, &Request::Control(text))
 }
 
-/// An answer that comes in a file.
-fn file<T: DeserializeOwned>(socket: &path::Path, request: &Request) -> Result<T, ClientError> {
-    let (_, _, descriptors) = ask(socket, request)?;
+/// Sends a request and reads the file with the answer.
+fn exchange_file<T: DeserializeOwned>(
+    socket: &path::Path,
+    request: &Request,
+) -> Result<T, ClientError> {
+    let (_, _, descriptors) = exchange(socket, request)?;
     let found = descriptors.len();
     let Some(file) = descriptors.into_iter().next() else {
         return Err(ClientError::Descriptors {
@@ -230,11 +208,12 @@ fn file<T: DeserializeOwned>(socket: &path::Path, request: &Request) -> Result<T
     })
 }
 
-fn ask(
+/// Sends a request; gives the connection, the reply, and the descriptors that came with it.
+fn exchange(
     socket: &path::Path,
     request: &Request,
 ) -> Result<(OwnedFd, Reply, Vec<OwnedFd>), ClientError> {
-    let connection = dial(socket).map_err(|errno| ClientError::Connect {
+    let connection = open_connection(socket).map_err(|errno| ClientError::Connect {
         socket: socket.to_owned(),
         source: errno.into(),
     })?;
@@ -269,12 +248,12 @@ fn ask(
     Ok((connection, reply, descriptors))
 }
 
-fn dial(path: &path::Path) -> Result<OwnedFd, Errno> {
+fn open_connection(path: &path::Path) -> Result<OwnedFd, Errno> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     for which in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(&socket, which, Some(PATIENCE))?;
+        set_socket_timeout(&socket, which, Some(REPLY_TIMEOUT))?;
     }
     connect(&socket, &address)?;
     Ok(socket)

@@ -1,4 +1,5 @@
 //! Records and descriptors over a Unix socket.
+#![forbid(unsafe_code)]
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -13,7 +14,11 @@ use rustix::net::{
 /// Most descriptors that Linux takes with a record (`SCM_MAX_FD` of its include/net/scm.h).
 pub const MAX_DESCRIPTORS: usize = 253;
 
-/// Sends one record with descriptors. Whole, or not at all.
+/// Sends one record with descriptors, whole or not at all.
+///
+/// # Errors
+///
+/// The system's error; nothing was sent.
 pub fn send(
     socket: impl AsFd,
     record: &[u8],
@@ -30,8 +35,11 @@ pub fn send(
     Ok(())
 }
 
-/// Receives one record with descriptors; returns its size, 0 at the end of the connection. A
-/// record that is longer than `buffer` is an error.
+/// Receives one record with descriptors; gives its size in bytes, 0 at the end of the connection.
+///
+/// # Errors
+///
+/// The system's error; [`Errno::MSGSIZE`] for a record that is longer than `buffer`.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -1,5 +1,5 @@
-//! Text of access lists: read, written and read again; and lists evaluated, beside an evaluator that goes by the
-//! rules' own fields.
+//! Text of access lists: read, written and read again; and lists evaluated, beside an evaluator
+//! that goes by the rules' own fields.
 //!
 //! Input: two bytes that say how long the text is, the text, one rule a line, then a frame.
 
@@ -118,8 +118,8 @@ fn matches(rule: &RuleSpec, headers: &Headers, direction: Direction) -> bool {
             !rule.fragment || headers.fragment != Fragment::Whole
         }),
     ];
-    // Where a field cannot be known, a rule that denies matches, and one that permits does only if it
-    // asks for nothing there.
+    // Where a field cannot be known, a rule that denies matches, and one that permits does only if
+    // it asks for nothing there.
     let [.., ethertype, version_known, ip, protocol, ports, fragment] = &fields;
     let asks = [
         (ethertype, rule.ethertype.is_some()),

@@ -1,6 +1,7 @@
-//! Input as numbers. Where it ends, zeros follow.
+//! An input of the fuzzer as numbers. Behind its end there are zeros.
+#![forbid(unsafe_code)]
 
-/// What is left of an input.
+/// The rest of an input.
 pub struct Bytes<'a>(pub &'a [u8]);
 
 impl<'a> Bytes<'a> {

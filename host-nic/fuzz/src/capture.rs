@@ -1,4 +1,5 @@
-//! Files that are said to be captures. Input: the file.
+//! Capture files. Input: the file.
+#![forbid(unsafe_code)]
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! What comes through the owner's socket. Input: a byte that says which kind of record, then the record.
+//! Records of the owner's socket. Input: a byte that says which kind of record, then the record.
+#![forbid(unsafe_code)]
 
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::protocol::{Reply, Request};
@@ -43,7 +44,7 @@ fn policies(record: &[u8]) {
     if let Ok(policies) = serde_json::from_slice::<Policies>(record) {
         let text = serde_json::to_vec(&policies).unwrap();
         assert_eq!(serde_json::from_slice::<Policies>(&text).unwrap(), policies);
-        let nic = super::nic::Nic::new(4, 1, 4096, 4096);
+        let nic = super::nic::FuzzNic::new(4, 1, 4096, 4096);
         match policies.apply_all(&nic.switch()) {
             Ok(()) => {}
             Err(error) => assert!(!error.to_string().is_empty()),

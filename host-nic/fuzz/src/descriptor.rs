@@ -1,6 +1,7 @@
 //! One record with any header, on a switch with policies, VLANs and features.
 //!
 //! Input: features of sender and receivers, VLANs, the header's two words, then the frame.
+#![forbid(unsafe_code)]
 
 use postern_abi::service::{OP_FEATURES, OP_TX};
 use postern_abi::window::{FEATURES, RecordHeader, record_size};
@@ -8,7 +9,7 @@ use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_owner::policies::Policies;
 
 use super::bytes::Bytes;
-use super::nic::{Nic, port};
+use super::nic::{FuzzNic, port};
 
 const RING: u32 = 32 << 10;
 /// Ports of the NIC; the last one agrees on nothing.
@@ -19,9 +20,14 @@ const POLICIES: [&str; 6] = [
     "{}",
     r#"{"vlan": {"access": {"pvid": 5}}}"#,
     r#"{"vlan": {"trunk": {"pvid": 5, "members": [7, 9], "untagged": [9]}}}"#,
-    r#"{"acl": {"rules": [{"action": "deny", "direction": "ingress", "protocol": 6, "destination_ports": "22"}]}}"#,
+    r#"{"acl": {"rules": [
+        {"action": "deny", "direction": "ingress", "protocol": 6, "destination_ports": "22"}
+    ]}}"#,
     r#"{"mirror": 2, "ingress": {"bits_per_second": 1000000, "burst_bytes": 100000}}"#,
-    r#"{"acl": {"rules": [{"action": "permit", "vlan": 5}, {"action": "permit", "protocol": 17}], "default": "deny"}}"#,
+    r#"{"acl": {
+        "rules": [{"action": "permit", "vlan": 5}, {"action": "permit", "protocol": 17}],
+        "default": "deny"
+    }}"#,
 ];
 
 /// The policies that can be read: all of them, see the test.
@@ -36,7 +42,7 @@ pub fn run(data: &[u8]) {
     let [features, choice] = [input.u8(), input.u8()];
     let header = RecordHeader::from_words(input.u64(), input.u64());
     let frame = input.0;
-    let mut nic = Nic::new(PORTS, 1, RING, RING);
+    let mut nic = FuzzNic::new(PORTS, 1, RING, RING);
     let mut all = Policies::default();
     let known = policies();
     for (number, choice) in [(0, choice % 6), (1, choice / 6 % 6), (2, choice / 36 % 6)] {

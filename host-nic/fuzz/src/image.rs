@@ -1,4 +1,5 @@
-//! Files that are said to be images of the core. Input: the file.
+//! Images of the switch. Input: the file.
+#![forbid(unsafe_code)]
 
 use postern_abi::view::{IMAGE_GVA, MAX_IMAGE_SIZE};
 use postern_nic_owner::image::Image;

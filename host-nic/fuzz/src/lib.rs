@@ -1,5 +1,4 @@
-//! What the fuzz targets do with their input. `host-nic/tests/corpus.rs` does the same with the corpus, without a
-//! fuzzer.
+//! The fuzz targets. `host-nic/owner/tests/corpus.rs` runs them on the corpus, without a fuzzer.
 #![allow(clippy::unwrap_used, reason = "a failure is a find")]
 
 pub mod acl;

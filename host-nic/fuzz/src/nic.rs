@@ -16,7 +16,7 @@ use postern_switch::switch::{Switch, serve};
 const PAGE: usize = 4096;
 
 /// The memory of a NIC, zero at first.
-pub struct Nic {
+pub struct FuzzNic {
     base: *mut u8,
     size: usize,
     /// Ports, queues and sizes.
@@ -34,9 +34,9 @@ pub fn mac(number: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, number]
 }
 
-impl Nic {
+impl FuzzNic {
     /// A NIC with tenant 1 at each of its ports.
-    pub fn new(ports: u32, queues: u32, ring: u32, lane: u32) -> Nic {
+    pub fn new(ports: u32, queues: u32, ring: u32, lane: u32) -> FuzzNic {
         let geometry = Geometry::new(ports, queues, ring, lane).unwrap();
         let size = (memory_size(geometry) as usize).next_multiple_of(PAGE);
         // SAFETY: a new anonymous mapping, of which all but the first and the last page is opened.
@@ -49,7 +49,7 @@ impl Nic {
             assert_eq!(libc::mprotect(base.cast(), size, prot), 0);
             base
         };
-        let nic = Nic {
+        let nic = FuzzNic {
             base,
             size,
             geometry,
@@ -80,7 +80,8 @@ impl Nic {
 
     /// All of the memory while nobody changes it.
     fn plain(&self) -> &[u64] {
-        // SAFETY: as above; there is one thread.
+        // SAFETY: the mapping is page aligned, open and of that size. There is one thread, so
+        // nobody writes to it as long as the borrow lasts.
         unsafe { std::slice::from_raw_parts(self.base.cast(), self.size / 8) }
     }
 
@@ -90,7 +91,7 @@ impl Nic {
         &self.words()[(window_offset(self.geometry, port(number)) + offset) as usize / 8]
     }
 
-    /// A word of 4 bytes, likewise.
+    /// A word of 4 bytes of a port's window; the offset is brought into it.
     pub fn word(&self, number: u32, offset: u64) -> &AtomicU32 {
         let offset = (offset % self.geometry.window_size()) & !3;
         let offset = window_offset(self.geometry, port(number)) + offset;
@@ -201,7 +202,8 @@ impl Nic {
         parts
     }
 
-    /// What is in lanes: a call must not change it. Where a receiver spoils its own words there is nothing to go by.
+    /// The parts of lanes that hold unread records, which no call may change. Receivers that spoil
+    /// their own words are left out, since nothing says what is unread there.
     fn unread(&self) -> Vec<Range<usize>> {
         let geometry = self.geometry;
         let mut parts = Vec::new();
@@ -235,7 +237,7 @@ impl Nic {
     }
 }
 
-impl Drop for Nic {
+impl Drop for FuzzNic {
     fn drop(&mut self) {
         // SAFETY: the mapping belongs to `self`.
         unsafe { libc::munmap(self.base.sub(PAGE).cast(), self.size + 2 * PAGE) };

@@ -1,6 +1,8 @@
-//! Two guests that do anything to their windows and make any calls, and a third one that does nothing wrong.
+//! Two guests that do anything to their windows and make any calls, and a third one that does
+//! nothing wrong.
 //!
 //! Input: a byte of configuration, then steps, each a byte and its arguments.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -10,7 +12,7 @@ use postern_guest::ring::RxQueue;
 use postern_switch::state::MODE_POLICY;
 
 use super::bytes::Bytes;
-use super::nic::{Nic, mac, port};
+use super::nic::{FuzzNic, mac, port};
 
 /// Most steps of an input.
 const STEPS: usize = 96;
@@ -22,7 +24,7 @@ pub fn run(data: &[u8]) {
     let mut input = Bytes(data);
     let config = input.u8();
     let queues = 1 + u32::from(config & 1);
-    let mut nic = Nic::new(3, queues, MIN_RING, MIN_RING << (config >> 1 & 1));
+    let mut nic = FuzzNic::new(3, queues, MIN_RING, MIN_RING << (config >> 1 & 1));
     if config & 4 != 0 {
         for mode in &nic.switch().state().mode[..3] {
             mode.store(MODE_POLICY, Relaxed);
@@ -56,7 +58,7 @@ fn offset(geometry: Geometry, input: &mut Bytes) -> u64 {
     }
 }
 
-fn step(nic: &mut Nic, input: &mut Bytes, receivers: &mut Vec<RxQueue>, queues: u32) {
+fn step(nic: &mut FuzzNic, input: &mut Bytes, receivers: &mut Vec<RxQueue>, queues: u32) {
     let geometry = nic.geometry;
     let kind = input.u8();
     let (number, queue) = (u32::from(kind >> 4 & 1), u32::from(kind >> 5 & 1) % queues);

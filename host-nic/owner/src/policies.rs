@@ -1,7 +1,9 @@
 //! Giving ports their policies: the host's side.
 //!
-//! A policy counts for all frames of calls that begin after [`Policies::set`] has returned. A call that is under
-//! way meanwhile may still go by the old one, and ends after a bounded number of frames.
+//! A policy counts for all frames of calls that begin after [`Policies::set`] has returned. A call
+//! that is under way meanwhile may still go by the old one, and ends after a bounded number of
+//! frames.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
@@ -19,15 +21,15 @@ use postern_switch::state::{MODE_POLICY, PortState, SOURCE_FIXED, SOURCE_OWN};
 use postern_switch::switch::Switch;
 use postern_switch::tenant::mac_word;
 
-/// Why a policy is refused.
+/// A policy that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// The NIC does not have the port that the policy is for, or names.
     #[error("the {what} is port {port}, but the NIC has ports 0 to {last}")]
     Port {
-        /// What the port is to be.
+        /// The role of the port.
         what: &'static str,
-        /// Its number.
+        /// The port's number.
         port: u32,
         /// The highest number that there is.
         last: u32,
@@ -40,7 +42,7 @@ pub enum PolicyError {
     Vlan {
         /// The port.
         port: u32,
-        /// What is wrong.
+        /// The fault.
         reason: VlanError,
     },
     /// A wrong rate limit.
@@ -50,7 +52,7 @@ pub enum PolicyError {
         port: u32,
         /// `ingress` or `egress`.
         direction: &'static str,
-        /// What is wrong.
+        /// The fault.
         reason: RateError,
     },
     /// A wrong access list.
@@ -58,12 +60,13 @@ pub enum PolicyError {
     Acl {
         /// The port.
         port: u32,
-        /// What is wrong.
+        /// The fault.
         reason: RuleError,
     },
 }
 
-/// The policies of all ports of a NIC, as its owner keeps them. The NIC's memory has what follows from them.
+/// The policies of all ports of a NIC, as its owner keeps them. The NIC's memory has what follows
+/// from them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Policies(BTreeMap<u32, PortPolicy>);
@@ -74,15 +77,17 @@ impl Policies {
         self.0.get(&port.number()).cloned().unwrap_or_default()
     }
 
-    /// Those that are not the default, by number of the port.
+    /// The policies that are not the default, by number of the port.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &PortPolicy)> {
         self.0.iter().map(|(port, policy)| (*port, policy))
     }
 
-    /// Gives a port another policy, and each port what follows from it. Access lists and VLANs
-    /// that stay the same are left alone, with their counters. Only one thread may do this at a time; calls go on.
+    /// Gives a port another policy, and each port what follows from it. Access lists and VLANs that
+    /// stay the same are left alone, with their counters. Only one thread may do this at a time;
+    /// calls go on.
     ///
     /// # Errors
+    ///
     /// A [`PolicyError`] that says what is wrong with it; nothing has changed then.
     pub fn set(
         &mut self,
@@ -108,6 +113,7 @@ impl Policies {
     /// Gives ports of a NIC that has none of these policies all of them, such as those of a file.
     ///
     /// # Errors
+    ///
     /// The first [`PolicyError`]; the NIC has the policies of the ports before it then.
     pub fn apply_all(&self, switch: &Switch<'_>) -> Result<(), PolicyError> {
         let mut done = Policies::default();
@@ -118,7 +124,8 @@ impl Policies {
         Ok(())
     }
 
-    /// What depends on several ports: who reaches whom, whether there are VLANs, who has to mind anything.
+    /// What depends on several ports: who reaches whom, whether there are VLANs, who has to mind
+    /// anything.
     fn connect(&self, switch: &Switch<'_>) {
         let geometry = switch.geometry();
         let default = PortPolicy::default();
@@ -137,8 +144,8 @@ impl Policies {
                 blocked[other.index() >> 6] |= 1 << (other.number() & 63);
             }
             if let Some(state) = switch.port(port) {
-                for (place, word) in state.blocked.iter().zip(blocked) {
-                    place.store(word, Relaxed);
+                for (field, word) in state.blocked.iter().zip(blocked) {
+                    field.store(word, Relaxed);
                 }
             }
             let minds = vlans
@@ -157,8 +164,9 @@ impl Policies {
     }
 }
 
-/// How many frames each rule of a port's access list decided on, in the order of the rules; nothing if the NIC has
-/// no such port. A frame that waits for room counts each time that the switch looks at it.
+/// How many frames each rule of a port's access list decided on, in the order of the rules; nothing
+/// if the NIC has no such port. A frame that waits for room counts each time that the switch looks
+/// at it.
 pub fn acl_hits(switch: &Switch<'_>, port: PortId) -> Option<Vec<u64>> {
     switch.port(port).map(|state| state.acl.hits().collect())
 }
@@ -202,7 +210,8 @@ fn check(switch: &Switch<'_>, port: PortId, policy: &PortPolicy) -> Result<(), P
     Ok(())
 }
 
-/// What a port keeps itself. Nothing but the access list is refused, since `check` was there before.
+/// What a port keeps itself. Nothing but the access list is refused, since `check` was there
+/// before.
 fn apply(
     switch: &Switch<'_>,
     port: PortId,
@@ -242,7 +251,7 @@ fn apply(
     let source = match new.source {
         Source::Any => 0,
         Source::Own => SOURCE_FIXED | SOURCE_OWN | own_address(switch, port),
-        Source::Address(mac) => SOURCE_FIXED | mac_word(mac),
+        Source::Address(mac) => SOURCE_FIXED | mac_word(mac.0),
     };
     state.source.store(source, Relaxed);
     let mirror = new.mirror.map_or(0, |mirror| mirror + 1);
@@ -250,8 +259,8 @@ fn apply(
     Ok(())
 }
 
-/// The address that a port's tenant was given, 0 without one. From the table, not from the window, which the guest
-/// can write.
+/// The address that a port's tenant was given, 0 without one. From the table, not from the window,
+/// which the guest can write.
 fn own_address(switch: &Switch<'_>, port: PortId) -> u64 {
     let mut entries = switch.state().fdb.entries(switch.key());
     let own = entries.find(|entry| {

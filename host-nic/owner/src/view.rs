@@ -1,5 +1,5 @@
-//! NIC views: templates that the patched KVM makes out of the image and the NIC's memory, for VMMs to
-//! attach to their vCPUs. [`postern_kvm`] makes the calls.
+//! NIC views: templates that the patched KVM makes out of the image and the NIC's memory, for VMMs
+//! to attach to their vCPUs. [`postern_kvm`] makes the calls.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,7 @@ use postern_nic_client::mapping::Mapping;
 use postern_nic_client::memory::Memory;
 use postern_switch::credentials::Credentials;
 
-/// Why there is no view.
+/// A view that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
     /// KVM's device cannot be opened.
@@ -36,29 +36,29 @@ pub enum ViewError {
         locked(source)
     )]
     Map {
-        /// Which part.
+        /// The part of the view.
         what: &'static str,
-        /// Where in the view.
+        /// Its address in the view.
         gva: u64,
-        /// How many bytes.
+        /// Its size in bytes.
         size: u64,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
     /// The view cannot be completed.
     #[error("KVM cannot seal the NIC view in {mode} mode{}", remedy(*mode, source))]
     Seal {
-        /// Which mode.
+        /// The mode of the view.
         mode: Mode,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
     /// There is no memory for the image.
     #[error("cannot allocate {size} bytes for the NIC image")]
     Memory {
-        /// How many.
+        /// Size of the memory in bytes.
         size: u64,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -100,6 +100,7 @@ impl ViewMaker {
     /// Opens KVM and copies the image to memory that views can share.
     ///
     /// # Errors
+    ///
     /// [`ViewError::Open`] and [`ViewError::NoViews`] where there are no views.
     pub fn new(image: &Image) -> Result<ViewMaker, ViewError> {
         let device = Device::open().map_err(ViewError::Open)?;
@@ -120,7 +121,8 @@ impl ViewMaker {
     /// any vCPU has it, whatever becomes of this process.
     ///
     /// # Errors
-    /// When KVM refuses.
+    ///
+    /// KVM refuses a step.
     pub fn make(
         &self,
         memory: &Memory,
@@ -175,7 +177,8 @@ struct Part {
 }
 
 impl Part {
-    /// Writable memory, because views pin pages as writable; `protection` decides what a view may do.
+    /// Writable memory, because views pin pages as writable; `protection` decides what a view may
+    /// do.
     fn copy(
         segment: &Segment,
         what: &'static str,
@@ -198,8 +201,8 @@ impl Part {
     }
     /// The pages, for views.
     fn shared(&self) -> SharedPages {
-        // SAFETY: they are mapped while `self` is borrowed and the view is made, and nothing in this
-        // process refers to what they hold once `copy` has returned.
+        // SAFETY: they are mapped while `self` is borrowed and the view is made, and nothing in
+        // this process refers to what they hold once `copy` has returned.
         unsafe { SharedPages::new(self.pages.base(), self.pages.size() as u64) }
     }
 }

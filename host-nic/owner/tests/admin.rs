@@ -13,16 +13,18 @@ use net::{PATIENCE, Wire, in_namespace};
 use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_nic_client::control::{
-    CaptureInfo, Control, Format, Holder, Mac, MacInfo, PolicyInfo, PortInfo, UplinkInfo,
+    CaptureInfo, Control, Format, Holder, MacInfo, PolicyInfo, PortInfo, UplinkInfo,
 };
+use postern_nic_client::mac::Mac;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::{PortPolicy, Source};
-use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status};
-use postern_nic_client::request::{Attachment, ClientError, Resources, attach, control, counters};
+use postern_nic_client::policy::rate::RateLimit;
+use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status, TenancyFds};
+use postern_nic_client::request::{Attachment, ClientError, attach, control, counters};
 use postern_nic_owner::capture::Recording;
-use postern_nic_owner::native_port::NativePort;
-use postern_nic_owner::server::{Options, Server, Stopper};
-use postern_nic_owner::uplink::Port;
+use postern_nic_owner::frame_port::FramePort;
+use postern_nic_owner::host_port::HostPort;
+use postern_nic_owner::server::{Server, ServerOptions, Stopper};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::net::{
@@ -31,21 +33,21 @@ use rustix::net::{
 };
 
 /// A NIC on a thread, in a directory of its own.
-struct Nic {
+struct TestNic {
     directory: tempfile::TempDir,
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Nic {
-    fn start(ports: u32) -> Nic {
+impl TestNic {
+    fn start(ports: u32) -> TestNic {
         let directory = tempfile::tempdir().unwrap();
         let geometry = Geometry::new(ports, 1, 64 << 10, 64 << 10).unwrap();
         let mut server =
-            Server::bind(&Options::new(directory.path().join("nic"), geometry)).unwrap();
+            Server::bind(&ServerOptions::new(directory.path().join("nic"), geometry)).unwrap();
         let stopper = server.stopper();
-        let thread = Some(std::thread::spawn(move || server.run().unwrap()));
-        Nic {
+        let thread = Some(std::thread::spawn(move || server.run(|_| ()).unwrap()));
+        TestNic {
             directory,
             stopper,
             thread,
@@ -92,7 +94,7 @@ impl Nic {
     }
 }
 
-impl Drop for Nic {
+impl Drop for TestNic {
     fn drop(&mut self) {
         self.stopper.stop();
         self.thread.take().unwrap().join().unwrap();
@@ -102,7 +104,7 @@ impl Drop for Nic {
 
 /// A port used by this process.
 struct Tenant {
-    port: NativePort,
+    port: HostPort,
     mac: [u8; 6],
     _attachment: Attachment,
 }
@@ -110,17 +112,17 @@ struct Tenant {
 impl Tenant {
     fn attach(socket: &FilePath, port: u32) -> Tenant {
         let mut attachment = attach(socket, port, CallPath::Direct).unwrap();
-        let nothing = Resources::Memory {
+        let nothing = TenancyFds::Memory {
             state: std::fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
         };
-        let resources = std::mem::replace(&mut attachment.resources, nothing);
-        let Resources::Memory { state, windows } = resources else {
+        let resources = std::mem::replace(&mut attachment.fds, nothing);
+        let TenancyFds::Memory { state, windows } = resources else {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());
         Tenant {
-            port: NativePort::open(memory, attachment.caller.port()).unwrap(),
+            port: HostPort::open(memory, attachment.credentials.port()).unwrap(),
             mac: attachment.mac,
             _attachment: attachment,
         }
@@ -157,7 +159,7 @@ fn mac(number: u8) -> Mac {
 
 #[test]
 fn ports_are_disabled_and_enabled_live() {
-    let nic = Nic::start(3);
+    let nic = TestNic::start(3);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
     let frame = first.send(second.mac, 1);
     assert_eq!(second.take(), [frame]);
@@ -185,7 +187,7 @@ fn ports_are_disabled_and_enabled_live() {
 
 #[test]
 fn stations_are_told_listed_and_forgotten() {
-    let nic = Nic::start(3);
+    let nic = TestNic::start(3);
     let mut tenants: Vec<_> = (0..3).map(|port| nic.tenant(port)).collect();
     let add = |port, vlan| Control::AddMac {
         port,
@@ -229,7 +231,7 @@ fn stations_are_told_listed_and_forgotten() {
 
 #[test]
 fn policies_count_at_once_and_are_shown() {
-    let nic = Nic::start(3);
+    let nic = TestNic::start(3);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
     let set = |policy: &PortPolicy| Control::SetPolicy {
         port: 0,
@@ -249,7 +251,8 @@ fn policies_count_at_once_and_are_shown() {
         (&policy, &[1][..])
     );
     assert!(nic.ports()[0].policy && !nic.ports()[1].policy);
-    // Other stations told for the port, some of which the table has before it, are not its tenant's own address.
+    // Other stations told for the port, some of which the table has before it, are not its tenant's
+    // own address.
     policy.acl.rules.clear();
     for number in 0..30 {
         nic.order(&Control::AddMac {
@@ -276,7 +279,7 @@ fn policies_count_at_once_and_are_shown() {
     assert_eq!(second.take().len(), 1);
 }
 
-fn capture(nic: &Nic, port: Option<u32>, name: &str) -> Control {
+fn capture(nic: &TestNic, port: Option<u32>, name: &str) -> Control {
     Control::AddCapture {
         port,
         via: None,
@@ -286,14 +289,14 @@ fn capture(nic: &Nic, port: Option<u32>, name: &str) -> Control {
     }
 }
 
-fn end_capture(nic: &Nic, name: &str) -> CaptureInfo {
+fn end_capture(nic: &TestNic, name: &str) -> CaptureInfo {
     let file = nic.path(name);
     control(&nic.socket(), &Control::RemoveCapture { file }).unwrap()
 }
 
 #[test]
 fn captures_see_what_they_should_once() {
-    let nic = Nic::start(4);
+    let nic = TestNic::start(4);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
     nic.order(&capture(&nic, Some(0), "one"));
     assert!(matches!(nic.ports()[3].holder, Holder::Capture { .. }));
@@ -343,7 +346,7 @@ fn captures_see_what_they_should_once() {
 
 #[test]
 fn captures_that_make_no_sense_leave_nothing() {
-    let nic = Nic::start(2);
+    let nic = TestNic::start(2);
     let first = nic.tenant(0);
     assert!(
         nic.refuse(&capture(&nic, Some(9), "x"))
@@ -386,7 +389,7 @@ fn captures_that_make_no_sense_leave_nothing() {
 #[test]
 fn an_uplink_carries_frames_and_its_end_is_told() {
     in_namespace(|| {
-        let nic = Nic::start(3);
+        let nic = TestNic::start(3);
         let add = Control::AddUplink {
             port: 2,
             interface: "tap:owner0".to_owned(),
@@ -429,9 +432,49 @@ fn an_uplink_carries_frames_and_its_end_is_told() {
     });
 }
 
+/// A large segment in one piece would never pass the limit.
+#[test]
+fn large_segments_of_an_uplink_pass_a_rate_limit_with_a_smaller_burst() {
+    in_namespace(|| {
+        let nic = TestNic::start(3);
+        let add = Control::AddUplink {
+            port: 2,
+            interface: "tap:owner0".to_owned(),
+            busy: false,
+        };
+        match control::<()>(&nic.socket(), &add) {
+            Err(ClientError::Refused { text, .. }) => return Err(text),
+            other => other.unwrap(),
+        }
+        let mut tenant = nic.tenant(0);
+        let policy = PortPolicy {
+            egress: Some(RateLimit {
+                bits_per_second: 1_000_000_000,
+                burst_bytes: 20_000,
+            }),
+            ..PortPolicy::default()
+        };
+        nic.order(&Control::SetPolicy {
+            port: 0,
+            policy: Box::new(policy),
+        });
+        net::ip("addr add 10.9.0.1/24 dev owner0")?;
+        let mac = Mac(tenant.mac);
+        net::ip(&format!("neigh add 10.9.0.2 lladdr {mac} dev owner0"))?;
+        let socket = std::net::UdpSocket::bind("10.9.0.1:4000").unwrap();
+        net::set_segment(&socket, 700)?;
+        eventually("a part of a segment", || {
+            socket.send_to(&[1; 30_000], "10.9.0.2:5000").unwrap();
+            let frames = tenant.take();
+            frames.iter().any(|frame| frame.len() == 742)
+        });
+        Ok(())
+    });
+}
+
 #[test]
 fn uplinks_that_cannot_be_leave_the_port_vacant() {
-    let nic = Nic::start(2);
+    let nic = TestNic::start(2);
     for interface in [
         "",
         "tap",
@@ -482,7 +525,7 @@ fn requests() -> Vec<String> {
 
 #[test]
 fn hostile_requests_are_answered_and_harm_nobody() {
-    let nic = Nic::start(3);
+    let nic = TestNic::start(3);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(2));
     let whole = requests();
     let piece = (0..whole.len(), any::<prop::sample::Index>(), any::<u8>());
@@ -544,7 +587,7 @@ fn hostile_requests_are_answered_and_harm_nobody() {
 
 #[test]
 fn clients_that_do_not_read_delay_nobody() {
-    let nic = Nic::start(2);
+    let nic = TestNic::start(2);
     let text = serde_json::to_vec(&Control::Ports).unwrap();
     let request = Request::Control(text).encode();
     let deaf: Vec<_> = (0..20)

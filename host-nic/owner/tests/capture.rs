@@ -19,14 +19,16 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption
 use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use postern_nic_owner::capture::{
-    Capture, CaptureError, Clock, Direction, Format, Options, Pace, Recording, RecordingError,
-    Replay, Skipped, Tapped,
+    Capture, CaptureError, CaptureOptions, Direction, Format, Pace, Recording, RecordingError,
+    Replay, ReplayClock, Skipped, Tapped,
 };
-use postern_nic_owner::uplink::{MAX_FRAME, Port};
+use postern_nic_owner::frame_port::FramePort;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-const PCAP: Options = Options {
+const MAX_FRAME: usize = postern_abi::window::MAX_FRAME as usize;
+
+const PCAP: CaptureOptions = CaptureOptions {
     format: Format::Pcap,
     snap: 65_535,
     queue: 8 << 20,
@@ -97,7 +99,7 @@ fn pcapng_holds_interfaces_nanoseconds_directions_and_loss() {
             .unwrap()
     };
     let before = now();
-    let capture = Capture::create(&file, Options::default()).unwrap();
+    let capture = Capture::create(&file, CaptureOptions::default()).unwrap();
     let first = capture.interface("port 0");
     let mut expected = Vec::new();
     for number in 0..1000u64 {
@@ -179,7 +181,7 @@ fn pcap_holds_nanoseconds() {
 #[test]
 fn tcpdump_reads_both_formats() {
     let folder = TempDir::new().unwrap();
-    for options in [Options::default(), PCAP] {
+    for options in [CaptureOptions::default(), PCAP] {
         let file = folder.path().join(format!("{:?}", options.format));
         let capture = Capture::create(&file, options).unwrap();
         let tap = capture.interface("port 0");
@@ -216,10 +218,10 @@ fn frames_are_cut_to_the_snap_length() {
     let folder = TempDir::new().unwrap();
     for format in [Format::PcapNg, Format::Pcap] {
         let file = folder.path().join(format!("{format:?}"));
-        let options = Options {
+        let options = CaptureOptions {
             format,
             snap: 100,
-            ..Options::default()
+            ..CaptureOptions::default()
         };
         let capture = Capture::create(&file, options).unwrap();
         let tap = capture.interface("port 0");
@@ -269,9 +271,9 @@ fn what_does_not_fit_the_queue_is_lost_and_counted_in_the_file() {
         waited: false,
         file: File::create(&file).unwrap(),
     };
-    let options = Options {
+    let options = CaptureOptions {
         queue: 64 << 10,
-        ..Options::default()
+        ..CaptureOptions::default()
     };
     let capture = Capture::to(gate, "a gate", options).unwrap();
     let taps = [capture.interface("a"), capture.interface("b")];
@@ -382,7 +384,7 @@ fn a_full_disk_leaves_whole_records() {
                 return;
             }
             let file = place.join("a.pcapng");
-            let capture = Capture::create(&file, Options::default()).unwrap();
+            let capture = Capture::create(&file, CaptureOptions::default()).unwrap();
             let tap = capture.interface("port 0");
             let mut sent = 0;
             wait_until("the failure", || {
@@ -407,7 +409,7 @@ fn a_full_disk_leaves_whole_records() {
 fn a_tapped_port_captures_what_passes() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.pcapng");
-    let capture = Capture::create(&file, Options::default()).unwrap();
+    let capture = Capture::create(&file, CaptureOptions::default()).unwrap();
     let lists = Lists::default();
     let mut port = Tapped::new(lists.clone(), capture.interface("port 0"));
     lists.limit(2);
@@ -598,7 +600,7 @@ fn replay_sends_every_frame_in_order_whatever_the_port_refuses() {
 /// A port that refuses all but every third request.
 struct Moody(u64, Lists);
 
-impl Port for Moody {
+impl FramePort for Moody {
     fn send(&mut self, frames: &[&[u8]]) -> usize {
         self.0 += 1;
         if self.0.is_multiple_of(3) {
@@ -640,7 +642,7 @@ fn refusals_are_counted_and_a_stop_is_heard_while_the_port_refuses() {
 #[derive(Clone, Default)]
 struct Jump(Rc<Cell<Duration>>);
 
-impl Clock for Jump {
+impl ReplayClock for Jump {
     fn now(&mut self) -> Duration {
         self.0.get()
     }
@@ -652,7 +654,7 @@ impl Clock for Jump {
 
 struct Noting(Jump, Vec<u64>);
 
-impl Port for Noting {
+impl FramePort for Noting {
     fn send(&mut self, frames: &[&[u8]]) -> usize {
         let now = self.0.0.get().as_nanos() as u64;
         self.1.extend(frames.iter().map(|_| now));

@@ -13,33 +13,34 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use common::{Guest, SMALL, TestNic as Opened, frame, geometry, mac};
+use common::{Guest, SMALL, TestNic as OpenedNic, frame, geometry, mac};
 use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
-use postern_nic_client::protocol::{Reply, Request, Status};
-use postern_nic_client::request::{Attachment, ClientError, Resources, attach, counters};
-use postern_nic_owner::server::{Options, Server, ServerError, Stopper};
+use postern_nic_client::protocol::{Reply, Request, Status, TenancyFds};
+use postern_nic_client::request::{Attachment, ClientError, attach, counters};
+use postern_nic_owner::server::{Server, ServerError, ServerOptions, Stopper};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
     send, socket_with,
 };
 
 /// A NIC on a thread, in a directory of its own.
-struct Nic {
+struct TestNic {
     directory: tempfile::TempDir,
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Nic {
-    fn start(change: impl FnOnce(&mut Options)) -> Nic {
+impl TestNic {
+    fn start(change: impl FnOnce(&mut ServerOptions)) -> TestNic {
         let directory = tempfile::tempdir().unwrap();
-        let mut options = Options::new(directory.path().join("nic"), geometry(3, 1, SMALL, SMALL));
+        let mut options =
+            ServerOptions::new(directory.path().join("nic"), geometry(3, 1, SMALL, SMALL));
         change(&mut options);
         let mut server = Server::bind(&options).unwrap();
         let stopper = server.stopper();
-        let thread = std::thread::spawn(move || server.run().unwrap());
-        Nic {
+        let thread = std::thread::spawn(move || server.run(|_| ()).unwrap());
+        TestNic {
             directory,
             stopper,
             thread: Some(thread),
@@ -62,7 +63,7 @@ impl Nic {
     }
 }
 
-impl Drop for Nic {
+impl Drop for TestNic {
     fn drop(&mut self) {
         self.stopper.stop();
         self.thread.take().unwrap().join().unwrap();
@@ -70,16 +71,16 @@ impl Drop for Nic {
     }
 }
 
-fn open(attachment: &mut Attachment) -> Opened {
-    let nothing = Resources::Memory {
+fn open(attachment: &mut Attachment) -> OpenedNic {
+    let nothing = TenancyFds::Memory {
         state: rustix::fs::memfd_create("none", rustix::fs::MemfdFlags::empty()).unwrap(),
         windows: Vec::new(),
     };
-    match std::mem::replace(&mut attachment.resources, nothing) {
-        Resources::Memory { state, windows } => {
-            Opened::opened(Memory::open(state, windows).unwrap())
+    match std::mem::replace(&mut attachment.fds, nothing) {
+        TenancyFds::Memory { state, windows } => {
+            OpenedNic::opened(Memory::open(state, windows).unwrap())
         }
-        Resources::View { .. } => panic!("exit-user needs no view"),
+        TenancyFds::View { .. } => panic!("exit-user needs no view"),
     }
 }
 
@@ -92,7 +93,7 @@ fn refusal(result: Result<Attachment, ClientError>) -> (Status, String) {
 }
 
 /// Asks until the port is free: the server learns of a closed connection when it gets to it.
-fn attach_soon(nic: &Nic, port: u32) -> Attachment {
+fn attach_soon(nic: &TestNic, port: u32) -> Attachment {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         match nic.attach(port) {
@@ -112,12 +113,12 @@ fn receive(socket: &OwnedFd) -> Vec<u8> {
 
 #[test]
 fn two_clients_exchange_a_frame() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let (mut a, mut b) = (nic.attach(0).unwrap(), nic.attach(2).unwrap());
     assert_ne!(a.mac, b.mac);
     let (memory_a, memory_b) = (open(&mut a), open(&mut b));
-    let mut sender = Guest::alias(&memory_a, a.caller);
-    let mut receiver = Guest::alias(&memory_b, b.caller);
+    let mut sender = Guest::alias(&memory_a, a.credentials);
+    let mut receiver = Guest::alias(&memory_b, b.credentials);
     sender.send(&frame(mac(2), mac(0), 99, 1));
     assert_eq!(sender.call(1, true), 1);
     assert_eq!(receiver.receive(0, 9), [frame(mac(2), mac(0), 99, 1)]);
@@ -135,24 +136,24 @@ fn two_clients_exchange_a_frame() {
 
 #[test]
 fn a_port_is_let_once() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let first = nic.attach(1).unwrap();
     let (status, text) = refusal(nic.attach(1));
     assert_eq!(status, Status::PortTaken);
     assert!(text.contains("port 1 is taken by process"), "{text}");
-    let former = first.caller;
+    let former = first.credentials;
     drop(first);
     let mut second = attach_soon(&nic, 1);
-    assert_ne!(second.caller.tenancy(), former.tenancy());
+    assert_ne!(second.credentials.tenancy(), former.tenancy());
     // The word of the former tenancy is worth nothing any more.
     let memory = open(&mut second);
     assert_eq!(Guest::alias(&memory, former).call(1, false), u64::MAX);
-    assert_eq!(Guest::alias(&memory, second.caller).call(1, false), 0);
+    assert_eq!(Guest::alias(&memory, second.credentials).call(1, false), 0);
 }
 
 #[test]
 fn what_does_not_exist_is_refused() {
-    let nic = Nic::start(|options| options.paths.retain(|path| *path != CallPath::Direct));
+    let nic = TestNic::start(|options| options.paths.retain(|path| *path != CallPath::Direct));
     let (status, text) = refusal(nic.attach(3));
     assert_eq!(status, Status::NoSuchPort);
     assert_eq!(text, "there is no port 3; the NIC has ports 0 to 2");
@@ -177,7 +178,7 @@ fn nobody_listens() {
 
 #[test]
 fn garbage_is_answered_and_harms_nobody() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let attached = nic.attach(0).unwrap();
     let mut other_version = Request::Counters.encode();
     other_version[8] = 99;
@@ -213,7 +214,7 @@ fn garbage_is_answered_and_harms_nobody() {
 
 #[test]
 fn a_client_that_does_not_read_is_not_waited_for() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let deaf = nic.raw();
     let mut sent = 0;
     // Until the server has disconnected it, or takes no more.
@@ -235,7 +236,7 @@ fn a_client_that_does_not_read_is_not_waited_for() {
 
 #[test]
 fn silent_clients_are_disconnected_and_do_not_keep_others_out() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let silent: Vec<_> = (0..330).map(|_| nic.raw()).collect();
     let start = Instant::now();
     // The last ones are over the limit, and closed at once; the first ones after a while.
@@ -247,7 +248,7 @@ fn silent_clients_are_disconnected_and_do_not_keep_others_out() {
 
 #[test]
 fn a_second_port_needs_a_second_connection() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let socket = nic.raw();
     let request = |port| Request::Attach {
         port,
@@ -267,19 +268,22 @@ fn a_second_port_needs_a_second_connection() {
 
 #[test]
 fn the_socket_is_private_and_its_name_is_respected() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let mode = fs::metadata(nic.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let error =
-        Server::bind(&Options::new(nic.socket(), geometry(2, 1, SMALL, SMALL))).unwrap_err();
+    let error = Server::bind(&ServerOptions::new(
+        nic.socket(),
+        geometry(2, 1, SMALL, SMALL),
+    ))
+    .unwrap_err();
     assert!(matches!(error, ServerError::InUse(_)), "{error}");
     let file = nic.directory.path().join("file");
     fs::write(&file, "keep me").unwrap();
-    let error = Server::bind(&Options::new(&file, geometry(2, 1, SMALL, SMALL))).unwrap_err();
+    let error = Server::bind(&ServerOptions::new(&file, geometry(2, 1, SMALL, SMALL))).unwrap_err();
     assert!(matches!(error, ServerError::NotASocket(_)), "{error}");
     assert_eq!(fs::read(&file).unwrap(), b"keep me");
     let long = nic.directory.path().join("x".repeat(120));
-    let error = Server::bind(&Options::new(long, geometry(2, 1, SMALL, SMALL))).unwrap_err();
+    let error = Server::bind(&ServerOptions::new(long, geometry(2, 1, SMALL, SMALL))).unwrap_err();
     assert!(matches!(error, ServerError::Listen { .. }), "{error}");
 }
 
@@ -291,7 +295,7 @@ fn a_socket_left_behind_is_replaced() {
     let dead = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
     rustix::net::bind(&dead, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     drop(dead);
-    let server = Server::bind(&Options::new(&path, geometry(2, 1, SMALL, SMALL))).unwrap();
+    let server = Server::bind(&ServerOptions::new(&path, geometry(2, 1, SMALL, SMALL))).unwrap();
     drop(server);
     assert!(!path.exists());
 }
@@ -300,7 +304,7 @@ fn a_socket_left_behind_is_replaced() {
 fn bad_options_leave_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("nic");
-    let mut options = Options::new(&path, geometry(2, 1, SMALL, SMALL));
+    let mut options = ServerOptions::new(&path, geometry(2, 1, SMALL, SMALL));
     options.unlearned = vec![2];
     let error = Server::bind(&options).unwrap_err();
     assert_eq!(error.to_string(), "there is no port 2 on a NIC of 2 ports");
@@ -365,7 +369,7 @@ fn be_a_tenant() {
 
 #[test]
 fn a_killed_tenant_gives_up_its_port() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let mut tenant = Tenant::start(&nic.socket());
     let (status, text) = refusal(nic.attach(0));
     assert_eq!(status, Status::PortTaken);
@@ -379,7 +383,7 @@ fn a_killed_tenant_gives_up_its_port() {
 /// The process has the window mapped, maybe, until it ends.
 #[test]
 fn a_port_is_not_let_while_its_former_tenant_lives() {
-    let nic = Nic::start(|_| {});
+    let nic = TestNic::start(|_| {});
     let mut tenant = Tenant::start(&nic.socket());
     tenant.orders.write_all(b"x").unwrap();
     tenant.hear("released");

@@ -13,7 +13,7 @@ use postern_abi::view::{IMAGE_GVA, ImageHeader, STACK_SIZE};
 use postern_nic_client::protocol::Status;
 use postern_nic_client::request::{ClientError, attach};
 use postern_nic_owner::image::{Image, ImageError};
-use postern_nic_owner::server::{Options, Server};
+use postern_nic_owner::server::{Server, ServerOptions};
 use proptest::prelude::*;
 
 #[test]
@@ -216,7 +216,7 @@ fn a_path_that_needs_views_on_a_machine_without() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("image");
     fs::write(&file, image()).unwrap();
-    let mut options = Options::new(
+    let mut options = ServerOptions::new(
         directory.path().join("nic"),
         common::geometry(2, 1, common::SMALL, common::SMALL),
     );
@@ -227,7 +227,7 @@ fn a_path_that_needs_views_on_a_machine_without() {
         return;
     }
     let stopper = server.stopper();
-    let thread = std::thread::spawn(move || server.run().unwrap());
+    let thread = std::thread::spawn(move || server.run(|_| ()).unwrap());
     for path in postern_abi::platform::CallPath::ALL {
         use postern_abi::platform::CallPath::{Direct, ExitUser};
         match attach(&options.socket, 0, path) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::thread;
 
 use common::{Guest, SMALL, Stop, TestNic, frame, geometry, mac};
-use postern_nic_client::counters::Counters;
+use postern_nic_client::counters::NicCounters;
 
 const FRAMES: u64 = 10_000;
 
@@ -58,7 +58,7 @@ fn everybody_sends(ports: u32) {
             scope.spawn(move || exchange(&mut guest, stop));
         }
     });
-    let counters = Counters::read(&nic.switch());
+    let counters = NicCounters::read(&nic.switch());
     for port in &counters.ports {
         assert_eq!((port.tx_frames, port.rx_frames), (FRAMES, FRAMES));
         assert!(port.drops.values().all(|drops| *drops == 0), "{counters}");

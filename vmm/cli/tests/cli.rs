@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use common::elf::Elf;
 use common::{postern, program, stderr};
 use postern_abi::platform::CallPath;
-use postern_nic_client::request::{self, Resources};
+use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::request;
 use tempfile::TempDir;
 
 /// Statuses of postern_vmm::status, as the documentation has them.
@@ -384,7 +385,7 @@ fn the_largest_nic() {
     let tenants: Vec<_> = (0..80)
         .map(|port| {
             let mut tenant = request::attach(nic.socket.as_ref(), port, CallPath::Direct).unwrap();
-            let Resources::Memory { windows, .. } = &mut tenant.resources else {
+            let TenancyFds::Memory { windows, .. } = &mut tenant.fds else {
                 panic!("a path without views");
             };
             // More than this process could keep of all tenants.

@@ -16,9 +16,10 @@ use common::elf::Elf;
 use common::{postern, program, stderr};
 use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
-use postern_nic_client::request::{Attachment, Resources, attach};
-use postern_nic_owner::native_port::NativePort;
-use postern_nic_owner::uplink::Port;
+use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::request::{Attachment, attach};
+use postern_nic_owner::frame_port::FramePort;
+use postern_nic_owner::host_port::HostPort;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -94,16 +95,16 @@ impl TestNic {
     fn tenant(&self, port: u32) -> Tenant {
         let socket = self.path("nic");
         let mut attachment = attach(socket.as_ref(), port, CallPath::Direct).unwrap();
-        let nothing = Resources::Memory {
+        let nothing = TenancyFds::Memory {
             state: fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
         };
-        let resources = std::mem::replace(&mut attachment.resources, nothing);
-        let Resources::Memory { state, windows } = resources else {
+        let resources = std::mem::replace(&mut attachment.fds, nothing);
+        let TenancyFds::Memory { state, windows } = resources else {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());
-        let port = NativePort::open(memory, attachment.caller.port()).unwrap();
+        let port = HostPort::open(memory, attachment.credentials.port()).unwrap();
         Tenant {
             port,
             _attachment: attachment,
@@ -123,7 +124,7 @@ impl Drop for TestNic {
 }
 
 struct Tenant {
-    port: NativePort,
+    port: HostPort,
     _attachment: Attachment,
 }
 

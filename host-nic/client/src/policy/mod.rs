@@ -7,6 +7,7 @@
 //! | [`acl`] | a list of rules |
 //! | [`rate`] | a rate limit |
 //! | [`vlan`] | VLANs of a port |
+#![deny(unsafe_code)]
 
 pub mod acl;
 pub mod port;

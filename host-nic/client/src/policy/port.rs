@@ -1,4 +1,5 @@
 //! The policy of a port as people and programs write it.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,18 +9,19 @@ use serde::{Deserialize, Serialize};
 use super::acl::AclSpec;
 use super::rate::RateLimit;
 use super::vlan::VlanSpec;
+use crate::mac::Mac;
 
-/// Which source addresses a port may use.
+/// The source addresses that a port may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Source {
-    /// Any.
+    /// Any address.
     #[default]
     Any,
-    /// The one that its tenant was given, whoever that is; none as long as there is no tenant.
+    /// The address that its tenant was given, whoever that is; none as long as there is no tenant.
     Own,
-    /// This one.
-    Address([u8; 6]),
+    /// This address.
+    Address(Mac),
 }
 
 /// A text that is no [`Source`].
@@ -36,22 +38,8 @@ impl FromStr for Source {
             "own" => return Ok(Source::Own),
             _ => {}
         }
-        let wrong = || SourceError(text.to_owned());
-        let mut address = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut address {
-            let part = parts.next().ok_or_else(wrong)?;
-            let hexadecimal = part.bytes().all(|digit| digit.is_ascii_hexdigit());
-            if !hexadecimal || part.len() > 2 {
-                return Err(wrong());
-            }
-            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
-        }
-        match parts.next() {
-            // Nobody sends from a group.
-            None if address[0] & 1 == 0 => Ok(Source::Address(address)),
-            _ => Err(wrong()),
-        }
+        let mac = text.parse().map_err(|_| SourceError(text.to_owned()))?;
+        Ok(Source::Address(mac))
     }
 }
 
@@ -60,9 +48,7 @@ impl fmt::Display for Source {
         match self {
             Source::Any => f.write_str("any"),
             Source::Own => f.write_str("own"),
-            Source::Address([a, b, c, d, e, g]) => {
-                write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-            }
+            Source::Address(mac) => mac.fmt(f),
         }
     }
 }
@@ -81,16 +67,17 @@ impl From<Source> for String {
     }
 }
 
-/// Which other ports a port talks to, whatever their VLAN (the roles of RFC 5517, "Private VLANs").
+/// The other ports that a port talks to, whatever their VLAN (the roles of RFC 5517, "Private
+/// VLANs").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
-    /// All.
+    /// All ports.
     #[default]
     Promiscuous,
-    /// Those of the same number, and promiscuous ones.
+    /// Ports of the community of the same number, and promiscuous ones.
     Community(u16),
-    /// Promiscuous ones.
+    /// Promiscuous ports.
     Isolated,
 }
 
@@ -105,34 +92,34 @@ impl Isolation {
     }
 }
 
-/// What a port may send and receive. The default is everything.
+/// The policy of a port: the frames that it may send and receive. The default is all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PortPolicy {
-    /// Source addresses that it may use.
+    /// The source addresses that it may use.
     pub source: Source,
-    /// Its VLANs. As soon as one port of the NIC has any, the others are access ports of
+    /// The port's VLANs. As soon as one port of the NIC has any, the others are access ports of
     /// [`postern_switch::policy::vlan::DEFAULT_PVID`] unless they have some, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vlan: Option<VlanSpec>,
-    /// How much it may send.
+    /// The limit of what it may send.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress: Option<RateLimit>,
-    /// How much it may receive.
+    /// The limit of what it may receive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<RateLimit>,
-    /// Which frames it may send and receive.
+    /// The frames that it may send and receive.
     pub acl: AclSpec,
     /// Number of the port that gets a copy of all that this one sends and receives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<u32>,
-    /// Which other ports it talks to.
+    /// The other ports that it talks to.
     pub isolation: Isolation,
     /// Numbers of further ports that its frames do not reach.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub blocked: Vec<u32>,
-    /// Whether it takes part in the bridge at all. If not, it reaches no other port and gets nothing but
-    /// copies as another's mirror.
+    /// Whether it takes part in the bridge at all. If not, it reaches no other port and gets
+    /// nothing but copies as another's mirror.
     pub bridging: bool,
 }
 

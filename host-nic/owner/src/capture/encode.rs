@@ -1,4 +1,5 @@
-//! Records as pcapng or pcap, into memory.
+//! The encoder of a capture: writes records as pcapng or pcap into memory.
+#![forbid(unsafe_code)]
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -21,15 +22,16 @@ use postern_nic_client::control::Format;
 /// `if_tsresol`: units of 10^-9 seconds.
 const NANOSECONDS: u8 = 9;
 
-/// What an interface saw, for its statistics block.
+/// Numbers of frames of an interface, for its statistics block.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    /// When the capture began and ended, in nanoseconds since the epoch.
+pub(super) struct InterfaceTotals {
+    /// Time of the capture's beginning, in nanoseconds since the epoch.
     pub(super) start: u64,
+    /// Time of the capture's end, in nanoseconds since the epoch.
     pub(super) end: u64,
-    /// Frames in the file.
+    /// Frames that are in the file.
     pub(super) written: u64,
-    /// Frames that did not get there.
+    /// Frames that did not get into the file.
     pub(super) lost: u64,
 }
 
@@ -68,7 +70,7 @@ impl Encoder {
         })
     }
 
-    /// What was written and not yet cleared.
+    /// The bytes that were written and not yet cleared.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Encoder::PcapNg(writer, _) => writer.get_ref(),
@@ -129,7 +131,11 @@ impl Encoder {
     }
 
     /// The statistics of an interface, at the end. Nothing in pcap.
-    pub(super) fn statistics(&mut self, interface: u32, seen: &Seen) -> Result<(), PcapError> {
+    pub(super) fn statistics(
+        &mut self,
+        interface: u32,
+        seen: &InterfaceTotals,
+    ) -> Result<(), PcapError> {
         let Encoder::PcapNg(writer, _) = self else {
             return Ok(());
         };

@@ -12,17 +12,22 @@
 //!
 //! Sources: "PCAP Next Generation (pcapng) Capture File Format" and "PCAP Capture File Format"
 //! (IETF drafts draft-ietf-opsawg-pcapng and draft-ietf-opsawg-pcap).
+#![forbid(unsafe_code)]
 
 mod encode;
 mod error;
+mod file;
 mod queue;
 mod recording;
 mod replay;
+mod shared;
 mod tap;
 mod writer;
 
-pub use error::{CaptureError, RecordingError};
+pub use error::CaptureError;
+pub use file::{Capture, CaptureOptions};
 pub use postern_nic_client::control::Format;
-pub use recording::{Frame, MAX_FILE, Recording, Skipped};
-pub use replay::{Clock, Monotonic, Pace, Replay, ReplayStats};
-pub use tap::{Capture, Direction, InterfaceStats, Options, Stats, Tap, Tapped};
+pub use recording::{MAX_FILE, RecordedFrame, Recording, RecordingError, Skipped};
+pub use replay::{MonotonicClock, Pace, Replay, ReplayClock, ReplayStats};
+pub use shared::{CaptureStats, InterfaceStats};
+pub use tap::{Direction, Tap, Tapped};

@@ -1,33 +1,34 @@
 //! The queue between taps and the thread that writes: one block of bytes that fills while the other
 //! one is written.
+#![forbid(unsafe_code)]
 
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long records wait at most for the thread.
+/// Longest time that records wait for the thread.
 const PERIOD: Duration = Duration::from_millis(10);
-/// Bytes of a record before the frame.
+/// Size of a record without its frame, in bytes.
 const HEADER: usize = 32;
 
 /// One captured frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record<'a> {
-    /// Nanoseconds since the epoch.
+    /// Time of the frame, in nanoseconds since the epoch.
     pub(super) time: u64,
     /// Number of the interface.
     pub(super) interface: u32,
     /// Link-layer flags of pcapng.
     pub(super) flags: u32,
-    /// Bytes that the frame had.
+    /// Length of the frame in bytes.
     pub(super) original: u32,
-    /// Those that were captured.
+    /// The bytes of it that were captured.
     pub(super) data: &'a [u8],
 }
 
 /// A bounded queue of records, many producers, one consumer.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct RecordQueue {
     state: Mutex<State>,
     wanted: Condvar,
     capacity: usize,
@@ -39,10 +40,10 @@ struct State {
     closed: bool,
 }
 
-impl Queue {
+impl RecordQueue {
     /// A queue of `capacity` bytes.
-    pub(super) fn new(capacity: usize) -> Queue {
-        Queue {
+    pub(super) fn new(capacity: usize) -> RecordQueue {
+        RecordQueue {
             state: Mutex::default(),
             wanted: Condvar::new(),
             capacity,
@@ -86,8 +87,8 @@ impl Queue {
         self.wanted.notify_one();
     }
 
-    /// Waits for records and swaps them into `bytes`, whose content is dropped. `false`, with nothing in
-    /// `bytes`, at the end.
+    /// Waits for records and swaps them into `bytes`, whose content is dropped. `false`, with
+    /// nothing in `bytes`, at the end.
     pub(super) fn take(&self, bytes: &mut Vec<u8>) -> bool {
         bytes.clear();
         let mut state = self.lock();
@@ -107,7 +108,7 @@ impl Queue {
     }
 }
 
-/// The records in what [`Queue::take`] gave.
+/// The records in what [`RecordQueue::take`] gave.
 pub(super) fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
     std::iter::from_fn(move || {
         let (length, rest) = bytes.split_first_chunk::<8>()?;
@@ -133,7 +134,7 @@ mod tests {
 
     #[test]
     fn records_come_out_as_they_went_in_until_it_is_full() {
-        let queue = Queue::new(2 * (HEADER + 5) + HEADER);
+        let queue = RecordQueue::new(2 * (HEADER + 5) + HEADER);
         let record = |time, data| Record {
             time,
             interface: 3,

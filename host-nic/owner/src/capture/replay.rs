@@ -1,4 +1,5 @@
 //! Sending the frames of a file into a port.
+#![forbid(unsafe_code)]
 
 use std::num::NonZeroU64;
 use std::thread;
@@ -7,79 +8,79 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::recording::Recording;
-use crate::uplink::{BATCH, Port};
+use crate::frame_port::{BATCH, FramePort};
 
 /// Longest sleep before it is asked again whether to stop.
-const NAP: Duration = Duration::from_millis(20);
-/// How long before its time a frame is waited for without sleeping.
-const AWAKE: Duration = Duration::from_micros(60);
+const MAX_SLEEP: Duration = Duration::from_millis(20);
+/// Time for which a frame is waited for without sleeping.
+const SPIN_TIME: Duration = Duration::from_micros(60);
 /// Refusals after which waiting for a port yields the CPU, and after which it sleeps.
 const YIELD_AFTER: u32 = 64;
 const SLEEP_AFTER: u32 = 256;
 
-/// When frames are sent.
+/// The times at which frames are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pace {
-    /// As fast as the port takes them.
+    /// Each frame as soon as the port takes it.
     #[default]
     Fast,
-    /// With the distances in time that they had. A frame whose time is before its predecessor's follows
-    /// at once.
+    /// With the distances in time that they had. A frame whose time is before its predecessor's
+    /// follows at once.
     Recorded,
-    /// So many frames a second, evenly.
+    /// This number of frames a second, evenly.
     Rate(NonZeroU64),
 }
 
 /// A clock that never goes back, and that can be waited for.
-pub trait Clock {
+pub trait ReplayClock {
     /// The time now, since any moment.
     fn now(&mut self) -> Duration;
-    /// Waits for `time` or somewhat less; not much longer than 20 ms.
+    /// Waits for `time` or somewhat less, and not much longer than 20 ms.
     fn wait(&mut self, time: Duration);
 }
 
 /// The system's monotonic clock.
 #[derive(Clone, Copy, Debug)]
-pub struct Monotonic(Instant);
+pub struct MonotonicClock(Instant);
 
-impl Default for Monotonic {
-    fn default() -> Monotonic {
-        Monotonic(Instant::now())
+impl Default for MonotonicClock {
+    fn default() -> MonotonicClock {
+        MonotonicClock(Instant::now())
     }
 }
 
-impl Clock for Monotonic {
+impl ReplayClock for MonotonicClock {
     fn now(&mut self) -> Duration {
         self.0.elapsed()
     }
 
     fn wait(&mut self, time: Duration) {
-        match time.checked_sub(AWAKE) {
-            Some(time) if !time.is_zero() => thread::sleep(time.min(NAP)),
+        match time.checked_sub(SPIN_TIME) {
+            Some(time) if !time.is_zero() => thread::sleep(time.min(MAX_SLEEP)),
             _ => std::hint::spin_loop(),
         }
     }
 }
 
-/// What was sent.
+/// Numbers of a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ReplayStats {
     /// Frames that the port took.
     pub frames: u64,
-    /// Their bytes.
+    /// Bytes of these frames.
     pub bytes: u64,
-    /// How often a frame was offered and not taken, and had to be offered again.
+    /// Number of times that a frame was offered and not taken, and had to be offered again.
     pub refused: u64,
-    /// How often the file was sent to its end.
+    /// Number of times that the file was sent to its end.
     pub loops: u64,
 }
 
-/// How to send a recording.
+/// Options for sending a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replay {
-    /// When frames are sent.
+    /// The times at which frames are sent.
     pub pace: Pace,
-    /// How often the file is sent; `None`: until stopped.
+    /// Number of times that the file is sent; `None` for ever, until stopped.
     pub loops: Option<u64>,
 }
 
@@ -94,23 +95,23 @@ impl Default for Replay {
 }
 
 impl Replay {
-    /// Sends the frames of `recording` in order into `port`, until done or `stopped`. A frame that the
-    /// port does not take is offered again until it does.
+    /// Sends the frames of `recording` in order into `port`, until done or `stopped`. A frame that
+    /// the port does not take is offered again until it does.
     pub fn run(
         &self,
         recording: &Recording,
-        port: &mut dyn Port,
+        port: &mut dyn FramePort,
         stopped: &dyn Fn() -> bool,
     ) -> ReplayStats {
-        self.run_by(&mut Monotonic::default(), recording, port, stopped)
+        self.run_by(&mut MonotonicClock::default(), recording, port, stopped)
     }
 
-    /// As [`Replay::run`], by another clock.
+    /// Does what [`Replay::run`] does, by another clock.
     pub fn run_by(
         &self,
-        clock: &mut dyn Clock,
+        clock: &mut dyn ReplayClock,
         recording: &Recording,
-        port: &mut dyn Port,
+        port: &mut dyn FramePort,
         stopped: &dyn Fn() -> bool,
     ) -> ReplayStats {
         let mut stats = ReplayStats::default();
@@ -126,7 +127,7 @@ impl Replay {
                 let mut list: [&[u8]; BATCH] = [&[]; BATCH];
                 let mut count = 0;
                 let mut early = None;
-                for place in &mut list {
+                for entry in &mut list {
                     let Some(frame) = recording.frame(next + count) else {
                         break;
                     };
@@ -135,7 +136,7 @@ impl Replay {
                         early = Some(due - now);
                         break;
                     }
-                    *place = frame.data;
+                    *entry = frame.data;
                     count += 1;
                 }
                 let list = list.get(..count).unwrap_or_default();
@@ -158,7 +159,7 @@ impl Replay {
                     YIELD_AFTER..SLEEP_AFTER => thread::yield_now(),
                     _ => {
                         refusals = SLEEP_AFTER;
-                        thread::sleep(AWAKE);
+                        thread::sleep(SPIN_TIME);
                     }
                 }
             }
@@ -169,14 +170,14 @@ impl Replay {
     }
 }
 
-/// When each frame is to be sent.
+/// The times at which frames are to be sent.
 struct Schedule {
     pace: Pace,
     start: Duration,
     /// Frames of the loops before this one, and the time that they took as recorded.
     before: u128,
     elapsed: Duration,
-    /// Of one loop.
+    /// Number of frames of one loop.
     frames: u128,
     first: u64,
     length: Duration,

@@ -1,4 +1,5 @@
-//! The thread's side of a capture: from the queue to the file.
+//! The thread of a capture, which writes what is queued to the file.
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,16 +8,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pcap_file::PcapError;
 
-use super::encode::{Encoder, Seen};
+use super::encode::{Encoder, InterfaceTotals};
 use super::queue::records;
-use super::tap::{Interface, Shared, now};
+use super::shared::{Interface, Shared, now};
 
-/// Encoded bytes after which they go to the file.
+/// Number of encoded bytes after which they go to the file.
 const CHUNK: usize = 1 << 20;
 
-/// Where the bytes go.
+/// The output of a capture.
 pub(super) enum Output {
-    /// A file, and its size in whole records.
+    /// A file, and its size in bytes, up to the end of the last whole record.
     File(File, u64),
     Stream(Box<dyn Write + Send>),
 }
@@ -38,20 +39,21 @@ impl Output {
     }
 }
 
-pub(super) fn plain(error: PcapError) -> io::Error {
+pub(super) fn io_error(error: PcapError) -> io::Error {
     match error {
         PcapError::IoError(error) => error,
         other => io::Error::other(other),
     }
 }
 
-/// The thread's side.
+/// The thread of a capture.
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) output: Output,
     pub(super) encoder: Encoder,
-    /// Interfaces that the file describes.
+    /// Number of interfaces that the file describes.
     pub(super) described: usize,
+    /// Time of the capture's beginning, in nanoseconds since the epoch.
     pub(super) start: u64,
 }
 
@@ -91,7 +93,7 @@ impl Writer {
         self.describe(interfaces)?;
         let mut pending = vec![0; counts.len()];
         for record in records(bytes) {
-            self.encoder.record(&record).map_err(plain)?;
+            self.encoder.record(&record).map_err(io_error)?;
             if let Some(count) = pending.get_mut(record.interface as usize) {
                 *count += 1;
             }
@@ -115,7 +117,7 @@ impl Writer {
 
     fn describe(&mut self, interfaces: &[Arc<Interface>]) -> io::Result<()> {
         for interface in interfaces.iter().skip(self.described) {
-            self.encoder.interface(&interface.name).map_err(plain)?;
+            self.encoder.interface(&interface.name).map_err(io_error)?;
         }
         self.described = interfaces.len();
         Ok(())
@@ -125,7 +127,7 @@ impl Writer {
         let interfaces = self.shared.interfaces();
         self.describe(&interfaces)?;
         for (number, interface) in interfaces.iter().enumerate() {
-            let seen = Seen {
+            let seen = InterfaceTotals {
                 start: self.start,
                 end: now(),
                 written: interface.written.load(Relaxed),
@@ -133,7 +135,7 @@ impl Writer {
             };
             self.encoder
                 .statistics(number as u32, &seen)
-                .map_err(plain)?;
+                .map_err(io_error)?;
         }
         self.output.write(self.encoder.bytes())?;
         self.encoder.clear();

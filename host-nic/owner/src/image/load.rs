@@ -1,4 +1,5 @@
 //! Reading an image: everything about the file is checked before any of it is mapped.
+#![forbid(unsafe_code)]
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,38 +11,40 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use postern_abi::view::{IMAGE_GVA, ImageHeader, MAX_IMAGE_SIZE};
 use postern_abi::{ABI_VERSION, PAGE_SIZE};
 
-/// Why a file is no image of the switch.
+/// A file that is no image of the switch.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the NIC image {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is not, or not all of, an ELF file.
+    /// The file is not, or not all of, an ELF file.
     #[error("the NIC image is corrupt or truncated; build it again with host-nic/image/build.sh")]
     Elf(#[from] object::Error),
-    /// It is an ELF file of another kind.
+    /// The file is an ELF file of another kind.
     #[error("the NIC image is no x86-64 ELF executable; build it with host-nic/image/build.sh")]
     Kind,
     /// A segment lies or is made as the view could not map it.
     #[error(
-        "segment {gva:#x} of the NIC image ({size:#x} bytes) {problem}; build it again with host-nic/image/build.sh"
+        "segment {gva:#x} of the NIC image ({size:#x} bytes) {problem}; \
+         build it again with host-nic/image/build.sh"
     )]
     Segment {
-        /// Where it would be.
+        /// The segment's address in the view.
         gva: u64,
-        /// Its size in memory, in bytes.
+        /// The segment's size in memory, in bytes.
         size: u64,
-        /// What is wrong.
+        /// The fault.
         problem: &'static str,
     },
     /// There is not one segment of each kind.
     #[error(
-        "the NIC image has {data} read-only and {code} executable segments instead of one each; build it again with host-nic/image/build.sh"
+        "the NIC image has {data} read-only and {code} executable segments instead of one each; \
+         build it again with host-nic/image/build.sh"
     )]
     Segments {
         /// Read-only ones.
@@ -49,45 +52,48 @@ pub enum ImageError {
         /// Executable ones.
         code: usize,
     },
-    /// It does not begin with the header.
+    /// The read-only segment does not begin with the header.
     #[error(
-        "the program is not a NIC image (it lacks the header); build one with host-nic/image/build.sh"
+        "the program is not a NIC image (it lacks the header); \
+         build one with host-nic/image/build.sh"
     )]
     Header,
-    /// It was built from another revision.
+    /// The image was built from another revision.
     #[error(
-        "the NIC image has ABI version {0}, this program {ABI_VERSION}: build both from one revision"
+        "the NIC image has ABI version {0}, this program {ABI_VERSION}: \
+         build both from one revision"
     )]
     Version(u32),
-    /// Its entry is not in the code.
+    /// The entry is not in the code.
     #[error(
-        "the entry {0:#x} of the NIC image is not in its code; build it again with host-nic/image/build.sh"
+        "the entry {0:#x} of the NIC image is not in its code; \
+         build it again with host-nic/image/build.sh"
     )]
     Entry(u64),
 }
 
-/// A checked image.
+/// An image of the switch that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Where the view calls it.
+    /// The address of its entry in the view.
     pub entry: u64,
-    /// Mapped for reading.
+    /// The segment that is mapped for reading.
     pub rodata: Segment,
-    /// Mapped for reading and execution.
+    /// The segment that is mapped for reading and execution.
     pub text: Segment,
 }
 
-/// A part of the image.
+/// A segment of the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it lies in the view; page aligned.
+    /// The segment's address in the view, a multiple of the page size.
     pub gva: u64,
-    /// Its bytes.
+    /// The segment's bytes.
     pub bytes: Vec<u8>,
 }
 
 impl Segment {
-    /// Where it lies in the view, up to the end of its last page.
+    /// The segment's addresses in the view, up to the end of its last page.
     pub fn pages(&self) -> Range<u64> {
         self.gva..self.gva + (self.bytes.len() as u64).next_multiple_of(PAGE_SIZE)
     }
@@ -97,7 +103,8 @@ impl Image {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// What is wrong with it.
+    ///
+    /// The first fault of the file.
     pub fn read(path: &Path) -> Result<Image, ImageError> {
         let bytes = fs::read(path).map_err(|source| ImageError::Read {
             path: path.to_owned(),
@@ -109,7 +116,8 @@ impl Image {
     /// Checks the bytes of a file.
     ///
     /// # Errors
-    /// What is wrong with them.
+    ///
+    /// The first fault of the file.
     pub fn parse(file: &[u8]) -> Result<Image, ImageError> {
         let elf = FileHeader64::<LittleEndian>::parse(file)?;
         let endian = elf.endian()?;

@@ -1,157 +1,394 @@
-//! Captures of ports, live; and what another owner had begun.
+//! Captures: ports of the owner to which others are mirrored, and the files that their frames go
+//! to.
+#![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use postern_abi::window::PortId;
-use serde_json::Value;
+use postern_guest::direct::DirectError;
+use postern_nic_client::control::CaptureInfo;
+use postern_nic_client::memory::Memory;
 
-use super::Server;
-use super::admin::Denial;
-use super::native::{CapturePort, NativeError, successor};
-use super::notes::CaptureNote;
-use crate::capture::Capture;
+use super::clock::Clock;
+use super::error::{RequestError, explain};
+use super::event::ServerEvent;
+use super::policies::{self, PortPolicies};
+use super::ports::Ports;
+use super::saved_state::SavedCapture;
+use crate::capture::{Capture, CaptureError, CaptureOptions, Direction, Tap};
+use crate::frame_port::BATCH;
+use crate::host_port::HostPort;
 
-/// Longest name of a file, in bytes (PATH_MAX).
-const NAME: usize = 4096;
+/// Length of the longest name of a file, in bytes (PATH_MAX).
+const MAX_NAME: usize = 4096;
 
-impl Server {
-    pub(super) fn add_capture(
+/// Time for which a capture's thread sleeps when there is no frame.
+const IDLE_SLEEP: Duration = Duration::from_micros(100);
+
+/// A capture that cannot be begun.
+#[derive(Debug, thiserror::Error)]
+enum CapturePortError {
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error("the port cannot be used: {0}")]
+    Port(#[from] DirectError),
+    #[error("cannot start a thread for the capture")]
+    Thread(#[source] io::Error),
+}
+
+impl From<CapturePortError> for RequestError {
+    fn from(error: CapturePortError) -> RequestError {
+        RequestError::failed(explain(&error))
+    }
+}
+
+/// A port to which others are mirrored, and the file that its frames go to.
+#[derive(Debug)]
+struct CapturePort {
+    saved: SavedCapture,
+    capture: Option<Capture>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl CapturePort {
+    /// Creates the file. Frames are written from [`CapturePort::start`] on.
+    fn create(saved: &SavedCapture) -> Result<Capture, CapturePortError> {
+        let mut options = CaptureOptions {
+            format: saved.format,
+            ..CaptureOptions::default()
+        };
+        if let Some(snap) = saved.snap {
+            options.snap = snap;
+        }
+        Ok(Capture::create(&saved.file, options)?)
+    }
+
+    /// Writes what the port of the present tenancy receives.
+    fn start(
+        memory: &Arc<Memory>,
+        via: PortId,
+        saved: &SavedCapture,
+        capture: Capture,
+    ) -> Result<CapturePort, CapturePortError> {
+        let mut port = HostPort::open(Arc::clone(memory), via)?;
+        let geometry = memory.geometry();
+        let tap_of = |number: u32| capture.interface(&format!("port {number}"));
+        let mut taps = SenderTaps {
+            taps: match saved.port {
+                Some(number) => vec![tap_of(number)],
+                None => (0..geometry.ports()).map(tap_of).collect(),
+            },
+            port: saved.port,
+            queues: geometry.queues(),
+            lost: BTreeMap::new(),
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let wanted = Arc::clone(&stop);
+        let memory = Arc::clone(memory);
+        let run = move || {
+            loop {
+                // Asked before, so that what came until then is taken.
+                let last = wanted.load(Relaxed);
+                while port.receive_from(BATCH, |from, frame| taps.frame(from, frame.bytes)) != 0 {}
+                taps.count_lost(&memory, via);
+                if last {
+                    return;
+                }
+                thread::sleep(IDLE_SLEEP);
+            }
+        };
+        let thread = thread::Builder::new().name("nic-capture".to_owned());
+        let thread = thread.spawn(run).map_err(CapturePortError::Thread)?;
+        Ok(CapturePort {
+            saved: saved.clone(),
+            capture: Some(capture),
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    fn info(&self, via: u32) -> CaptureInfo {
+        let capture = self.capture.as_ref();
+        let stats = capture.map(Capture::stats).unwrap_or_default();
+        let failed = capture.is_some_and(Capture::has_failed);
+        CaptureInfo {
+            file: self.saved.file.clone(),
+            port: self.saved.port,
+            via,
+            written: stats.interfaces.iter().map(|one| one.written).sum(),
+            lost: stats.interfaces.iter().map(|one| one.lost).sum(),
+            failure: failed.then(|| "the file cannot be written any more".to_owned()),
+        }
+    }
+
+    /// Writes what is there and closes the file.
+    fn finish(mut self, via: u32) -> CaptureInfo {
+        self.end();
+        let mut info = self.info(via);
+        match self.capture.take().map(Capture::finish) {
+            Some(Ok(stats)) => {
+                info.written = stats.interfaces.iter().map(|one| one.written).sum();
+                info.lost = stats.interfaces.iter().map(|one| one.lost).sum();
+                info.failure = None;
+            }
+            Some(Err(error)) => info.failure = Some(explain(&error)),
+            None => {}
+        }
+        info
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for CapturePort {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The interfaces of a capture file: one for the captured port, or one for each port.
+struct SenderTaps {
+    taps: Vec<Tap>,
+    /// The captured port; all without one.
+    port: Option<u32>,
+    /// Number of queues of a port.
+    queues: u32,
+    /// Frames that the lane of each sender had no room for, as far as they were counted, by sender
+    /// and queue.
+    lost: BTreeMap<(u32, u32), u64>,
+}
+
+impl SenderTaps {
+    /// Captures a frame from a sender.
+    fn frame(&mut self, from: u32, frame: &[u8]) {
+        // A NIC has at least one queue.
+        let sender = from.checked_div(self.queues).unwrap_or(0);
+        let (tap, direction) = match self.port {
+            Some(port) if port == sender => (self.taps.first(), Direction::In),
+            Some(_) => (self.taps.first(), Direction::Out),
+            None => (self.taps.get(sender as usize), Direction::In),
+        };
+        if let Some(tap) = tap {
+            tap.frame(direction, frame);
+        }
+    }
+
+    /// Counts what did not fit into the lanes of the port.
+    fn count_lost(&mut self, memory: &Memory, via: PortId) {
+        let switch = memory.switch();
+        let geometry = switch.geometry();
+        for sender in 0..geometry.senders() {
+            for queue in 0..self.queues {
+                let Some(lane) = switch.lane(sender, geometry.rx_queue(via, queue)) else {
+                    continue;
+                };
+                let now = lane.drops.load(Relaxed);
+                let before = self.lost.entry((sender, queue)).or_default();
+                let more = now.saturating_sub(*before);
+                *before = now;
+                let sender = sender.checked_div(self.queues).unwrap_or(0);
+                let tap = match self.port {
+                    Some(_) => self.taps.first(),
+                    None => self.taps.get(sender as usize),
+                };
+                if let (Some(tap), true) = (tap, more != 0) {
+                    tap.count_lost(more);
+                }
+            }
+        }
+    }
+}
+
+/// A name for a capture that goes on in another file: the first of NAME.1, NAME.2 ... that is free.
+fn successor(file: &Path) -> PathBuf {
+    let numbered = (1u32..).map(|number| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        PathBuf::from(name)
+    });
+    let mut free = numbered.filter(|name| !name.exists());
+    free.next().unwrap_or_else(|| file.to_owned())
+}
+
+/// The captures of the NIC, by the port through which their frames come.
+#[derive(Debug, Default)]
+pub(super) struct Captures {
+    captures: BTreeMap<u32, CapturePort>,
+}
+
+impl Captures {
+    /// The file of the capture that has a port, if one has it.
+    pub(super) fn file(&self, port: u32) -> Option<&Path> {
+        let capture = self.captures.get(&port)?;
+        Some(&capture.saved.file)
+    }
+
+    pub(super) fn list(&self) -> Vec<CaptureInfo> {
+        let captures = self.captures.iter();
+        captures.map(|(via, capture)| capture.info(*via)).collect()
+    }
+
+    /// Begins a capture, whose frames come through the port `via`, or the last one that nobody has.
+    pub(super) fn add(
         &mut self,
+        ports: &mut Ports,
+        clock: &Clock,
         via: Option<u32>,
-        note: CaptureNote,
-    ) -> Result<(), Denial> {
-        if !note.file.is_absolute() || note.file.as_os_str().len() > NAME {
-            return Err(Denial::bad(format!(
+        saved: SavedCapture,
+    ) -> Result<(), RequestError> {
+        if !saved.file.is_absolute() || saved.file.as_os_str().len() > MAX_NAME {
+            return Err(RequestError::bad(format!(
                 "{} is no absolute name of a file",
-                note.file.display()
+                saved.file.display()
             )));
         }
-        if let Some(number) = note.port {
-            self.ports.port(number)?;
+        if let Some(number) = saved.port {
+            ports.nic.port(number)?;
         }
-        let via = self.via(via, note.port)?;
-        self.refuse_second_capture(&note, via)?;
-        let capture = CapturePort::create(&note).map_err(NativeError::from)?;
-        let begun = self.begin_capture(via, &note, capture);
+        let via = port_for_copies(ports, via, saved.port)?;
+        self.refuse_second(ports, &saved, via)?;
+        let capture = CapturePort::create(&saved)?;
+        let begun = self.begin(ports, clock, via, &saved, capture);
         if begun.is_err() {
-            let _ = self.drop_capture(via);
+            let _ = drop_policies(ports, clock, via);
             // It was made here, a moment ago.
-            let _ = std::fs::remove_file(&note.file);
+            let _ = std::fs::remove_file(&saved.file);
         }
         begun
     }
 
-    /// The port through which copies are to come: that one, or the last one that nobody has.
-    fn via(&self, wanted: Option<u32>, captured: Option<u32>) -> Result<PortId, Denial> {
-        let found = match wanted {
-            Some(number) => Some(self.ports.vacant(number)?),
-            None => {
-                let mut ports = (0..self.ports.memory.geometry().ports()).rev();
-                ports.find_map(|number| self.ports.vacant(number).ok())
-            }
+    fn refuse_second(
+        &self,
+        ports: &Ports,
+        wanted: &SavedCapture,
+        via: PortId,
+    ) -> Result<(), RequestError> {
+        let (geometry, state) = (ports.nic.geometry(), &ports.saver.state);
+        let is_captured = |port: &PortId| {
+            *port != via && wanted.port.is_none_or(|number| number == port.number())
         };
-        match found {
-            Some(via) if Some(via.number()) == captured => Err(Denial::bad(format!(
-                "port {via} is captured and cannot be the capture's own; name another with --via"
-            ))),
-            Some(via) => Ok(via),
-            None => Err(Denial::bad(
-                "a capture needs a port that nobody has, for the copies; there is none",
-            )),
-        }
-    }
-
-    fn refuse_second_capture(&self, note: &CaptureNote, via: PortId) -> Result<(), Denial> {
-        let geometry = self.ports.memory.geometry();
-        let captured =
-            |port: &PortId| *port != via && note.port.is_none_or(|number| number == port.number());
-        for port in geometry.all_ports().filter(captured) {
+        for port in geometry.all_ports().filter(is_captured) {
             let number = port.number();
-            if self.captures.contains_key(&number) && note.port.is_some() {
-                return Err(Denial::bad(format!("port {number} is a capture's own")));
+            if self.captures.contains_key(&number) && wanted.port.is_some() {
+                let text = format!("port {number} is a capture's own");
+                return Err(RequestError::bad(text));
             }
-            if let Some(other) = self.capture_of(number) {
-                return Err(Denial::bad(format!(
-                    "port {number} is captured already, through port {other}; end that capture first"
+            if let Some(other) = policies::capture_of(state, number) {
+                return Err(RequestError::bad(format!(
+                    "port {number} is captured already, through port {other}; \
+                     end that capture first"
                 )));
             }
-            if let Some(mirror) = self.policy(port).mirror {
-                return Err(Denial::bad(format!(
-                    "port {number} has port {mirror} as its mirror, and a port has one; take that out of its policy"
+            if let Some(mirror) = policies::given(state, port).mirror {
+                return Err(RequestError::bad(format!(
+                    "port {number} has port {mirror} as its mirror, and a port has one; \
+                     take that out of its policy"
                 )));
             }
         }
         Ok(())
     }
 
-    fn begin_capture(
+    fn begin(
         &mut self,
+        ports: &mut Ports,
+        clock: &Clock,
         via: PortId,
-        note: &CaptureNote,
+        saved: &SavedCapture,
         capture: Capture,
-    ) -> Result<(), Denial> {
-        let notes = &mut self.ports.books.notes;
-        notes.captures.insert(via.number(), note.clone());
+    ) -> Result<(), RequestError> {
+        let captures = &mut ports.saver.state.captures;
+        captures.insert(via.number(), saved.clone());
         // First closed for all that is no copy, then let.
-        self.apply_all()?;
-        self.ports.take(via)?;
-        let started = CapturePort::start(&self.ports.memory, via, note, capture)?;
+        PortPolicies { ports, clock }.apply_all()?;
+        ports.take(via)?;
+        let started = CapturePort::start(&ports.nic.memory, via, saved, capture)?;
         self.captures.insert(via.number(), started);
         Ok(())
     }
 
-    /// Undoes what [`Server::begin_capture`] did.
-    fn drop_capture(&mut self, via: PortId) -> Result<(), Denial> {
-        self.ports.books.notes.captures.remove(&via.number());
-        self.ports.vacate(via);
-        self.apply_all()?;
-        self.save()
-    }
-
-    pub(super) fn remove_capture(&mut self, file: &Path) -> Result<Value, Denial> {
+    /// Ends the capture into a file; gives what it captured.
+    pub(super) fn remove(
+        &mut self,
+        ports: &mut Ports,
+        clock: &Clock,
+        file: &Path,
+    ) -> Result<Option<CaptureInfo>, RequestError> {
         let mut captures = self.captures.iter();
-        let found = captures.find(|(_, capture)| capture.file() == file);
+        let found = captures.find(|(_, capture)| capture.saved.file == file);
         let Some(number) = found.map(|(number, _)| *number) else {
-            return Err(Denial::bad(format!(
+            return Err(RequestError::bad(format!(
                 "there is no capture into {}; postern nic show lists those that there are",
                 file.display()
             )));
         };
-        let via = self.ports.port(number)?;
+        let via = ports.nic.port(number)?;
         // While the port still gets nothing but copies.
         let capture = self.captures.remove(&number);
         let info = capture.map(|capture| capture.finish(number));
-        self.drop_capture(via)?;
-        Ok(serde_json::to_value(info)?)
+        drop_policies(ports, clock, via)?;
+        Ok(info)
     }
 
-    /// Begins uplinks and captures again that ended with another owner.
-    pub(super) fn resume_natives(&mut self) {
-        let notes = &mut self.ports.books.notes;
-        let (uplinks, captures) = (
-            std::mem::take(&mut notes.uplinks),
-            std::mem::take(&mut notes.captures),
-        );
-        for (number, (interface, busy)) in uplinks {
-            if let Err(denial) = self.add_uplink(number, &interface, busy) {
-                self.warnings
-                    .push(format!("port {number} is no uplink any more: {denial}"));
-            }
+    /// Begins captures again, in other files, that ended with another owner; says how that went.
+    pub(super) fn resume(&mut self, ports: &mut Ports, clock: &Clock) -> Vec<ServerEvent> {
+        let mut events = Vec::new();
+        for (via, mut saved) in std::mem::take(&mut ports.saver.state.captures) {
+            let former = saved.file.clone();
+            let file = successor(&former);
+            saved.file.clone_from(&file);
+            events.push(match self.add(ports, clock, Some(via), saved) {
+                Ok(()) => ServerEvent::CaptureResumed { former, file },
+                Err(error) => ServerEvent::CaptureNotResumed {
+                    former,
+                    reason: error.to_string(),
+                },
+            });
         }
-        for (number, mut note) in captures {
-            let former = note.file.clone();
-            note.file = successor(&former);
-            let said = match self.add_capture(Some(number), note.clone()) {
-                Ok(()) => format!("goes on in {}", note.file.display()),
-                Err(denial) => format!("has ended: {denial}"),
-            };
-            self.warnings
-                .push(format!("the capture into {} {said}", former.display()));
-        }
-        let applied = self.apply_all().and_then(|()| self.save());
-        if let Err(denial) = applied {
-            self.warnings
-                .push(format!("policies cannot be resumed: {denial}"));
-        }
+        events
     }
+}
+
+/// The port through which copies are to come: the wanted one, or the last one that nobody has.
+fn port_for_copies(
+    ports: &Ports,
+    wanted: Option<u32>,
+    captured: Option<u32>,
+) -> Result<PortId, RequestError> {
+    let found = match wanted {
+        Some(number) => Some(ports.vacant(number)?),
+        None => {
+            let mut numbers = (0..ports.nic.geometry().ports()).rev();
+            numbers.find_map(|number| ports.vacant(number).ok())
+        }
+    };
+    match found {
+        Some(via) if Some(via.number()) == captured => Err(RequestError::bad(format!(
+            "port {via} is captured and cannot be the capture's own; name another with --via"
+        ))),
+        Some(via) => Ok(via),
+        None => Err(RequestError::bad(
+            "a capture needs a port that nobody has, for the copies; there is none",
+        )),
+    }
+}
+
+/// Gives up the port of a capture, and takes back the policies that it needed.
+fn drop_policies(ports: &mut Ports, clock: &Clock, via: PortId) -> Result<(), RequestError> {
+    ports.saver.state.captures.remove(&via.number());
+    ports.vacate(via);
+    PortPolicies { ports, clock }.apply_all()?;
+    Ok(ports.saver.save()?)
 }

@@ -1,8 +1,10 @@
 //! The NIC's clock, and the ageing of its MAC table.
 //!
-//! View code has no clock of its own that its guest could not set, so rate limits go by one that the
-//! owner writes into the switch state. It is CLOCK_MONOTONIC, which an owner that takes over goes on with. While
-//! there is no owner it stands still: rate limits refuse what is beyond their burst, and stations stay known.
+//! View code has no clock of its own that its guest could not set, so rate limits go by one that
+//! the owner writes into the switch state. It is CLOCK_MONOTONIC, which an owner that takes over
+//! goes on with. While there is no owner it stands still: rate limits refuse what is beyond their
+//! burst, and stations stay known.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,13 +24,13 @@ use postern_switch::fdb::STAMPS;
 use postern_switch::state::State;
 use postern_switch::switch::Switch;
 
-/// Ticks after which a station that was not seen is forgotten.
+/// Number of ticks after which a station that was not seen is forgotten.
 const AGE: u32 = 16;
 const _: () = assert!(AGE < STAMPS);
 
-/// How often the clock is written while a rate limit goes by it.
+/// Time between two writes of the clock while a rate limit goes by it.
 const FINE: Duration = Duration::from_micros(200);
-/// How often otherwise.
+/// Time between two writes of the clock while no rate limit goes by it.
 const COARSE: Duration = Duration::from_millis(100);
 
 /// A thread that writes the clock. Dropping it stops the clock.
@@ -46,7 +48,8 @@ struct Shared {
 }
 
 impl Clock {
-    /// Starts the clock; stations are forgotten that were not seen for `ageing`, unless that is zero.
+    /// Starts the clock; stations are forgotten that were not seen for `ageing`, unless that is
+    /// zero.
     pub(super) fn start(memory: Arc<Memory>, ageing: Duration) -> io::Result<Clock> {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -131,8 +134,8 @@ fn write(state: &State) {
     state.clock.now.fetch_max(now, Relaxed);
 }
 
-/// Begins another tick: stations that were not seen for [`AGE`] of them are forgotten, and those that
-/// send are stamped anew.
+/// Begins another tick: stations that were not seen for [`AGE`] of them are forgotten, and those
+/// that send are stamped anew.
 fn tick(switch: &Switch<'_>) {
     let state = switch.state();
     let tick = (state.clock.tick.load(Relaxed) % STAMPS + 1) % STAMPS;

@@ -1,45 +1,45 @@
-//! One client, whoever it is.
+//! The connection to one client.
+#![forbid(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use postern_abi::platform::CallPath;
 use postern_abi::window::PortId;
+use postern_nic_client::protocol::{MAX_REQUEST, ProtocolError, Reply, Request, Status};
+use postern_nic_client::socket::{self, MAX_DESCRIPTORS};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv};
 use rustix::process::Pid;
 
-use postern_nic_client::protocol::{MAX_REQUEST, ProtocolError, Reply, Request, Status};
-use postern_nic_client::socket::{self, MAX_DESCRIPTORS};
-
-/// The process at the other end.
+/// The process at the other end of a connection.
 #[derive(Debug)]
 pub(super) struct Peer {
-    /// Its number, if it has one in this PID namespace.
+    /// Number of the process, if it has one in this PID namespace.
     pub(super) pid: Option<Pid>,
-    /// What tells its end, if the number is known and not the server's own.
+    /// The pidfd that tells its end, if the number is known and not the server's own.
     pub(super) process: Option<OwnedFd>,
 }
 
-/// What a connection stands for.
+/// The stage that a connection has reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Stage {
-    /// It has asked for nothing, and is closed at that time if it does not.
+    /// The client has asked for nothing. The connection is closed at that time.
     Fresh { until: Instant },
-    /// It wants a port that another process has just given up, and is refused at that time.
+    /// The client wants a port that another process has just given up. It is refused at that time.
     Waiting {
         port: u32,
         path: CallPath,
         until: Instant,
     },
-    /// The port is its own.
+    /// The client is the tenant of the port.
     Attached(PortId),
-    /// Nothing any more.
+    /// The connection has ended.
     Closed,
 }
 
 impl Stage {
-    /// When something must happen although the client does nothing.
+    /// The time at which something must happen although the client does nothing.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
             Stage::Fresh { until } | Stage::Waiting { until, .. } => Some(*until),
@@ -48,7 +48,7 @@ impl Stage {
     }
 }
 
-/// What a client said.
+/// The result of reading from a client.
 pub(super) enum Incoming {
     Nothing,
     Request(Request),

@@ -2,19 +2,21 @@
 //!
 //! ```text
 //!   owner  --- hold, drop, end --->  keeper  <--- connects at SOCKET.keeper ---  next owner
-//!   (memfds, listening sockets, connections of tenants, notes)  --- all of it --->
+//!   (memfds, listening sockets, connections of tenants, state)  --- all of it --->
 //! ```
 //!
-//! Everything that a NIC is made of lies in memory and in descriptors. The owner gives the keeper a duplicate of
-//! each as it comes to be. When the owner dies, however it does, memory, sockets and connections stay:
-//! VMs go on sending and receiving, none of them notices, and whoever connects meanwhile waits in the queue of the
-//! listening socket. The next owner gets it all and goes on. As long as there is an owner, nobody else becomes one.
+//! Everything that a NIC is made of lies in memory and in descriptors. The owner gives the keeper a
+//! duplicate of each as it comes to be. When the owner dies, however it does, memory, sockets and
+//! connections stay: VMs go on sending and receiving, none of them notices, and whoever connects
+//! meanwhile waits in the queue of the listening socket. The next owner gets it all and goes on. As
+//! long as there is an owner, nobody else becomes one.
 //!
-//! Who may be the owner is decided as for tenants: processes of the same user, and root's. Such a process can also read
-//! the owner's memory, so nothing is gained by asking for more.
+//! Processes of the same user and of root may be the owner, as they may be tenants. Such a
+//! process can also read the owner's memory, so nothing is gained by asking for more.
 //!
-//! The keeper ends when its owner says so, or when it has had no owner for a while and all tenants have gone. It has
-//! no thread, takes no request that could fail for lack of memory on the way, and maps nothing of the NIC.
+//! The keeper ends when its owner says so, or when it has had no owner for a while and all tenants
+//! have gone. It has no thread, takes no request that could fail for lack of memory on the way, and
+//! maps nothing of the NIC.
 //!
 //! Records are texts, with descriptors; names have no spaces.
 //!
@@ -25,30 +27,28 @@
 //! | owner | `sockets PATH` | as `hold sockets`: the NIC's own at PATH, and the keeper's |
 //! | owner | `end` | close everything, remove the sockets' names, end |
 //! | keeper | `owned PID` | there is an owner |
-//! | keeper | `kept N` | N records follow, each a name with its descriptors; you are the owner now |
+//! | keeper | `kept N` | you are the owner now; N records follow, each a name with descriptors |
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use postern_nic_client::socket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::connection::Connection;
+use super::kept;
 use super::listener::Listener;
-use postern_nic_client::socket;
 
-/// Most bytes of a record: a name, or the path of a socket.
-pub(super) const RECORD_MAX: usize = 512;
-/// How long the other side may take to read.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Names of connections of tenants begin with this.
-pub(super) const TENANT: &str = "tenant.";
-
-/// Why a keeper ended early.
+/// Size of the largest record in bytes: of a name, or the path of a socket.
+pub(super) const MAX_RECORD: usize = 512;
+/// Time that the other side may take to read.
+pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A failure that ended a keeper early.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
     /// The system does not let it wait.
@@ -56,18 +56,20 @@ pub enum KeeperError {
     Wait(#[source] std::io::Error),
 }
 
-/// Where the keeper of the NIC at a socket listens.
+/// The socket at which the keeper of the NIC at a socket listens.
 pub(super) fn address(socket: &Path) -> PathBuf {
     let mut name = socket.as_os_str().to_owned();
     name.push(".keeper");
     name.into()
 }
 
-/// Is the keeper of the owner at the other end of standard input, until nobody needs it any more: what the
-/// program does that [`super::KeeperProgram`] names. Without an owner and tenants it stays for `grace`.
+/// Acts as the keeper of the owner at the other end of standard input, until nobody needs it any
+/// more: what the program does that [`super::KeeperProgram`] names. Without an owner and tenants it
+/// stays for `grace`.
 ///
 /// # Errors
-/// When the system does not let it wait for events.
+///
+/// The system does not let it wait for events.
 pub fn keep(grace: Duration) -> Result<(), KeeperError> {
     let failed = |source: std::io::Error| KeeperError::Wait(source);
     let owner = std::io::stdin().as_fd().try_clone_to_owned();
@@ -77,7 +79,8 @@ pub fn keep(grace: Duration) -> Result<(), KeeperError> {
     rustix::stdio::dup2_stdin(&null).map_err(|errno| failed(errno.into()))?;
     rustix::thread::set_name(c"nic-keeper").map_err(|errno| failed(errno.into()))?;
     unblock_signals();
-    // Out of reach of signals for the owner's terminal. It fails only for a group's leader, which has no such reach.
+    // Out of reach of signals for the owner's terminal. It fails only for a group's leader, which
+    // has no such reach.
     let _ = rustix::process::setsid();
     // No directory is kept busy. `/` is always there.
     let _ = rustix::process::chdir("/");
@@ -93,10 +96,11 @@ pub fn keep(grace: Duration) -> Result<(), KeeperError> {
     Ok(())
 }
 
-/// An owner that waits for signals on a thread has them blocked, and this process has inherited that.
+/// An owner that waits for signals on a thread has them blocked, and this process has inherited
+/// that.
 fn unblock_signals() {
-    // SAFETY: the set is initialised before it is used, and the old one is not asked for. There are no errors
-    // for this operation.
+    // SAFETY: the set is initialised before it is used, and the old one is not asked for. There are
+    // no errors for this operation.
     unsafe {
         let mut none = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut none);
@@ -104,25 +108,28 @@ fn unblock_signals() {
     }
 }
 
+/// The descriptors that are held by one name.
 struct Held {
     fds: Vec<OwnedFd>,
     /// The connection has been closed by the other side.
     ended: bool,
 }
 
+/// The state of the keeper.
 struct Keeper {
-    /// The NIC's, and the keeper's own. First, for their names are gone when the owner hears the end.
+    /// The NIC's listening socket, and the keeper's own. First, so that their names are gone when
+    /// the owner hears the end.
     sockets: Option<(Listener, Listener)>,
     held: BTreeMap<String, Held>,
     grace: Duration,
-    /// Since when there is neither owner nor tenant.
+    /// The time since which there is neither owner nor tenant.
     alone: Option<Instant>,
-    /// The owner's, if it was not the first one.
+    /// The owner's process, if it is not the first owner.
     pid: Option<i32>,
     owner: Option<OwnedFd>,
 }
 
-/// What a wait ended with.
+/// The descriptors that are ready when a wait ends.
 #[derive(Default)]
 struct Events {
     owner: bool,
@@ -134,7 +141,7 @@ impl Keeper {
     /// Waits for something and does it; whether to go on.
     fn step(&mut self) -> Result<bool, KeeperError> {
         let mut tenants = self.held.iter();
-        let tenants = tenants.any(|(name, held)| name.starts_with(TENANT) && !held.ended);
+        let tenants = tenants.any(|(name, held)| name.starts_with(kept::TENANT) && !held.ended);
         if self.owner.is_some() || tenants {
             self.alone = None;
         } else {
@@ -153,11 +160,11 @@ impl Keeper {
                 held.ended = true;
             }
         }
-        if events.owner && !self.hear() {
+        if events.owner && !self.read_record() {
             return Ok(false);
         }
         if events.arrival {
-            self.learn_source();
+            self.accept_owner();
         }
         Ok(true)
     }
@@ -176,7 +183,7 @@ impl Keeper {
         if self.owner.is_none() {
             for (name, held) in &self.held {
                 if let (true, false, Some(fd)) =
-                    (name.starts_with(TENANT), held.ended, held.fds.first())
+                    (name.starts_with(kept::TENANT), held.ended, held.fds.first())
                 {
                     fds.push(PollFd::new(fd, PollFlags::RDHUP));
                     names.push(name.clone());
@@ -206,12 +213,12 @@ impl Keeper {
         })
     }
 
-    /// Reads a record of the owner's; false when that was the last one.
-    fn hear(&mut self) -> bool {
+    /// Reads a record of the owner's and does what it says; false when that was the last one.
+    fn read_record(&mut self) -> bool {
         let Some(owner) = &self.owner else {
             return true;
         };
-        let mut buffer = [0; RECORD_MAX];
+        let mut buffer = [0; MAX_RECORD];
         let (record, fds) = match socket::receive(owner, &mut buffer) {
             Ok((size, fds)) if size > 0 => (String::from_utf8_lossy(&buffer[..size]), fds),
             Err(Errno::INTR) => return true,
@@ -242,18 +249,18 @@ impl Keeper {
         true
     }
 
-    /// Somebody wants to be the owner.
-    fn learn_source(&mut self) {
+    /// Answers a process that wants to be the owner.
+    fn accept_owner(&mut self) {
         let Some((_, own)) = &self.sockets else {
             return;
         };
         let Some(client) = own.accept(Instant::now()) else {
             return;
         };
-        let _ = set_socket_timeout(&client.socket, Timeout::Send, Some(PATIENCE));
+        let _ = set_socket_timeout(&client.socket, Timeout::Send, Some(IO_TIMEOUT));
         // The owner may have died a moment ago.
         while self.owner.as_ref().is_some_and(readable) {
-            self.hear();
+            self.read_record();
         }
         if self.owner.is_some() {
             let pid = self.pid.unwrap_or_default();
@@ -273,7 +280,7 @@ impl Keeper {
             socket::send(&client.socket, record.as_bytes(), fds, SendFlags::empty())
         };
         send(&format!("kept {}", self.held.len() + 1), &[])?;
-        send("socket", &[nic.as_fd()])?;
+        send(kept::SOCKET, &[nic.as_fd()])?;
         for (name, held) in &self.held {
             let fds: Vec<_> = held.fds.iter().map(AsFd::as_fd).collect();
             send(name, &fds)?;

@@ -1,4 +1,4 @@
-//! The socket that VMMs connect to.
+//! The socket that clients connect to.
 
 use std::fs;
 use std::io;
@@ -15,8 +15,8 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, geteuid, getpid, pidfd_open};
 
-use super::ServerError;
 use super::connection::{Connection, Peer, Stage};
+use super::error::ServerError;
 
 /// A listening socket with a name, which it removes in the end.
 #[derive(Debug)]
@@ -63,8 +63,8 @@ impl Listener {
         }
     }
 
-    /// The name is not to be removed: others listen there.
-    pub(super) fn leave(&mut self) {
+    /// Leaves the name of the socket in the end: others listen there.
+    pub(super) fn keep_name(&mut self) {
         self.identity = (0, 0);
     }
 
@@ -133,7 +133,8 @@ fn remove_leftover(path: &Path, address: &SocketAddrUnix) -> Result<(), ServerEr
     }
 }
 
-/// Who is at the other end of a connection, if they may be, with what tells their end if that is known.
+/// The process at the other end of a connection, if it may be the owner's client. `process` is the
+/// pidfd that tells its end, if there is one.
 pub(super) fn peer(socket: &OwnedFd, process: Option<OwnedFd>) -> Option<Peer> {
     let credentials = credentials(socket)?;
     let own = geteuid().as_raw();
@@ -142,7 +143,7 @@ pub(super) fn peer(socket: &OwnedFd, process: Option<OwnedFd>) -> Option<Peer> {
     allowed.then_some(Peer { pid, process })
 }
 
-/// Who connected, as the kernel noted it (SO_PEERCRED, unix(7)).
+/// The credentials of the process that connected, as the kernel noted them (SO_PEERCRED, unix(7)).
 fn credentials(socket: &OwnedFd) -> Option<libc::ucred> {
     use std::os::fd::AsRawFd;
     let mut credentials = libc::ucred {

@@ -1,86 +1,111 @@
-//! The owner of a NIC: keeps its memory, makes views of it, and lets its ports over a Unix socket.
+//! The server of an owner: keeps a NIC's memory, makes views of it, and lets its ports over a Unix
+//! socket.
 //!
-//! One thread and one `poll` loop; nothing it does for one client waits for another. A client that
-//! talks nonsense, says nothing, or does not read, is disconnected. None of it touches the data plane:
-//! packets go on while the server sleeps, or is dead.
+//! The server is one thread with one `poll` loop. Nothing it does for one client waits for another.
+//! A client that talks nonsense, says nothing, or does not read, is disconnected. None of it
+//! touches the data plane: packets go on while the server sleeps, or is dead.
 //!
-//! A port is let to the process at the other end of a connection, and given up when that closes: from
-//! that moment calls of the tenancy are refused. It is let again once the process has
-//! ended, since until then it has the window mapped. (A tenant that hands its descriptors to a process that
-//! outlives it hands on the window with them; do not let ports to users who would.)
+//! # Parts
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | `nic` | the NIC's memory, its geometry, its views |
+//! | `ports` | the tenants of the ports, and what each gets |
+//! | `policies`, `stations` | policies, and stations in the MAC table |
+//! | `uplinks`, `captures` | ports of the owner's own |
+//! | `clock` | the thread that writes the NIC's clock |
+//! | `saved_state`, `kept` | what the next owner gets: state, and descriptors by name |
+//! | `keeper`, `keeper_client` | the keeper's process, and the owner's connection to it |
+//! | `listener`, `connection` | the socket, and one client |
+//! | `start`, `admin` | becoming the owner; requests for a change or a report |
+//! | `event`, `error`, `options` | what the caller of the server gets and gives |
+//!
+//! # Tenancies
+//!
+//! A port is let to the process at the other end of a connection, and given up when that closes:
+//! from that moment calls of the tenancy are refused. It is let again once the process has ended,
+//! since until then it has the window mapped. (A tenant that hands its descriptors to a process
+//! that outlives it hands on the window with them; do not let ports to users who would.)
 //!
 //! # Restart
 //!
-//! With a keeper ([`Options::keeper`]) the NIC outlives its owner, however that ends: see [`KeeperProgram`] and
-//! the module `keeper`. The next owner finds it at the same socket, and goes on with
+//! With a keeper ([`ServerOptions::keeper`]) the NIC outlives its owner, however that ends: see
+//! [`KeeperProgram`] and the module `keeper`. The next owner finds it at the same socket, and goes
+//! on with
 //!
-//! * the memory, of which it checks magic, version, geometry and seals; so counters, learned stations, rate
-//!   limits and the clock continue;
-//! * the connections of tenants, which never break. A tenant that closed its connection meanwhile is found out as
-//!   ever, and the process of one that had given up its port is still watched by the same pidfd;
-//! * tenancy numbers, policies, disabled ports, stations that people told: from notes, which are written
-//!   before what they announce is done. A policy whose change was interrupted is applied anew;
-//! * uplinks and captures, which did end with the owner: they are begun again, captures in another file.
+//! * the memory, of which it checks magic, version, geometry and seals; so counters, learned
+//!   stations, rate limits and the clock continue;
+//! * the connections of tenants, which never break. A tenant that closed its connection meanwhile
+//!   is found out as ever, and the process of one that had given up its port is still watched by
+//!   the same pidfd;
+//! * tenancy numbers, policies, disabled ports, stations that people told: from the saved state,
+//!   which is always saved before the owner does what it speaks of. A policy whose change was
+//!   interrupted is applied anew;
+//! * uplinks and captures, which did end with the owner: they are begun again, captures in another
+//!   file.
 //!
-//! A client that was asking for something at that moment is disconnected, and asks again. A tenancy that was
-//! begun and not yet answered ends with the connection of who asked.
+//! A client that was asking for something at that moment is disconnected, and asks again. A tenancy
+//! that was begun and not yet answered ends with the connection of who asked.
 //!
-//! On the paths `exit-user` and `direct` a tenant gets the memory of the whole NIC. Where tenants must
-//! be isolated from each other, offer only the others ([`Options::paths`]).
+//! On the paths `exit-user` and `direct` a tenant gets the memory of the whole NIC. Where tenants
+//! must be isolated from each other, offer only the others ([`ServerOptions::paths`]).
 
 mod admin;
-mod books;
 mod captures;
 mod clock;
 mod connection;
+mod error;
+mod event;
+mod json_file;
 mod keeper;
+mod keeper_client;
+mod kept;
 mod listener;
-mod native;
-mod notes;
+mod nic;
 mod options;
 mod policies;
 mod ports;
+mod saved_state;
 mod start;
-mod store;
+mod stations;
 mod uplinks;
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postern_abi::window::{Geometry, MAX_PORTS, PortId};
+use postern_abi::window::{Geometry, MAX_PORTS};
+use postern_nic_client::counters::NicCounters;
+use postern_nic_client::protocol::{Reply, Request, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use captures::Captures;
 use clock::Clock;
 use connection::{Connection, Incoming, Stage};
+use error::TenancyError;
+use json_file::json_file;
+use keeper_client::KeeperClient;
 use listener::Listener;
-use native::{CapturePort, UplinkPort};
-use ports::{Ports, Refusal, Views};
-use postern_nic_client::counters::Counters;
-use postern_nic_client::protocol::{Reply, Request, Status};
-use store::Store;
+use ports::{GrantedTenancy, Ports};
+use uplinks::Uplinks;
 
+pub use error::{KeeperClientError, ServerError};
+pub use event::ServerEvent;
 pub use keeper::{KeeperError, keep};
-pub use options::{DEFAULT_AGEING, Options, ServerError};
-pub use store::{KeeperProgram, StoreError};
+pub use options::{DEFAULT_AGEING, KeeperProgram, ServerOptions};
 
 /// Most connections at a time, one for each port and some for the curious; more are closed at once.
 const MAX_CONNECTIONS: usize = MAX_PORTS as usize + 64;
-/// How long a client may take to say what it wants.
-const SILENCE: Duration = Duration::from_secs(5);
-/// How long a request waits for the end of the process that had the port before.
-const HANDOVER: Duration = Duration::from_secs(5);
+/// Time that a client may take to say what it wants.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for which a request waits for the end of the process that had the port before.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often pumps of uplinks are looked after.
-const CHECK: Duration = Duration::from_millis(500);
+/// Time between two looks at the pumps of uplinks.
+const UPLINK_CHECK: Duration = Duration::from_millis(500);
 
 /// Ends a server from another thread, or from a signal's thread.
 #[derive(Clone, Debug)]
@@ -89,51 +114,51 @@ pub struct Stopper(Arc<OwnedFd>);
 impl Stopper {
     /// Lets [`Server::run`] return soon.
     pub fn stop(&self) {
-        // The only errors are an interrupted call, which an eventfd does not make, and a full counter.
+        // The only errors are an interrupted call, which an eventfd does not make, and a full
+        // counter.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 }
 
-/// A NIC and its socket. Dropping it removes the socket and ends the keeper; its memory stays as long as a tenant
-/// has it.
+/// A NIC and its socket. Dropping it removes the socket and ends the keeper; the NIC's memory stays
+/// as long as a tenant has it.
 #[derive(Debug)]
 pub struct Server {
     socket: PathBuf,
+    /// The program that is started when a keeper is needed.
     keeper: Option<KeeperProgram>,
-    uplinks: BTreeMap<u32, UplinkPort>,
-    captures: BTreeMap<u32, CapturePort>,
+    uplinks: Uplinks,
+    captures: Captures,
     clock: Clock,
     ports: Ports,
     listener: Listener,
     connections: Vec<Connection>,
     stop: Arc<OwnedFd>,
-    /// Whether somebody has asked for the end, and for the NIC to stay.
+    /// Whether the NIC is to stay, once somebody has asked for the owner's end.
     ending: Option<bool>,
-    warnings: Vec<String>,
+    /// Events that the caller has not heard of.
+    events: Vec<ServerEvent>,
     resumed: bool,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let Some(mut store) = self.ports.books.store.take() else {
+        let Some(mut keeper) = self.ports.saver.keeper.take() else {
             return;
         };
         if self.ending == Some(true) {
-            self.listener.leave();
-            store.leave();
+            self.listener.keep_name();
+            keeper.leave_running();
         } else {
-            store.end();
+            keeper.end();
         }
     }
 }
 
 impl Server {
-    /// Why the NIC offers no views, if it does not.
+    /// The reason why the NIC offers no views, if it does not.
     pub fn without_views(&self) -> Option<&str> {
-        match &self.ports.views {
-            Views::Here(_) => None,
-            Views::Missing(reason) => Some(reason),
-        }
+        self.ports.nic.without_views()
     }
 
     /// Whether another owner had the NIC before.
@@ -141,46 +166,48 @@ impl Server {
         self.resumed
     }
 
-    /// Ports, queues and sizes.
+    /// The NIC's numbers of ports and queues, and sizes of rings.
     pub fn geometry(&self) -> Geometry {
-        self.ports.memory.geometry()
+        self.ports.nic.geometry()
     }
 
-    /// What went wrong without being the end, since the last call.
-    pub fn warnings(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.warnings)
+    /// The events since the last call, so far as [`Server::run`] has not told of them.
+    pub fn take_events(&mut self) -> Vec<ServerEvent> {
+        std::mem::take(&mut self.events)
     }
 
-    /// What ends [`Server::run`].
+    /// A value that ends [`Server::run`].
     pub fn stopper(&self) -> Stopper {
         Stopper(Arc::clone(&self.stop))
     }
 
     /// The counters of all ports.
-    pub fn counters(&self) -> Counters {
-        Counters::read(&self.ports.memory.switch())
+    pub fn counters(&self) -> NicCounters {
+        NicCounters::read(&self.ports.nic.switch())
     }
 
-    /// Serves clients until a [`Stopper`] stops it.
+    /// Serves clients until a [`Stopper`] stops it or a client does, and gives each event to
+    /// `observer`.
     ///
     /// # Errors
-    /// When the system does not let it wait for events any more.
-    pub fn run(&mut self) -> Result<(), ServerError> {
+    ///
+    /// The system does not let it wait for clients any more.
+    pub fn run(&mut self, mut observer: impl FnMut(ServerEvent)) -> Result<(), ServerError> {
         loop {
-            let events = self
+            let ready = self
                 .wait()
                 .map_err(|errno| ServerError::Wait(errno.into()))?;
-            if events.stop {
+            if ready.stop {
                 return Ok(());
             }
-            if events.keeper {
+            if ready.keeper {
                 self.replace_keeper();
             }
-            if events.leaving {
+            if ready.leaving {
                 self.ports.reap();
             }
-            self.check_uplinks();
-            for index in events.readable {
+            self.events.extend(self.uplinks.check(&self.ports));
+            for index in ready.clients {
                 self.serve(index);
             }
             self.check_deadlines();
@@ -189,41 +216,39 @@ impl Server {
             if self.ending.is_some() {
                 return Ok(());
             }
-            if events.arrivals {
+            if ready.arrivals {
                 self.accept();
             }
-            for warning in self.warnings() {
-                eprintln!("postern: {warning}");
-            }
+            self.take_events().into_iter().for_each(&mut observer);
         }
     }
 
-    fn wait(&self) -> Result<Events, Errno> {
+    fn wait(&self) -> Result<Ready, Errno> {
         let interest = PollFlags::IN;
         let leaving = self.ports.leaving();
         let fds = [self.stop.as_fd(), self.listener.as_fd()]
             .into_iter()
             .chain(self.connections.iter().map(|client| client.socket.as_fd()))
             .chain(leaving)
-            .chain(self.ports.books.store.as_ref().map(Store::as_fd));
+            .chain(self.ports.saver.keeper.as_ref().map(KeeperClient::as_fd));
         let mut fds: Vec<_> = fds
             .map(|fd| PollFd::from_borrowed_fd(fd, interest))
             .collect();
         let timeout = self.timeout();
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Events::default()),
+            Err(Errno::INTR) => return Ok(Ready::default()),
             Err(errno) => return Err(errno),
         }
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let (head, rest) = fds.split_at(2);
         let (clients, rest) = rest.split_at(self.connections.len());
-        let keepers = usize::from(self.ports.books.store.is_some());
+        let keepers = usize::from(self.ports.saver.keeper.is_some());
         let (leaving, keeper) = rest.split_at(rest.len() - keepers);
-        Ok(Events {
+        Ok(Ready {
             stop: ready(&head[0]),
             arrivals: ready(&head[1]),
-            readable: (0..clients.len()).filter(|i| ready(&clients[*i])).collect(),
+            clients: (0..clients.len()).filter(|i| ready(&clients[*i])).collect(),
             leaving: leaving.iter().any(ready),
             keeper: keeper.iter().any(ready),
         })
@@ -239,7 +264,7 @@ impl Server {
         let left = deadlines
             .min()
             .map(|deadline| deadline.saturating_duration_since(now) + Duration::from_millis(1));
-        let check = (!self.uplinks.is_empty()).then_some(CHECK);
+        let check = (!self.uplinks.is_empty()).then_some(UPLINK_CHECK);
         let left = left.into_iter().chain(check).min()?;
         Some(Timespec {
             tv_sec: left.as_secs() as i64,
@@ -248,7 +273,7 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        let Some(client) = self.listener.accept(Instant::now() + SILENCE) else {
+        let Some(client) = self.listener.accept(Instant::now() + REQUEST_TIMEOUT) else {
             return;
         };
         if self.connections.len() < MAX_CONNECTIONS {
@@ -271,8 +296,8 @@ impl Server {
             }
             Incoming::Request(Request::Control(text)) => match self.control(&text) {
                 Ok(answer) => self.answer(index, &answer),
-                Err(denial) => {
-                    self.connections[index].refuse(denial.status, denial.text);
+                Err(error) => {
+                    self.connections[index].refuse(error.status, error.text);
                     self.close_unless_attached(index);
                 }
             },
@@ -281,7 +306,7 @@ impl Server {
                     let text = format!("this connection has port {has}; open another for a second");
                     self.connections[index].refuse(Status::BadRequest, text);
                 } else {
-                    let until = Instant::now() + HANDOVER;
+                    let until = Instant::now() + HANDOVER_TIMEOUT;
                     self.connections[index].stage = Stage::Waiting { port, path, until };
                     self.attach(index);
                 }
@@ -320,12 +345,13 @@ impl Server {
             return;
         };
         match self.ports.grant(port, path, client) {
-            Ok(tenancy) => {
-                client.stage = Stage::Attached(tenancy.grant.caller.port());
-                let fds: Vec<BorrowedFd<'_>> = tenancy.fds.iter().map(AsFd::as_fd).collect();
+            Ok(GrantedTenancy { grant, fds }) => {
+                client.stage = Stage::Attached(grant.credentials.port());
+                let fds = fds.into_wire();
+                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
                 let reply = Reply {
                     status: Status::Granted,
-                    grant: Some(tenancy.grant),
+                    grant: Some(grant),
                     descriptors: fds.len() as u32,
                     text: String::new(),
                 };
@@ -333,9 +359,9 @@ impl Server {
                     self.close(index);
                 }
             }
-            Err(Refusal::Leaving { .. }) if Instant::now() < until => {}
-            Err(refusal) => {
-                client.refuse(refusal.status(), refusal.to_string());
+            Err(TenancyError::Leaving { .. }) if Instant::now() < until => {}
+            Err(error) => {
+                client.refuse(error.status(), error.to_string());
                 self.close(index);
             }
         }
@@ -361,38 +387,17 @@ impl Server {
     }
 }
 
-/// What a wait ended with.
+/// The descriptors that are ready when a wait ends.
 #[derive(Default)]
-struct Events {
+struct Ready {
+    /// A [`Stopper`] was used.
     stop: bool,
+    /// A client wants to connect.
     arrivals: bool,
+    /// A process has ended that was leaving.
     leaving: bool,
+    /// The keeper has ended.
     keeper: bool,
-    /// Indices of connections.
-    readable: Vec<usize>,
-}
-
-/// A value as JSON, in memory that a client can read.
-fn json_file(name: &str, value: &impl Serialize) -> io::Result<File> {
-    let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
-    // The position, which the client shares, stays at the beginning.
-    file.write_all_at(&serde_json::to_vec(value)?, 0)?;
-    Ok(file)
-}
-
-/// An error with all its causes, in one line.
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-/// The MAC address that a NIC suggests: locally administered, by port.
-fn suggested_mac(port: PortId) -> [u8; 6] {
-    [0x02, b'P', b'S', b'T', 0, port.index() as u8]
+    /// Indices of connections that can be read.
+    clients: Vec<usize>,
 }

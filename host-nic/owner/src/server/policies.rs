@@ -1,12 +1,10 @@
-//! Policies as people give them, and as ports have them: with what captures need.
+//! The policies of the ports: as people give them, and as ports have them, with what captures need.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use postern_abi::window::PortId;
-
-use super::admin::Denial;
-use super::ports::Tenant;
-use super::{Server, suggested_mac};
+use postern_abi::window::{MAX_SEGMENT, PortId};
+use postern_nic_client::control::PolicyInfo;
 use postern_nic_client::policy::acl::AclSpec;
 use postern_nic_client::policy::port::{PortPolicy, Source};
 use postern_nic_client::policy::vlan::VlanSpec;
@@ -14,38 +12,98 @@ use postern_switch::policy::acl::Verdict;
 use postern_switch::state::{SOURCE_FIXED, SOURCE_OWN};
 use postern_switch::tenant::mac_word;
 
-impl Server {
-    /// The policy that people gave a port.
-    pub(super) fn policy(&self, port: PortId) -> PortPolicy {
-        let policies = &self.ports.books.notes.policies;
-        policies.get(&port.number()).cloned().unwrap_or_default()
-    }
+use super::clock::Clock;
+use super::error::RequestError;
+use super::event::ServerEvent;
+use super::nic::suggested_mac;
+use super::ports::{Ports, Tenant};
+use super::saved_state::SavedState;
+use crate::policies::acl_hits;
 
+/// The policy that people gave a port.
+pub(super) fn given(state: &SavedState, port: PortId) -> PortPolicy {
+    let policy = state.policies.get(&port.number());
+    policy.cloned().unwrap_or_default()
+}
+
+/// The port through which a port is captured.
+pub(super) fn capture_of(state: &SavedState, number: u32) -> Option<u32> {
+    let mut captures = state.captures.iter();
+    let found = captures.find(|(via, capture)| {
+        **via != number && capture.port.is_none_or(|captured| captured == number)
+    });
+    found.map(|(via, _)| *via)
+}
+
+/// The policy that a port is to have.
+fn wanted(state: &SavedState, port: PortId) -> PortPolicy {
+    if state.captures.contains_key(&port.number()) {
+        // Nothing but copies.
+        return PortPolicy {
+            bridging: false,
+            ..PortPolicy::default()
+        };
+    }
+    let mut policy = given(state, port);
+    policy.mirror = capture_of(state, port.number()).or(policy.mirror);
+    policy
+}
+
+/// Whether every large segment can pass the rate limits that ports have.
+pub(super) fn let_segments_pass(state: &SavedState) -> bool {
+    let mut policies = state.applied.iter();
+    policies.all(|(_, policy)| {
+        let mut limits = [policy.ingress, policy.egress].into_iter().flatten();
+        limits.all(|limit| limit.burst_bytes >= MAX_SEGMENT)
+    })
+}
+
+/// The policies of all ports, with their access lists' counters.
+pub(super) fn list(ports: &Ports) -> Vec<PolicyInfo> {
+    let switch = ports.nic.switch();
+    let info = |port: PortId| PolicyInfo {
+        port: port.number(),
+        policy: given(&ports.saver.state, port),
+        acl_hits: acl_hits(&switch, port).unwrap_or_default(),
+    };
+    switch.geometry().all_ports().map(info).collect()
+}
+
+/// The policies of the ports, to be changed.
+pub(super) struct PortPolicies<'a> {
+    pub(super) ports: &'a mut Ports,
+    pub(super) clock: &'a Clock,
+}
+
+impl PortPolicies<'_> {
     /// Gives a port another policy.
-    pub(super) fn set_policy(&mut self, number: u32, policy: PortPolicy) -> Result<(), Denial> {
-        let port = self.ports.port(number)?;
-        if self.captures.contains_key(&number) {
-            return Err(Denial::bad(format!(
-                "port {number} belongs to a capture and has no policy of its own; end the capture first"
+    pub(super) fn set(&mut self, number: u32, policy: PortPolicy) -> Result<(), RequestError> {
+        let port = self.ports.nic.port(number)?;
+        let state = &self.ports.saver.state;
+        if state.captures.contains_key(&number) {
+            return Err(RequestError::bad(format!(
+                "port {number} belongs to a capture and has no policy of its own; \
+                 end the capture first"
             )));
         }
-        if let (Some(_), Some(via)) = (policy.mirror, self.capture_of(number)) {
-            return Err(Denial::bad(format!(
-                "port {number} is captured through port {via}, and a port has one mirror; end the capture first"
+        if let (Some(_), Some(via)) = (policy.mirror, capture_of(state, number)) {
+            return Err(RequestError::bad(format!(
+                "port {number} is captured through port {via}, and a port has one mirror; \
+                 end the capture first"
             )));
         }
-        let former = self.policy(port);
-        self.note_policy(number, &policy);
-        if let Err(denial) = self.apply(port) {
-            self.note_policy(number, &former);
-            self.save()?;
-            return Err(denial);
+        let former = given(state, port);
+        self.record(number, &policy);
+        if let Err(error) = self.apply(port) {
+            self.record(number, &former);
+            self.ports.saver.save()?;
+            return Err(error);
         }
         Ok(())
     }
 
-    fn note_policy(&mut self, number: u32, policy: &PortPolicy) {
-        let policies = &mut self.ports.books.notes.policies;
+    fn record(&mut self, number: u32, policy: &PortPolicy) {
+        let policies = &mut self.ports.saver.state.policies;
         if *policy == PortPolicy::default() {
             policies.remove(&number);
         } else {
@@ -53,79 +111,49 @@ impl Server {
         }
     }
 
-    pub(super) fn save(&mut self) -> Result<(), Denial> {
-        Ok(self.ports.books.save()?)
-    }
-
-    /// The port through which a port is captured.
-    pub(super) fn capture_of(&self, number: u32) -> Option<u32> {
-        let captures = &self.ports.books.notes.captures;
-        let mut captures = captures.iter();
-        let found = captures.find(|(via, note)| {
-            **via != number && note.port.is_none_or(|captured| captured == number)
-        });
-        found.map(|(via, _)| *via)
-    }
-
-    /// What a port is to have.
-    fn effective(&self, port: PortId) -> PortPolicy {
-        if self.ports.books.notes.captures.contains_key(&port.number()) {
-            // Nothing but copies.
-            return PortPolicy {
-                bridging: false,
-                ..PortPolicy::default()
-            };
+    /// Gives a port the policy that it is to have.
+    fn apply(&mut self, port: PortId) -> Result<(), RequestError> {
+        let (nic, saver) = (&self.ports.nic, &mut self.ports.saver);
+        let wanted = wanted(&saver.state, port);
+        if saver.state.applied.get(port) == wanted {
+            return Ok(saver.save()?);
         }
-        let mut policy = self.policy(port);
-        policy.mirror = self.capture_of(port.number()).or(policy.mirror);
-        policy
-    }
-
-    /// Gives a port what it is to have.
-    fn apply(&mut self, port: PortId) -> Result<(), Denial> {
-        let wanted = self.effective(port);
-        let notes = &mut self.ports.books.notes;
-        if notes.applied.get(port) == wanted {
-            return self.save();
-        }
-        notes.changing = Some(port.number());
-        self.save()?;
+        saver.state.changing = Some(port.number());
+        saver.save()?;
         if wanted.ingress.is_some() || wanted.egress.is_some() {
             // The clock goes before the limit does.
             self.clock.set_fine(true);
         }
-        let switch = self.ports.memory.switch();
-        let notes = &mut self.ports.books.notes;
-        let done = notes.applied.set(&switch, port, wanted.clone());
-        notes.changing = None;
+        let switch = nic.switch();
+        let done = saver.state.applied.set(&switch, port, wanted.clone());
+        saver.state.changing = None;
         let attached = !matches!(self.ports.tenant(port), Tenant::Vacant);
         if let (Source::Own, true, Some(state)) = (wanted.source, attached, switch.port(port)) {
             // Other stations that are there for good are not the tenant's own.
             let own = mac_word(suggested_mac(port));
             state.source.store(SOURCE_FIXED | SOURCE_OWN | own, Relaxed);
         }
-        self.clock.set_fine(self.is_limited());
-        self.save()?;
-        done.map_err(|error| Denial::bad(error.to_string()))
+        self.clock.set_fine(self.ports.nic.is_limited());
+        self.ports.saver.save()?;
+        done.map_err(|error| RequestError::bad(error.to_string()))
     }
 
-    /// Gives all ports what they are to have.
-    pub(super) fn apply_all(&mut self) -> Result<(), Denial> {
-        for port in self.ports.memory.geometry().all_ports() {
-            if self.ports.books.notes.applied.get(port) != self.effective(port) {
+    /// Gives all ports the policies that they are to have.
+    pub(super) fn apply_all(&mut self) -> Result<(), RequestError> {
+        for port in self.ports.nic.geometry().all_ports() {
+            let state = &self.ports.saver.state;
+            if state.applied.get(port) != wanted(state, port) {
                 self.apply(port)?;
             }
         }
         Ok(())
     }
 
-    /// Goes on with the policies of another owner.
-    pub(super) fn resume_policies(&mut self) {
-        self.clock.set_fine(self.is_limited());
-        let changing = self.ports.books.notes.changing;
-        let Some(port) = changing.and_then(|number| self.ports.port(number).ok()) else {
-            return;
-        };
+    /// Goes on with the policies of another owner; gives what went wrong, if anything did.
+    pub(super) fn resume(&mut self) -> Option<ServerEvent> {
+        self.clock.set_fine(self.ports.nic.is_limited());
+        let changing = self.ports.saver.state.changing?;
+        let port = self.ports.nic.port(changing).ok()?;
         // Nobody knows what it has: give it something else, and then what it is to have.
         let closed = PortPolicy {
             acl: AclSpec {
@@ -135,12 +163,13 @@ impl Server {
             vlan: Some(VlanSpec::Access { pvid: 4094 }),
             ..PortPolicy::default()
         };
-        let switch = self.ports.memory.switch();
-        let closing = self.ports.books.notes.applied.set(&switch, port, closed);
-        let closing = closing.map_err(|error| Denial::bad(error.to_string()));
-        if let Err(denial) = closing.and_then(|()| self.apply(port)) {
-            let text = format!("the policy of port {port} cannot be resumed: {denial}");
-            self.warnings.push(text);
-        }
+        let switch = self.ports.nic.switch();
+        let closing = self.ports.saver.state.applied.set(&switch, port, closed);
+        let closing = closing.map_err(|error| RequestError::bad(error.to_string()));
+        let resumed = closing.and_then(|()| self.apply(port));
+        resumed.err().map(|error| ServerEvent::PolicyNotResumed {
+            port: changing,
+            reason: error.to_string(),
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! What passed an uplink and what did not, each way.
+//! Counters of an uplink: frames that passed and frames that did not, each way.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -8,19 +9,19 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters of one direction at one moment.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-        pub struct Direction {
+        pub struct DirectionCounters {
             $($(#[$doc])* pub $name: u64,)*
         }
 
         /// Counters of one direction; one thread adds, any may read.
         #[derive(Debug, Default)]
-        pub(super) struct Live {
+        pub(super) struct LiveCounters {
             $(pub(super) $name: AtomicU64,)*
         }
 
-        impl Live {
-            fn read(&self) -> Direction {
-                Direction { $($name: self.$name.load(Relaxed),)* }
+        impl LiveCounters {
+            fn read(&self) -> DirectionCounters {
+                DirectionCounters { $($name: self.$name.load(Relaxed),)* }
             }
         }
     };
@@ -29,17 +30,19 @@ macro_rules! counters {
 counters! {
     /// Frames that passed.
     frames,
-    /// Their bytes.
+    /// Bytes of the frames that passed.
     bytes,
-    /// Dropped: longer than [`MAX_FRAME`](super::MAX_FRAME), or than the interface sends.
+    /// Frames dropped: longer than [`postern_abi::window::MAX_FRAME`], or than the interface sends.
     too_long,
-    /// Dropped: shorter than an Ethernet header.
+    /// Frames dropped: shorter than an Ethernet header.
     too_short,
-    /// Dropped: an offload left undone what cannot be completed (see the module's documentation).
+    /// Frames dropped: an offload left undone what cannot be completed (see the module's
+    /// documentation).
     offload,
-    /// Dropped: the other side did not take it (the port's ring, the interface's queue is full).
+    /// Frames dropped: the other side did not take it (the port's ring, the interface's queue is
+    /// full).
     refused,
-    /// Dropped by the kernel before this process fetched them.
+    /// Frames dropped by the kernel before this process fetched them.
     missed,
     /// Requests in which frames passed.
     batches,
@@ -47,24 +50,24 @@ counters! {
 
 /// Counters of one uplink.
 #[derive(Debug, Default)]
-pub struct Counters {
-    pub(super) to_port: Live,
-    pub(super) to_interface: Live,
+pub struct UplinkCounters {
+    pub(super) to_port: LiveCounters,
+    pub(super) to_interface: LiveCounters,
 }
 
-/// [`Counters`] at one moment.
+/// [`UplinkCounters`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Snapshot {
+pub struct UplinkSnapshot {
     /// From the interface to the port.
-    pub to_port: Direction,
+    pub to_port: DirectionCounters,
     /// From the port to the interface.
-    pub to_interface: Direction,
+    pub to_interface: DirectionCounters,
 }
 
-impl Counters {
+impl UplinkCounters {
     /// The counters now.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    pub fn snapshot(&self) -> UplinkSnapshot {
+        UplinkSnapshot {
             to_port: self.to_port.read(),
             to_interface: self.to_interface.read(),
         }

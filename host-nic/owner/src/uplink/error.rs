@@ -1,8 +1,9 @@
-//! What can go wrong with an uplink.
+//! Errors of uplinks.
+#![forbid(unsafe_code)]
 
 use std::io;
 
-/// Why there is no uplink, or no longer.
+/// An uplink that cannot be opened, or has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
     /// The text is no configuration.
@@ -11,90 +12,91 @@ pub enum UplinkError {
          xdp:INTERFACE[,queue=N][,mode=auto|copy|zero-copy]"
     )]
     Config {
-        /// What was given.
+        /// The text.
         text: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: &'static str,
     },
     /// No interface can have this name.
     #[error("`{name}` is no name of a network interface: {reason}")]
     Name {
-        /// What was given.
+        /// The text.
         name: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: &'static str,
     },
-    /// There is no such interface.
+    /// There is no interface of this name.
     #[error("there is no network interface {interface}; `ip link` lists those that there are")]
     Absent {
-        /// Its name.
+        /// Name of the interface.
         interface: String,
     },
-    /// The interface carries something else.
+    /// The interface is not Ethernet.
     #[error(
-        "network interface {interface} is not Ethernet (its hardware type is {kind}); an uplink needs one"
+        "network interface {interface} is not Ethernet (its hardware type is {kind}); \
+         an uplink needs one"
     )]
     NotEthernet {
-        /// Its name.
+        /// Name of the interface.
         interface: String,
-        /// Its `ARPHRD_` number.
+        /// Its hardware type, an `ARPHRD_` number.
         kind: u16,
     },
     /// The interface is down.
     #[error("network interface {interface} is down; bring it up with `ip link set {interface} up`")]
     Down {
-        /// Its name.
+        /// Name of the interface.
         interface: String,
     },
     /// The interface was there and is no longer.
     #[error(
-        "network interface {interface} was removed, or moved to another network namespace, while it was \
-         an uplink"
+        "network interface {interface} was removed, or moved to another network namespace, \
+         while it was an uplink"
     )]
     Gone {
-        /// Its name.
+        /// Name of the interface.
         interface: String,
     },
-    /// Somebody else uses it.
+    /// Somebody else uses the interface.
     #[error("cannot {step} {interface}: it is in use; {remedy}")]
     Busy {
-        /// What was tried.
+        /// The step that was tried.
         step: &'static str,
         /// The interface.
         interface: String,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// The process may not.
+    /// The process lacks a capability.
     #[error("cannot {step} {interface}: not permitted; run as root or give the program {needs}")]
     Denied {
-        /// What was tried.
+        /// The step that was tried.
         step: &'static str,
         /// The interface.
         interface: String,
-        /// What is missing.
+        /// The missing capability.
         needs: &'static str,
     },
     /// The kernel, the driver or the interface cannot.
     #[error("cannot {step} {interface}: {remedy}")]
     Unsupported {
-        /// What was tried.
+        /// The step that was tried.
         step: &'static str,
         /// The interface.
         interface: String,
-        /// What to do instead.
+        /// The remedy.
         remedy: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The kernel refused.
     #[error("cannot {step} {interface}")]
     System {
-        /// What was tried.
+        /// The step that was tried.
         step: &'static str,
         /// The interface.
         interface: String,
-        /// Why.
+        /// The kernel's error.
         source: io::Error,
     },
 }

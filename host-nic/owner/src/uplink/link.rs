@@ -1,22 +1,25 @@
-//! A network interface of the host: what it is called, whether it is up, what it may send.
+//! A network interface of the host: its name, its state, and its MTU.
 
 use std::ffi::{c_char, c_short};
 use std::io;
 use std::mem::{self, size_of};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
-use super::MAX_FRAME;
+use postern_abi::window::{MAX_FRAME, MIN_FRAME};
+
 use super::error::{UplinkError, failed};
 
-/// Largest MTU in bytes with which every frame passes.
-pub(super) const MAX_MTU: u32 = 9000;
-/// Bytes of an Ethernet header.
-const HEADER: usize = 14;
-/// Bytes of a VLAN tag.
+/// Size of an Ethernet header in bytes: the shortest frame is one.
+const HEADER: usize = MIN_FRAME as usize;
+/// Size of a VLAN tag in bytes.
 const TAG: usize = 4;
+/// Largest MTU in bytes with which every frame passes.
+pub(super) const MAX_MTU: u32 = MAX_FRAME - (HEADER + TAG) as u32;
+/// The capability that a process needs to open a packet socket.
+const PACKET_NEEDS: &str = "CAP_NET_RAW";
 
 /// One network interface, known by its index (it may be renamed) in the network namespace in which
 /// this process found it.
@@ -32,7 +35,8 @@ impl Link {
     /// Finds an Ethernet interface, up or down.
     ///
     /// # Errors
-    /// When there is no such interface, or it is not Ethernet.
+    ///
+    /// There is no such interface, or it is not Ethernet.
     pub fn find(name: &str) -> Result<Link, UplinkError> {
         check_name(name)?;
         let socket = control_socket(name)?;
@@ -67,7 +71,8 @@ impl Link {
     /// Finds an Ethernet interface that is up.
     ///
     /// # Errors
-    /// As [`Link::find`], or when it is down.
+    ///
+    /// There is no such interface, it is not Ethernet, or it is down.
     pub fn open(name: &str) -> Result<Link, UplinkError> {
         let mut link = Link::find(name)?;
         link.check()?;
@@ -87,13 +92,14 @@ impl Link {
     /// The longest frame in bytes, with or without a VLAN tag, that fits its MTU as last looked at.
     pub fn longest(&self, tagged: bool) -> usize {
         let tag = if tagged { TAG } else { 0 };
-        (self.mtu as usize + HEADER + tag).min(MAX_FRAME)
+        (self.mtu as usize + HEADER + tag).min(MAX_FRAME as usize)
     }
 
     /// Looks at the interface again.
     ///
     /// # Errors
-    /// When it is gone or down.
+    ///
+    /// The interface is gone or down.
     pub fn check(&mut self) -> Result<(), UplinkError> {
         self.find_again()?;
         if self.flags()? & libc::IFF_UP as c_short == 0 {
@@ -115,8 +121,9 @@ impl Link {
         }
     }
 
-    /// Waits for the end of a change of the host's interfaces that is under way: one that is removed is
-    /// down first, and both happen under one lock of the kernel (rtnl), which this request takes, too.
+    /// Waits for the end of a change of the host's interfaces that is under way: one that is
+    /// removed is down first, and both happen under one lock of the kernel (rtnl), which this
+    /// request takes, too.
     fn settle(&self) {
         const ETHTOOL_GLINK: u32 = 0x0a;
         let mut value = [ETHTOOL_GLINK, 0];
@@ -139,7 +146,7 @@ impl Link {
         }
     }
 
-    /// What an error of the kernel in `step` on a device that was open means.
+    /// The meaning of an error of the kernel in `step` on a device that was open.
     pub(super) fn broken(&mut self, step: &'static str, source: io::Error) -> UplinkError {
         if let Err(reason) = self.check() {
             return reason;
@@ -216,8 +223,8 @@ pub(super) fn request(name: &str) -> libc::ifreq {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     let room = libc::IFNAMSIZ - 1;
-    for (place, &byte) in request.ifr_name.iter_mut().zip(name.as_bytes()).take(room) {
-        *place = byte as c_char;
+    for (to, &byte) in request.ifr_name.iter_mut().zip(name.as_bytes()).take(room) {
+        *to = byte as c_char;
     }
     request
 }
@@ -256,6 +263,7 @@ fn control_socket(name: &str) -> Result<OwnedFd, UplinkError> {
 /// Sets an option of a socket that `T` is the argument of.
 ///
 /// # Safety
+///
 /// `T` must be plain data of the layout that this option takes.
 pub(super) unsafe fn set_option<T>(
     socket: impl AsFd,
@@ -280,7 +288,25 @@ pub(super) unsafe fn set_option<T>(
     }
 }
 
-/// A packet socket that keeps an interface in promiscuous mode while it exists.
+/// A packet socket that receives nothing yet.
+pub(super) fn packet_socket(interface: &str) -> Result<OwnedFd, UplinkError> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no memory is involved.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    if socket < 0 {
+        let source = io::Error::last_os_error();
+        return Err(failed(
+            "open a packet socket for",
+            interface,
+            PACKET_NEEDS,
+            source,
+        ));
+    }
+    // SAFETY: a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+/// Has a packet socket keep an interface in promiscuous mode while the socket exists.
 pub(super) fn promiscuous(socket: impl AsFd, index: u32) -> io::Result<()> {
     let request = linux_raw_sys::if_packet::packet_mreq {
         mr_ifindex: index as i32,

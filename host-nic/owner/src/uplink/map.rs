@@ -68,8 +68,8 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: the range belongs to `self`, and whatever refers to it borrows `self`. There is no
-        // error for a range that is mapped.
+        // SAFETY: the range belongs to `self`, and whatever refers to it borrows `self`. There is
+        // no error for a range that is mapped.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.size) };
     }
 }

@@ -1,4 +1,5 @@
 //! The pump: one thread that moves frames between a device and a port, in batches.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,41 +8,45 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use postern_abi::window::{FEATURE_CSUM, FEATURES, GSO_NONE, MIN_FRAME, RecordHeader};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_error;
 
-use super::counters::{Counters, add};
+use super::batch::Batch;
+use super::counters::{LiveCounters, UplinkCounters, add};
+use super::device::{Device, Flushed};
 use super::error::{UplinkError, failed};
-use super::{BATCH, Device, MIN_FRAME, Port};
+use super::offload::{self, Finishing};
+use crate::frame_port::{BATCH, Frame, FramePort};
 
-/// How often a pump looks whether its interface is still there and up.
+/// Time between two looks of a pump whether its interface is still there and up.
 const CHECK: Duration = Duration::from_millis(100);
-/// First wait of [`Drive::Events`].
+/// Shortest wait of [`PumpWait::Events`].
 const SHORT: Duration = Duration::from_micros(50);
 /// EtherTypes of VLAN tags (IEEE 802.1Q, 802.1ad).
 const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
 
-/// How a pump waits for frames.
+/// The way in which a pump waits for frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drive {
-    /// Not at all: one CPU looks all the time.
+pub enum PumpWait {
+    /// The pump does not wait: one CPU looks for frames all the time.
     Busy,
-    /// Until the interface has a frame, or for a time, since nothing says when the port has one: 50
-    /// microseconds after the last frame, twice as long with each wait, up to this (at most
-    /// [`Drive::LONGEST`]).
+    /// The pump waits until the interface has a frame, or for a time, since nothing says when the
+    /// port has one: 50 microseconds after the last frame, twice as long with each wait, up to this
+    /// (at most [`PumpWait::LONGEST`]).
     Events(Duration),
 }
 
-impl Drive {
-    /// Longest wait.
+impl PumpWait {
+    /// The longest wait.
     pub const LONGEST: Duration = CHECK;
 }
 
-impl Default for Drive {
+impl Default for PumpWait {
     /// Waits of up to 1 millisecond.
-    fn default() -> Drive {
-        Drive::Events(Duration::from_millis(1))
+    fn default() -> PumpWait {
+        PumpWait::Events(Duration::from_millis(1))
     }
 }
 
@@ -56,10 +61,11 @@ struct StopState {
 }
 
 impl Stop {
-    /// A new one, not yet used.
+    /// An event that was not yet used.
     ///
     /// # Errors
-    /// When the system has no descriptor left.
+    ///
+    /// The system has no descriptor left.
     pub fn new() -> Result<Stop, UplinkError> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| failed("make the stop event of", "the uplink", "", errno.into()))?;
@@ -69,14 +75,14 @@ impl Stop {
         })))
     }
 
-    /// Ends every pump that has this.
+    /// Ends every pump that has this event.
     pub fn stop(&self) {
         self.0.wanted.store(true, Relaxed);
         // It fails only when the event is already there 2^64 - 2 times.
         let _ = rustix::io::write(&self.0.event, &1u64.to_ne_bytes());
     }
 
-    /// Whether it was used.
+    /// Whether the event was used.
     pub fn is_stopped(&self) -> bool {
         self.0.wanted.load(Relaxed)
     }
@@ -87,24 +93,46 @@ impl Stop {
 pub struct Pump<D, P> {
     device: D,
     port: P,
-    drive: Drive,
-    counters: Arc<Counters>,
+    wait_mode: PumpWait,
+    segments: Arc<AtomicBool>,
+    /// The features that device and port agree on; `None` before the first frame.
+    agreed: Option<Agreed>,
+    /// Frames that the port did not take unfinished.
+    finished: Batch,
+    counters: Arc<UplinkCounters>,
 }
 
-impl<D: Device, P: Port> Pump<D, P> {
+/// The features that a device and a port agree on.
+#[derive(Clone, Copy, Debug)]
+struct Agreed {
+    /// Whether large segments were allowed.
+    segments: bool,
+    /// `FEATURE_*` of [`postern_abi::window`].
+    features: u32,
+}
+
+impl<D: Device, P: FramePort> Pump<D, P> {
     /// Joins `device` and `port`.
-    pub fn new(device: D, port: P, drive: Drive) -> Pump<D, P> {
+    pub fn new(device: D, port: P, wait: PumpWait) -> Pump<D, P> {
         Pump {
             device,
             port,
-            drive,
+            wait_mode: wait,
+            segments: Arc::new(AtomicBool::new(true)),
+            agreed: None,
+            finished: Batch::new(),
             counters: Arc::default(),
         }
     }
 
     /// The counters, for other threads to read.
-    pub fn counters(&self) -> Arc<Counters> {
+    pub fn counters(&self) -> Arc<UplinkCounters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Whether large segments may pass, for other threads to change.
+    pub fn segments(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.segments)
     }
 
     /// The device and the port.
@@ -115,7 +143,8 @@ impl<D: Device, P: Port> Pump<D, P> {
     /// Moves frames until stopped.
     ///
     /// # Errors
-    /// When the interface is gone or down, or the kernel refuses.
+    ///
+    /// The interface is gone or down, or the kernel refuses.
     pub fn run(&mut self, stop: &Stop) -> Result<(), UplinkError> {
         let mut looked = Instant::now();
         let mut idle = SHORT;
@@ -128,8 +157,8 @@ impl<D: Device, P: Port> Pump<D, P> {
             }
             if moved {
                 idle = SHORT;
-            } else if let Drive::Events(most) = self.drive {
-                let most = most.min(Drive::LONGEST);
+            } else if let PumpWait::Events(most) = self.wait_mode {
+                let most = most.min(PumpWait::LONGEST);
                 self.wait(stop, idle.min(most))?;
                 idle = idle.saturating_mul(2).min(most);
             }
@@ -137,27 +166,46 @@ impl<D: Device, P: Port> Pump<D, P> {
         self.look()
     }
 
-    /// Moves at most one batch each way; whether there was any.
+    /// Moves at most one batch each way; whether there was any frame.
     ///
     /// # Errors
-    /// As [`Pump::run`].
+    ///
+    /// The interface is gone or down, or the kernel refuses.
     pub fn step(&mut self) -> Result<bool, UplinkError> {
-        let inward = self.carry_in()?;
+        let features = self.agree()?;
+        let inward = self.carry_in(features)?;
         let outward = self.carry_out()?;
         Ok(inward || outward)
     }
 
-    fn carry_in(&mut self) -> Result<bool, UplinkError> {
+    /// Has device and port agree on features, if they have not yet. Gives those agreed on.
+    fn agree(&mut self) -> Result<u32, UplinkError> {
+        let segments = self.segments.load(Relaxed);
+        if let Some(agreed) = self.agreed
+            && agreed.segments == segments
+        {
+            return Ok(agreed.features);
+        }
+        let able = match segments {
+            true => FEATURES,
+            false => FEATURE_CSUM,
+        };
+        let features = self.port.agree(self.device.features() & able);
+        self.device.accept(features)?;
+        self.agreed = Some(Agreed { segments, features });
+        Ok(features)
+    }
+
+    fn carry_in(&mut self, features: u32) -> Result<bool, UplinkError> {
         let counters = &self.counters.to_port;
-        let port = &mut self.port;
-        let found = self.device.receive(&mut |frames| {
-            let taken = port.send(frames).min(frames.len());
-            let bytes = frames.iter().take(taken).map(|frame| frame.len() as u64);
-            add(&counters.frames, taken as u64);
-            add(&counters.bytes, bytes.sum());
-            add(&counters.refused, (frames.len() - taken) as u64);
-            add(&counters.batches, 1);
-        })?;
+        let mut inward = Inward {
+            features,
+            longest: self.port.longest_segment(),
+            port: &mut self.port,
+            finished: &mut self.finished,
+            counters,
+        };
+        let found = self.device.receive(&mut |frames| inward.carry(frames))?;
         add(&counters.too_long, found.too_long);
         add(&counters.too_short, found.too_short);
         add(&counters.offload, found.offload);
@@ -173,16 +221,17 @@ impl<D: Device, P: Port> Pump<D, P> {
             let longest = device.longest();
             let plain = device.link().longest(false).min(longest);
             let tagged = device.link().longest(true).min(longest);
-            self.port.receive(room, &mut |frame| {
+            self.port.receive_frames(room, &mut |frame| {
                 fetched += 1;
                 let has_tag = frame
+                    .bytes
                     .get(12..14)
                     .is_some_and(|kind| TAGS.iter().any(|tag| tag == kind));
                 if fetched > room {
                     add(&counters.refused, 1);
-                } else if frame.len() < MIN_FRAME {
+                } else if frame.bytes.len() < MIN_FRAME as usize {
                     add(&counters.too_short, 1);
-                } else if frame.len() > if has_tag { tagged } else { plain } {
+                } else if offload::wire_length(&frame) > if has_tag { tagged } else { plain } {
                     add(&counters.too_long, 1);
                 } else {
                     device.stage(frame);
@@ -195,7 +244,7 @@ impl<D: Device, P: Port> Pump<D, P> {
         add(&counters.too_long, done.too_long);
         add(&counters.refused, done.refused);
         add(&counters.batches, u64::from(done.frames != 0));
-        Ok(fetched != 0 || done != super::Flushed::default())
+        Ok(fetched != 0 || done != Flushed::default())
     }
 
     /// Whether the interface still works, and what the kernel lost.
@@ -238,54 +287,141 @@ impl<D: Device, P: Port> Pump<D, P> {
     }
 }
 
+/// The way of frames from a device to a port.
+struct Inward<'a, P> {
+    port: &'a mut P,
+    /// The features that were agreed on.
+    features: u32,
+    /// Length of the longest large segment that the port takes, in bytes.
+    longest: usize,
+    finished: &'a mut Batch,
+    counters: &'a LiveCounters,
+}
+
+impl<P: FramePort> Inward<'_, P> {
+    /// Sends frames into the port, in order.
+    fn carry(&mut self, frames: &[Frame<'_>]) {
+        let mut rest = frames;
+        loop {
+            let whole = rest.iter().take_while(|frame| self.takes(frame)).count();
+            let (head, tail) = rest.split_at(whole);
+            send(self.port, head, self.counters);
+            let Some((frame, tail)) = tail.split_first() else {
+                return;
+            };
+            self.finish(frame);
+            rest = tail;
+        }
+    }
+
+    /// Whether the port takes a frame as it is.
+    fn takes(&self, frame: &Frame<'_>) -> bool {
+        let fits = frame.header.gso_type == GSO_NONE || frame.bytes.len() <= self.longest;
+        fits && offload::needs(frame.header) & !self.features == 0
+    }
+
+    /// Finishes a frame and sends what becomes of it.
+    fn finish(&mut self, frame: &Frame<'_>) {
+        let Some(mut finishing) = Finishing::new(*frame) else {
+            add(&self.counters.offload, 1);
+            return;
+        };
+        self.finished.clear();
+        let mut more = true;
+        while more {
+            let length = self
+                .finished
+                .next()
+                .and_then(|next| finishing.write_next(next));
+            match length {
+                Some(length) => self.finished.add(RecordHeader::default(), length),
+                None => more = false,
+            }
+            if !more || self.finished.room() == 0 {
+                let mut list = [Frame::default(); BATCH];
+                let count = self.finished.list(&mut list);
+                let list = list.get(..count).unwrap_or_default();
+                send(self.port, list, self.counters);
+                self.finished.clear();
+            }
+        }
+    }
+}
+
+/// Sends frames into a port in one request, and counts them.
+fn send<P: FramePort>(port: &mut P, frames: &[Frame<'_>], counters: &LiveCounters) {
+    if frames.is_empty() {
+        return;
+    }
+    let taken = port.send_frames(frames).min(frames.len());
+    let bytes = frames
+        .iter()
+        .take(taken)
+        .map(|frame| frame.bytes.len() as u64);
+    add(&counters.frames, taken as u64);
+    add(&counters.bytes, bytes.sum());
+    add(&counters.refused, (frames.len() - taken) as u64);
+    add(&counters.batches, 1);
+}
+
 /// A pump in its own thread. Dropping it stops the pump.
-pub struct Bridge {
+pub struct PumpThread {
     stop: Stop,
-    counters: Arc<Counters>,
+    segments: Arc<AtomicBool>,
+    counters: Arc<UplinkCounters>,
     thread: Option<JoinHandle<Result<(), UplinkError>>>,
 }
 
-impl fmt::Debug for Bridge {
+impl fmt::Debug for PumpThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bridge")
+        f.debug_struct("PumpThread")
             .field("counters", &self.counters)
             .field("ended", &self.has_ended())
             .finish_non_exhaustive()
     }
 }
 
-impl Bridge {
+impl PumpThread {
     /// Starts a thread that pumps between `device` and `port`.
     ///
     /// # Errors
-    /// When the system has no descriptor or thread left.
-    pub fn start<D, P>(mut device: D, port: P, drive: Drive) -> Result<Bridge, UplinkError>
+    ///
+    /// The system has no descriptor or thread left, or the interface is gone.
+    pub fn start<D, P>(mut device: D, port: P, wait: PumpWait) -> Result<PumpThread, UplinkError>
     where
         D: Device + Send + 'static,
-        P: Port + Send + 'static,
+        P: FramePort + Send + 'static,
     {
         let stop = Stop::new()?;
         let interface = device.link().name().to_owned();
-        let mut pump = Pump::new(device, port, drive);
-        let counters = pump.counters();
+        let mut pump = Pump::new(device, port, wait);
+        pump.agree()?;
+        let (counters, segments) = (pump.counters(), pump.segments());
         let wanted = stop.clone();
         let thread = thread::Builder::new()
             .name("uplink".into())
             .spawn(move || pump.run(&wanted))
             .map_err(|source| failed("start a thread for", &interface, "", source))?;
-        Ok(Bridge {
+        Ok(PumpThread {
             stop,
+            segments,
             counters,
             thread: Some(thread),
         })
     }
 
     /// The counters, which are final once the pump has stopped.
-    pub fn counters(&self) -> Arc<Counters> {
+    pub fn counters(&self) -> Arc<UplinkCounters> {
         Arc::clone(&self.counters)
     }
 
-    /// Whether the pump has ended by itself; [`Bridge::stop`] says why.
+    /// Says whether large segments may pass. If not, they are cut before they come to the port.
+    /// They may at first.
+    pub fn allow_segments(&self, allowed: bool) {
+        self.segments.store(allowed, Relaxed);
+    }
+
+    /// Whether the pump has ended by itself; [`PumpThread::stop`] says why.
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -293,7 +429,8 @@ impl Bridge {
     /// Stops the pump and waits for its end.
     ///
     /// # Errors
-    /// Why it had ended before, if it had.
+    ///
+    /// The error that had ended the pump before.
     pub fn stop(mut self) -> Result<(), UplinkError> {
         self.end()
     }
@@ -308,7 +445,7 @@ impl Bridge {
     }
 }
 
-impl Drop for Bridge {
+impl Drop for PumpThread {
     fn drop(&mut self) {
         self.stop.stop();
         if let Some(thread) = self.thread.take() {

@@ -6,13 +6,14 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::mem::{self, size_of};
+use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postern_nic_owner::uplink::Port;
+use postern_nic_owner::frame_port::FramePort;
 
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -247,7 +248,7 @@ impl Lists {
     }
 }
 
-impl Port for Lists {
+impl FramePort for Lists {
     fn send(&mut self, frames: &[&[u8]]) -> usize {
         let mut state = self.0.lock().unwrap();
         let count = frames.len().min(state.limit.unwrap_or(usize::MAX));
@@ -265,6 +266,17 @@ impl Port for Lists {
         };
         frames.iter().for_each(|frame| sink(frame));
         frames.len()
+    }
+}
+
+/// Has the kernel take several datagrams of `size` bytes at once.
+pub fn set_segment(socket: &UdpSocket, size: libc::c_int) -> Result<(), String> {
+    let value = (&raw const size).cast();
+    let (level, option) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+    // SAFETY: the option takes an int.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, 4) } {
+        0 => Ok(()),
+        _ => Err("this kernel has no UDP_SEGMENT".into()),
     }
 }
 

@@ -16,17 +16,17 @@ use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::policy::rate::RateLimit;
 use postern_nic_client::request::{ClientError, control, counters};
 use postern_nic_owner::capture::Recording;
-use postern_nic_owner::server::{KeeperProgram, Options, Server, ServerError, keep};
-use postern_nic_owner::uplink::Port;
+use postern_nic_owner::frame_port::FramePort;
+use postern_nic_owner::server::{KeeperProgram, Server, ServerError, ServerOptions, keep};
 use process::{Bench, GRACE, PATIENCE, SOCKET, Tenant, eventually};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
     send, socket_with,
 };
 
-fn options(socket: &FilePath) -> Options {
+fn options(socket: &FilePath) -> ServerOptions {
     let geometry = Geometry::new(4, 1, 64 << 10, 64 << 10).unwrap();
-    let mut options = Options::new(socket, geometry);
+    let mut options = ServerOptions::new(socket, geometry);
     options.keeper = Some(KeeperProgram {
         program: env::current_exe().unwrap(),
         arguments: ["--exact", "be_a_keeper", "--nocapture"]
@@ -53,7 +53,7 @@ fn be_an_owner() {
     let mut server = Server::bind(&options(FilePath::new(&socket))).unwrap();
     let resumed = server.is_resumed();
     println!("{}", if resumed { "taken over" } else { "made" });
-    server.run().unwrap();
+    server.run(|_| ()).unwrap();
 }
 
 /// Sends back whatever comes, to where it came from, until it is killed.

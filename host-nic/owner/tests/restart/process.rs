@@ -11,9 +11,10 @@ use std::{env, fs, thread};
 use postern_abi::platform::CallPath;
 use postern_nic_client::control::{Control, PortInfo};
 use postern_nic_client::memory::Memory;
-use postern_nic_client::request::{Attachment, ClientError, Resources, attach, control};
-use postern_nic_owner::native_port::NativePort;
-use postern_nic_owner::uplink::Port;
+use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::request::{Attachment, ClientError, attach, control};
+use postern_nic_owner::frame_port::FramePort;
+use postern_nic_owner::host_port::HostPort;
 
 /// The socket, for processes that are to be part of a test.
 pub const SOCKET: &str = "POSTERN_TEST_SOCKET";
@@ -78,7 +79,7 @@ impl Drop for Process {
 
 /// A port used by this process.
 pub struct Tenant {
-    pub port: NativePort,
+    pub port: HostPort,
     _attachment: Attachment,
 }
 
@@ -89,16 +90,16 @@ impl Tenant {
 
     pub fn try_attach(socket: &FilePath, port: u32) -> Result<Tenant, ClientError> {
         let mut attachment = attach(socket, port, CallPath::Direct)?;
-        let nothing = Resources::Memory {
+        let nothing = TenancyFds::Memory {
             state: fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
         };
-        let resources = std::mem::replace(&mut attachment.resources, nothing);
-        let Resources::Memory { state, windows } = resources else {
+        let resources = std::mem::replace(&mut attachment.fds, nothing);
+        let TenancyFds::Memory { state, windows } = resources else {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());
-        let port = NativePort::open(memory, attachment.caller.port()).unwrap();
+        let port = HostPort::open(memory, attachment.credentials.port()).unwrap();
         Ok(Tenant {
             port: port.hold(),
             _attachment: attachment,

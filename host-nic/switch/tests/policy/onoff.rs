@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
+use postern_nic_client::mac::Mac;
 use postern_nic_client::policy::acl::AclSpec;
 use postern_nic_client::policy::port::{Isolation, PortPolicy, Source};
 use postern_nic_client::policy::rate::RateLimit;
@@ -173,7 +174,7 @@ fn policies_survive_a_file() {
     assert_eq!(other.drops(1, Cause::Spoofed), 1);
     // A field that is not written has its default, and an unknown field is refused.
     let few: PortPolicy = serde_json::from_str(r#"{"source":"02:00:00:00:00:01"}"#).unwrap();
-    assert_eq!(few.source, Source::Address([2, 0, 0, 0, 0, 1]));
+    assert_eq!(few.source, Source::Address(Mac([2, 0, 0, 0, 0, 1])));
     assert!(few.bridging);
     for wrong in [
         r#"{"sauce":"own"}"#,

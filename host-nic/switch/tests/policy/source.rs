@@ -1,5 +1,6 @@
 //! The source addresses and VLANs that a port may use.
 
+use postern_nic_client::mac::Mac;
 use postern_nic_client::policy::port::Source;
 use postern_nic_client::policy::vlan::VlanSpec;
 use postern_switch::state::Cause;
@@ -44,7 +45,7 @@ fn only_the_own_address_passes() {
 fn a_given_address_passes_alone() {
     let net = Net::new(2);
     let (mut sender, mut other) = (net.guest(0), net.guest(1));
-    net.set(0, |policy| policy.source = Source::Address(mac(9)));
+    net.set(0, |policy| policy.source = Source::Address(Mac(mac(9))));
     sender.send(&frame(mac(1), mac(0), 60, 1));
     sender.send(&frame(mac(1), mac(9), 60, 2));
     assert_eq!(other.receive(), [frame(mac(1), mac(9), 60, 2)]);

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
-use postern_nic_client::control::{CaptureInfo, Control, Format, Mac};
+use postern_nic_client::control::{CaptureInfo, Control, Format};
+use postern_nic_client::mac::Mac;
 
 use super::ask::{ask, order};
 use super::{policy, replay, show};

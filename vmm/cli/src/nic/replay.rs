@@ -11,9 +11,10 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
-use postern_nic_client::request::{self, Resources};
+use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::request;
 use postern_nic_owner::capture::{Pace, Recording, Replay};
-use postern_nic_owner::native_port::NativePort;
+use postern_nic_owner::host_port::HostPort;
 use postern_vmm::{signals, status};
 
 use crate::error::CommandError;
@@ -56,8 +57,8 @@ fn pace(text: &str) -> Result<Pace, String> {
 pub fn run(args: &Args) -> Result<u8, CommandError> {
     let recording = Recording::open(&args.file).map_err(CommandError::configuration)?;
     let attachment = request::attach(&args.socket, args.port, CallPath::Direct)?;
-    let number = attachment.caller.port();
-    let Resources::Memory { state, windows } = attachment.resources else {
+    let number = attachment.credentials.port();
+    let TenancyFds::Memory { state, windows } = attachment.fds else {
         let error = anyhow::anyhow!("the NIC gave a view instead of its memory");
         return Err(CommandError::internal(error));
     };
@@ -66,7 +67,7 @@ pub fn run(args: &Args) -> Result<u8, CommandError> {
         error,
     };
     let memory = Memory::open(state, windows).map_err(|error| nic(error.into()))?;
-    let port = NativePort::open(Arc::new(memory), number)
+    let port = HostPort::open(Arc::new(memory), number)
         .with_context(|| format!("cannot use port {number}"))
         .map_err(nic)?;
     let mut port = port.hold();

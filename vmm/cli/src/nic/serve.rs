@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use postern_abi::platform::CallPath;
-use postern_nic_owner::server::{self, KeeperProgram, Options, Server, ServerError};
+use postern_nic_owner::server::{
+    self, KeeperProgram, Server, ServerError, ServerEvent, ServerOptions,
+};
 use postern_vmm::geometry::{self, DEFAULT_QUEUES, GeometryRequest};
 use postern_vmm::signals;
 use postern_vmm::size::Bytes;
@@ -87,7 +89,7 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
         lane: args.lane,
     };
     let geometry = request.geometry().map_err(CommandError::configuration)?;
-    let mut options = Options::new(socket, geometry);
+    let mut options = ServerOptions::new(socket, geometry);
     options.any_geometry =
         args.ports.is_none() && args.queues.is_none() && args.ring.is_none() && args.lane.is_none();
     options.image = args.image;
@@ -133,9 +135,7 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
     if let (Some(reason), false) = (server.without_views(), missed.is_empty()) {
         eprintln!("postern: no {}: {reason}", missed.join(", "));
     }
-    for warning in server.warnings() {
-        eprintln!("postern: {warning}");
-    }
+    server.take_events().into_iter().for_each(print_event);
     let resumed = if server.is_resumed() {
         ", taken over"
     } else {
@@ -145,7 +145,7 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
         "{}{resumed}\n",
         describe(&server, &options.socket)
     ))?;
-    server.run()?;
+    server.run(print_event)?;
     if let Some((file, path)) = stats {
         output::write_json(file, &path, &server.counters())?;
     }
@@ -158,6 +158,11 @@ pub fn describe(server: &Server, socket: &path::Path) -> String {
     format!("NIC of {geometry} at {}", socket.display())
 }
 
+/// Tells on standard error what happens to a NIC that this process serves.
+pub fn print_event(event: ServerEvent) {
+    eprintln!("postern: {event}");
+}
+
 /// Keeps a NIC that this program's parent owns; returns the exit status.
 pub fn keep() -> Result<u8, CommandError> {
     server::keep(GRACE).map_err(CommandError::internal)?;
@@ -165,7 +170,7 @@ pub fn keep() -> Result<u8, CommandError> {
 }
 
 /// Makes a NIC; an error names the image that it is about.
-pub fn bind(options: &Options) -> Result<Server, CommandError> {
+pub fn bind(options: &ServerOptions) -> Result<Server, CommandError> {
     Server::bind(options).map_err(|error| match (&error, &options.image) {
         (ServerError::Image(_), Some(image)) => CommandError::configuration(
             anyhow::Error::from(error).context(format!("cannot use {}", image.display())),

@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 use std::thread;
 
 use anyhow::{Context, anyhow};
-use postern_nic_owner::server::{Options, Server, Stopper};
+use postern_nic_owner::server::{Server, ServerOptions, Stopper};
 use postern_vmm::socket_path;
 use postern_vmm::topology::NicConfig;
 use tempfile::TempDir;
@@ -42,7 +42,7 @@ impl NicThread {
             }
         };
         socket_path::check(&socket).map_err(CommandError::configuration)?;
-        let mut options = Options::new(&socket, nic.geometry);
+        let mut options = ServerOptions::new(&socket, nic.geometry);
         options.image.clone_from(&nic.image);
         options.unlearned.clone_from(&nic.no_learning);
         let mut server = serve::bind(&options)?;
@@ -56,7 +56,7 @@ impl NicThread {
         let thread = thread::Builder::new()
             .name("nic".to_owned())
             .spawn(move || {
-                if let Err(error) = server.run() {
+                if let Err(error) = server.run(serve::print_event) {
                     let _ = events.send(Event::NicLost(format!("{:#}", anyhow!(error))));
                 }
                 server

@@ -1,4 +1,5 @@
 //! Access lists as people and programs write them: rules, and what happens to the other frames.
+#![deny(unsafe_code)]
 
 use postern_switch::policy::acl::{Acl, Direction, MAX_RULES, RuleWords, Verdict};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ pub struct AclSpec {
     /// The rules, of which the first one that matches a frame decides.
     #[serde(default)]
     pub rules: Vec<RuleSpec>,
-    /// What happens to frames that match no rule.
+    /// The verdict on frames that match no rule.
     #[serde(default = "permit", with = "super::rule::verdict")]
     pub default: Verdict,
 }
@@ -37,13 +38,13 @@ impl AclSpec {
         self.default == Verdict::Deny || !self.rules.iter().all(ingress)
     }
 
-    /// Replaces the list of a port as a whole: rules, default, hits. Callers meanwhile decide by the old
-    /// list or by the new one. Only one thread of the host may do this at a time.
+    /// Replaces the list of a port as a whole: rules, default, hits. Callers meanwhile decide by
+    /// the old list or by the new one. Only one thread of the host may do this at a time.
     ///
     /// # Errors
     ///
-    /// [`RuleError::TooMany`], or [`RuleError::InList`] with the first rule that is wrong; the old list
-    /// stays then.
+    /// [`RuleError::TooMany`], or [`RuleError::InList`] with the first rule that is wrong; the old
+    /// list stays then.
     pub fn install(&self, acl: &Acl) -> Result<(), RuleError> {
         acl.install(&self.compile()?, self.default);
         Ok(())
@@ -67,4 +68,8 @@ impl AclSpec {
 }
 
 #[cfg(test)]
+#[expect(
+    unsafe_code,
+    reason = "words of the switch are made and looked at directly"
+)]
 pub(super) mod tests;

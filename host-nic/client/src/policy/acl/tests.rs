@@ -123,8 +123,8 @@ fn nobody_evades_a_rule_by_hiding_a_field() {
     assert_eq!(fragments.verdict(&tcp(22), Egress), Permit);
 }
 
-/// Two lists, both of which deny, replaced all the time. The third rule of one with the last rule of
-/// the other would permit; nobody ever gets that. (A caller that gives up denies too.)
+/// Two lists, both of which deny, replaced all the time. The third rule of one with the last rule
+/// of the other would permit; nobody ever gets that. (A caller that gives up denies too.)
 #[test]
 fn a_list_changes_as_a_whole() {
     let list = |third: &str, last: &str| -> Vec<RuleSpec> {
@@ -428,7 +428,11 @@ fn naive(rule: &str, headers: &Headers, direction: Direction) -> Option<Verdict>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn as_a_naive_evaluator_says(

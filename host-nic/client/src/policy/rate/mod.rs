@@ -1,4 +1,5 @@
 //! Rate limits as people and programs write them.
+#![deny(unsafe_code)]
 
 use postern_switch::policy::rate::{Bucket, COST_BITS, TIME_BITS, frame_cost};
 use serde::{Deserialize, Serialize};
@@ -8,13 +9,13 @@ use thiserror::Error;
 pub const MIN_RATE: u64 = 8_000;
 /// Highest rate, in bits a second.
 pub const MAX_RATE: u64 = 400_000_000_000;
-/// Smallest burst, in bytes: an Ethernet frame of the usual size with a tag and FCS. Frames longer than
-/// the burst never pass.
+/// Smallest burst, in bytes: an Ethernet frame of the usual size with a tag and FCS. Frames longer
+/// than the burst never pass.
 pub const MIN_BURST: u32 = 1522;
 /// Longest time that a burst may take to flow in at its rate, in ns: about 18 minutes.
 pub const MAX_BURST_NS: u64 = 1 << 40;
 
-/// Why a limit is refused.
+/// A rate limit that is refused.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum RateError {
     /// The rate is out of range.
@@ -51,6 +52,7 @@ impl RateLimit {
     /// Cost of a byte, and of the whole burst.
     ///
     /// # Errors
+    ///
     /// A [`RateError`] that names what is out of range.
     fn costs(self) -> Result<(u64, u64), RateError> {
         let rate = self.bits_per_second;
@@ -78,6 +80,7 @@ impl RateLimit {
     /// Whether a bucket would take this limit.
     ///
     /// # Errors
+    ///
     /// A [`RateError`] that names what is out of range.
     pub fn check(self) -> Result<(), RateError> {
         self.costs().map(|_| ())
@@ -99,4 +102,8 @@ impl RateLimit {
 }
 
 #[cfg(test)]
+#[expect(
+    unsafe_code,
+    reason = "words of the switch are made and looked at directly"
+)]
 mod tests;

@@ -230,7 +230,11 @@ proptest! {
 
     /// Whatever the bucket and the clock are, a clock that then runs gets frames through again.
     #[test]
-    fn never_blocked_for_ever(arrival: u64, now in 0..u64::MAX / 2, burst in MIN_BURST..1_000_000u32) {
+    fn never_blocked_for_ever(
+        arrival: u64,
+        now in 0..u64::MAX / 2,
+        burst in MIN_BURST..1_000_000u32,
+    ) {
         let bucket = bucket(1_000_000_000, burst);
         arrival_word(&bucket).store(arrival, Relaxed);
         let at_once = drain(&bucket, now, 1000);

@@ -1,6 +1,7 @@
 //! Rules of access lists as people and programs write them, and how they get into a list.
 //!
-//! As text, a rule is `permit` or `deny` and then what a frame must have, in any order, each at most once:
+//! As text, a rule is `permit` or `deny` and then what a frame must have, in any order, each at
+//! most once:
 //!
 //! | clause | matches |
 //! | --- | --- |
@@ -20,6 +21,7 @@
 //! assert_eq!(rule.to_string(), "deny in ipv4 src 10.0.0.0/8 tcp dport 22");
 //! # Ok::<(), postern_nic_client::policy::rule::RuleError>(())
 //! ```
+#![forbid(unsafe_code)]
 
 pub mod shadow;
 mod text;
@@ -31,7 +33,7 @@ use postern_switch::policy::headers::has_ports;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What is wrong with a rule.
+/// A rule, or a list of rules, that is refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RuleError {
     /// A word that means nothing where it stands.
@@ -39,13 +41,13 @@ pub enum RuleError {
     Token {
         /// The word.
         token: String,
-        /// What may stand there.
+        /// The words that may stand there.
         expected: &'static str,
     },
     /// The rule ends too early.
     #[error("the rule ends where {expected} should follow")]
     End {
-        /// What is missing.
+        /// The missing words.
         expected: &'static str,
     },
     /// Two clauses of a kind.
@@ -53,7 +55,7 @@ pub enum RuleError {
     Twice {
         /// The second one.
         token: String,
-        /// What there may be one of.
+        /// The kind of clause that there may be one of.
         what: &'static str,
     },
     /// Bits that the mask or prefix length does not cover are set.
@@ -61,7 +63,7 @@ pub enum RuleError {
     Outside {
         /// Address and mask.
         token: String,
-        /// The same with these bits cleared.
+        /// Address and mask with these bits cleared.
         instead: String,
     },
     /// Two fields that no frame has together.
@@ -78,27 +80,27 @@ pub enum RuleError {
     /// A number out of its range.
     #[error("{what} {value} is out of range: {allowed}")]
     Range {
-        /// What it is.
+        /// The meaning of the number.
         what: &'static str,
-        /// Its value.
+        /// The number.
         value: u32,
-        /// What it may be.
+        /// The range of such numbers.
         allowed: &'static str,
     },
     /// More rules than a list holds.
     #[error("{count} rules are too many: a list holds {MAX_RULES}")]
     TooMany {
-        /// How many they are.
+        /// The number of rules.
         count: usize,
     },
     /// A rule of a list.
     #[error("rule {number}, '{rule}': {reason}")]
     InList {
-        /// Its number, from 1.
+        /// Number of the rule in its list, from 1.
         number: usize,
-        /// Its text.
+        /// Text of the rule.
         rule: String,
-        /// What is wrong with it.
+        /// The fault of the rule.
         reason: Box<RuleError>,
     },
 }
@@ -115,6 +117,7 @@ impl MacMatch {
     /// Addresses that equal `address` where `mask` has ones.
     ///
     /// # Errors
+    ///
     /// [`RuleError::Outside`] if the address has ones where the mask has none.
     pub fn new(address: [u8; 6], mask: [u8; 6]) -> Result<MacMatch, RuleError> {
         let inside = std::array::from_fn(|byte| address[byte] & mask[byte]);
@@ -155,7 +158,9 @@ impl Prefix {
     /// Addresses whose first `length` bits are those of `address`.
     ///
     /// # Errors
-    /// [`RuleError::Range`] if the address has fewer bits, [`RuleError::Outside`] if others are set.
+    ///
+    /// [`RuleError::Range`] if the address has fewer bits, [`RuleError::Outside`] if others are
+    /// set.
     pub fn new(address: IpAddr, length: u8) -> Result<Prefix, RuleError> {
         let (bits, allowed) = match address {
             IpAddr::V4(_) => (32, "an IPv4 prefix has 0 to 32 bits"),
@@ -232,6 +237,7 @@ impl PortRange {
     /// Ports from `low` to `high`, both included.
     ///
     /// # Errors
+    ///
     /// [`RuleError::Range`] if that is none.
     pub fn new(low: u16, high: u16) -> Result<PortRange, RuleError> {
         if low > high {
@@ -249,10 +255,10 @@ impl PortRange {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleSpec {
-    /// What happens to frames that match.
+    /// The verdict on frames that match.
     #[serde(with = "verdict")]
     pub action: Verdict,
-    /// Which way the frame goes; both without.
+    /// The way that the frame goes; both without.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "direction")]
     pub direction: Option<Direction>,
     /// Source address of layer 2.
@@ -313,6 +319,7 @@ impl RuleSpec {
     /// The IP version that must match, given or implied.
     ///
     /// # Errors
+    ///
     /// [`RuleError::Contradiction`] and [`RuleError::Range`].
     fn version(&self) -> Result<Option<u8>, RuleError> {
         let contradiction = |first, second| Err(RuleError::Contradiction { first, second });
@@ -338,6 +345,7 @@ impl RuleSpec {
     /// The rule as it lies in a list.
     ///
     /// # Errors
+    ///
     /// A [`RuleError`] that says which fields are out of range or contradict each other.
     pub fn compile(&self) -> Result<RuleWords, RuleError> {
         let range = |what, value: u16, allowed| {

@@ -114,7 +114,10 @@ fn json() {
     let text = serde_json::to_string(&rule).unwrap();
     assert_eq!(
         text,
-        r#"{"action":"deny","direction":"ingress","from":"02:00:00:00:00:01","ip_version":4,"source":"10.0.0.0/8","protocol":6,"destination_ports":"20-22"}"#
+        concat!(
+            r#"{"action":"deny","direction":"ingress","from":"02:00:00:00:00:01","#,
+            r#""ip_version":4,"source":"10.0.0.0/8","protocol":6,"destination_ports":"20-22"}"#
+        )
     );
     assert_eq!(serde_json::from_str::<RuleSpec>(&text).unwrap(), rule);
     for bad in [
@@ -137,7 +140,11 @@ proptest! {
     }
 
     #[test]
-    fn any_text(text in "(permit|deny|in|out|from|vlan|ipv4|ipv6|tcp|sport|any|src|[0-9a-f:./x-]{1,12}| ){0,12}", noise in ".{0,40}") {
+    fn any_text(
+        text in "(permit|deny|in|out|from|vlan|ipv4|ipv6|tcp|sport|any|src|[0-9a-f:./x-]{1,12}| )\
+                 {0,12}",
+        noise in ".{0,40}",
+    ) {
         let _ = parse(&text);
         let _ = parse(&noise);
     }

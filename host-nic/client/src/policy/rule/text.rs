@@ -1,11 +1,14 @@
 //! The text form of rules: reading and writing.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::{FromStr, SplitWhitespace};
 
-use super::{MacMatch, PortRange, Prefix, RuleError, RuleSpec};
 use postern_switch::policy::acl::{Direction, Verdict};
+
+use super::{MacMatch, PortRange, Prefix, RuleError, RuleSpec};
+use crate::mac::Mac;
 
 const ACTION: &str = "permit or deny";
 const CLAUSE: &str = "one of: in, out, from, to, vlan, ethertype, arp, ipv4, ipv6, src, dst, tcp, \
@@ -58,12 +61,12 @@ fn number<T: TryFrom<u32>>(token: &str, expected: &'static str) -> Result<T, Rul
 
 /// Sets what may be given once.
 fn once<T>(
-    place: &mut Option<T>,
+    field: &mut Option<T>,
     value: T,
     token: &str,
     what: &'static str,
 ) -> Result<(), RuleError> {
-    match place.replace(value) {
+    match field.replace(value) {
         None => Ok(()),
         Some(_) => Err(RuleError::Twice {
             token: token.to_owned(),
@@ -185,15 +188,7 @@ impl FromStr for MacMatch {
     type Err = RuleError;
 
     fn from_str(text: &str) -> Result<MacMatch, RuleError> {
-        let address = |part: &str| {
-            let mut bytes = [0; 6];
-            let mut digits = part.split(':');
-            for byte in &mut bytes {
-                let pair = digits.next().filter(|pair| pair.len() == 2)?;
-                *byte = u8::from_str_radix(pair, 16).ok()?;
-            }
-            digits.next().is_none().then_some(bytes)
-        };
+        let address = |part: &str| Mac::parse_any(part).map(|mac| mac.0);
         let parsed = match text.split_once('/') {
             None => address(text).map(|address| (address, [0xff; 6])),
             Some((value, mask)) => address(value).zip(address(mask)),
@@ -233,7 +228,7 @@ impl FromStr for PortRange {
     }
 }
 
-/// As the text form of a part, for serde.
+/// Has serde read and write a part of a rule as its text.
 macro_rules! as_text {
     ($($part:ty),*) => {$(
         impl TryFrom<String> for $part {
@@ -256,13 +251,9 @@ as_text!(MacMatch, Prefix, PortRange);
 
 impl fmt::Display for MacMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let write = |f: &mut fmt::Formatter<'_>, [a, b, c, d, e, g]: [u8; 6]| {
-            write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-        };
-        write(f, self.address)?;
+        Mac(self.address).fmt(f)?;
         if self.mask != [0xff; 6] {
-            f.write_str("/")?;
-            write(f, self.mask)?;
+            write!(f, "/{}", Mac(self.mask))?;
         }
         Ok(())
     }

@@ -1,16 +1,17 @@
 //! VLANs of a port as people and programs write them.
+#![deny(unsafe_code)]
 
 use postern_switch::policy::vlan::{SET_WORDS, TRUNK, Vlan, VlanSet, VlanWords, is_reserved, pvid};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Why settings are refused.
+/// VLAN settings that are refused.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum VlanError {
-    /// A number that is no VLAN.
+    /// The number is no VLAN.
     #[error("{0} is no VLAN: 1 to 4094")]
     Vid(u16),
-    /// An untagged VLAN that the port does not have.
+    /// The port is no member of an untagged VLAN.
     #[error(
         "VLAN {0} cannot leave untagged through a port that is no member of it: add it to the trunk"
     )]
@@ -44,6 +45,7 @@ impl VlanSpec {
     /// The settings as words of the switch.
     ///
     /// # Errors
+    ///
     /// A [`VlanError`] that names the VLAN.
     fn compile(&self) -> Result<VlanWords, VlanError> {
         let (mut members_set, mut untagged_set) = ([0; SET_WORDS], [0; SET_WORDS]);
@@ -84,13 +86,14 @@ impl VlanSpec {
     /// Whether a port would take these settings.
     ///
     /// # Errors
+    ///
     /// A [`VlanError`] that names the VLAN.
     pub fn check(&self) -> Result<(), VlanError> {
         self.compile().map(|_| ())
     }
 
-    /// Gives a port these settings. Nothing passes the port until all is changed. Only one thread of the
-    /// host may do this at a time.
+    /// Gives a port these settings. Nothing passes the port until all is changed. Only one thread
+    /// of the host may do this at a time.
     ///
     /// # Errors
     ///
@@ -100,8 +103,8 @@ impl VlanSpec {
         Ok(())
     }
 
-    /// The settings that a port has; `None` if whoever changed them last died in between: the port is
-    /// closed then.
+    /// The settings that a port has; `None` if whoever changed them last died in between: the port
+    /// is closed then.
     pub fn of(vlan: &Vlan) -> Option<VlanSpec> {
         let words = vlan.words()?;
         let native = pvid(words.control);
@@ -124,4 +127,8 @@ fn vids(set: &VlanSet) -> impl Iterator<Item = u16> {
 }
 
 #[cfg(test)]
+#[expect(
+    unsafe_code,
+    reason = "words of the switch are made and looked at directly"
+)]
 mod tests;

@@ -135,7 +135,8 @@ proptest! {
         pvid in prop::option::of(1u16..4095),
     ) {
         let vlan = port(&trunk(None, &before, &before));
-        let untagged: BTreeSet<u16> = members.iter().copied().filter(|vid| keep >> (vid & 63) & 1 != 0).collect();
+        let kept = |vid: &u16| keep >> (vid & 63) & 1 != 0;
+        let untagged: BTreeSet<u16> = members.iter().copied().filter(kept).collect();
         let list = |set: &BTreeSet<u16>| set.iter().copied().collect::<Vec<_>>();
         trunk(pvid, &list(&members), &list(&untagged)).install(&vlan).unwrap();
         prop_assert_eq!(vlan.ingress(None), pvid);

@@ -6,48 +6,32 @@ use std::slice;
 
 use linux_raw_sys::if_packet::{TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, tpacket3_hdr};
 
-use super::super::{MAX_FRAME, MIN_FRAME, checksum};
-use super::segment::Segments;
-use super::{BLOCK, VNET};
+use super::super::offload::{self, Unusable};
+use super::super::virtio_net;
+use super::BLOCK;
+use crate::frame_port::Frame;
 
-/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
-const NEEDS_CHECKSUM: u8 = 1;
 /// EtherType of a VLAN tag when the kernel gives none (IEEE 802.1Q).
 const TAG_TYPE: u16 = 0x8100;
+/// Size of the two addresses at the beginning of a frame, in bytes.
 const ADDRESSES: usize = 12;
-/// Bytes of a VLAN tag.
-pub(super) const TAG: usize = 4;
+/// Size of a VLAN tag in bytes.
+const TAG: usize = 4;
 
 /// One packet of a block.
 pub(super) struct Found<'a> {
-    pub(super) content: Result<Content<'a>, Bad>,
-    /// Distance to the next packet, 0 for none.
+    /// The frame, or why it is dropped.
+    pub(super) frame: Result<Frame<'a>, Unusable>,
+    /// Distance to the next packet in bytes, 0 for none.
     pub(super) next: usize,
 }
 
-/// What a packet is.
-#[derive(Debug)]
-pub(super) enum Content<'a> {
-    /// One frame.
-    Whole(&'a [u8]),
-    /// Several, each with this VLAN tag.
-    Several(Segments<'a>, Option<[u8; TAG]>),
-}
-
-/// Why a packet is dropped.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Bad {
-    TooLong,
-    TooShort,
-    Offload,
-}
-
-/// The packet at `offset` of a block, its checksum and VLAN tag completed.
+/// The packet at `offset` of a block, with its VLAN tag put back.
 ///
 /// # Safety
-/// `block` is the first of [`BLOCK`] bytes that only this process accesses for as long as `'a`, and what
-/// an earlier call for this packet returned is no longer used. (Only one that is cut may be met again:
-/// the others are changed here.)
+///
+/// `block` is the first of [`BLOCK`] bytes that only this process accesses for as long as `'a`, and
+/// no earlier call was for this packet.
 pub(super) unsafe fn packet<'a>(block: *mut u8, offset: usize) -> Option<Found<'a>> {
     let end = offset.checked_add(size_of::<tpacket3_hdr>())?;
     if end > BLOCK || !offset.is_multiple_of(align_of::<tpacket3_hdr>()) {
@@ -57,14 +41,15 @@ pub(super) unsafe fn packet<'a>(block: *mut u8, offset: usize) -> Option<Found<'
     let header = unsafe { ptr::read(block.add(offset).cast::<tpacket3_hdr>()) };
     let start = offset.checked_add(usize::from(header.tp_mac))?;
     let length = header.tp_snaplen as usize;
-    if start.checked_add(length)? > BLOCK || start < end + VNET {
+    if start.checked_add(length)? > BLOCK || start < end + virtio_net::SIZE {
         return None;
     }
-    // SAFETY: header and frame lie in the block, behind the packet's own header and apart from those
-    // of other packets.
-    let bytes = unsafe { slice::from_raw_parts_mut(block.add(start - VNET), VNET + length) };
-    let content = if header.tp_len as usize > length {
-        Err(Bad::TooLong)
+    let (start, length) = (start - virtio_net::SIZE, virtio_net::SIZE + length);
+    // SAFETY: header and frame lie in the block, behind the packet's own header and apart from
+    // those of other packets.
+    let bytes = unsafe { slice::from_raw_parts_mut(block.add(start), length) };
+    let frame = if header.tp_len > header.tp_snaplen {
+        Err(Unusable::TooLong)
     } else {
         // SAFETY: all members of the union have this form.
         let variant = unsafe { header.__bindgen_anon_1.hv1 };
@@ -79,103 +64,87 @@ pub(super) unsafe fn packet<'a>(block: *mut u8, offset: usize) -> Option<Found<'
             let [c0, c1] = (variant.tp_vlan_tci as u16).to_be_bytes();
             [k0, k1, c0, c1]
         });
-        finish(bytes, tag)
+        frame(bytes, tag)
     };
     Some(Found {
-        content,
+        frame,
         next: header.tp_next_offset as usize,
     })
 }
 
-/// The frame behind a `virtio_net_hdr`, as its sender would have sent it without offloads. `tag` is its
-/// VLAN tag, if the kernel took it out.
-fn finish(bytes: &mut [u8], tag: Option<[u8; TAG]>) -> Result<Content<'_>, Bad> {
-    let header = *bytes.first_chunk::<VNET>().ok_or(Bad::TooShort)?;
-    let [flags, gso, _, _, s0, s1, c0, c1, o0, o1] = header;
-    let start = u16::from_ne_bytes([c0, c1]);
-    let size = u16::from_ne_bytes([s0, s1]);
-    let checksum = (flags & NEEDS_CHECKSUM != 0).then_some(start);
-    if gso != 0 {
-        let frame = bytes.get(VNET..).ok_or(Bad::TooShort)?;
-        let segments = Segments::new(frame, gso, size, checksum).ok_or(Bad::Offload)?;
-        return if segments.longest() + tag.map_or(0, |tag| tag.len()) > MAX_FRAME {
-            Err(Bad::TooLong)
-        } else {
-            Ok(Content::Several(segments, tag))
-        };
-    }
-    let frame = bytes.get_mut(VNET..).ok_or(Bad::TooShort)?;
-    if frame.len() < MIN_FRAME {
-        return Err(Bad::TooShort);
-    }
-    if frame.len() + tag.map_or(0, |tag| tag.len()) > MAX_FRAME {
-        return Err(Bad::TooLong);
-    }
-    if let Some(start) = checksum {
-        let offset = u16::from_ne_bytes([o0, o1]);
-        if !checksum::complete(frame, usize::from(start), usize::from(offset)) {
-            return Err(Bad::Offload);
+/// The frame behind a `virtio_net_hdr`. `tag` is its VLAN tag, if the kernel took it out.
+fn frame(bytes: &mut [u8], tag: Option<[u8; TAG]>) -> Result<Frame<'_>, Unusable> {
+    let header = bytes.first_chunk().ok_or(Unusable::TooShort)?;
+    let mut header = virtio_net::decode(*header);
+    let mut start = virtio_net::SIZE;
+    if let (Some(tag), true) = (tag, bytes.len() >= start + ADDRESSES) {
+        // Into the place of the header, which has been read.
+        bytes.copy_within(start..start + ADDRESSES, start - TAG);
+        start -= TAG;
+        if let Some(gap) = bytes.get_mut(start + ADDRESSES..start + ADDRESSES + TAG) {
+            gap.copy_from_slice(&tag);
+        }
+        if header.flags != 0 {
+            header.csum_start = header.csum_start.saturating_add(TAG as u16);
         }
     }
-    let frame = match tag {
-        None => bytes.get(VNET..),
-        Some(tag) => {
-            let frame = bytes.get_mut(VNET - TAG..).ok_or(Bad::TooShort)?;
-            insert_tag(frame, tag);
-            Some(&*frame)
+    let bytes = bytes.get_mut(start..).unwrap_or_default();
+    // A frame without its tag is as short as one.
+    let header = match tag {
+        Some(_) if bytes.len() < postern_abi::window::MIN_FRAME as usize + TAG => {
+            return Err(Unusable::TooShort);
         }
+        _ => offload::check(header, bytes)?,
     };
-    frame.map(Content::Whole).ok_or(Bad::TooShort)
-}
-
-/// Puts a VLAN tag into a frame that lies four bytes behind the beginning of `bytes`.
-pub(super) fn insert_tag(bytes: &mut [u8], tag: [u8; TAG]) {
-    if bytes.len() >= ADDRESSES + TAG {
-        bytes.copy_within(TAG..TAG + ADDRESSES, 0);
-        if let Some(place) = bytes.get_mut(ADDRESSES..ADDRESSES + TAG) {
-            place.copy_from_slice(&tag);
-        }
-    }
+    Ok(Frame { header, bytes })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postern_abi::window::{FLAG_NEEDS_CSUM, GSO_TCPV4, MAX_FRAME};
 
-    fn with_header(header: [u8; VNET], frame: &[u8]) -> Vec<u8> {
+    fn with_header(header: [u8; virtio_net::SIZE], frame: &[u8]) -> Vec<u8> {
         [&header[..], frame].concat()
     }
 
     #[test]
     fn a_stripped_tag_is_put_back() {
-        let frame: Vec<u8> = (0..60).collect();
-        let mut bytes = with_header([0; VNET], &frame);
+        let original: Vec<u8> = (0..60).collect();
+        let mut header = [0; virtio_net::SIZE];
+        header[0] = FLAG_NEEDS_CSUM;
+        header[6..8].copy_from_slice(&34u16.to_ne_bytes());
+        header[8..].copy_from_slice(&6u16.to_ne_bytes());
         let tag = [0x88, 0xa8, 0xe1, 0x23];
-        let Ok(Content::Whole(whole)) = finish(&mut bytes, Some(tag)) else {
-            panic!("no whole frame");
-        };
-        assert_eq!(whole[..12], frame[..12]);
-        assert_eq!(whole[12..16], tag);
-        assert_eq!(whole[16..], frame[12..]);
+        let mut bytes = with_header(header, &original);
+        let found = frame(&mut bytes, Some(tag)).unwrap();
+        assert_eq!(found.bytes[..12], original[..12]);
+        assert_eq!(found.bytes[12..16], tag);
+        assert_eq!(found.bytes[16..], original[12..]);
+        let header = found.header;
+        assert_eq!((header.csum_start, header.csum_offset), (38, 6));
     }
 
     #[test]
     fn lengths_are_bounded_with_the_tag() {
+        const LONGEST: usize = MAX_FRAME as usize;
         for (length, tag, expected) in [
             (13, None, "short"),
             (14, None, "ok"),
-            (MAX_FRAME, None, "ok"),
-            (MAX_FRAME + 1, None, "long"),
-            (MAX_FRAME - 4, Some([0x81, 0, 0, 1]), "ok"),
-            (MAX_FRAME - 3, Some([0x81, 0, 0, 1]), "long"),
+            (13, Some([0x81, 0, 0, 1]), "short"),
+            (14, Some([0x81, 0, 0, 1]), "ok"),
+            (LONGEST, None, "ok"),
+            (LONGEST + 1, None, "long"),
+            (LONGEST - 4, Some([0x81, 0, 0, 1]), "ok"),
+            (LONGEST - 3, Some([0x81, 0, 0, 1]), "long"),
         ] {
-            let mut bytes = with_header([0; VNET], &vec![1; length]);
-            let found = match finish(&mut bytes, tag) {
-                Ok(Content::Whole(_)) => "ok",
-                Ok(Content::Several(..)) => "several",
-                Err(Bad::TooLong) => "long",
-                Err(Bad::TooShort) => "short",
-                Err(Bad::Offload) => "offload",
+            let mut bytes = with_header([0; virtio_net::SIZE], &vec![1; length]);
+            let found = match frame(&mut bytes, tag) {
+                Ok(frame) if frame.header.gso_type == 0 => "ok",
+                Ok(_) => "several",
+                Err(Unusable::TooLong) => "long",
+                Err(Unusable::TooShort) => "short",
+                Err(Unusable::Offload) => "offload",
             };
             assert_eq!(found, expected, "{length} {tag:?}");
         }
@@ -183,19 +152,19 @@ mod tests {
 
     #[test]
     fn what_cannot_be_cut_is_dropped() {
-        let mut header = [0; VNET];
-        header[1] = 1;
+        let mut header = [0; virtio_net::SIZE];
+        header[1] = GSO_TCPV4;
         header[4] = 100;
         let mut bytes = with_header(header, &[0; 1000]);
-        assert!(matches!(finish(&mut bytes, None), Err(Bad::Offload)));
+        assert_eq!(frame(&mut bytes, None), Err(Unusable::Offload));
     }
 
     #[test]
     fn a_checksum_outside_the_frame_drops_it() {
-        let mut header = [0; VNET];
-        header[0] = NEEDS_CHECKSUM;
+        let mut header = [0; virtio_net::SIZE];
+        header[0] = FLAG_NEEDS_CSUM;
         header[6..8].copy_from_slice(&59u16.to_ne_bytes());
         let mut bytes = with_header(header, &[0; 60]);
-        assert!(matches!(finish(&mut bytes, None), Err(Bad::Offload)));
+        assert_eq!(frame(&mut bytes, None), Err(Unusable::Offload));
     }
 }

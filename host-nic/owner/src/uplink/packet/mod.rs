@@ -8,20 +8,18 @@
 //!                                            ^ tp_mac - 10          ^ tp_mac
 //! ```
 //!
-//! The kernel passes a block when it is full or a millisecond old. It says before each frame
-//! (`PACKET_VNET_HDR`) which checksum its sender left to hardware; that is completed in place. A VLAN
-//! tag that it took out is put back in place, where the `virtio_net_hdr` was. What is still one large
-//! TCP segment or UDP datagram, or was made one by the receiving interface, is cut.
+//! The kernel passes a block when it is full or a millisecond old. A `virtio_net_hdr` before each
+//! frame (`PACKET_VNET_HDR`), both ways, says what work on it is left to do; it becomes the header
+//! of a record. A VLAN tag that the kernel took out is put back in place, where the header was.
 //!
 //! Sources: packet(7); Linux kernel documentation, "Packet MMAP"; `tpacket_rcv` in
 //! net/packet/af_packet.c.
 
 mod block;
-mod segment;
 
 use std::io;
 use std::mem::{self, size_of};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -30,49 +28,53 @@ use linux_raw_sys::if_packet::{
     TP_STATUS_KERNEL, TP_STATUS_USER, tpacket_block_desc, tpacket_req3, tpacket_stats_v3,
     tpacket_versions,
 };
+use postern_abi::window::{FEATURE_USO, FEATURES};
 use rustix::io::Errno;
 
-use self::block::{Bad, Content, TAG, insert_tag, packet};
-use self::segment::Segments;
-use super::arena::{Arena, Place};
+use self::block::packet;
+use super::batch::Batch;
+use super::device::{Device, Flushed, Received};
 use super::error::{UplinkError, failed};
-use super::link::{Link, promiscuous, set_option};
+use super::link::{Link, packet_socket, promiscuous, set_option};
 use super::map::Map;
-use super::{BATCH, Device, Flushed, Received};
+use crate::frame_port::{BATCH, Frame};
 
 const NEEDS: &str = "CAP_NET_RAW";
+/// Size of a block in bytes.
 const BLOCK: usize = 256 << 10;
+/// Number of blocks of the ring.
 const BLOCKS: usize = 32;
-/// What the kernel wants to know of the frames; with TPACKET_V3 they may have any size that fits a block.
-const FRAME: usize = 2048;
-/// After how long the kernel passes a block that is not full, in milliseconds.
+/// Size of a frame that the kernel reckons with, in bytes. With TPACKET_V3 frames may have any size
+/// that fits a block.
+const FRAME_SIZE: usize = 2048;
+/// Time after which the kernel passes a block that is not full, in milliseconds.
 const RETIRE: u32 = 1;
-/// Bytes of `struct virtio_net_hdr`.
-const VNET: usize = 10;
+/// First release of Linux whose packet sockets take large segments of UDP.
+const USO_RELEASE: (u32, u32) = (6, 2);
 
-/// An AF_PACKET socket on one interface, which it keeps in promiscuous mode. What this host sends there,
-/// this socket included, is not received.
+/// An AF_PACKET socket on one interface, which it keeps in promiscuous mode. What this host sends
+/// there, this socket included, is not received.
 #[derive(Debug)]
-pub struct Packet {
+pub struct PacketSocket {
     link: Link,
     socket: OwnedFd,
+    features: u32,
     ring: Map,
-    /// The block that is read now, or next.
+    /// Number of the block that is read now, or next.
     block: usize,
-    /// Packets left in it and where the next one is; `None` when the kernel may still have it.
+    /// Number of packets left in it and where the next one is; `None` when the kernel may still
+    /// have it.
     open: Option<(u32, usize)>,
-    /// The next part of that packet, if it is cut.
-    segment: usize,
-    cut: Arena,
-    staged: Arena,
+    staged: Batch,
 }
 
-impl Packet {
+impl PacketSocket {
     /// Opens the interface, which must be up.
     ///
     /// # Errors
-    /// When there is no such interface, it is down or not Ethernet, or the kernel refuses.
-    pub fn open(interface: &str) -> Result<Packet, UplinkError> {
+    ///
+    /// There is no such interface, it is down or not Ethernet, or the kernel refuses.
+    pub fn open(interface: &str) -> Result<PacketSocket, UplinkError> {
         let link = Link::open(interface)?;
         let socket = packet_socket(interface)?;
         let option = |step, name: u32, value: u32| {
@@ -87,8 +89,8 @@ impl Packet {
         let request = tpacket_req3 {
             tp_block_size: BLOCK as u32,
             tp_block_nr: BLOCKS as u32,
-            tp_frame_size: FRAME as u32,
-            tp_frame_nr: (BLOCK / FRAME * BLOCKS) as u32,
+            tp_frame_size: FRAME_SIZE as u32,
+            tp_frame_nr: (BLOCK / FRAME_SIZE * BLOCKS) as u32,
             tp_retire_blk_tov: RETIRE,
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
@@ -102,23 +104,22 @@ impl Packet {
             .map_err(|source| failed("set promiscuous mode of", interface, NEEDS, source))?;
         bind(&socket, link.index())
             .map_err(|source| failed("bind a packet socket to", interface, NEEDS, source))?;
-        Ok(Packet {
+        Ok(PacketSocket {
             link,
             socket,
+            features: features(),
             ring,
             block: 0,
             open: None,
-            segment: 0,
-            cut: Arena::new(),
-            staged: Arena::new(),
+            staged: Batch::new(),
         })
     }
 
     /// The status word of the current block.
     fn status(&self) -> &AtomicU32 {
         let offset = mem::offset_of!(tpacket_block_desc, hdr);
-        // SAFETY: `block` is below BLOCKS, so the header lies in the ring, aligned; its first member
-        // is this word, which the kernel and this process access as one.
+        // SAFETY: `block` is below BLOCKS, so the header lies in the ring, aligned; its first
+        // member is this word, which the kernel and this process access as one.
         unsafe { AtomicU32::from_ptr(self.ring.base().add(self.block * BLOCK + offset).cast()) }
     }
 
@@ -146,32 +147,15 @@ impl Packet {
     }
 }
 
-/// Writes one part of a large packet to `slot`, with its tag; its length.
-fn cut(
-    segments: &Segments<'_>,
-    number: usize,
-    tag: Option<[u8; TAG]>,
-    slot: &mut [u8],
-) -> Option<usize> {
-    let Some(tag) = tag else {
-        return segments.write(number, slot);
-    };
-    let length = TAG + segments.write(number, slot.get_mut(TAG..)?)?;
-    insert_tag(slot.get_mut(..length)?, tag);
-    Some(length)
-}
-
-/// A packet socket that receives nothing yet.
-pub(super) fn packet_socket(interface: &str) -> Result<OwnedFd, UplinkError> {
-    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: no memory is involved.
-    let socket = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-    if socket < 0 {
-        let source = io::Error::last_os_error();
-        return Err(failed("open a packet socket for", interface, NEEDS, source));
+/// The features that packet sockets of this kernel have.
+fn features() -> u32 {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= USO_RELEASE => FEATURES,
+        _ => FEATURES & !FEATURE_USO,
     }
-    // SAFETY: a new descriptor, which nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
 fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
@@ -188,24 +172,22 @@ fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
     }
 }
 
-/// Sends frames with one system call; how many of them, in order, the kernel took.
+/// Sends frames, each behind its header, with one system call; gives the number of those, in order,
+/// that the kernel took.
 fn send<'a>(socket: &OwnedFd, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
-    let none: [u8; VNET] = [0; VNET];
     let empty = libc::iovec {
         iov_base: ptr::null_mut(),
         iov_len: 0,
     };
-    let mut parts = [[empty; 2]; BATCH];
+    let mut parts = [empty; BATCH];
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
     let mut count = 0;
     for ((part, message), frame) in parts.iter_mut().zip(&mut messages).zip(frames) {
-        part[0].iov_base = none.as_ptr().cast_mut().cast();
-        part[0].iov_len = VNET;
-        part[1].iov_base = frame.as_ptr().cast_mut().cast();
-        part[1].iov_len = frame.len();
-        message.msg_hdr.msg_iov = part.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = part.len() as _; // its type depends on the C library
+        part.iov_base = frame.as_ptr().cast_mut().cast();
+        part.iov_len = frame.len();
+        message.msg_hdr.msg_iov = part;
+        message.msg_hdr.msg_iovlen = 1;
         count += 1;
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -218,7 +200,7 @@ fn send<'a>(socket: &OwnedFd, frames: impl Iterator<Item = &'a [u8]>) -> io::Res
     Ok(sent as usize)
 }
 
-impl Device for Packet {
+impl Device for PacketSocket {
     fn link(&mut self) -> &mut Link {
         &mut self.link
     }
@@ -227,62 +209,39 @@ impl Device for Packet {
         self.socket.as_fd()
     }
 
-    fn receive(&mut self, deliver: &mut dyn FnMut(&[&[u8]])) -> Result<Received, UplinkError> {
+    fn features(&self) -> u32 {
+        self.features
+    }
+
+    fn receive(&mut self, deliver: &mut dyn FnMut(&[Frame<'_>])) -> Result<Received, UplinkError> {
         let mut found = Received::default();
         let Some((mut left, mut offset)) = self.open_block() else {
             return Ok(found);
         };
         let block = self.ring.base().wrapping_add(self.block * BLOCK);
-        let mut places: [Option<Place<'_>>; BATCH] = [const { None }; BATCH];
-        let mut free = places.iter_mut();
-        self.cut.clear();
-        while left != 0 && free.len() != 0 {
-            // SAFETY: the kernel passed this block, and it is passed back below after the last use of the
-            // frames; each packet is met once in a call.
+        let mut list = [Frame::default(); BATCH];
+        let mut count = 0;
+        while left != 0
+            && let Some(entry) = list.get_mut(count)
+        {
+            // SAFETY: the kernel passed this block, and it is passed back below after the last use
+            // of the frames; each packet is met once.
             let Some(packet) = (unsafe { packet(block, offset) }) else {
                 // The kernel does not do this; the rest of the block cannot be found.
                 found.offload += u64::from(left);
                 left = 0;
                 break;
             };
-            match packet.content {
-                Ok(Content::Whole(frame)) => {
-                    if let Some(place) = free.next() {
-                        *place = Some(Place::Whole(frame));
-                    }
+            match packet.frame {
+                Ok(frame) => {
+                    *entry = frame;
+                    count += 1;
                 }
-                Ok(Content::Several(segments, tag)) => {
-                    let count = segments.count();
-                    while self.segment < count
-                        && let Some(place) = free.next()
-                    {
-                        match self
-                            .cut
-                            .next()
-                            .and_then(|slot| cut(&segments, self.segment, tag, slot))
-                        {
-                            Some(length) => {
-                                self.cut.add(length);
-                                *place = Some(Place::Copied);
-                            }
-                            None => found.offload += 1,
-                        }
-                        self.segment += 1;
-                    }
-                    if self.segment < count {
-                        break;
-                    }
-                    self.segment = 0;
-                }
-                Err(Bad::TooLong) => found.too_long += 1,
-                Err(Bad::TooShort) => found.too_short += 1,
-                Err(Bad::Offload) => found.offload += 1,
+                Err(reason) => found.count(reason),
             }
             left -= 1;
             offset = offset.saturating_add(packet.next);
         }
-        let mut list: [&[u8]; BATCH] = [&[]; BATCH];
-        let count = self.cut.resolve(places, &mut list);
         if count != 0 {
             found.frames = count as u64;
             deliver(list.get(..count).unwrap_or_default());
@@ -298,18 +257,19 @@ impl Device for Packet {
         self.staged.room()
     }
 
-    fn stage(&mut self, frame: &[u8]) {
+    fn stage(&mut self, frame: Frame<'_>) {
         self.staged.push(frame);
     }
 
     fn flush(&mut self) -> Result<Flushed, UplinkError> {
         let mut done = Flushed::default();
         while !self.staged.is_empty() {
-            match send(&self.socket, self.staged.frames()) {
+            match send(&self.socket, self.staged.with_headers()) {
                 Ok(sent) => {
                     for _ in 0..sent {
                         done.frames += 1;
-                        done.bytes += self.staged.front().map_or(0, |frame| frame.len() as u64);
+                        let front = self.staged.front();
+                        done.bytes += front.map_or(0, |frame| frame.bytes.len() as u64);
                         self.staged.pop();
                     }
                 }
@@ -342,7 +302,8 @@ impl Device for Packet {
             tp_freeze_q_cnt: 0,
         };
         let mut size = size_of::<tpacket_stats_v3>() as u32;
-        // SAFETY: with TPACKET_V3 the option gives a `struct tpacket_stats_v3`. Reading it resets it.
+        // SAFETY: with TPACKET_V3 the option gives a `struct tpacket_stats_v3`. Reading it resets
+        // it.
         let result = unsafe {
             libc::getsockopt(
                 self.socket.as_raw_fd(),

@@ -11,8 +11,8 @@
 //! exit
 //! ```
 //!
-//! The program is attached by a link (`BPF_LINK_CREATE`): the kernel takes it off the interface when this
-//! process ends, however it ends.
+//! The program is attached by a link (`BPF_LINK_CREATE`): the kernel takes it off the interface
+//! when this process ends, however it ends.
 //!
 //! Sources: bpf(2); include/uapi/linux/bpf.h; Linux kernel documentation, "BPF Instruction Set
 //! Architecture" and "BPF_MAP_TYPE_XSKMAP".
@@ -127,6 +127,7 @@ fn program(map: i32) -> [Instruction; 6] {
 /// One bpf(2) call.
 ///
 /// # Safety
+///
 /// `T` is plain data without padding in the form that the command takes, and what it points to is
 /// valid.
 unsafe fn bpf<T>(command: i32, attribute: &T) -> io::Result<i32> {
@@ -145,12 +146,13 @@ unsafe fn bpf<T>(command: i32, attribute: &T) -> io::Result<i32> {
     Ok(result as i32)
 }
 
-/// As [`bpf`], for commands that return a descriptor.
+/// Makes a call of [`bpf`] for a command that returns a descriptor.
 ///
 /// # Safety
-/// As [`bpf`].
+///
+/// The attribute is what the command takes, as for [`bpf`].
 unsafe fn bpf_fd<T>(command: i32, attribute: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller vouches for the attribute.
     let fd = unsafe { bpf(command, attribute) }?;
     // SAFETY: a new descriptor, which nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

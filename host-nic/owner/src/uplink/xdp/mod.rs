@@ -1,5 +1,5 @@
-//! AF_XDP: frames of one queue of an interface, exchanged with its driver through memory (UMEM) that
-//! this process and the kernel share.
+//! AF_XDP: frames of one queue of an interface, exchanged with its driver through memory (UMEM)
+//! that this process and the kernel share.
 //!
 //! ```text
 //! UMEM: | chunks for receiving (2048) | chunks for sending (2048) |        4 KiB each
@@ -10,8 +10,8 @@
 //!  completion ring                    kernel  --> chunks that were sent
 //! ```
 //!
-//! A frame that is longer than a chunk takes up to three (`XDP_USE_SG`, Linux 6.6), where interface and
-//! driver can do that.
+//! A frame that is longer than a chunk takes up to three (`XDP_USE_SG`, Linux 6.6), where interface
+//! and driver can do that.
 //!
 //! The crates for AF_XDP were not used: those that wrap libxdp need clang and libelf to build, and
 //! the one without them has no frames of several chunks and no way to attach a program.
@@ -26,6 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::slice;
 
 use linux_raw_sys::xdp::xdp_desc;
+use postern_abi::window::{MAX_FRAME, RecordHeader};
 use rustix::io::Errno;
 use rustix::net::sockopt::{
     set_xdp_rx_ring_size, set_xdp_tx_ring_size, set_xdp_umem_completion_ring_size,
@@ -41,27 +42,31 @@ use self::bpf::Redirect;
 use self::ring::Ring;
 pub use self::socket::Mode;
 use self::socket::{bind_to, open_socket};
-use super::arena::{Arena, Place};
+use super::batch::Batch;
+use super::device::{Device, Flushed, Received};
 use super::error::{UplinkError, failed};
-use super::link::{Link, promiscuous};
+use super::link::{Link, packet_socket, promiscuous};
 use super::map::Map;
-use super::{BATCH, Device, Flushed, MAX_FRAME, MIN_FRAME, Received, packet};
+use super::offload;
+use crate::frame_port::{BATCH, Frame};
 
 const NEEDS: &str = "CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF";
-/// Bytes of a chunk.
+/// Size of a chunk in bytes.
 const CHUNK: usize = 4096;
-/// Chunks each way, and entries of each ring.
+/// Number of chunks each way, and of entries of each ring.
 const CHUNKS: u32 = 2048;
+/// Length of the longest frame in bytes.
+const LONGEST: usize = MAX_FRAME as usize;
 /// Most chunks of a frame that is sent.
-const PARTS: usize = MAX_FRAME.div_ceil(CHUNK);
+const PARTS: usize = LONGEST.div_ceil(CHUNK);
 /// `XDP_PKT_CONTD`: the frame goes on in the next entry.
 const CONTINUED: u32 = 1;
-/// Entries that one system call sends in copy mode (`TX_BATCH_SIZE` in net/xdp/xsk.c).
+/// Number of entries that one system call sends in copy mode (`TX_BATCH_SIZE` in net/xdp/xsk.c).
 const KICK: u32 = 32;
 
 /// An AF_XDP socket on one queue of one interface, which it keeps in promiscuous mode.
 #[derive(Debug)]
-pub struct Xdp {
+pub struct XdpSocket {
     // In the order in which they go: no frame is redirected any more before the socket closes.
     redirect: Redirect,
     link: Link,
@@ -72,25 +77,26 @@ pub struct Xdp {
     socket: OwnedFd,
     _promiscuous: OwnedFd,
     umem: Map,
-    /// Frames of several chunks, put together.
-    joined: Arena,
-    /// Chunks for sending that are free.
+    /// The received frames that had several chunks, put together.
+    joined: Batch,
+    /// The free chunks for sending, as offsets in the UMEM.
     free: Vec<u64>,
-    /// Frames and bytes pushed since the last flush.
+    /// Numbers of frames and bytes pushed since the last flush.
     pushed: Flushed,
     longest: usize,
     zero_copy: bool,
-    /// What [`Device::missed`] has reported.
+    /// Number of frames that [`Device::missed`] has reported.
     missed: u64,
 }
 
-impl Xdp {
+impl XdpSocket {
     /// Opens `queue` of the interface, which must be up.
     ///
     /// # Errors
-    /// When there is no such interface or queue, it is down, not Ethernet or in use, or the kernel
+    ///
+    /// There is no such interface or queue, it is down, not Ethernet or in use, or the kernel
     /// or driver cannot do what `mode` asks for.
-    pub fn open(interface: &str, queue: u32, mode: Mode) -> Result<Xdp, UplinkError> {
+    pub fn open(interface: &str, queue: u32, mode: Mode) -> Result<XdpSocket, UplinkError> {
         let mut link = Link::open(interface)?;
         let failed = |step| move |errno: Errno| failed(step, interface, NEEDS, errno.into());
         let socket = open_socket(interface)?;
@@ -108,8 +114,8 @@ impl Xdp {
             Errno::NOBUFS => UplinkError::Unsupported {
                 step: "lock memory for frames of",
                 interface: interface.into(),
-                remedy: "16 MiB are over the limit of locked memory; raise it (`ulimit -l`) or give \
-                         the program CAP_IPC_LOCK",
+                remedy: "16 MiB are over the limit of locked memory; raise it (`ulimit -l`) or \
+                         give the program CAP_IPC_LOCK",
                 source: errno.into(),
             },
             _ => failed("register memory for frames of")(errno),
@@ -135,12 +141,12 @@ impl Xdp {
         let zero_copy = xdp_options(&socket)
             .map_err(failed("read the mode of"))?
             .contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
-        let membership = packet::packet_socket(interface)?;
+        let membership = packet_socket(interface)?;
         promiscuous(&membership, link.index()).map_err(|source| {
             super::error::failed("set promiscuous mode of", interface, NEEDS, source)
         })?;
         let redirect = Redirect::attach(&mut link, queue, &socket)?;
-        Ok(Xdp {
+        Ok(XdpSocket {
             redirect,
             link,
             fill,
@@ -150,12 +156,12 @@ impl Xdp {
             socket,
             _promiscuous: membership,
             umem,
-            joined: Arena::new(),
+            joined: Batch::new(),
             free: (CHUNKS..2 * CHUNKS)
                 .map(|chunk| u64::from(chunk) * CHUNK as u64)
                 .collect(),
             pushed: Flushed::default(),
-            longest: if several { MAX_FRAME } else { CHUNK },
+            longest: if several { LONGEST } else { CHUNK },
             zero_copy,
             missed: 0,
         })
@@ -223,7 +229,15 @@ impl Xdp {
     }
 }
 
-impl Device for Xdp {
+/// The place of a received frame.
+enum Source<'a> {
+    /// In a chunk of the UMEM.
+    Chunk(&'a [u8]),
+    /// In [`XdpSocket::joined`], as its next one.
+    Joined,
+}
+
+impl Device for XdpSocket {
     fn link(&mut self) -> &mut Link {
         &mut self.link
     }
@@ -236,7 +250,7 @@ impl Device for Xdp {
         self.longest
     }
 
-    fn receive(&mut self, deliver: &mut dyn FnMut(&[&[u8]])) -> Result<Received, UplinkError> {
+    fn receive(&mut self, deliver: &mut dyn FnMut(&[Frame<'_>])) -> Result<Received, UplinkError> {
         let mut found = Received::default();
         let waiting = self.received.waiting();
         if waiting == 0 {
@@ -246,10 +260,10 @@ impl Device for Xdp {
             }
             return Ok(found);
         }
-        let mut places: [Option<Place<'_>>; BATCH] = [const { None }; BATCH];
+        let mut sources = [const { None }; BATCH];
         self.joined.clear();
         let mut used = 0;
-        for place in &mut places {
+        for source in &mut sources {
             let mut parts = 0;
             let complete = loop {
                 if used + parts == waiting {
@@ -273,9 +287,9 @@ impl Device for Xdp {
                     continue;
                 };
                 if parts == 1 {
-                    *place = Some(Place::Whole(part));
-                } else if let Some(slot) = self.joined.next()
-                    && let Some(rest) = slot.get_mut(length..length + part.len())
+                    *source = Some(Source::Chunk(part));
+                } else if let Some(next) = self.joined.next()
+                    && let Some(rest) = next.get_mut(length..length + part.len())
                 {
                     rest.copy_from_slice(part);
                 }
@@ -284,20 +298,29 @@ impl Device for Xdp {
             used += parts;
             if !sound {
                 found.offload += 1;
-                *place = None;
-            } else if length > MAX_FRAME {
-                found.too_long += 1;
-                *place = None;
-            } else if length < MIN_FRAME {
-                found.too_short += 1;
-                *place = None;
+                *source = None;
+            } else if let Err(reason) = offload::check_length(length) {
+                found.count(reason);
+                *source = None;
             } else if parts > 1 {
-                self.joined.add(length);
-                *place = Some(Place::Copied);
+                self.joined.add(RecordHeader::default(), length);
+                *source = Some(Source::Joined);
             }
         }
-        let mut list: [&[u8]; BATCH] = [&[]; BATCH];
-        let count = self.joined.resolve(places, &mut list);
+        let mut list = [Frame::default(); BATCH];
+        let mut count = 0;
+        let mut joined = self.joined.frames();
+        let frames = sources
+            .into_iter()
+            .flatten()
+            .filter_map(|source| match source {
+                Source::Chunk(bytes) => Some(Frame::finished(bytes)),
+                Source::Joined => joined.next(),
+            });
+        for (entry, frame) in list.iter_mut().zip(frames) {
+            *entry = frame;
+            count += 1;
+        }
         if count != 0 {
             found.frames = count as u64;
             deliver(list.get(..count).unwrap_or_default());
@@ -319,7 +342,8 @@ impl Device for Xdp {
         self.free.len().min(self.transmit.free() as usize) / PARTS
     }
 
-    fn stage(&mut self, frame: &[u8]) {
+    fn stage(&mut self, frame: Frame<'_>) {
+        let frame = frame.bytes;
         let parts = frame.len().div_ceil(CHUNK);
         if self.free.len() < parts || (self.transmit.free() as usize) < parts {
             return;
@@ -327,11 +351,11 @@ impl Device for Xdp {
         let mut left = parts;
         for part in frame.chunks(CHUNK) {
             let Some(chunk) = self.free.pop() else { return };
-            let Some(place) = self.umem.at(chunk as usize, part.len()) else {
+            let Some(to) = self.umem.at(chunk as usize, part.len()) else {
                 return;
             };
             // SAFETY: it lies in the UMEM, in a chunk for sending that the kernel does not have.
-            unsafe { place.copy_from_nonoverlapping(part.as_ptr(), part.len()) };
+            unsafe { to.copy_from_nonoverlapping(part.as_ptr(), part.len()) };
             left -= 1;
             self.transmit.push(xdp_desc {
                 addr: chunk,

@@ -72,7 +72,7 @@ impl<T: Copy> Ring<T> {
         unsafe { AtomicU32::from_ptr(self.map.base().add(offset).cast()) }
     }
 
-    fn place(&self, position: u32) -> *mut T {
+    fn entry_at(&self, position: u32) -> *mut T {
         let index = (position & (self.size - 1)) as usize;
         // SAFETY: the index is below the size that was mapped.
         unsafe { self.map.base().add(self.entries).cast::<T>().add(index) }
@@ -95,7 +95,7 @@ impl<T: Copy> Ring<T> {
             return false;
         }
         // SAFETY: the kernel does not read this entry before its position is published.
-        unsafe { self.place(self.position).write(entry) };
+        unsafe { self.entry_at(self.position).write(entry) };
         self.position = self.position.wrapping_add(1);
         true
     }
@@ -116,7 +116,7 @@ impl<T: Copy> Ring<T> {
     pub(super) fn peek(&self, ahead: u32) -> T {
         // SAFETY: the entry lies in the mapping; the kernel wrote it before it published it. Any
         // bytes are valid in the types used here: numbers and structures of numbers.
-        unsafe { self.place(self.position.wrapping_add(ahead)).read() }
+        unsafe { self.entry_at(self.position.wrapping_add(ahead)).read() }
     }
 
     /// Consumer: passes `count` entries back to the kernel.

@@ -1,4 +1,5 @@
 //! Opening and binding AF_XDP sockets.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::io;
@@ -18,7 +19,7 @@ use super::NEEDS;
 /// For how long a queue that is in use may be one whose socket has ended.
 const RELEASE: Duration = Duration::from_secs(1);
 
-/// How frames pass between the driver and the UMEM.
+/// The way of frames between the driver and the UMEM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Zero-copy if the driver can do it, else copied.
@@ -66,8 +67,8 @@ pub(super) fn open_socket(interface: &str) -> Result<OwnedFd, UplinkError> {
     })
 }
 
-/// Binds the socket. The kernel frees the queue of a socket some time after its end, so one that is in
-/// use is tried again.
+/// Binds the socket. The kernel frees the queue of a socket some time after its end, so one that is
+/// in use is tried again.
 fn bind_when_free(socket: &OwnedFd, address: &SocketAddrXdp) -> Result<(), Errno> {
     let start = Instant::now();
     loop {
@@ -121,8 +122,8 @@ pub(super) fn bind_to(
             unsupported("its driver has no zero-copy; use mode=auto or mode=copy")
         }
         Errno::INVAL => unsupported(
-            "it has no such queue, or its driver no such mode; take a queue that `ethtool -l` shows, \
-             counted from 0, and mode=copy",
+            "it has no such queue, or its driver no such mode; take a queue that `ethtool -l` \
+             shows, counted from 0, and mode=copy",
         ),
         _ => Err(link.broken(step, io::Error::from(refusal))),
     }

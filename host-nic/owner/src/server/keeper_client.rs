@@ -1,12 +1,13 @@
-//! The owner's side of the [keeper](super::keeper).
+//! The owner's connection to the [keeper](super::keeper).
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use postern_nic_client::socket;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -14,88 +15,50 @@ use rustix::net::{
     socketpair,
 };
 
-use super::ServerError;
-use super::keeper::{PATIENCE, RECORD_MAX, address};
+use super::error::{KeeperClientError, ServerError};
+use super::keeper::{IO_TIMEOUT, MAX_RECORD, address};
+use super::kept::KeptFds;
 use super::listener::Listener;
-use postern_nic_client::socket;
+use super::options::KeeperProgram;
 
-/// The program that is the keeper: it calls [`keep`](super::keep).
-#[derive(Clone, Debug)]
-pub struct KeeperProgram {
-    /// Where it is.
-    pub program: PathBuf,
-    /// What it is called with.
-    pub arguments: Vec<OsString>,
-}
-
-/// Why the NIC would not outlive its owner.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The keeper does not start.
-    #[error("cannot start the NIC's keeper, {}", program.display())]
-    Start {
-        /// Its program.
-        program: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The keeper does not take or give what it should.
-    #[error("the NIC's keeper does not answer (while the owner wanted to {step})")]
-    Lost {
-        /// What was tried.
-        step: &'static str,
-        /// How it failed.
-        source: io::Error,
-    },
-    /// What it holds is no NIC.
-    #[error("what the keeper at {} holds is no NIC: {what}; stop process that listens there", socket.display())]
-    Garbage {
-        /// Where the keeper listens.
-        socket: PathBuf,
-        /// What is wrong.
-        what: &'static str,
-    },
-}
-
-/// What a keeper holds, by name.
-pub(super) type Kept = BTreeMap<String, Vec<OwnedFd>>;
-
-/// Whom one finds at a keeper's socket.
-pub(super) enum Found {
-    /// Nobody.
-    Nobody,
+/// The listener at a keeper's socket.
+pub(super) enum FoundKeeper {
+    /// Nothing.
+    Nothing,
     /// A keeper with an owner.
     Owned,
-    /// A keeper without; this is its owner now.
-    Kept(Store, Kept),
+    /// A keeper without one, whose owner this process is now, and what it holds.
+    Kept(KeeperClient, KeptFds),
 }
 
-/// A keeper. It holds what it was given until [`Store::end`], or until it finds that nobody needs it.
+/// A connection to a keeper. The keeper holds what it was given until [`KeeperClient::end`], or
+/// until it finds that nobody needs it.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct KeeperClient {
     connection: OwnedFd,
+    /// The keeper, if this process has started it.
     child: Option<Child>,
 }
 
-fn lost(step: &'static str) -> impl FnOnce(Errno) -> StoreError {
-    move |errno| StoreError::Lost {
+fn lost(step: &'static str) -> impl FnOnce(Errno) -> KeeperClientError {
+    move |errno| KeeperClientError::Lost {
         step,
         source: errno.into(),
     }
 }
 
-impl Store {
+impl KeeperClient {
     /// Starts a keeper for the NIC that listens at `socket`.
     pub(super) fn start(
         program: &KeeperProgram,
         listener: &Listener,
         socket: &Path,
-    ) -> Result<Store, ServerError> {
+    ) -> Result<KeeperClient, ServerError> {
         let mut own = Listener::bind(&address(socket))?;
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let (connection, end) = pair.map_err(lost("make its socket"))?;
-        set_socket_timeout(&connection, Timeout::Send, Some(PATIENCE))
+        set_socket_timeout(&connection, Timeout::Send, Some(IO_TIMEOUT))
             .map_err(lost("set up its socket"))?;
         let child = Command::new(&program.program)
             .args(&program.arguments)
@@ -103,64 +66,64 @@ impl Store {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|source| StoreError::Start {
+            .map_err(|source| KeeperClientError::Start {
                 program: program.program.clone(),
                 source,
             })?;
-        let mut store = Store {
+        let mut store = KeeperClient {
             connection,
             child: Some(child),
         };
         // Names that are not UTF-8 would be others there.
-        let path = socket.to_str().ok_or_else(|| StoreError::Start {
+        let path = socket.to_str().ok_or_else(|| KeeperClientError::Start {
             program: program.program.clone(),
             source: io::Error::other("the name of the NIC's socket is not UTF-8"),
         })?;
-        let path = std::path::absolute(path).map_err(|source| StoreError::Start {
+        let path = std::path::absolute(path).map_err(|source| KeeperClientError::Start {
             program: program.program.clone(),
             source,
         })?;
         let record = format!("sockets {}", path.display());
         store.send(&record, &[listener.as_fd(), own.as_fd()])?;
         // The keeper removes the name, unless it is gone.
-        own.leave();
+        own.keep_name();
         Ok(store)
     }
 
     /// Looks for a keeper of the NIC at `socket`; if it has no owner, this becomes it.
-    pub(super) fn find(socket: &Path) -> Result<Found, StoreError> {
+    pub(super) fn find(socket: &Path) -> Result<FoundKeeper, KeeperClientError> {
         let path = address(socket);
-        let garbage = |what| StoreError::Garbage {
+        let garbage = |what| KeeperClientError::Garbage {
             socket: path.clone(),
             what,
         };
         let step = "take over the NIC";
         let Ok(name) = SocketAddrUnix::new(&path) else {
-            return Ok(Found::Nobody);
+            return Ok(FoundKeeper::Nothing);
         };
         let flags = SocketFlags::CLOEXEC;
         let connection = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .map_err(lost(step))?;
         for which in [Timeout::Recv, Timeout::Send] {
-            set_socket_timeout(&connection, which, Some(PATIENCE)).map_err(lost(step))?;
+            set_socket_timeout(&connection, which, Some(IO_TIMEOUT)).map_err(lost(step))?;
         }
         if connect(&connection, &name).is_err() {
-            return Ok(Found::Nobody);
+            return Ok(FoundKeeper::Nothing);
         }
-        let mut buffer = [0; RECORD_MAX];
+        let mut buffer = [0; MAX_RECORD];
         let mut receive = || {
             let (size, fds) = socket::receive(&connection, &mut buffer).map_err(lost(step))?;
             let text = String::from_utf8_lossy(&buffer[..size]).into_owned();
-            Ok::<_, StoreError>((text, fds))
+            Ok::<_, KeeperClientError>((text, fds))
         };
         let (answer, _) = receive()?;
         let count = match answer.split_once(' ') {
-            Some(("owned", _)) => return Ok(Found::Owned),
+            Some(("owned", _)) => return Ok(FoundKeeper::Owned),
             Some(("kept", count)) => count.parse::<u32>(),
             _ => return Err(garbage("it says something else")),
         };
         let count = count.map_err(|_| garbage("it does not say how much"))?;
-        let mut kept = Kept::new();
+        let mut kept = KeptFds::new();
         for _ in 0..count {
             let (name, fds) = receive()?;
             if name.is_empty() {
@@ -169,31 +132,35 @@ impl Store {
             kept.insert(name, fds);
         }
         let child = None;
-        Ok(Found::Kept(Store { connection, child }, kept))
+        Ok(FoundKeeper::Kept(KeeperClient { connection, child }, kept))
     }
 
-    fn send(&mut self, record: &str, fds: &[BorrowedFd<'_>]) -> Result<(), StoreError> {
+    fn send(&mut self, record: &str, fds: &[BorrowedFd<'_>]) -> Result<(), KeeperClientError> {
         socket::send(&self.connection, record.as_bytes(), fds, SendFlags::empty())
             .map_err(lost("give it a descriptor"))
     }
 
     /// Gives it descriptors to hold, in place of others of that name.
-    pub(super) fn hold(&mut self, name: &str, fds: &[BorrowedFd<'_>]) -> Result<(), StoreError> {
+    pub(super) fn hold(
+        &mut self,
+        name: &str,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), KeeperClientError> {
         self.send(&format!("hold {name}"), fds)
     }
 
     /// Has it close what it has by that name.
-    pub(super) fn forget(&mut self, name: &str) -> Result<(), StoreError> {
+    pub(super) fn forget(&mut self, name: &str) -> Result<(), KeeperClientError> {
         self.send(&format!("drop {name}"), &[])
     }
 
-    /// What becomes readable when the keeper is gone.
+    /// The descriptor that becomes readable when the keeper is gone.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
     }
 
-    /// Leaves the keeper alone, with all that it has.
-    pub(super) fn leave(&mut self) {
+    /// Leaves the keeper running, with all that it holds.
+    pub(super) fn leave_running(&mut self) {
         // Not waited for: it goes on.
         self.child = None;
     }
@@ -201,14 +168,14 @@ impl Store {
     /// Ends the keeper, and waits for that.
     pub(super) fn end(mut self) {
         let _ = self.send("end", &[]);
-        let _ = set_socket_timeout(&self.connection, Timeout::Recv, Some(PATIENCE));
+        let _ = set_socket_timeout(&self.connection, Timeout::Recv, Some(IO_TIMEOUT));
         // It says nothing more but that it has closed its end.
-        let _ = socket::receive(&self.connection, &mut [0; RECORD_MAX]);
-        self.bury();
+        let _ = socket::receive(&self.connection, &mut [0; MAX_RECORD]);
+        self.reap();
     }
 
-    /// Takes leave of a keeper that is gone or ending.
-    pub(super) fn bury(&mut self) {
+    /// Waits for the end of a keeper that is gone or ending.
+    pub(super) fn reap(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

@@ -1,30 +1,34 @@
 //! Uplinks on real devices: TAPs and veth pairs in network namespaces of their own.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
+#[path = "../net/mod.rs"]
 mod net;
+mod offloads;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::mpsc;
 
 use net::{Lists, Wire, frame, in_namespace, ip, is_ours, tagged, veth, wait_until};
-use postern_nic_owner::uplink::xdp::{Mode, Xdp};
+use postern_nic_owner::frame_port::FramePort;
+use postern_nic_owner::uplink::xdp::{Mode, XdpSocket};
 use postern_nic_owner::uplink::{
-    Bridge, Config, Device, Drive, MAX_FRAME, Port, Pump, Stop, Uplink, UplinkError,
+    Device, Pump, PumpThread, PumpWait, Stop, Uplink, UplinkConfig, UplinkError,
 };
+
+const MAX_FRAME: usize = postern_abi::window::MAX_FRAME as usize;
 
 /// Frame lengths around what headers, batches, chunks and rings make special.
 const LENGTHS: [usize; 10] = [14, 15, 59, 60, 64, 65, 1000, 1513, 1514, 128];
 const JUMBO: [usize; 9] = [60, 1514, 3839, 3840, 3841, 4096, 4097, 8193, 9014];
 
-fn config(text: &str) -> Config {
+fn config(text: &str) -> UplinkConfig {
     text.parse().unwrap()
 }
 
-/// Opens a device; `Err` with a reason to skip when this kernel has none of its kind. One that was just
-/// closed may be held for a moment by a child of another test, between fork and exec.
+/// Opens a device; `Err` with a reason to skip when this kernel has none of its kind. One that was
+/// just closed may be held for a moment by a child of another test, between fork and exec.
 fn open(text: &str) -> Result<Uplink, String> {
     let mut result = Uplink::open(&config(text));
     wait_until("the end of the device before", || {
@@ -42,12 +46,13 @@ fn open(text: &str) -> Result<Uplink, String> {
     }
 }
 
-/// Sends frames through the uplink both ways, window by window, and compares every byte and the order.
-fn exchange(device: Uplink, drive: Drive, wire: &Wire, lengths: &[usize], tag: Option<u16>) {
+/// Sends frames through the uplink both ways, window by window, and compares every byte and the
+/// order.
+fn exchange(device: Uplink, drive: PumpWait, wire: &Wire, lengths: &[usize], tag: Option<u16>) {
     // More frames than any ring has entries.
     const WINDOWS: u64 = 100;
     let port = Lists::default();
-    let bridge = Bridge::start(device, port.clone(), drive).unwrap();
+    let bridge = PumpThread::start(device, port.clone(), drive).unwrap();
     let make = |number: u64| {
         let length = lengths[number as usize % lengths.len()];
         match tag {
@@ -91,17 +96,17 @@ fn exchange(device: Uplink, drive: Drive, wire: &Wire, lengths: &[usize], tag: O
 #[test]
 fn tap_passes_every_byte_both_ways() {
     in_namespace(|| {
-        for drive in [Drive::default(), Drive::Busy] {
+        for drive in [PumpWait::default(), PumpWait::Busy] {
             let device = open("tap:tap0")?;
             let wire = Wire::open("tap0");
             exchange(device, drive, &wire, &LENGTHS, None);
         }
         let device = open("tap:tap0,mtu=9000")?;
         let wire = Wire::open("tap0");
-        exchange(device, Drive::default(), &wire, &JUMBO, None);
+        exchange(device, PumpWait::default(), &wire, &JUMBO, None);
         let device = open("tap:tap0")?;
         let wire = Wire::open("tap0");
-        exchange(device, Drive::default(), &wire, &LENGTHS, Some(0x2123));
+        exchange(device, PumpWait::default(), &wire, &LENGTHS, Some(0x2123));
         Ok(())
     });
 }
@@ -111,13 +116,19 @@ fn packet_passes_every_byte_both_ways() {
     in_namespace(|| {
         veth(9000)?;
         let wire = Wire::open("far");
-        for drive in [Drive::default(), Drive::Busy] {
+        for drive in [PumpWait::default(), PumpWait::Busy] {
             exchange(open("packet:near")?, drive, &wire, &LENGTHS, None);
         }
-        exchange(open("packet:near")?, Drive::default(), &wire, &JUMBO, None);
         exchange(
             open("packet:near")?,
-            Drive::default(),
+            PumpWait::default(),
+            &wire,
+            &JUMBO,
+            None,
+        );
+        exchange(
+            open("packet:near")?,
+            PumpWait::default(),
             &wire,
             &LENGTHS,
             Some(0x2123),
@@ -133,7 +144,7 @@ fn what_the_host_sends_itself_is_not_received() {
         let (near, far) = (Wire::open("near"), Wire::open("far"));
         for text in ["packet:near", "xdp:near"] {
             let port = Lists::default();
-            let bridge = Bridge::start(open(text)?, port.clone(), Drive::default()).unwrap();
+            let bridge = PumpThread::start(open(text)?, port.clone(), PumpWait::default()).unwrap();
             for number in 0..10 {
                 near.send(&frame(100, number));
                 assert!(far.receive() == frame(100, number));
@@ -151,7 +162,7 @@ fn xdp_in_copy_mode_passes_every_byte_both_ways() {
     in_namespace(|| {
         veth(1500)?;
         let wire = Wire::open("far");
-        for drive in [Drive::default(), Drive::Busy] {
+        for drive in [PumpWait::default(), PumpWait::Busy] {
             exchange(open("xdp:near,mode=copy")?, drive, &wire, &LENGTHS, None);
         }
         Ok(())
@@ -167,7 +178,7 @@ fn xdp_passes_jumbo_frames_in_several_chunks() {
         if device.longest() < MAX_FRAME {
             return Err("this kernel's AF_XDP has no frames of several chunks".into());
         }
-        exchange(device, Drive::default(), &wire, &JUMBO, None);
+        exchange(device, PumpWait::default(), &wire, &JUMBO, None);
         Ok(())
     });
 }
@@ -177,11 +188,11 @@ fn xdp_zero_copy_works_or_is_refused_clearly() {
     in_namespace(|| {
         veth(1500)?;
         let wire = Wire::open("far");
-        match Xdp::open("near", 0, Mode::ZeroCopy) {
+        match XdpSocket::open("near", 0, Mode::ZeroCopy) {
             Ok(device) => {
                 assert!(device.is_zero_copy());
                 let device = Uplink::Xdp(Box::new(device));
-                exchange(device, Drive::default(), &wire, &LENGTHS, None);
+                exchange(device, PumpWait::default(), &wire, &LENGTHS, None);
                 Ok(())
             }
             Err(error) => {
@@ -191,7 +202,7 @@ fn xdp_zero_copy_works_or_is_refused_clearly() {
                 // The refused attempt left nothing behind.
                 exchange(
                     open("xdp:near,mode=auto")?,
-                    Drive::default(),
+                    PumpWait::default(),
                     &wire,
                     &LENGTHS,
                     None,
@@ -220,14 +231,15 @@ fn udp_sum(frame: &[u8]) -> u16 {
     sum as u16
 }
 
-/// Has the host's own stack send datagrams out of `interface` and checks their checksums at the port.
+/// Has the host's own stack send datagrams out of `interface` and checks their checksums at the
+/// port.
 fn checksums(device: Uplink, interface: &str) -> Result<(), String> {
     ip(&format!("addr add 10.9.0.1/24 dev {interface}"))?;
     ip(&format!(
         "neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev {interface}"
     ))?;
     let port = Lists::default();
-    let bridge = Bridge::start(device, port.clone(), Drive::default()).unwrap();
+    let bridge = PumpThread::start(device, port.clone(), PumpWait::default()).unwrap();
     let socket = UdpSocket::bind("10.9.0.1:4000").unwrap();
     for length in [0usize, 1, 2, 17, 18, 19, 1000, 1471, 1472] {
         socket
@@ -268,23 +280,9 @@ fn datagrams_that_the_host_left_in_one_are_cut() {
         ip("addr add 10.9.0.1/24 dev far")?;
         ip("neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev far")?;
         let socket = UdpSocket::bind("10.9.0.1:4000").unwrap();
-        let size: libc::c_int = 700;
-        // SAFETY: the option takes an int.
-        let result = unsafe {
-            let value = (&raw const size).cast();
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_UDP,
-                libc::UDP_SEGMENT,
-                value,
-                4,
-            )
-        };
-        if result != 0 {
-            return Err("this kernel has no UDP_SEGMENT".into());
-        }
+        net::set_segment(&socket, 700)?;
         let port = Lists::default();
-        let bridge = Bridge::start(device, port.clone(), Drive::default()).unwrap();
+        let bridge = PumpThread::start(device, port.clone(), PumpWait::default()).unwrap();
         // 86 datagrams a call: more than a batch.
         let data: Vec<u8> = (0..60_000u32)
             .map(|number| (number * 7 % 251) as u8)
@@ -316,7 +314,7 @@ fn datagrams_that_the_host_left_in_one_are_cut() {
 #[derive(Clone, Default)]
 struct End(Lists, Lists);
 
-impl Port for End {
+impl FramePort for End {
     fn send(&mut self, frames: &[&[u8]]) -> usize {
         self.0.send(frames)
     }
@@ -329,10 +327,9 @@ impl Port for End {
     }
 }
 
-/// TCP between two hosts' stacks, through two uplinks: segments are cut, checksums completed, nothing
-/// is lost that TCP would not send again.
-#[test]
-fn tcp_connections_of_the_host_pass() {
+/// TCP between two hosts' stacks, through uplinks of two ports that are joined: segments are cut,
+/// checksums completed, nothing is lost that TCP would not send again.
+fn tcp_passes<P: FramePort + Send + 'static>(ports: impl FnOnce() -> [P; 2] + Send) {
     in_namespace(|| {
         ip("link add near mtu 1500 type veth peer name far mtu 1500")?;
         ip("link add near2 mtu 1500 type veth peer name far2 mtu 1500")?;
@@ -374,12 +371,10 @@ fn tcp_connections_of_the_host_pass() {
                 std::process::id()
             ))?;
             ip("addr add 10.9.0.1/24 dev far")?;
-            let (a, b) = (Lists::default(), Lists::default());
-            let first = End(a.clone(), b.clone());
-            let second = End(b, a);
+            let [first, second] = ports();
             let bridges = [
-                Bridge::start(open("packet:near")?, first, Drive::default()).unwrap(),
-                Bridge::start(open("packet:near2")?, second, Drive::default()).unwrap(),
+                PumpThread::start(open("packet:near")?, first, PumpWait::default()).unwrap(),
+                PumpThread::start(open("packet:near2")?, second, PumpWait::default()).unwrap(),
             ];
             done.send(()).unwrap();
             thread.recv().unwrap();
@@ -403,13 +398,21 @@ fn tcp_connections_of_the_host_pass() {
     });
 }
 
+#[test]
+fn tcp_connections_of_the_host_pass() {
+    tcp_passes(|| {
+        let (a, b) = (Lists::default(), Lists::default());
+        [End(a.clone(), b.clone()), End(b, a)]
+    });
+}
+
 /// Frames that are too long or short for one side or the other.
 fn bounds(text: &str, far: &str, mtu: u32) -> Result<(), String> {
     let device = open(text)?;
     ip(&format!("link set {far} mtu {mtu}"))?;
     let wire = Wire::open(far);
     let port = Lists::default();
-    let bridge = Bridge::start(device, port.clone(), Drive::default()).unwrap();
+    let bridge = PumpThread::start(device, port.clone(), PumpWait::default()).unwrap();
     // The pump has seen the new MTU once this one has passed.
     wait_until("a frame of the new MTU", || {
         port.give(frame(9015, 0));
@@ -462,7 +465,7 @@ fn frames_longer_than_the_mtu_do_not_leave() {
         veth(1500)?;
         for text in ["packet:near", "xdp:near", "tap:tap0"] {
             let port = Lists::default();
-            let bridge = Bridge::start(open(text)?, port.clone(), Drive::default()).unwrap();
+            let bridge = PumpThread::start(open(text)?, port.clone(), PumpWait::default()).unwrap();
             let wire = Wire::open(if text == "tap:tap0" { "tap0" } else { "far" });
             port.give(frame(1515, 1));
             port.give(tagged(1519, 2, 7));
@@ -476,9 +479,9 @@ fn frames_longer_than_the_mtu_do_not_leave() {
 }
 
 /// Breaks the interface under a running pump.
-fn breaks(text: &str, drive: Drive, command: &str) -> Result<UplinkError, String> {
+fn breaks(text: &str, drive: PumpWait, command: &str) -> Result<UplinkError, String> {
     let port = Lists::default();
-    let bridge = Bridge::start(open(text)?, port.clone(), drive).unwrap();
+    let bridge = PumpThread::start(open(text)?, port.clone(), drive).unwrap();
     // It is in full swing.
     for number in 0..20_000 {
         port.give(frame(200, number));
@@ -493,7 +496,7 @@ fn breaks(text: &str, drive: Drive, command: &str) -> Result<UplinkError, String
 
 #[test]
 fn an_interface_that_goes_down_or_away_ends_the_pump_with_its_name() {
-    for drive in [Drive::default(), Drive::Busy] {
+    for drive in [PumpWait::default(), PumpWait::Busy] {
         for (text, command, name, gone) in [
             ("tap:tap0", "link set tap0 down", "tap0", false),
             ("tap:tap0", "link del tap0", "tap0", true),
@@ -523,7 +526,8 @@ fn a_renamed_interface_goes_on() {
         veth(1500)?;
         let port = Lists::default();
         let wire = Wire::open("far");
-        let bridge = Bridge::start(open("packet:near")?, port.clone(), Drive::default()).unwrap();
+        let bridge =
+            PumpThread::start(open("packet:near")?, port.clone(), PumpWait::default()).unwrap();
         // Linux 6.2 and later rename interfaces that are up.
         if ip("link set near name other").is_err() {
             return Err("this kernel renames no interface that is up".into());
@@ -545,7 +549,8 @@ fn what_the_port_does_not_take_is_counted() {
         let wire = Wire::open("far");
         let port = Lists::default();
         port.limit(0);
-        let bridge = Bridge::start(open("packet:near")?, port.clone(), Drive::default()).unwrap();
+        let bridge =
+            PumpThread::start(open("packet:near")?, port.clone(), PumpWait::default()).unwrap();
         for number in 0..100 {
             wire.send(&frame(100, number));
         }
@@ -567,7 +572,7 @@ fn conserves(text: &str, sent: u64) -> Result<(), String> {
         wire.send(&frame(8000, number));
     }
     let port = Lists::default();
-    let mut pump = Pump::new(device, port.clone(), Drive::Busy);
+    let mut pump = Pump::new(device, port.clone(), PumpWait::Busy);
     let stop = Stop::new().unwrap();
     let counters = pump.counters();
     // A block of the AF_PACKET ring may still be open for a millisecond.
@@ -700,7 +705,7 @@ fn texts_name_devices() {
         "xdp:eth0,",
         "xdp:much-too-long-a-name",
     ] {
-        let error = text.parse::<Config>().unwrap_err().to_string();
+        let error = text.parse::<UplinkConfig>().unwrap_err().to_string();
         assert!(
             error.contains("names no uplink") || error.contains("no name"),
             "{error}"

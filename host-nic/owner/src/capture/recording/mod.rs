@@ -1,45 +1,34 @@
 //! The frames of a pcap or pcapng file, in memory.
 //!
-//! The whole file is read and checked before anything is done with its frames. What the file's format
-//! does not allow is an error; a frame that only cannot be sent is skipped and counted.
+//! The whole file is read and checked before anything is done with its frames. What the file's
+//! format does not allow is an error; a frame that only cannot be sent is skipped and counted.
+#![forbid(unsafe_code)]
+
+mod error;
 
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+pub use error::{MAX_FILE, RecordingError, Skipped};
 use pcap_file::pcap::PcapParser;
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
 use pcap_file::pcapng::{Block, PcapNgParser};
 use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
-use serde::Serialize;
 
-use super::error::RecordingError;
-use crate::uplink::{MAX_FRAME, MIN_FRAME};
+use postern_abi::window::{MAX_FRAME, MIN_FRAME};
 
-/// Largest file that is read, in bytes.
-pub const MAX_FILE: u64 = 1 << 30;
-/// Most interfaces of one file.
+/// Most interfaces of a file.
 const MAX_INTERFACES: usize = 1 << 16;
 const SECOND: u128 = 1_000_000_000;
 
-/// Frames of a file that cannot be sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Skipped {
-    /// Captured only in part.
-    pub truncated: u64,
-    /// Longer than [`MAX_FRAME`].
-    pub too_long: u64,
-    /// Shorter than [`MIN_FRAME`].
-    pub too_short: u64,
-}
-
-/// One frame of a file.
+/// A frame of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame<'a> {
-    /// When it was captured, in nanoseconds since the epoch; 0 where the file does not say.
+pub struct RecordedFrame<'a> {
+    /// Time of the capture, in nanoseconds since the epoch; 0 where the file does not say.
     pub time: u64,
     /// The frame.
     pub data: &'a [u8],
@@ -64,7 +53,8 @@ impl Recording {
     /// Reads a file of at most [`MAX_FILE`] bytes.
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
+    ///
+    /// The first fault of the file.
     pub fn open(file: &Path) -> Result<Recording, RecordingError> {
         let error = |source| RecordingError::Read {
             file: file.into(),
@@ -95,10 +85,11 @@ impl Recording {
         Recording::parse(file, bytes)
     }
 
-    /// The same for the content of a file; `file` is for errors.
+    /// Reads the content of a file; `file` is its name in errors.
     ///
     /// # Errors
-    /// As [`Recording::open`].
+    ///
+    /// The first fault of the content.
     pub fn parse(file: &Path, bytes: Vec<u8>) -> Result<Recording, RecordingError> {
         let mut parser = Parser {
             file,
@@ -134,24 +125,24 @@ impl Recording {
         })
     }
 
-    /// How many frames can be sent: at least one.
+    /// Number of frames that can be sent: at least one.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// The frame of this number, from 0.
-    pub fn frame(&self, number: usize) -> Option<Frame<'_>> {
+    pub fn frame(&self, number: usize) -> Option<RecordedFrame<'_>> {
         let entry = self.entries.get(number)?;
         let end = entry.offset.checked_add(entry.length)?;
-        Some(Frame {
+        Some(RecordedFrame {
             time: entry.time,
             data: self.bytes.get(entry.offset..end)?,
         })
     }
 
     /// The frames in the order of the file.
-    pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
+    pub fn frames(&self) -> impl Iterator<Item = RecordedFrame<'_>> {
         (0..self.len()).filter_map(|number| self.frame(number))
     }
 
@@ -244,13 +235,13 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Where the `length` bytes before `rest` lie in the file.
+    /// Offset in the file of the `length` bytes before `rest`.
     fn part(&self, rest: &[u8], length: usize) -> (usize, usize) {
         let end = self.bytes.len() - rest.len();
         (end.saturating_sub(length), length)
     }
 
-    /// Where a part of the file lies in it.
+    /// Offset of a part of the file in it.
     fn inside(&self, part: &[u8]) -> (usize, usize) {
         let offset = (part.as_ptr() as usize).wrapping_sub(self.bytes.as_ptr() as usize);
         (offset, part.len())
@@ -271,11 +262,11 @@ impl<'a> Parser<'a> {
             });
         }
         self.packet += 1;
-        if length.max(original as usize) > MAX_FRAME {
+        if length.max(original as usize) > MAX_FRAME as usize {
             self.skipped.too_long += 1;
         } else if (original as usize) > length {
             self.skipped.truncated += 1;
-        } else if length < MIN_FRAME {
+        } else if length < MIN_FRAME as usize {
             self.skipped.too_short += 1;
         } else {
             let time = u64::try_from(time).unwrap_or(u64::MAX);
@@ -319,7 +310,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// A time in the units of an interface (`if_tsresol`, `if_tsoffset`), in nanoseconds since the epoch.
+/// A time in the units of an interface (`if_tsresol`, `if_tsoffset`), in nanoseconds since the
+/// epoch.
 fn nanoseconds(interface: &InterfaceDescriptionBlock<'_>, ticks: u64) -> u128 {
     let mut resolution = 6;
     let mut offset = 0;

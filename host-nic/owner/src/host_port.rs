@@ -1,0 +1,101 @@
+//! A port whose tenant is a program of the host with all of the NIC's memory: for uplinks, for
+//! captures, and for programs that send.
+
+use std::fmt;
+use std::sync::Arc;
+
+use postern_abi::window::PortId;
+use postern_guest::direct::{Direct, DirectError};
+use postern_guest::nic::{Nic, WhenFull};
+use postern_nic_client::memory::Memory;
+
+use crate::frame_port::{Frame, FramePort};
+
+/// A port whose tenant is this program.
+pub struct HostPort {
+    nic: Nic<Direct>,
+    /// The frame that was received last.
+    frame: Vec<u8>,
+    /// The memory that `nic` works in.
+    _memory: Arc<Memory>,
+}
+
+impl fmt::Debug for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostPort")
+            .field("port", &self.nic.port())
+            .finish_non_exhaustive()
+    }
+}
+
+impl HostPort {
+    /// Opens a port for its present tenant, which this program is. There must be no other
+    /// `HostPort` of the tenancy, else the two garble each other's frames.
+    ///
+    /// # Errors
+    ///
+    /// The port has no tenant, or the tenant has spoilt its window.
+    pub fn open(memory: Arc<Memory>, port: PortId) -> Result<HostPort, DirectError> {
+        // SAFETY: the memory is mapped as long as the port keeps it, page aligned, and nothing
+        // refers to it but atomics.
+        let (direct, window) = unsafe { Direct::new(memory.base(), memory.size(), port) }?;
+        Ok(HostPort {
+            nic: Nic::new(direct, window),
+            frame: Vec::new(),
+            _memory: memory,
+        })
+    }
+
+    /// Lets frames wait for room at their destination instead of being dropped.
+    pub fn hold(mut self) -> HostPort {
+        self.nic.set_when_full(WhenFull::Hold);
+        self
+    }
+
+    /// Sends the frames that still wait for room; gives the number of those that go on waiting.
+    pub fn flush(&mut self) -> u32 {
+        self.nic.tx_burst::<&[u8]>(&[]);
+        self.nic.pending()
+    }
+
+    /// Gives at most `most` waiting frames to `sink`, each with the number of the sender that sent
+    /// it; gives their number.
+    pub fn receive_from(&mut self, most: usize, mut sink: impl FnMut(u32, Frame<'_>)) -> usize {
+        let buffer = &mut self.frame;
+        self.nic.rx_burst(most, |frame| {
+            // Whoever else has the NIC's memory may write there meanwhile. The copy stands still.
+            buffer.resize(frame.len(), 0);
+            frame.copy_to(buffer);
+            let header = frame.header();
+            let bytes = buffer.as_slice();
+            sink(frame.sender(), Frame { header, bytes });
+        })
+    }
+}
+
+impl FramePort for HostPort {
+    fn send(&mut self, frames: &[&[u8]]) -> usize {
+        self.nic.tx_burst(frames)
+    }
+
+    fn receive(&mut self, most: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
+        self.receive_from(most, |_, frame| sink(frame.bytes))
+    }
+
+    fn agree(&mut self, features: u32) -> u32 {
+        self.nic.agree(features).unwrap_or(0)
+    }
+
+    fn longest_segment(&self) -> usize {
+        self.nic.geometry().max_segment() as usize
+    }
+
+    fn send_frames(&mut self, frames: &[Frame<'_>]) -> usize {
+        let frames = frames.iter().map(|frame| (frame.header, frame.bytes));
+        self.nic.tx_burst_with(frames)
+    }
+
+    fn receive_frames(&mut self, most: usize, sink: &mut dyn FnMut(Frame<'_>)) -> usize {
+        self.receive_from(most, |_, frame| sink(frame))
+    }
+}

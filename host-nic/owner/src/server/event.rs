@@ -1,0 +1,91 @@
+//! Events of a NIC that somebody should hear of, although they are no answer to a request.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Something that happened to a NIC without being its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerEvent {
+    /// The keeper had ended, and another one was started.
+    KeeperReplaced,
+    /// The keeper had ended, and no other one could be started: the NIC will end with its owner.
+    KeeperLost {
+        /// The obstacle.
+        reason: String,
+    },
+    /// An uplink has ended.
+    UplinkEnded {
+        /// Number of its port.
+        port: u32,
+        /// The failure that ended it.
+        reason: String,
+    },
+    /// An uplink of the former owner could not be begun again.
+    UplinkNotResumed {
+        /// Number of its port.
+        port: u32,
+        /// The obstacle.
+        reason: String,
+    },
+    /// A capture of the former owner goes on in another file.
+    CaptureResumed {
+        /// The file in which it began.
+        former: PathBuf,
+        /// The file in which it goes on.
+        file: PathBuf,
+    },
+    /// A capture of the former owner could not be begun again.
+    CaptureNotResumed {
+        /// The file in which it began.
+        former: PathBuf,
+        /// The obstacle.
+        reason: String,
+    },
+    /// The policy of a port, which the former owner was changing, could not be applied.
+    PolicyNotResumed {
+        /// Number of the port.
+        port: u32,
+        /// The obstacle.
+        reason: String,
+    },
+    /// The policies that captures need could not be applied.
+    PoliciesNotResumed {
+        /// The obstacle.
+        reason: String,
+    },
+}
+
+impl fmt::Display for ServerEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerEvent::KeeperReplaced => {
+                f.write_str("the NIC's keeper has ended, and another one was started")
+            }
+            ServerEvent::KeeperLost { reason } => write!(
+                f,
+                "the NIC's keeper has ended, and the NIC will end with its owner: {reason}"
+            ),
+            ServerEvent::UplinkEnded { port, reason } => {
+                write!(f, "the uplink of port {port} has ended: {reason}")
+            }
+            ServerEvent::UplinkNotResumed { port, reason } => {
+                write!(f, "port {port} is no uplink any more: {reason}")
+            }
+            ServerEvent::CaptureResumed { former, file } => {
+                let (former, file) = (former.display(), file.display());
+                write!(f, "the capture into {former} goes on in {file}")
+            }
+            ServerEvent::CaptureNotResumed { former, reason } => {
+                let former = former.display();
+                write!(f, "the capture into {former} has ended: {reason}")
+            }
+            ServerEvent::PolicyNotResumed { port, reason } => {
+                write!(f, "the policy of port {port} cannot be resumed: {reason}")
+            }
+            ServerEvent::PoliciesNotResumed { reason } => {
+                write!(f, "policies cannot be resumed: {reason}")
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! A network interface as an uplink uses it.
+#![forbid(unsafe_code)]
+
+use std::os::fd::BorrowedFd;
+
+use postern_abi::window::MAX_FRAME;
+
+use super::error::UplinkError;
+use super::link::Link;
+use super::offload::Unusable;
+use crate::frame_port::Frame;
+
+/// Numbers of frames that one call of [`Device::receive`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Frames given to the caller.
+    pub frames: u64,
+    /// Frames dropped: longer than [`MAX_FRAME`] (a large segment: its parts), or cut by the
+    /// kernel.
+    pub too_long: u64,
+    /// Frames dropped: shorter than [`postern_abi::window::MIN_FRAME`].
+    pub too_short: u64,
+    /// Frames dropped: an offload left work undone that no header of a record can express.
+    pub offload: u64,
+}
+
+impl Received {
+    /// Counts a frame that is dropped.
+    pub(super) fn count(&mut self, reason: Unusable) {
+        match reason {
+            Unusable::TooLong => self.too_long += 1,
+            Unusable::TooShort => self.too_short += 1,
+            Unusable::Offload => self.offload += 1,
+        }
+    }
+}
+
+/// Numbers of frames that one call of [`Device::flush`] dealt with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Frames given to the kernel.
+    pub frames: u64,
+    /// Bytes of the frames given to the kernel.
+    pub bytes: u64,
+    /// Frames dropped: longer than the interface sends.
+    pub too_long: u64,
+    /// Frames dropped: refused by the kernel for another reason (no memory, queue of the interface
+    /// full).
+    pub refused: u64,
+}
+
+/// A network interface as an uplink uses it. No call waits.
+pub trait Device {
+    /// The interface.
+    fn link(&mut self) -> &mut Link;
+
+    /// The descriptor that becomes readable when a frame arrives.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// Length of the longest finished frame that [`Device::stage`] takes, in bytes.
+    fn longest(&self) -> usize {
+        MAX_FRAME as usize
+    }
+
+    /// The kinds of unfinished frames that [`Device::stage`] takes, `FEATURE_*` of
+    /// [`postern_abi::window`].
+    fn features(&self) -> u32 {
+        0
+    }
+
+    /// Says which kinds of unfinished frames, out of [`Device::features`], the port takes. The
+    /// device may still receive others, as far as its kernel does not finish them.
+    ///
+    /// # Errors
+    ///
+    /// The interface is gone, or the kernel refuses.
+    fn accept(&mut self, _features: u32) -> Result<(), UplinkError> {
+        Ok(())
+    }
+
+    /// Gives at most [`BATCH`](crate::frame_port::BATCH) waiting frames, in order and in place, to
+    /// `deliver`. Each has been checked against its header.
+    ///
+    /// # Errors
+    ///
+    /// The interface is gone or down, or the kernel refuses.
+    fn receive(&mut self, deliver: &mut dyn FnMut(&[Frame<'_>])) -> Result<Received, UplinkError>;
+
+    /// Number of frames that can be staged now.
+    fn room(&mut self) -> usize;
+
+    /// Takes one frame for sending. Without room it is lost.
+    fn stage(&mut self, frame: Frame<'_>);
+
+    /// Sends the staged frames in order. Those that the kernel has no room for stay staged.
+    ///
+    /// # Errors
+    ///
+    /// The interface is gone or down, or the kernel refuses.
+    fn flush(&mut self) -> Result<Flushed, UplinkError>;
+
+    /// Whether staged frames wait until the descriptor is writable.
+    fn waits_to_send(&self) -> bool;
+
+    /// Number of frames that the kernel dropped because they were not fetched in time, since the
+    /// last call.
+    fn missed(&mut self) -> u64;
+}

@@ -1,0 +1,223 @@
+//! Frames on which work is left to do: which of them an uplink takes, and how they are finished for
+//! a port that does not take them.
+//!
+//! The work itself is the switch's ([`postern_switch::offload`]), and the switch does it when a
+//! frame goes to a guest that has agreed to nothing. It is done here, by the same routines, only
+//! for a port that has not agreed to it, and for segments that are longer than the NIC's rings
+//! take.
+#![forbid(unsafe_code)]
+
+use postern_abi::window::{
+    FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, FLAG_NEEDS_CSUM, GSO_ECN, GSO_NONE,
+    GSO_TCPV4, GSO_TCPV6, MAX_FRAME, MAX_SEGMENT, MIN_FRAME, RecordHeader,
+};
+use postern_switch::offload::checksum::{Partial, Sum};
+use postern_switch::offload::segment::{Offload, Segments, Shape};
+use postern_switch::policy::headers::{Headers, PROTOCOL_TCP, PROTOCOL_UDP, Snapshot};
+
+use crate::frame_port::Frame;
+
+/// Offset of the checksum (a CRC32c, which no header can ask for) in a header of SCTP, in bytes.
+const SCTP_CHECKSUM: u16 = 8;
+
+/// The reason why an uplink drops a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unusable {
+    /// The frame, or a segment of it, is longer than [`MAX_FRAME`].
+    TooLong,
+    /// The frame is shorter than [`MIN_FRAME`].
+    TooShort,
+    /// The work that is left to do cannot be expressed, or is not what its headers say.
+    Offload,
+}
+
+/// Checks the length of a finished frame, in bytes.
+pub(super) fn check_length(length: usize) -> Result<(), Unusable> {
+    if length < MIN_FRAME as usize {
+        Err(Unusable::TooShort)
+    } else if length > MAX_FRAME as usize {
+        Err(Unusable::TooLong)
+    } else {
+        Ok(())
+    }
+}
+
+/// Checks a frame of an interface against its header. Gives the header that goes to the port.
+///
+/// A large segment whose checksum is right already (a NIC has merged it, LRO) gets the form of one
+/// whose checksum is left to do: there is no other one.
+pub(super) fn check(header: RecordHeader, frame: &mut [u8]) -> Result<RecordHeader, Unusable> {
+    if header.gso_type == GSO_NONE {
+        check_length(frame.len())?;
+        if header.flags != 0 {
+            let length = frame.len() as u32;
+            let partial = Partial::new(header.csum_start, header.csum_offset, length);
+            if partial.is_none() || header.csum_offset == SCTP_CHECKSUM {
+                return Err(Unusable::Offload);
+            }
+        }
+        return Ok(header);
+    }
+    if frame.len() > MAX_SEGMENT as usize {
+        return Err(Unusable::TooLong);
+    }
+    let header = match header.flags {
+        0 => leave_checksum(header, frame).ok_or(Unusable::Offload)?,
+        _ => header,
+    };
+    let (_, shape) = shape(header, frame).ok_or(Unusable::Offload)?;
+    match shape.longest() > MAX_FRAME {
+        true => Err(Unusable::TooLong),
+        false => Ok(header),
+    }
+}
+
+/// Features that a receiver needs to take a frame with this header as it is.
+pub(super) fn needs(header: RecordHeader) -> u32 {
+    match (header.gso_type & !GSO_ECN, header.flags) {
+        (GSO_NONE, 0) => 0,
+        (GSO_NONE, _) => FEATURE_CSUM,
+        (GSO_TCPV4, _) => FEATURE_CSUM | FEATURE_TSO4,
+        (GSO_TCPV6, _) => FEATURE_CSUM | FEATURE_TSO6,
+        _ => FEATURE_CSUM | FEATURE_USO,
+    }
+}
+
+/// Length of the frames that leave an interface for this one, in bytes.
+pub(super) fn wire_length(frame: &Frame<'_>) -> usize {
+    let header = frame.header;
+    match header.gso_type {
+        GSO_NONE => frame.bytes.len(),
+        _ => usize::from(header.hdr_len) + usize::from(header.gso_size),
+    }
+}
+
+/// Eight bytes of a frame, the first one lowest, with zeros behind its end.
+fn word(frame: &[u8], index: usize) -> u64 {
+    let rest = frame.get(index * 8..).unwrap_or_default();
+    match rest.first_chunk() {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => {
+            let mut bytes = [0; 8];
+            for (to, byte) in bytes.iter_mut().zip(rest) {
+                *to = *byte;
+            }
+            u64::from_le_bytes(bytes)
+        }
+    }
+}
+
+fn snapshot(frame: &[u8]) -> Snapshot {
+    Snapshot::read(frame.len() as u32, |index| word(frame, index))
+}
+
+/// The shape of a large segment, if its headers are what its header says.
+fn shape(header: RecordHeader, frame: &[u8]) -> Option<(Snapshot, Shape)> {
+    let snapshot = snapshot(frame);
+    let offload = Offload {
+        flags: header.flags,
+        gso_type: header.gso_type,
+        gso_size: header.gso_size,
+        csum_start: header.csum_start,
+        csum_offset: header.csum_offset,
+    };
+    let shape = Shape::check(&snapshot, &Headers::parse(&snapshot), offload).ok()?;
+    Some((snapshot, shape))
+}
+
+/// Puts the sum of the pseudo-header in place of the checksum of a large segment.
+fn leave_checksum(header: RecordHeader, frame: &mut [u8]) -> Option<RecordHeader> {
+    let headers = Headers::parse(&snapshot(frame));
+    let protocol = headers.protocol?;
+    let csum_offset = match protocol {
+        PROTOCOL_TCP => 16,
+        PROTOCOL_UDP => 6,
+        _ => return None,
+    };
+    let csum_start = u16::from(headers.l4_offset);
+    let length = frame.len().checked_sub(usize::from(csum_start))?;
+    let mut sum = Sum::ZERO.add_be16(protocol.into()).add_be16(length as u16);
+    for half in headers.source_ip.iter().chain(&headers.destination_ip) {
+        for shift in [0, 16, 32, 48] {
+            sum = sum.add_be16((half >> shift) as u16);
+        }
+    }
+    let place = usize::from(csum_start) + usize::from(csum_offset);
+    let field = frame.get_mut(place..)?.first_chunk_mut()?;
+    *field = sum.fold().to_le_bytes();
+    Some(RecordHeader {
+        flags: FLAG_NEEDS_CSUM,
+        csum_start,
+        csum_offset,
+        ..header
+    })
+}
+
+/// A frame that is being finished: it becomes one or several on which nothing is left to do.
+pub(super) struct Finishing<'a> {
+    frame: &'a [u8],
+    work: Work,
+}
+
+enum Work {
+    /// All frames have been written.
+    Done,
+    /// The frame is to be copied.
+    Copy,
+    Checksum(Partial),
+    Segmentation(Box<Segments>),
+}
+
+impl<'a> Finishing<'a> {
+    /// Begins with a frame that [`check`] has let pass.
+    pub(super) fn new(frame: Frame<'a>) -> Option<Finishing<'a>> {
+        let Frame { header, bytes } = frame;
+        let work = if header.gso_type != GSO_NONE {
+            let (snapshot, shape) = shape(header, bytes)?;
+            Work::Segmentation(Box::new(Segments::new(&snapshot, shape)))
+        } else if header.flags != 0 {
+            let length = bytes.len() as u32;
+            Work::Checksum(Partial::new(header.csum_start, header.csum_offset, length)?)
+        } else {
+            Work::Copy
+        };
+        let frame = bytes;
+        Some(Finishing { frame, work })
+    }
+
+    /// Writes the next frame to `out`; gives its length. `None` after the last one, and where it
+    /// does not fit.
+    pub(super) fn write_next(&mut self, out: &mut [u8]) -> Option<usize> {
+        let frame = self.frame;
+        if let Work::Segmentation(segments) = &mut self.work {
+            let payload = segments.advance()?;
+            let (from, to) = (payload.offset, payload.offset.checked_add(payload.length)?);
+            let sum = segments.sum();
+            segments.finish(sum.add_range(from, to, |index| word(frame, index)));
+            let headers = segments.header_length() as usize;
+            let payload = frame.get(from as usize..to as usize)?;
+            let out = out.get_mut(..headers + payload.len())?;
+            let (head, tail) = out.split_at_mut_checked(headers)?;
+            for (to, from) in head.chunks_mut(8).zip(segments.header()) {
+                to.copy_from_slice(from.to_le_bytes().get(..to.len())?);
+            }
+            tail.copy_from_slice(payload);
+            return Some(headers + payload.len());
+        }
+        let work = std::mem::replace(&mut self.work, Work::Done);
+        if let Work::Done = work {
+            return None;
+        }
+        let out = out.get_mut(..frame.len())?;
+        out.copy_from_slice(frame);
+        if let Work::Checksum(partial) = work {
+            let checksum = partial.finish(|index| word(frame, index));
+            let field = out.get_mut(partial.place() as usize..)?.first_chunk_mut()?;
+            *field = checksum.to_le_bytes();
+        }
+        Some(out.len())
+    }
+}
+
+#[cfg(test)]
+mod tests;

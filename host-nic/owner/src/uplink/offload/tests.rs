@@ -1,0 +1,219 @@
+use super::*;
+use postern_abi::window::GSO_UDP_L4;
+
+const ETHERNET: usize = 14;
+const FIN_PSH: u8 = 0x09;
+/// CWR and ACK.
+const CWR_ACK: u8 = 0x90;
+
+/// A TCP segment in IPv4, with options, and the sum of the pseudo-header in place of its checksum.
+fn tcp4(payload: usize, flags: u8) -> Vec<u8> {
+    let mut frame = vec![2; 12];
+    frame.extend([8, 0]);
+    let [l0, l1] = (20 + 24 + payload as u16).to_be_bytes();
+    frame.extend([
+        0x45,
+        0,
+        l0,
+        l1,
+        0xff,
+        0xff,
+        0x40,
+        0,
+        64,
+        PROTOCOL_TCP,
+        0,
+        0,
+        10,
+        0,
+        0,
+        1,
+        10,
+        0,
+        0,
+        2,
+    ]);
+    frame.extend([
+        0, 80, 1, 0, 0xff, 0xff, 0xff, 0xf0, 0, 0, 0, 9, 0x60, flags, 1, 2, 0, 0, 0, 0,
+    ]);
+    frame.extend([1, 1, 1, 1]);
+    frame.extend((0..payload).map(|number| number as u8));
+    let pseudo = sum(&frame[26..34]) + 6 + 24 + payload as u64;
+    frame[50..52].copy_from_slice(&folded(pseudo).to_be_bytes());
+    frame
+}
+
+fn large(gso_type: u8, gso_size: u16) -> RecordHeader {
+    RecordHeader {
+        flags: FLAG_NEEDS_CSUM,
+        gso_type,
+        gso_size,
+        csum_start: 34,
+        csum_offset: 16,
+        ..RecordHeader::default()
+    }
+}
+
+fn partial(csum_start: u16, csum_offset: u16) -> RecordHeader {
+    RecordHeader {
+        flags: FLAG_NEEDS_CSUM,
+        csum_start,
+        csum_offset,
+        ..RecordHeader::default()
+    }
+}
+
+/// The sum of big-endian words, the last one padded with zero: a second, plain form of it.
+fn sum(bytes: &[u8]) -> u64 {
+    let word = |pair: &[u8]| u64::from(pair[0]) << 8 | pair.get(1).map_or(0, |byte| (*byte).into());
+    bytes.chunks(2).map(word).sum()
+}
+
+fn folded(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+fn finish(header: RecordHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut copy = frame.to_vec();
+    let header = check(header, &mut copy).ok()?;
+    let bytes = &copy[..];
+    let mut finishing = Finishing::new(Frame { header, bytes })?;
+    let mut out = [0xaa; 10_000];
+    let mut frames = Vec::new();
+    while let Some(length) = finishing.write_next(&mut out) {
+        frames.push(out[..length].to_vec());
+    }
+    Some(frames)
+}
+
+/// UDP over IPv4, with the pseudo-header 10.0.0.1, 10.0.0.2, 17, 12.
+#[test]
+fn a_completed_checksum_sums_to_all_ones() {
+    let pseudo = [10u8, 0, 0, 1, 10, 0, 0, 2, 0, 17, 0, 12];
+    let mut frame = vec![0xee; 34];
+    frame.extend([0x12, 0x34, 0x56, 0x78, 0, 12]);
+    frame.extend((sum(&pseudo) as u16).to_be_bytes());
+    frame.extend([1, 2, 3, 4]);
+    let frames = finish(partial(34, 6), &frame).unwrap();
+    assert_eq!(frames.len(), 1);
+    // 0x1234 + 0x5678 + 12 + 0x0102 + 0x0304 + 0x0a00 + 1 + 0x0a00 + 2 + 17 + 12 = 0x80de
+    assert_eq!(frames[0][40..42], (!0x80de_u16).to_be_bytes());
+    assert_eq!(frames[0][..34], [0xee; 34], "nothing else is touched");
+    assert_eq!(frames[0][42..], frame[42..]);
+}
+
+#[test]
+fn zero_is_sent_as_its_other_form() {
+    let mut frame = vec![0; 18];
+    frame[14..16].copy_from_slice(&[0xff, 0xff]);
+    let frames = finish(partial(14, 2), &frame).unwrap();
+    assert_eq!(frames[0][14..], [0xff; 4]);
+}
+
+#[test]
+fn what_lies_outside_is_refused() {
+    let mut frame = vec![0; 60];
+    for (start, offset) in [
+        (61, 0),
+        (60, 0),
+        (50, 9),
+        (0, u16::MAX),
+        (34, SCTP_CHECKSUM),
+    ] {
+        let found = check(partial(start, offset), &mut frame);
+        assert_eq!(found, Err(Unusable::Offload), "{start} {offset}");
+    }
+    assert_eq!(frame, [0; 60]);
+    assert!(
+        check(partial(51, 7), &mut frame).is_ok(),
+        "odd offset inside"
+    );
+}
+
+#[test]
+fn a_large_tcp_segment_becomes_several() {
+    let frame = tcp4(250, CWR_ACK | FIN_PSH);
+    let header = large(GSO_TCPV4 | GSO_ECN, 100);
+    assert_eq!(needs(header), FEATURE_CSUM | FEATURE_TSO4);
+    // Once with the checksum left to do, once with one that is there already.
+    let merged = RecordHeader {
+        flags: 0,
+        csum_start: 0,
+        csum_offset: 0,
+        ..header
+    };
+    let mut other = frame.clone();
+    other[50..52].fill(0x55);
+    assert_eq!(check(merged, &mut other), Ok(header));
+    assert_eq!(other, frame, "the sum of the pseudo-header");
+    let frames = finish(header, &frame).unwrap();
+    assert_eq!(frames.len(), 3);
+    let mut payload: Vec<u8> = Vec::new();
+    for (number, out) in frames.iter().enumerate() {
+        let length = out.len();
+        assert_eq!(length, 58 + if number == 2 { 50 } else { 100 });
+        let be16 = |place: usize| u16::from_be_bytes([out[place], out[place + 1]]);
+        assert_eq!(be16(16), length as u16 - 14);
+        assert_eq!(be16(18), 0xffff_u16.wrapping_add(number as u16));
+        assert_eq!(folded(sum(&out[ETHERNET..34])), 0xffff, "header checksum");
+        let sequence = u32::from_be_bytes(out[38..42].try_into().unwrap());
+        assert_eq!(sequence, 0xffff_fff0_u32.wrapping_add(100 * number as u32));
+        let expected = [0x90, 0x10, 0x19][number];
+        assert_eq!(out[47], expected, "CWR first, FIN and PSH last");
+        let pseudo = sum(&out[26..34]) + 6 + (length as u64 - 34);
+        assert_eq!(folded(sum(&out[34..]) + pseudo), 0xffff, "TCP checksum");
+        payload.extend(&out[58..]);
+    }
+    assert_eq!(payload, frame[58..]);
+    let bytes = &frame[..];
+    let mut finishing = Finishing::new(Frame { header, bytes }).unwrap();
+    assert_eq!(finishing.write_next(&mut [0; 157]), None, "no room");
+}
+
+#[test]
+fn what_is_not_plain_is_refused() {
+    let frame = tcp4(250, 0x10);
+    let good = large(GSO_TCPV4, 100);
+    assert!(check(good, &mut frame.clone()).is_ok());
+    for header in [
+        large(GSO_TCPV6, 100),
+        large(GSO_UDP_L4, 100),
+        large(3, 100),
+        large(GSO_TCPV4, 0),
+        RecordHeader {
+            csum_start: 54,
+            ..good
+        },
+    ] {
+        let found = check(header, &mut frame.clone());
+        assert_eq!(found, Err(Unusable::Offload), "{header:?}");
+    }
+    for (place, value) in [
+        (12, 0x81),
+        (14, 0x65),
+        (14, 0x46),
+        (20, 0x20),
+        (23, PROTOCOL_UDP),
+        (46, 0x40),
+    ] {
+        let mut frame = frame.clone();
+        frame[place] = value;
+        let found = check(good, &mut frame);
+        assert_eq!(found, Err(Unusable::Offload), "{place}");
+    }
+    for end in 0..58 {
+        assert!(check(good, &mut frame[..end].to_vec()).is_err(), "{end}");
+    }
+}
+
+#[test]
+fn segments_are_bounded_by_the_length_of_their_parts() {
+    let mut frame = tcp4(20_000, 0x10);
+    let found = check(large(GSO_TCPV4, 8960), &mut frame);
+    assert!(found.is_ok());
+    let found = check(large(GSO_TCPV4, 8961), &mut frame);
+    assert_eq!(found, Err(Unusable::TooLong));
+}
