@@ -41,7 +41,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use self::bpf::Redirect;
 use self::ring::Ring;
 pub use self::socket::Mode;
-use self::socket::{bind_to, open_socket};
+use self::socket::{NEEDS, bind_to, open_socket};
 use super::batch::Batch;
 use super::device::{Device, Flushed, Received};
 use super::error::{UplinkError, failed};
@@ -50,7 +50,6 @@ use super::map::Map;
 use super::offload;
 use crate::frame_port::{BATCH, Frame};
 
-const NEEDS: &str = "CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF";
 /// Size of a chunk in bytes.
 const CHUNK: usize = 4096;
 /// Number of chunks each way, and of entries of each ring.

@@ -14,7 +14,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use super::super::error::{UplinkError, failed};
 use super::super::link::Link;
-use super::NEEDS;
+
+/// Capabilities that an AF_XDP uplink needs.
+pub(super) const NEEDS: &str = "CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF";
 
 /// For how long a queue that is in use may be one whose socket has ended.
 const RELEASE: Duration = Duration::from_secs(1);
