@@ -8,7 +8,9 @@ use linux_raw_sys::if_packet::{TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, 
 
 use super::super::offload::{self, Unusable};
 use super::super::virtio_net;
-use super::BLOCK;
+
+/// Size of a block in bytes.
+pub(super) const BLOCK: usize = 256 << 10;
 use crate::frame_port::Frame;
 
 /// EtherType of a VLAN tag when the kernel gives none (IEEE 802.1Q).

@@ -31,7 +31,7 @@ use linux_raw_sys::if_packet::{
 use postern_abi::window::{FEATURE_USO, FEATURES};
 use rustix::io::Errno;
 
-use self::block::packet;
+use self::block::{BLOCK, packet};
 use super::batch::Batch;
 use super::device::{Device, Flushed, Received};
 use super::error::{UplinkError, failed};
@@ -40,8 +40,6 @@ use super::map::Map;
 use crate::frame_port::{BATCH, Frame};
 
 const NEEDS: &str = "CAP_NET_RAW";
-/// Size of a block in bytes.
-const BLOCK: usize = 256 << 10;
 /// Number of blocks of the ring.
 const BLOCKS: usize = 32;
 /// Size of a frame that the kernel reckons with, in bytes. With TPACKET_V3 frames may have any size
