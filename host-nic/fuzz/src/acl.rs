@@ -43,7 +43,7 @@ pub fn run(data: &[u8]) {
         u64::from_le_bytes(padded[index * 8..][..8].try_into().unwrap())
     });
     let headers = Headers::parse(&snapshot);
-    // SAFETY: all zero is a valid list.
+    // SAFETY: an `Acl` is all atomic integers, of which zero is a valid value.
     let acl = unsafe { Box::<Acl>::new_zeroed().assume_init() };
     for default in [Verdict::Permit, Verdict::Deny] {
         let rules = rules.clone();

@@ -95,7 +95,7 @@ impl FuzzNic {
     pub fn word(&self, number: u32, offset: u64) -> &AtomicU32 {
         let offset = (offset % self.geometry.window_size()) & !3;
         let offset = window_offset(self.geometry, port(number)) + offset;
-        // SAFETY: a word of the mapping.
+        // SAFETY: the word is aligned and lies in a window, which is mapped while `self` lives.
         unsafe { AtomicU32::from_ptr(self.base.add(offset as usize).cast()) }
     }
 

@@ -125,7 +125,7 @@ impl Pages {
     }
 }
 
-// SAFETY: the mapping belongs to no thread; words in it are accessed as such.
+// SAFETY: the mapping belongs to no thread, and its words are read and written one access each.
 unsafe impl Sync for Pages {}
 
 impl Drop for Pages {
@@ -153,7 +153,7 @@ pub fn in_child(action: impl FnOnce() -> u8) -> io::Result<u8> {
         unsafe { libc::_exit(status.into()) };
     }
     let mut status = 0;
-    // SAFETY: waits for our own child.
+    // SAFETY: `status` is an int of ours, and the child is our own.
     check(unsafe { libc::waitpid(child, &mut status, 0) })?;
     Ok(if libc::WIFEXITED(status) {
         libc::WEXITSTATUS(status) as u8

@@ -56,7 +56,7 @@ impl Link {
             libc::SIOCGIFHWADDR,
             &mut request,
         )?;
-        // SAFETY: the kernel filled this member.
+        // SAFETY: SIOCGIFHWADDR has filled this member of the union.
         let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
         if kind != libc::ARPHRD_ETHER {
             return Err(UplinkError::NotEthernet {
@@ -181,7 +181,7 @@ impl Link {
     fn read_mtu(&mut self) -> Result<(), UplinkError> {
         let mut request = self.request();
         self.ioctl("read the MTU of", libc::SIOCGIFMTU, &mut request)?;
-        // SAFETY: the kernel filled this member.
+        // SAFETY: SIOCGIFMTU has filled this member of the union.
         self.mtu = unsafe { request.ifr_ifru.ifru_mtu }.max(0) as u32;
         Ok(())
     }
@@ -189,7 +189,7 @@ impl Link {
     fn flags(&self) -> Result<c_short, UplinkError> {
         let mut request = self.request();
         self.ioctl("read the state of", libc::SIOCGIFFLAGS, &mut request)?;
-        // SAFETY: the kernel filled this member.
+        // SAFETY: SIOCGIFFLAGS has filled this member of the union.
         Ok(unsafe { request.ifr_ifru.ifru_flags })
     }
 
@@ -291,7 +291,7 @@ pub(super) unsafe fn set_option<T>(
 /// A packet socket that receives nothing yet.
 pub(super) fn packet_socket(interface: &str) -> Result<OwnedFd, UplinkError> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: no memory is involved.
+    // SAFETY: socket(2) takes three numbers, and touches no memory of this process.
     let socket = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
     if socket < 0 {
         let source = io::Error::last_os_error();
@@ -302,7 +302,7 @@ pub(super) fn packet_socket(interface: &str) -> Result<OwnedFd, UplinkError> {
             source,
         ));
     }
-    // SAFETY: a new descriptor, which nobody else has.
+    // SAFETY: socket(2) has just made this descriptor, which nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 

@@ -54,7 +54,7 @@ impl Frames {
     }
 }
 
-// SAFETY: each frame is given out once.
+// SAFETY: frames are page aligned, unused RAM, and each is given out once.
 unsafe impl FrameAllocator<Size4KiB> for Frames {
     fn allocate_frame(&mut self) -> Option<PhysFrame> {
         let frame = self.allocate(PAGE);

@@ -58,7 +58,7 @@ fn repeat(count: u64, mut work: impl FnMut() -> Option<u64>) {
     while left != 0 {
         work();
         // The compiler cannot tell the two loops apart by their counting.
-        // SAFETY: it counts down a register.
+        // SAFETY: the instruction counts down the register of `left`, and touches no memory.
         unsafe { asm!("dec {0}", inout(reg) left, options(nomem, nostack)) };
     }
 }
@@ -70,7 +70,8 @@ struct NoCall;
 impl Service for NoCall {
     #[inline(always)]
     fn call(&mut self, op: u64, a: u64, b: u64) -> Option<u64> {
-        // SAFETY: no instruction at all.
+        // SAFETY: the block has no instruction; its operands only tell the compiler what a call
+        // overwrites.
         unsafe {
             asm!(
                 "",

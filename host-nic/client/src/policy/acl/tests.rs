@@ -12,7 +12,7 @@ use crate::policy::rule::{MacMatch, PortRange, Prefix, RuleSpec};
 
 /// A list that is off.
 pub fn off() -> Box<Acl> {
-    // SAFETY: all zero is a valid list.
+    // SAFETY: an `Acl` is all atomic integers, of which zero is a valid value.
     unsafe { Box::<Acl>::new_zeroed().assume_init() }
 }
 

@@ -53,7 +53,7 @@ pub(super) unsafe fn packet<'a>(block: *mut u8, offset: usize) -> Option<Found<'
     let frame = if header.tp_len > header.tp_snaplen {
         Err(Unusable::TooLong)
     } else {
-        // SAFETY: all members of the union have this form.
+        // SAFETY: the union has this one member, plain integers of which every value is valid.
         let variant = unsafe { header.__bindgen_anon_1.hv1 };
         let tag = (header.tp_status & TP_STATUS_VLAN_VALID != 0).then(|| {
             let given = header.tp_status & TP_STATUS_VLAN_TPID_VALID != 0;

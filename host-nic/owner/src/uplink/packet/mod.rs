@@ -130,7 +130,7 @@ impl PacketSocket {
             let header = self.ring.base().wrapping_add(self.block * BLOCK);
             // SAFETY: the header lies in the ring and the kernel no longer writes to this block.
             let header = unsafe { ptr::read(header.cast::<tpacket_block_desc>()) };
-            // SAFETY: all members of the union have this form.
+            // SAFETY: the union has this one member, plain integers of which every value is valid.
             let header = unsafe { header.hdr.bh1 };
             self.open = Some((header.num_pkts, header.offset_to_first_pkt as usize));
         }

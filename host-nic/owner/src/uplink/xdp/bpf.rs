@@ -152,9 +152,9 @@ unsafe fn bpf<T>(command: i32, attribute: &T) -> io::Result<i32> {
 ///
 /// The attribute is what the command takes, as for [`bpf`].
 unsafe fn bpf_fd<T>(command: i32, attribute: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller vouches for the attribute.
+    // SAFETY: the caller vouches for the attribute, as `bpf` demands.
     let fd = unsafe { bpf(command, attribute) }?;
-    // SAFETY: a new descriptor, which nobody else has.
+    // SAFETY: the command has just made this descriptor, which nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -234,7 +234,7 @@ fn create_map(queue: u32, socket: impl AsFd) -> io::Result<OwnedFd> {
         max_entries: queue.saturating_add(1),
         map_flags: 0,
     };
-    // SAFETY: the form of BPF_MAP_CREATE.
+    // SAFETY: `MapCreate` is the attribute of BPF_MAP_CREATE, and has no pointers.
     let map = unsafe { bpf_fd(MAP_CREATE, &attribute) }?;
     let value = socket.as_fd().as_raw_fd();
     let attribute = MapUpdate {
@@ -244,7 +244,8 @@ fn create_map(queue: u32, socket: impl AsFd) -> io::Result<OwnedFd> {
         value: (&raw const value) as u64,
         flags: 0,
     };
-    // SAFETY: the form of BPF_MAP_UPDATE_ELEM; key and value have the sizes of the map's.
+    // SAFETY: `MapUpdate` is the attribute of BPF_MAP_UPDATE_ELEM; key and value outlive the call
+    // and have the sizes that the map was made with.
     unsafe { bpf(MAP_UPDATE_ELEM, &attribute) }?;
     Ok(map)
 }
@@ -265,7 +266,8 @@ fn load(map: &OwnedFd, flags: u32) -> io::Result<OwnedFd> {
         flags,
         name: *b"postern_uplink\0\0",
     };
-    // SAFETY: the form of BPF_PROG_LOAD; both pointers are valid for the call.
+    // SAFETY: `ProgLoad` is the attribute of BPF_PROG_LOAD; instructions and licence outlive the
+    // call.
     unsafe { bpf_fd(PROG_LOAD, &attribute) }
 }
 
@@ -276,6 +278,6 @@ fn attach(program: &OwnedFd, interface: u32, flags: u32) -> io::Result<OwnedFd> 
         attach_type: ATTACH_XDP,
         flags,
     };
-    // SAFETY: the form of BPF_LINK_CREATE for XDP.
+    // SAFETY: `LinkCreate` is the attribute of BPF_LINK_CREATE for XDP, and has no pointers.
     unsafe { bpf_fd(LINK_CREATE, &attribute) }
 }

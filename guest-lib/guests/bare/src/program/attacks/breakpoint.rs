@@ -94,7 +94,7 @@ fn stopped_call(
     // SAFETY: the breakpoint is on nothing that Rust code executes or accesses.
     unsafe { syscall::privileged(arm, address) };
     let result = attacker.call();
-    // SAFETY: no breakpoint.
+    // SAFETY: with argument 0 `break_at` clears the breakpoint, and touches nothing else.
     unsafe { syscall::privileged(break_at, 0) };
     result
 }

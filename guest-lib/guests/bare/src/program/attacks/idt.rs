@@ -118,7 +118,7 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
     for number in 0..PAGES {
         let page = attacker.packet_page(number);
         let address = base + u64::from(number) * PAGE_SIZE;
-        // SAFETY: nothing is mapped there.
+        // SAFETY: nothing of the program's is mapped where a view has the window.
         unsafe { syscall::map(address, page.physical, PAGE_SIZE, MAP_KERNEL_WRITE) };
     }
     // SAFETY: the pages are mapped, and stay so; nothing is sent any more that would need them.
@@ -140,7 +140,7 @@ pub fn run(attacker: &mut Attacker) -> Verdict {
         target,
         ..Registers::default()
     };
-    // SAFETY: an exception ends it.
+    // SAFETY: the gate halts at that byte, so an exception ends the call, as `enter` expects.
     let fault = unsafe { enter(&registers) };
     attacker.reset_code();
     match fault {
@@ -195,7 +195,7 @@ fn calls(attacker: &mut Attacker, stack: PacketPage) -> Outcome {
     let (rip, cs) = (stack.read(FRAME_RIP), stack.read(FRAME_RIP + 1));
     if result.is_err() {
         // The interrupt that was lost must not block the next ones.
-        // SAFETY: this changes no memory.
+        // SAFETY: `end_interrupt` writes a register of the local APIC, and changes no memory.
         unsafe { syscall::privileged(end_interrupt, 0) };
     }
     match result {

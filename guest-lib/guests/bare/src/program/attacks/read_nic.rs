@@ -66,7 +66,7 @@ struct Reader {
 impl Reader {
     /// Maps a page at `address` and reads a word every `step` bytes.
     fn read_page(&mut self, address: u64, physical: u64, step: usize) {
-        // SAFETY: nothing is mapped there, and nothing refers to it.
+        // SAFETY: nothing of the program's is mapped at the address, and nothing refers to it.
         unsafe { syscall::map(address, physical, PAGE_SIZE, MAP_READ) };
         for offset in (0..PAGE_SIZE).step_by(step) {
             let word = (address + offset) as *const u64;
