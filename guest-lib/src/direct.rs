@@ -13,13 +13,13 @@ use postern_switch::switch;
 use crate::ring::{Window, touch};
 use crate::service::Service;
 
-/// Calls by calling.
+/// A service of the switch in this very program: a request is a function call.
 #[derive(Clone, Copy, Debug)]
 pub struct Direct {
     base: NonNull<u8>,
     /// The words that say who calls; elsewhere the host keeps them.
     caller: Credentials,
-    /// Which of the port's senders calls.
+    /// Number of the vCPU as which this value calls: the port's sender.
     vcpu: u32,
 }
 

@@ -33,7 +33,7 @@ pub enum Error {
         magic = emulated::MAGIC
     )]
     NotEmulated {
-        /// What the port answered.
+        /// The answer of the port.
         found: u32,
     },
     /// A hardware counter cannot be had.
@@ -42,9 +42,9 @@ pub enum Error {
          gives out, and kernel.perf_event_paranoid of 1 or less (or root)"
     )]
     Perf {
-        /// Which, as perf(1) names it.
+        /// Name of the counter, as perf(1) has it.
         event: &'static str,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -69,7 +69,7 @@ impl CounterSource {
         ("perf", CounterSource::Perf),
     ];
 
-    /// Its name.
+    /// Name of the source.
     pub fn name(self) -> &'static str {
         let found = CounterSource::ALL
             .into_iter()

@@ -25,9 +25,9 @@ pub enum Error {
     /// More processors than KVM gives a VM.
     #[error("{asked} vCPUs are too many: this host gives a VM at most {most}")]
     TooManyVcpus {
-        /// As asked for.
+        /// Number of vCPUs that were asked for.
         asked: usize,
-        /// As many as there can be.
+        /// Largest number that KVM gives a VM.
         most: usize,
     },
     /// A call was refused.
@@ -35,7 +35,7 @@ pub enum Error {
     Call {
         /// The call.
         call: &'static str,
-        /// Why.
+        /// KVM's error.
         source: kvm_ioctls::Error,
     },
 }

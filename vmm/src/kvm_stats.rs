@@ -29,7 +29,7 @@ pub enum Error {
     Open {
         /// VM or vCPU.
         of: &'static str,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// The file cannot be read.
@@ -37,7 +37,7 @@ pub enum Error {
     Read {
         /// VM or vCPU.
         of: &'static str,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// The file contradicts itself.
@@ -45,7 +45,7 @@ pub enum Error {
     Malformed {
         /// VM or vCPU.
         of: &'static str,
-        /// What is wrong.
+        /// The contradiction, in words.
         what: String,
     },
 }
@@ -58,7 +58,7 @@ struct Entry {
     count: usize,
 }
 
-/// Which statistics a file has, and where.
+/// The names of the statistics in a file, and their places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatsLayout {
     data_offset: u64,
@@ -77,7 +77,7 @@ pub const HEADER_SIZE: usize = size_of::<kvm_stats_header>();
 /// Bytes of a descriptor before its name.
 const DESCRIPTOR_SIZE: usize = 16;
 
-/// Where the descriptors are in the file.
+/// The header of a file of statistics: number, size and place of the descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatsHeader {
     name_size: usize,

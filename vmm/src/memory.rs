@@ -37,13 +37,13 @@ pub enum Error {
     Reserve {
         /// Bytes asked for.
         size: u64,
-        /// Why not.
+        /// The system's error.
         source: vm_memory::mmap::FromRangesError,
     },
     /// A slot that does not begin and end at page boundaries, is empty or wraps around.
     #[error("memory slot of {name}: {size:#x} bytes at {gpa:#x} are not whole pages")]
     BadSlot {
-        /// What the slot holds.
+        /// Name of what the slot holds.
         name: String,
         /// Guest-physical address.
         gpa: u64,
@@ -56,15 +56,15 @@ pub enum Error {
          in the guest's physical address space"
     )]
     Overlap {
-        /// What the new slot holds.
+        /// Name of what the new slot holds.
         name: String,
         /// First byte of the new slot.
         gpa: u64,
         /// First byte after it.
         end: u64,
-        /// What is there.
+        /// Name of what is there already.
         other: String,
-        /// Its first byte.
+        /// First byte of what is there.
         other_gpa: u64,
         /// First byte after it.
         other_end: u64,
@@ -72,7 +72,7 @@ pub enum Error {
     /// KVM refused a slot.
     #[error("KVM refused the memory slot of {name} ({size:#x} bytes at {gpa:#x})")]
     SetSlot {
-        /// What the slot holds.
+        /// Name of what the slot holds.
         name: String,
         /// Guest-physical address.
         gpa: u64,

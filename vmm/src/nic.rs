@@ -38,7 +38,7 @@ use crate::memory::{self, Slots};
 /// Why a VM has no NIC port.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The NIC does not give it.
+    /// The owner of the NIC gives no port.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// What the NIC gave cannot be mapped.
@@ -51,7 +51,7 @@ pub enum Error {
         port: u32,
         /// Size of the window in bytes.
         size: u64,
-        /// Why not.
+        /// The error of the mapping.
         source: vm_memory::mmap::MmapRegionError,
     },
     /// The NIC cannot tell so many vCPUs apart.
@@ -61,12 +61,12 @@ pub enum Error {
         remedy(*.vcpus)
     )]
     TooManyVcpus {
-        /// Those of the VM.
+        /// Number of vCPUs of the VM.
         vcpus: usize,
         /// Queues of each port.
         queues: u32,
     },
-    /// No descriptor is left.
+    /// The process has no descriptor left.
     #[error("cannot keep the descriptors that the NIC gave")]
     Descriptors(#[source] io::Error),
 }

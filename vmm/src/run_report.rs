@@ -18,9 +18,9 @@ use crate::vcpu::VcpuEnd;
 pub enum Outcome {
     /// One of its vCPUs.
     Ended {
-        /// Which.
+        /// Number of the vCPU.
         vcpu: usize,
-        /// How.
+        /// How the vCPU ended.
         end: VcpuEnd,
     },
     /// A signal to the VMM.

@@ -20,11 +20,11 @@ pub struct Error {
     pub vcpu: usize,
     /// The call.
     pub call: &'static str,
-    /// Why.
+    /// KVM's error.
     pub source: kvm_ioctls::Error,
 }
 
-/// Why a vCPU does not run on.
+/// The reason why a vCPU does not run on.
 #[derive(Debug)]
 pub enum VcpuEnd {
     /// The guest ended the VM with this status.
@@ -112,12 +112,12 @@ impl Vcpu {
             .map_err(self.error("KVM_SET_LAPIC"))
     }
 
-    /// Its number, which is its APIC id.
+    /// Number of the vCPU, which is its APIC id.
     pub fn number(&self) -> usize {
         self.number
     }
 
-    /// Its descriptor.
+    /// Descriptor of the vCPU.
     pub fn fd(&self) -> &VcpuFd {
         &self.fd
     }

@@ -10,14 +10,14 @@ use postern_kvm::{AttachMode, Attachment};
 /// Why a view cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The module would not attach it.
+    /// The module refused to attach the view.
     #[error("KVM refused to attach the NIC's view to vCPU {vcpu}: {hint}")]
     Attach {
         /// The vCPU.
         vcpu: usize,
-        /// What the error means.
+        /// Meaning of the error, for people.
         hint: &'static str,
-        /// The error.
+        /// The system's error.
         source: io::Error,
     },
     /// The module's counters cannot be read.
@@ -25,7 +25,7 @@ pub enum Error {
     Stats {
         /// The vCPU.
         vcpu: usize,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }

@@ -14,7 +14,7 @@ use crate::diagnosis;
 pub enum Content {
     /// A file of the host.
     File(PathBuf),
-    /// These.
+    /// The bytes themselves.
     Bytes(Vec<u8>),
 }
 
@@ -41,7 +41,7 @@ impl From<Vec<u8>> for Content {
 /// It runs in a directory of its own, where its files are; it should name them by relative paths.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// For people.
+    /// Name of the job, for messages.
     pub name: String,
     /// Script for a POSIX shell.
     pub script: String,
@@ -115,7 +115,7 @@ impl JobOutcome {
     ///
     /// # Errors
     ///
-    /// Why it was not.
+    /// The reason why the file was not brought back.
     pub fn file(&self, name: &str) -> Result<&[u8]> {
         match (self.files.get(name), self.missing.get(name)) {
             (Some(data), _) => Ok(data),

@@ -22,7 +22,7 @@ pub enum Error {
     Folder {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -31,7 +31,7 @@ pub enum Error {
 ///
 /// # Errors
 ///
-/// What stands in the way.
+/// `file` is a folder, or its folder does not exist or takes no files.
 pub fn check_writable(file: &Path) -> Result<(), Error> {
     if file.is_dir() {
         return Err(Error::IsFolder { file: file.into() });

@@ -7,7 +7,7 @@ use crate::report::Verdict;
 pub struct LibTest {
     /// `program::path::of::test`.
     pub name: String,
-    /// How.
+    /// How the test ended.
     pub verdict: Verdict,
 }
 
@@ -30,9 +30,9 @@ struct Reader {
     tests: Vec<LibTest>,
     /// The program whose output is being read.
     program: Option<String>,
-    /// Its first test, as an index.
+    /// The program's first test, as an index into `tests`.
     first: usize,
-    /// The test whose output is being read, as an index.
+    /// The test whose output is being read, as an index into `tests`.
     printing: Option<usize>,
 }
 

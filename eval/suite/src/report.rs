@@ -6,11 +6,11 @@ use std::time::Duration;
 /// Verdict on a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// What it tests holds.
+    /// The test ran, and what it states holds.
     Passed,
-    /// It does not hold; the reason, of which the first line is the most important.
+    /// The test failed, for this reason, of which the first line is the most important.
     Failed(String),
-    /// It could not be run, for this reason.
+    /// The test could not be run, for this reason.
     Skipped(String),
 }
 

@@ -29,7 +29,7 @@ impl Testbeds {
     ///
     /// # Errors
     ///
-    /// It cannot be made.
+    /// The testbed cannot be made.
     pub fn with(&mut self, flavour: Flavour) -> Result<&mut EmulatedTestbed> {
         Ok(match self.by_flavour.entry(flavour) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -41,7 +41,7 @@ impl Testbeds {
     ///
     /// # Errors
     ///
-    /// It cannot be made.
+    /// What the test needs cannot be made.
     pub fn prepare(&mut self, test: &Test) -> Result<()> {
         let testbed = self.with(test.boot.flavour)?;
         if matches!(test.boot.kvm, Kvm::Weakened(_)) {
@@ -57,7 +57,7 @@ impl Testbeds {
     ///
     /// # Errors
     ///
-    /// It was not made before.
+    /// [`Testbeds::prepare`] has not made what the machine needs.
     pub fn machine(&self, boot: Boot) -> Result<EmulatedMachine<'_>> {
         let testbed = self.testbed(boot)?;
         Ok(match boot.kvm {
@@ -72,7 +72,7 @@ impl Testbeds {
     ///
     /// # Errors
     ///
-    /// It was not made before.
+    /// [`Testbeds::prepare`] has not made what the job needs.
     pub fn job(&self, test: &Test) -> Result<Job> {
         let job = (test.job)(&self.testbed(test.boot)?.programs);
         Ok(match test.judge {

@@ -26,7 +26,8 @@ pub const PORT_OUTBOX: u16 = 0xcec;
 
 /// Packs an exit-user request into the 32 bits that one OUT carries: request number (8 bits), flags
 /// (8 bits, of which [`crate::service::tx_flags`] needs 4), count (16 bits, of which
-/// [`crate::service::MAX_TX_FRAMES`] needs 9 and [`crate::window::FEATURES`] 4). A larger count is 65535.
+/// [`crate::service::MAX_TX_FRAMES`] needs 9 and [`crate::window::FEATURES`] 4). A larger count is
+/// sent as 65535.
 pub const fn user_request(op: u64, count: u64, flags: u64) -> u32 {
     let count = if count > 0xffff { 0xffff } else { count };
     ((op as u32 & 0xff) << 24) | ((flags as u32 & 0xff) << 16) | count as u32
@@ -77,7 +78,7 @@ pub mod label {
 }
 
 /// Key, with the equals sign, of the word that the VMM appends to the command line of a VM with a
-/// NIC port. Its value is an [`PortWord`](crate::port_word::PortWord).
+/// NIC port. Its value is a [`PortWord`](crate::port_word::PortWord).
 pub const CMDLINE_NIC: &str = "postern.nic=";
 
 /// The path of a request: how it reaches the data plane.

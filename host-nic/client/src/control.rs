@@ -29,7 +29,7 @@ pub enum Format {
 pub enum Control {
     /// Report of all ports. Answer: a list of [`PortInfo`].
     Ports,
-    /// Report of the MAC table. Answer: a list of [`MacInfo`].
+    /// Report of the forwarding database. Answer: a list of [`MacInfo`].
     Macs,
     /// Report of the policies of all ports. Answer: a list of [`PolicyInfo`].
     Policies,

@@ -44,9 +44,9 @@ pub enum MemoryError {
     Unsealed {
         /// The part of the memory that the descriptor is to be.
         what: &'static str,
-        /// Its size by the NIC's geometry, in bytes.
+        /// Size of the part by the NIC's geometry, in bytes.
         expected: u64,
-        /// Its actual size in bytes.
+        /// Size of what the descriptor is, in bytes.
         found: u64,
     },
     /// The number of windows is not that of the ports.

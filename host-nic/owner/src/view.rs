@@ -38,9 +38,9 @@ pub enum ViewError {
     Map {
         /// The part of the view.
         what: &'static str,
-        /// Its address in the view.
+        /// Guest-virtual address of the part in the view.
         gva: u64,
-        /// Its size in bytes.
+        /// Size of the part in bytes.
         size: u64,
         /// The system's error.
         source: io::Error,

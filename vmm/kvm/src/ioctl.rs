@@ -57,7 +57,7 @@ fn check(result: i32) -> io::Result<i32> {
 ///
 /// # Errors
 ///
-/// That of the call.
+/// The `errno` of the ioctl.
 pub fn check_extension(kvm: &impl AsRawFd, capability: u32) -> io::Result<i32> {
     // SAFETY: the call takes a number and touches no memory of this process.
     check(unsafe { ioctl_with_val(kvm, number::KVM_CHECK_EXTENSION(), capability.into()) })
@@ -67,7 +67,7 @@ pub fn check_extension(kvm: &impl AsRawFd, capability: u32) -> io::Result<i32> {
 ///
 /// # Errors
 ///
-/// That of the call.
+/// The `errno` of the ioctl.
 pub fn create(kvm: &impl AsRawFd, argument: &CreateEptView) -> io::Result<OwnedFd> {
     // SAFETY: the call reads the structure that its number says, which is borrowed throughout.
     let fd = check(unsafe { ioctl_with_ref(kvm, number::KVM_CREATE_EPT_VIEW(), argument) })?;
@@ -79,7 +79,7 @@ pub fn create(kvm: &impl AsRawFd, argument: &CreateEptView) -> io::Result<OwnedF
 ///
 /// # Errors
 ///
-/// That of the call.
+/// The `errno` of the ioctl.
 ///
 /// # Safety
 ///
@@ -96,7 +96,7 @@ pub unsafe fn map(view: &impl AsRawFd, argument: &EptViewMap) -> io::Result<()> 
 ///
 /// # Errors
 ///
-/// That of the call.
+/// The `errno` of the ioctl.
 pub fn seal(view: &impl AsRawFd, argument: &EptViewSeal) -> io::Result<()> {
     // SAFETY: the call reads the structure that its number says, which is borrowed throughout.
     check(unsafe { ioctl_with_ref(view, number::KVM_EPT_VIEW_SEAL(), argument) }).map(drop)
@@ -106,7 +106,7 @@ pub fn seal(view: &impl AsRawFd, argument: &EptViewSeal) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// That of the call.
+/// The `errno` of the ioctl.
 pub fn attach(vcpu: &impl AsRawFd, argument: &AttachEptView) -> io::Result<()> {
     // SAFETY: the call reads the structure that its number says, which is borrowed throughout.
     check(unsafe { ioctl_with_ref(vcpu, number::KVM_ATTACH_EPT_VIEW(), argument) }).map(drop)
@@ -116,7 +116,7 @@ pub fn attach(vcpu: &impl AsRawFd, argument: &AttachEptView) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// That of the call.
+/// The `errno` of the ioctl.
 pub fn detach(vcpu: &impl AsRawFd, argument: &DetachEptView) -> io::Result<()> {
     // SAFETY: the call reads the structure that its number says, which is borrowed throughout.
     check(unsafe { ioctl_with_ref(vcpu, number::KVM_DETACH_EPT_VIEW(), argument) }).map(drop)
@@ -126,7 +126,7 @@ pub fn detach(vcpu: &impl AsRawFd, argument: &DetachEptView) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// That of the call.
+/// The `errno` of the ioctl.
 pub fn stats(vcpu: &impl AsRawFd) -> io::Result<EptViewStats> {
     let mut stats = EptViewStats::default();
     // SAFETY: the call writes the structure that its number says, which is borrowed throughout, and

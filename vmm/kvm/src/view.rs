@@ -57,7 +57,7 @@ impl Protection {
     }
 }
 
-/// How far a view is trusted.
+/// How far the code of a view is trusted, which the paths `elisa` and `elisa-strict` differ in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewMode {
     /// Three VMFUNCs a call; code of the view is as good as root on the host. Needs
@@ -76,10 +76,10 @@ impl fmt::Display for ViewMode {
     }
 }
 
-/// What completes a view.
+/// The properties that a view gets when it is completed, besides its mappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seal {
-    /// How far it is trusted.
+    /// How far the code of the view is trusted.
     pub mode: ViewMode,
     /// Guest-virtual address of the service's entry, in pages that the view can run.
     pub entry_gva: u64,

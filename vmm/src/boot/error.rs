@@ -11,9 +11,9 @@ pub enum Error {
     /// A structure could not be written; RAM of at least [`crate::layout::MIN_RAM`] holds all.
     #[error("cannot write the {what} into guest memory")]
     Write {
-        /// Which structure.
+        /// Name of the structure.
         what: &'static str,
-        /// Why not.
+        /// The error of the write.
         source: GuestMemoryError,
     },
     /// The command line has bytes that cannot be passed.

@@ -23,7 +23,7 @@ const RAM: u32 = 1;
 /// Memory map type: neither RAM nor free (`XEN_HVM_MEMMAP_TYPE_RESERVED`).
 const RESERVED: u32 = 2;
 
-/// What the guest is told.
+/// The parameters of a guest that its start information carries.
 #[derive(Clone, Copy, Debug)]
 pub struct StartInfo<'a> {
     /// Printable ASCII without NUL.

@@ -13,13 +13,13 @@ use postern_kvm::Device;
 /// Whether /dev/kvm opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceAccess {
-    /// It opens.
+    /// /dev/kvm opens.
     Open,
-    /// It does not exist.
+    /// /dev/kvm does not exist.
     Missing,
-    /// Not for this user.
+    /// /dev/kvm does not open for this user.
     Denied,
-    /// It does not open for another reason.
+    /// /dev/kvm does not open, for this reason.
     Failed(String),
 }
 

@@ -15,9 +15,9 @@ pub use facts::{DeviceAccess, Facts, KvmModule, VmxFeatures};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It is there.
+    /// The host has it.
     Ok,
-    /// It is not.
+    /// The host lacks it.
     Missing,
     /// It cannot be seen, mostly because an earlier rung is missing.
     Unknown,
@@ -45,9 +45,9 @@ impl State {
 /// One thing that views need.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rung {
-    /// Its name, the same in each version.
+    /// Name of the rung, the same in each version.
     pub name: &'static str,
-    /// Whether it is there.
+    /// Whether the host has it.
     pub state: State,
     /// What was found.
     pub found: String,

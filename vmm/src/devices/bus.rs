@@ -20,9 +20,9 @@ pub enum Effect {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what}")]
 pub struct DeviceError {
-    /// What the device could not do.
+    /// The operation that failed.
     pub what: &'static str,
-    /// Why not.
+    /// The system's error.
     pub source: io::Error,
 }
 

@@ -19,7 +19,7 @@ pub enum Error {
     Kernel {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault of the file.
         source: ImageError,
     },
     /// The initrd is no good.
@@ -27,12 +27,12 @@ pub enum Error {
     Initrd {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault of the file.
         source: ImageError,
     },
 }
 
-/// What is wrong with a file.
+/// The fault of a kernel or initrd file.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file cannot be read.
@@ -51,9 +51,9 @@ pub enum ImageError {
     /// An ELF file of another kind.
     #[error("is {found}, but a guest kernel must be {wanted}")]
     WrongKind {
-        /// What the header says.
+        /// Kind of file by its header.
         found: String,
-        /// What it has to say.
+        /// Kind of file that a guest kernel has to be.
         wanted: &'static str,
     },
     /// A part of the file lies beyond its end.
@@ -64,7 +64,7 @@ pub enum ImageError {
     Truncated {
         /// The part.
         part: String,
-        /// Its first byte in the file.
+        /// Offset of the part in the file, in bytes.
         start: u64,
         /// First byte after it.
         end: u64,
@@ -81,7 +81,7 @@ pub enum ImageError {
         ram = Bytes(*.ram)
     )]
     OutsideMemory {
-        /// Which segment.
+        /// Name of the segment.
         segment: String,
         /// First byte that it needs.
         start: u64,
@@ -89,7 +89,7 @@ pub enum ImageError {
         end: u64,
         /// The VM's memory in bytes.
         ram: u64,
-        /// What to do about it.
+        /// Advice to the user.
         remedy: String,
     },
     /// Two things want the same memory.
@@ -98,15 +98,15 @@ pub enum ImageError {
          link it elsewhere"
     )]
     Overlap {
-        /// Which segment.
+        /// Name of the segment.
         segment: String,
         /// First byte that it needs.
         start: u64,
         /// First byte after it.
         end: u64,
-        /// What is there.
+        /// Name of what is there already.
         other: String,
-        /// Its first byte.
+        /// First byte of what is there.
         other_start: u64,
         /// First byte after it.
         other_end: u64,
@@ -117,9 +117,9 @@ pub enum ImageError {
          addresses are the same"
     )]
     Entry {
-        /// Which entry point.
+        /// Kind of entry point.
         kind: &'static str,
-        /// Its address.
+        /// Address of the entry point.
         entry: u64,
     },
     /// Linux that can only be entered with parameters that this VMM does not make.

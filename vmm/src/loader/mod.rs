@@ -31,18 +31,18 @@ pub enum Entry {
 /// A kernel in guest memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
-    /// Where it begins to run.
+    /// Place and mode in which the kernel begins to run.
     pub entry: Entry,
-    /// First byte after its last segment in the low part of RAM.
+    /// First byte after the kernel's last segment in the low part of RAM.
     pub end: GuestAddress,
 }
 
 /// A file in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Module {
-    /// Where it begins, page aligned.
+    /// First byte of the file in guest memory, page aligned.
     pub start: GuestAddress,
-    /// Its size in bytes.
+    /// Size of the file in bytes.
     pub size: u64,
 }
 

@@ -12,7 +12,7 @@ pub enum Error {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
     /// Something in it is wrong.
@@ -22,7 +22,7 @@ pub enum Error {
         file: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The fault, in words.
         message: String,
     },
     /// TOML cannot hold it.
@@ -30,13 +30,13 @@ pub enum Error {
     Write(#[source] Box<toml::ser::Error>),
 }
 
-/// What is wrong with a text, and where.
+/// A text that describes no topology: its fault, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ContentError {
     /// The byte of the text that the message is about.
     pub offset: usize,
-    /// What is wrong.
+    /// The fault, in words.
     pub message: String,
 }
 

@@ -37,9 +37,9 @@ pub enum Error {
     /// The host has no thread or event descriptor left.
     #[error("cannot {what}")]
     System {
-        /// What cannot be done.
+        /// The operation that failed.
         what: &'static str,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }

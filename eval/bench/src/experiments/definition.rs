@@ -20,7 +20,7 @@ const MAX_FILE_SIZE: u64 = 1 << 20;
 /// An experiment, as its folder describes it.
 #[derive(Clone, Debug)]
 pub struct Experiment {
-    /// Its name: that of the folder.
+    /// Name of the experiment: that of its folder.
     pub name: String,
     /// Content of `experiment.toml`.
     pub definition: Definition,

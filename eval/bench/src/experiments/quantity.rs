@@ -31,7 +31,7 @@ impl Quantity {
         Quantity::RatioToExitKernel,
     ];
 
-    /// Its name in files.
+    /// Name of the quantity in files.
     pub const fn name(self) -> &'static str {
         match self {
             Quantity::GuestInstructions => "guest_instructions",

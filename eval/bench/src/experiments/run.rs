@@ -36,8 +36,9 @@ struct About<'a> {
     seconds: f64,
 }
 
-/// Runs an experiment, and writes `results.csv`, `results.json` and `plot.svg` into `folder`. `say`
-/// gets lines for the user: each scenario as it begins, the table, and where the files are.
+/// Runs an experiment, and writes `results.csv`, `results.json` and, where there is a font to draw
+/// with, `plot.svg` and `plot.png` into `folder`. `say` gets lines for the user: each scenario when
+/// it begins, the table, and where the files are.
 ///
 /// # Errors
 ///

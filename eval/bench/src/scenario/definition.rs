@@ -65,7 +65,7 @@ const SCRIPT: &str = "./postern up topology.toml >up.log 2>&1 && exit\n\
 /// A scenario: which VMs and which NIC there are, what they do, and where its figures come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scenario {
-    /// Its name, for people.
+    /// Name of the scenario, for people.
     pub name: String,
     /// The VMs and the NIC, as `postern up` takes them.
     pub topology: Topology,

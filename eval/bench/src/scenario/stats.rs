@@ -16,9 +16,9 @@ pub enum Error {
     /// The file is not what a VMM writes.
     #[error("the statistics of VM {vm} cannot be read: {reason}")]
     Malformed {
-        /// Which VM.
+        /// Name of the VM.
         vm: String,
-        /// What is wrong.
+        /// The fault of the file, in words.
         reason: String,
     },
     /// VMM and runner were built from different revisions.
@@ -27,33 +27,33 @@ pub enum Error {
          revision"
     )]
     Version {
-        /// Which VM.
+        /// Name of the VM.
         vm: String,
-        /// The VMM's.
+        /// ABI version of the VMM.
         found: u32,
     },
     /// A guest ended in another way than it should.
     #[error("VM {vm} failed: {message}")]
     Failed {
-        /// Which VM.
+        /// Name of the VM.
         vm: String,
-        /// The VMM's words.
+        /// The VMM's message about the end of the VM.
         message: String,
     },
     /// A mark is missing or was set twice.
     #[error("VM {vm} set mark {label} {count} times, not once")]
     Mark {
-        /// Which VM.
+        /// Name of the VM.
         vm: String,
         /// The mark's label.
         label: u32,
-        /// How often it is there.
+        /// Number of snapshots with that label.
         count: usize,
     },
     /// A counter is missing.
     #[error("VM {vm} has no counter {name}")]
     Counter {
-        /// Which VM.
+        /// Name of the VM.
         vm: String,
         /// The counter's name.
         name: &'static str,

@@ -28,7 +28,7 @@ pub enum Error {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// The file cannot be written.
@@ -36,7 +36,7 @@ pub enum Error {
     Write {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// The file is larger than [`MAX_FILE_SIZE`].
@@ -74,7 +74,7 @@ pub enum Error {
     NotACapture {
         /// The file.
         file: PathBuf,
-        /// Its first bytes, in hexadecimal.
+        /// First bytes of the file, in hexadecimal.
         start: String,
     },
     /// The file ends inside a header or a frame.
@@ -89,7 +89,7 @@ pub enum Error {
         file: PathBuf,
         /// Number of the frame that is cut.
         frame: usize,
-        /// Where its record starts.
+        /// Offset of the frame's record in the file, in bytes.
         offset: usize,
         /// Size of the file.
         size: usize,
@@ -115,7 +115,7 @@ pub enum Error {
         file: PathBuf,
         /// First frame of this kind.
         frame: usize,
-        /// Its link type: name and number.
+        /// Link type of the frame: name and number.
         link: String,
     },
     /// A frame was captured only in part.
@@ -144,7 +144,7 @@ pub enum Error {
         file: PathBuf,
         /// Number of the frame.
         frame: usize,
-        /// Its length in bytes.
+        /// Length of the frame in bytes.
         length: usize,
     },
     /// A frame is shorter than an Ethernet header.
@@ -158,7 +158,7 @@ pub enum Error {
         file: PathBuf,
         /// Number of the frame.
         frame: usize,
-        /// Its length in bytes.
+        /// Length of the frame in bytes.
         length: usize,
     },
     /// A record breaks the rules of the format.
@@ -171,9 +171,9 @@ pub enum Error {
         file: PathBuf,
         /// Number of the frame that should be there.
         frame: usize,
-        /// Where its record starts.
+        /// Offset of the frame's record in the file, in bytes.
         offset: usize,
-        /// What is wrong.
+        /// The rule that the record breaks.
         reason: String,
     },
 }

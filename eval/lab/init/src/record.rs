@@ -21,14 +21,14 @@ const HEADER: usize = 20;
 pub enum Record {
     /// A module could not be loaded; nothing else is done.
     ModuleFailed {
-        /// Its file in the machine.
+        /// Path of the module's file in the machine.
         path: String,
         /// The reason.
         error: String,
     },
     /// Bytes that a command wrote to its standard output or error.
     Output {
-        /// Which command.
+        /// Number of the command in the plan.
         command: u32,
         /// The bytes.
         data: Vec<u8>,
@@ -36,23 +36,23 @@ pub enum Record {
     /// Lines that the kernel logged up to the end of a command. What it logged while it booted and
     /// loaded modules comes with the first command.
     KernelLog {
-        /// Which command.
+        /// Number of the command in the plan.
         command: u32,
         /// Lines of `<priority>[seconds] text`.
         text: String,
     },
     /// A file that was asked for.
     File {
-        /// Which command.
+        /// Number of the command in the plan.
         command: u32,
         /// Name of the file, as in the plan.
         name: String,
-        /// Its content.
+        /// Content of the file.
         data: Vec<u8>,
     },
     /// A file that was asked for and could not be read.
     FileMissing {
-        /// Which command.
+        /// Number of the command in the plan.
         command: u32,
         /// Name of the file, as in the plan.
         name: String,
@@ -61,7 +61,7 @@ pub enum Record {
     },
     /// A command is over.
     Status {
-        /// Which command.
+        /// Number of the command in the plan.
         command: u32,
         /// Exit status, or 128 and the number of the signal that ended it; nothing if its time ran
         /// out.
@@ -79,7 +79,7 @@ pub enum DecodeError {
     Kind {
         /// The kind that was read.
         kind: u32,
-        /// Where.
+        /// Offset of the record in the machine's output, in bytes.
         offset: usize,
     },
     /// The data of a record do not fit its kind.
@@ -87,7 +87,7 @@ pub enum DecodeError {
     Data {
         /// The kind that was read.
         kind: u32,
-        /// Where.
+        /// Offset of the record in the machine's output, in bytes.
         offset: usize,
     },
 }
@@ -97,7 +97,7 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// Those of `out`.
+    /// Those of writing to `out`.
     pub fn encode(&self, out: &mut impl Write) -> io::Result<()> {
         let status;
         let (kind, command, name, data): (u32, u32, &str, &[u8]) = match self {

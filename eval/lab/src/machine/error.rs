@@ -12,17 +12,17 @@ pub enum MachineError {
     /// A file or process could not be handled.
     #[error("emulated machine: {what}: {source}")]
     Prepare {
-        /// What was tried.
+        /// The operation that failed.
         what: String,
-        /// Why it failed.
+        /// The system's error.
         source: io::Error,
     },
     /// A tool failed.
     #[error("emulated machine: {tool} failed: {message}")]
     Tool {
-        /// Its name.
+        /// Name of the tool.
         tool: String,
-        /// What it said.
+        /// Message of the tool.
         message: String,
     },
     /// The emulator could not be started.
@@ -33,7 +33,7 @@ pub enum MachineError {
     Start {
         /// The emulator.
         program: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// The machine was not done in time.
@@ -47,7 +47,7 @@ pub enum MachineError {
         /// End of the console.
         tail: String,
     },
-    /// Its kernel gave up.
+    /// The machine's kernel panicked.
     #[error("emulated machine: {line}; the end of its console:\n{tail}")]
     KernelPanic {
         /// The kernel's last line.
@@ -63,7 +63,7 @@ pub enum MachineError {
         /// End of the console.
         tail: String,
     },
-    /// It ended without a word.
+    /// The machine ended before its work was done, and gave no reason.
     #[error("emulated machine: it ended before its work was done; the end of its console:\n{tail}")]
     Ended {
         /// End of the console.
@@ -72,14 +72,14 @@ pub enum MachineError {
     /// A kernel module could not be loaded.
     #[error("emulated machine: loading {module}: {error}; the end of the kernel's log:\n{tail}")]
     Module {
-        /// Its file.
+        /// The module's file.
         module: String,
-        /// Why.
+        /// The kernel's error.
         error: String,
         /// End of the kernel's log.
         tail: String,
     },
-    /// Its output has no sense.
+    /// The machine's output is not a sequence of records.
     #[error("emulated machine: {0}")]
     Records(#[from] DecodeError),
     /// The user pressed Ctrl-C.

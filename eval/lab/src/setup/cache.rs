@@ -237,7 +237,7 @@ impl Key {
         Ok(self.bytes(format!("{} {} {}", path.display(), data.size(), data.mtime()).as_bytes()))
     }
 
-    /// Its name.
+    /// The key as text: the name of a directory in the cache.
     pub fn finish(&self) -> String {
         hex(&self.0.clone().finalize()[..8])
     }

@@ -19,7 +19,7 @@ pub struct Programs {
     pub postern: PathBuf,
     /// Tests of the patched KVM's calls.
     pub viewtest: PathBuf,
-    /// Bare-metal test guest.
+    /// The guest without an operating system.
     pub bare_guest: PathBuf,
     /// The switch, for the NIC view.
     pub nic_image: PathBuf,

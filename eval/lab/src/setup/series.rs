@@ -88,7 +88,7 @@ impl Series {
         Ok(series)
     }
 
-    /// Its name: that of its folder.
+    /// The name of the series: that of its folder.
     pub fn name(&self) -> String {
         let name = self.folder.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()

@@ -13,7 +13,8 @@ use crate::machine_test::{Boot, Judge, Kvm, Test};
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::setup::{Flavour, Programs};
 
-/// A build that leaves out the defences of these bits, see `kernel-patches/attacks`.
+/// A build that leaves out the defences of these bits of the parameter `ept_view_omit`, see
+/// `kernel-patches/series/6.1/attacks`.
 macro_rules! without {
     ($bits:literal) => {
         Boot {

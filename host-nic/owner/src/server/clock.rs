@@ -1,4 +1,4 @@
-//! The NIC's clock, and the ageing of its MAC table.
+//! The NIC's clock, and the ageing of its forwarding database.
 //!
 //! View code has no clock of its own that its guest could not set, so rate limits go by one that
 //! the owner writes into the switch state. It is CLOCK_MONOTONIC, which an owner that takes over

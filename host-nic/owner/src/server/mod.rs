@@ -11,7 +11,7 @@
 //! | --- | --- |
 //! | `nic` | the NIC's memory, its geometry, its views |
 //! | `ports` | the tenants of the ports, and what each gets |
-//! | `policies`, `stations` | policies, and stations in the MAC table |
+//! | `policies`, `stations` | policies, and stations in the forwarding database |
 //! | `uplinks`, `captures` | ports of the owner's own |
 //! | `clock` | the thread that writes the NIC's clock |
 //! | `saved_state`, `kept` | what the next owner gets: state, and descriptors by name |

@@ -1,4 +1,5 @@
-//! Stations in the NIC's MAC table: those that people have told it, and those that it has learned.
+//! Stations in the NIC's forwarding database: those that people have told it, and those that it has
+//! learned.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering::Relaxed;

@@ -29,7 +29,7 @@ impl ConsoleFile {
         }
     }
 
-    /// Its name.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -52,7 +52,7 @@ pub enum Error {
          CAP_SYS_ADMIN and CAP_NET_RAW), or give frames of your own with --pcap FILE"
     )]
     Namespace {
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A configuration command cannot be started.
@@ -60,7 +60,7 @@ pub enum Error {
     Start {
         /// The command.
         command: String,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// A configuration command failed.
@@ -71,7 +71,7 @@ pub enum Error {
     Command {
         /// The command.
         command: String,
-        /// What it printed.
+        /// Output of the command.
         output: String,
     },
     /// A socket operation of the capture itself failed.
@@ -79,15 +79,15 @@ pub enum Error {
     Capture {
         /// The operation.
         what: &'static str,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// A client or server failed.
     #[error("traffic to capture failed at {what}")]
     Traffic {
-        /// What was going on.
+        /// The conversation that failed.
         what: String,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// The kernel dropped frames before they could be read.
@@ -95,7 +95,7 @@ pub enum Error {
         "the kernel dropped {count} frames of the capture; run it again on a less busy machine"
     )]
     Dropped {
-        /// How many.
+        /// Number of dropped frames.
         count: u32,
     },
     /// A frame is longer than a wire would carry.
@@ -104,7 +104,7 @@ pub enum Error {
          link; give frames of your own with --pcap FILE"
     )]
     TooLong {
-        /// Its length in bytes.
+        /// Length of the frame in bytes.
         length: usize,
     },
     /// A protocol is missing.
@@ -113,7 +113,7 @@ pub enum Error {
          --pcap FILE"
     )]
     Missing {
-        /// Its name.
+        /// Name of the protocol.
         protocol: &'static str,
     },
     /// The kept capture cannot be written or read back.
@@ -124,7 +124,7 @@ pub enum Error {
     Folder {
         /// The folder.
         folder: std::path::PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
 }
