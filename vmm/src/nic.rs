@@ -27,7 +27,7 @@ use postern_abi::window::{Geometry, MAX_QUEUES};
 use postern_kvm::AttachMode;
 use postern_nic_client::memory::{Memory, MemoryError};
 use postern_nic_client::protocol::TenancyFds;
-use postern_nic_client::request::{self, Attachment, ClientError};
+use postern_nic_client::request::{self, ClientError, Tenancy};
 use postern_switch::credentials::Credentials;
 use postern_switch::layout::window_offset;
 use vm_memory::{FileOffset, GuestAddress, MmapRegion};
@@ -102,14 +102,14 @@ enum Mapped {
 
 /// A port of a NIC, given back when the value is dropped.
 pub struct NicPort {
-    attachment: Attachment,
+    tenancy: Tenancy,
     mapped: Mapped,
 }
 
 impl fmt::Debug for NicPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NicPort")
-            .field("attachment", &self.attachment)
+            .field("tenancy", &self.tenancy)
             .finish_non_exhaustive()
     }
 }
@@ -121,9 +121,9 @@ impl NicPort {
     ///
     /// When it is refused, or cannot be mapped.
     pub fn connect(socket: &path::Path, port: u32, path: CallPath) -> Result<NicPort, Error> {
-        let mut attachment = request::attach(socket, port, path)?;
-        let geometry = attachment.geometry();
-        let mapped = match &mut attachment.fds {
+        let mut tenancy = request::port(socket, port, path)?;
+        let geometry = tenancy.geometry();
+        let mapped = match &mut tenancy.fds {
             TenancyFds::View { window, .. } => {
                 let size = geometry.window_size();
                 let file = File::from(window.try_clone().map_err(Error::Descriptors)?);
@@ -136,12 +136,12 @@ impl NicPort {
                 Mapped::Whole(Arc::new(Memory::open(state, std::mem::take(windows))?))
             }
         };
-        Ok(NicPort { attachment, mapped })
+        Ok(NicPort { tenancy, mapped })
     }
 
     /// How requests reach the NIC.
     pub fn path(&self) -> CallPath {
-        self.attachment.path
+        self.tenancy.path
     }
 
     /// The port's number.
@@ -150,7 +150,7 @@ impl NicPort {
     }
 
     fn caller(&self) -> Credentials {
-        self.attachment.credentials
+        self.tenancy.credentials
     }
 
     /// Guest-physical address and size in bytes of what the guest sees of the NIC's memory.
@@ -218,7 +218,7 @@ impl NicPort {
             CallPath::ExitKernel => AttachMode::Hypercall,
             CallPath::ExitUser | CallPath::Direct => return None,
         };
-        match &self.attachment.fds {
+        match &self.tenancy.fds {
             TenancyFds::View { view, .. } => Some((view.as_fd(), mode)),
             TenancyFds::Memory { .. } => None,
         }

@@ -73,6 +73,18 @@ fn every_path_that_a_document_names_exists() {
 }
 
 #[test]
+fn no_document_waits_to_be_filled_in() {
+    let mut found = Vec::new();
+    documents(&root(), &mut found);
+    for document in &found {
+        let text = fs::read_to_string(document).unwrap();
+        for mark in ["@FIRST@", "TODO", "FIXME", "TBD"] {
+            assert!(!text.contains(mark), "{}: {mark}", document.display());
+        }
+    }
+}
+
+#[test]
 fn what_does_not_exist_is_found() {
     let text = "see `vmm/src/nothing.rs`, [this](eval/none.md), `eval/suite/src/tests/AREA.rs`";
     assert_eq!(named(text), ["vmm/src/nothing.rs", "eval/none.md"]);

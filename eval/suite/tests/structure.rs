@@ -29,10 +29,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 18] = [
         &["abi", "guest", "kvm", "nic-client", "switch"],
     ),
     ("vmm", &["abi", "kvm", "nic-client", "switch"]),
-    (
-        "cli",
-        &["abi", "kvm", "nic-client", "nic-owner", "switch", "vmm"],
-    ),
+    ("cli", &["abi", "nic-client", "nic-owner", "switch", "vmm"]),
     ("init", &["abi"]),
     ("lab", &["abi", "init", "kvm"]),
     ("bench", &["abi", "lab", "vmm"]),

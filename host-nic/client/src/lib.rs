@@ -41,13 +41,13 @@
 //! let stopper = owner.stopper();
 //! let owner = std::thread::spawn(move || owner.run(|event| eprintln!("{event}")));
 //!
-//! let attachment = request::attach(&socket, 1, CallPath::ExitUser)?;
-//! assert_eq!(attachment.geometry(), geometry);
-//! let TenancyFds::Memory { state, windows } = attachment.fds else {
+//! let tenancy = request::port(&socket, 1, CallPath::ExitUser)?;
+//! assert_eq!(tenancy.geometry(), geometry);
+//! let TenancyFds::Memory { state, windows } = tenancy.fds else {
 //!     panic!("exit-user works with the NIC's memory");
 //! };
 //! let memory = Memory::open(state, windows)?;
-//! let result = memory.serve(&attachment.credentials, 0, OP_NOP, 0, 0);
+//! let result = memory.serve(&tenancy.credentials, 0, OP_NOP, 0, 0);
 //! assert_eq!(result, 0);
 //!
 //! let counters = request::counters(&socket)?;

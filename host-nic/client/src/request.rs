@@ -99,7 +99,7 @@ pub enum ClientError {
 
 /// The tenancy of a port. It ends when the value is dropped.
 #[derive(Debug)]
-pub struct Attachment {
+pub struct Tenancy {
     /// The way of requests to the NIC.
     pub path: CallPath,
     /// Port, tenancy and geometry, for [`postern_switch::switch::serve`].
@@ -112,7 +112,7 @@ pub struct Attachment {
     _connection: OwnedFd,
 }
 
-impl Attachment {
+impl Tenancy {
     /// Ports, queues and sizes of the NIC.
     pub fn geometry(&self) -> Geometry {
         self.credentials.geometry()
@@ -125,7 +125,7 @@ impl Attachment {
 ///
 /// There is no answer, or none of this protocol; [`ClientError::Refused`] carries the NIC's own
 /// reason.
-pub fn attach(socket: &path::Path, port: u32, path: CallPath) -> Result<Attachment, ClientError> {
+pub fn port(socket: &path::Path, port: u32, path: CallPath) -> Result<Tenancy, ClientError> {
     let request = Request::Attach { port, path };
     let (connection, reply, descriptors) = exchange(socket, &request)?;
     let Some(Grant { credentials, mac }) = reply.grant else {
@@ -145,7 +145,7 @@ pub fn attach(socket: &path::Path, port: u32, path: CallPath) -> Result<Attachme
             found,
         });
     };
-    Ok(Attachment {
+    Ok(Tenancy {
         path,
         credentials,
         mac,

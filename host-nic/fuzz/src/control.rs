@@ -3,7 +3,7 @@
 
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::protocol::{Reply, Request};
-use postern_nic_owner::policies::Policies;
+use postern_nic_owner::installed_policies::Policies;
 
 /// Each kind of record, to which others are easily added.
 const KINDS: [fn(&[u8]); 4] = [request, reply, policy, policies];

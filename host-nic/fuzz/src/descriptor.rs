@@ -6,7 +6,7 @@
 use postern_abi::service::{OP_FEATURES, OP_TX};
 use postern_abi::window::{FEATURES, RecordHeader, record_size};
 use postern_nic_client::policy::port::PortPolicy;
-use postern_nic_owner::policies::Policies;
+use postern_nic_owner::installed_policies::Policies;
 
 use super::bytes::Bytes;
 use super::nic::{FuzzNic, port};

@@ -22,7 +22,7 @@
 //! | --- | --- |
 //! | [`server`] | ports let to VM monitors over a Unix socket, and administration |
 //! | [`view`], [`image`] | NIC views, made by the patched KVM out of the switch's image |
-//! | [`policies`] | the policies of all ports, and how they come into force |
+//! | [`installed_policies`] | the policies of all ports, and how they come into force |
 //! | [`frame_port`], [`host_port`] | a port as a program of the host uses it |
 //! | [`uplink`] | ports joined to real interfaces: TAP, AF_PACKET, AF_XDP |
 //! | [`capture`] | frames to and from pcap and pcapng files |
@@ -74,7 +74,7 @@ pub mod capture;
 pub mod frame_port;
 pub mod host_port;
 pub mod image;
-pub mod policies;
+pub mod installed_policies;
 pub mod server;
 pub mod uplink;
 pub mod view;

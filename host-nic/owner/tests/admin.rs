@@ -20,7 +20,7 @@ use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::{PortPolicy, Source};
 use postern_nic_client::policy::rate::RateLimit;
 use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status, TenancyFds};
-use postern_nic_client::request::{Attachment, ClientError, attach, control, counters};
+use postern_nic_client::request::{self, ClientError, Tenancy, control, counters};
 use postern_nic_owner::capture::Recording;
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::host_port::HostPort;
@@ -106,25 +106,25 @@ impl Drop for TestNic {
 struct Tenant {
     port: HostPort,
     mac: [u8; 6],
-    _attachment: Attachment,
+    _tenancy: Tenancy,
 }
 
 impl Tenant {
     fn attach(socket: &FilePath, port: u32) -> Tenant {
-        let mut attachment = attach(socket, port, CallPath::Direct).unwrap();
+        let mut tenancy = request::port(socket, port, CallPath::Direct).unwrap();
         let nothing = TenancyFds::Memory {
             state: std::fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
         };
-        let resources = std::mem::replace(&mut attachment.fds, nothing);
+        let resources = std::mem::replace(&mut tenancy.fds, nothing);
         let TenancyFds::Memory { state, windows } = resources else {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());
         Tenant {
-            port: HostPort::open(memory, attachment.credentials.port()).unwrap(),
-            mac: attachment.mac,
-            _attachment: attachment,
+            port: HostPort::open(memory, tenancy.credentials.port()).unwrap(),
+            mac: tenancy.mac,
+            _tenancy: tenancy,
         }
     }
 
@@ -169,7 +169,7 @@ fn ports_are_disabled_and_enabled_live() {
     assert_eq!(second.port.send(&[&net::frame(80, 3)]), 1);
     assert!(first.take().is_empty(), "nothing comes from it");
     assert_eq!(nic.ports()[1].holder, Holder::Disabled);
-    let error = attach(&nic.socket(), 1, CallPath::Direct).unwrap_err();
+    let error = request::port(&nic.socket(), 1, CallPath::Direct).unwrap_err();
     let disabled = Status::Disabled;
     assert!(matches!(error, ClientError::Refused { status, .. } if status == disabled));
     nic.order(&Control::Enable { port: 1 });
@@ -380,7 +380,7 @@ fn captures_that_make_no_sense_leave_nothing() {
                 .contains("capture")
         );
     }
-    let error = attach(&nic.socket(), 1, CallPath::Direct).unwrap_err();
+    let error = request::port(&nic.socket(), 1, CallPath::Direct).unwrap_err();
     assert!(error.to_string().contains("uplink or a capture"), "{error}");
     nic.refuse(&Control::Disable { port: 1 });
     drop(first);

@@ -17,7 +17,7 @@ use common::{Guest, SMALL, TestNic as OpenedNic, frame, geometry, mac};
 use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::{Reply, Request, Status, TenancyFds};
-use postern_nic_client::request::{Attachment, ClientError, attach, counters};
+use postern_nic_client::request::{self, ClientError, Tenancy, counters};
 use postern_nic_owner::server::{Server, ServerError, ServerOptions, Stopper};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
@@ -51,8 +51,8 @@ impl TestNic {
         self.directory.path().join("nic")
     }
 
-    fn attach(&self, port: u32) -> Result<Attachment, ClientError> {
-        attach(&self.socket(), port, CallPath::ExitUser)
+    fn attach(&self, port: u32) -> Result<Tenancy, ClientError> {
+        request::port(&self.socket(), port, CallPath::ExitUser)
     }
 
     fn raw(&self) -> OwnedFd {
@@ -71,12 +71,12 @@ impl Drop for TestNic {
     }
 }
 
-fn open(attachment: &mut Attachment) -> OpenedNic {
+fn open(tenancy: &mut Tenancy) -> OpenedNic {
     let nothing = TenancyFds::Memory {
         state: rustix::fs::memfd_create("none", rustix::fs::MemfdFlags::empty()).unwrap(),
         windows: Vec::new(),
     };
-    match std::mem::replace(&mut attachment.fds, nothing) {
+    match std::mem::replace(&mut tenancy.fds, nothing) {
         TenancyFds::Memory { state, windows } => {
             OpenedNic::opened(Memory::open(state, windows).unwrap())
         }
@@ -85,7 +85,7 @@ fn open(attachment: &mut Attachment) -> OpenedNic {
 }
 
 /// The status and the reason of a refusal.
-fn refusal(result: Result<Attachment, ClientError>) -> (Status, String) {
+fn refusal(result: Result<Tenancy, ClientError>) -> (Status, String) {
     match result {
         Err(ClientError::Refused { status, text, .. }) => (status, text),
         other => panic!("{other:?}"),
@@ -93,11 +93,11 @@ fn refusal(result: Result<Attachment, ClientError>) -> (Status, String) {
 }
 
 /// Asks until the port is free: the server learns of a closed connection when it gets to it.
-fn attach_soon(nic: &TestNic, port: u32) -> Attachment {
+fn attach_soon(nic: &TestNic, port: u32) -> Tenancy {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         match nic.attach(port) {
-            Ok(attachment) => return attachment,
+            Ok(tenancy) => return tenancy,
             Err(error) if Instant::now() > end => panic!("{error}"),
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
@@ -158,11 +158,11 @@ fn what_does_not_exist_is_refused() {
     assert_eq!(status, Status::NoSuchPort);
     assert_eq!(text, "there is no port 3; the NIC has ports 0 to 2");
     assert_eq!(refusal(nic.attach(u32::MAX)).0, Status::NoSuchPort);
-    let (status, text) = refusal(attach(&nic.socket(), 0, CallPath::Direct));
+    let (status, text) = refusal(request::port(&nic.socket(), 0, CallPath::Direct));
     assert_eq!(status, Status::PathRefused);
     assert_eq!(text, "the NIC does not offer the path direct");
     for path in [CallPath::Elisa, CallPath::ElisaStrict, CallPath::ExitKernel] {
-        let (status, text) = refusal(attach(&nic.socket(), 0, path));
+        let (status, text) = refusal(request::port(&nic.socket(), 0, path));
         assert_eq!(status, Status::NoViews);
         assert!(text.contains("--image"), "{text}");
     }
@@ -172,7 +172,7 @@ fn what_does_not_exist_is_refused() {
 #[test]
 fn nobody_listens() {
     let directory = tempfile::tempdir().unwrap();
-    let error = attach(&directory.path().join("nic"), 0, CallPath::ExitUser).unwrap_err();
+    let error = request::port(&directory.path().join("nic"), 0, CallPath::ExitUser).unwrap_err();
     assert!(matches!(error, ClientError::Connect { .. }), "{error}");
 }
 
@@ -358,11 +358,11 @@ fn be_a_tenant() {
     let Some(socket) = env::var_os(TENANT) else {
         return;
     };
-    let attachment = attach(FilePath::new(&socket), 0, CallPath::ExitUser).unwrap();
+    let tenancy = request::port(FilePath::new(&socket), 0, CallPath::ExitUser).unwrap();
     println!("attached");
     let mut order = [0];
     std::io::stdin().read_exact(&mut order).unwrap();
-    drop(attachment);
+    drop(tenancy);
     println!("released");
     let _ = std::io::stdin().read(&mut order);
 }
@@ -389,7 +389,7 @@ fn a_port_is_not_let_while_its_former_tenant_lives() {
     tenant.hear("released");
     let start = Instant::now();
     let socket = nic.socket();
-    let (status, text) = refusal(attach(&socket, 0, CallPath::ExitUser));
+    let (status, text) = refusal(request::port(&socket, 0, CallPath::ExitUser));
     assert_eq!(status, Status::PortTaken);
     assert!(text.contains("still has its memory"), "{text}");
     assert!(
@@ -397,7 +397,7 @@ fn a_port_is_not_let_while_its_former_tenant_lives() {
         "it was waited for"
     );
     // A request that waits does not keep others waiting, and is served in the end.
-    let waiting = std::thread::spawn(move || attach(&socket, 0, CallPath::ExitUser));
+    let waiting = std::thread::spawn(move || request::port(&socket, 0, CallPath::ExitUser));
     std::thread::sleep(Duration::from_millis(100));
     let start = Instant::now();
     nic.attach(1).unwrap();

@@ -11,7 +11,7 @@ use inspect::{Function, functions, problems, stack_depth};
 use object::{Object, ObjectSection, ObjectSymbol, SectionFlags};
 use postern_abi::view::{IMAGE_GVA, ImageHeader, STACK_SIZE};
 use postern_nic_client::protocol::Status;
-use postern_nic_client::request::{ClientError, attach};
+use postern_nic_client::request::{self, ClientError};
 use postern_nic_owner::image::{Image, ImageError};
 use postern_nic_owner::server::{Server, ServerOptions};
 use proptest::prelude::*;
@@ -230,7 +230,7 @@ fn a_path_that_needs_views_on_a_machine_without() {
     let thread = std::thread::spawn(move || server.run(|_| ()).unwrap());
     for path in postern_abi::platform::CallPath::ALL {
         use postern_abi::platform::CallPath::{Direct, ExitUser};
-        match attach(&options.socket, 0, path) {
+        match request::port(&options.socket, 0, path) {
             Ok(_) => assert!(matches!(path, ExitUser | Direct)),
             Err(ClientError::Refused {
                 status: Status::NoViews,

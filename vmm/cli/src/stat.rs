@@ -20,7 +20,7 @@ pub struct Args {
     )]
     socket: Option<PathBuf>,
 
-    /// The same, named as it is named to postern nic
+    /// The NIC's socket, by the flag that names it to postern nic
     #[arg(
         long = "socket",
         value_name = "PATH",

@@ -304,7 +304,7 @@ fn nics_that_give_no_port() {
     refuse("2", "direct", &["no port 2", "0 to 1"]);
     refuse("0", "exit-user", &["does not offer the path exit-user"]);
     refuse("0", "elisa", &["elisa", "--image"]);
-    let taken = request::attach(nic.socket.as_ref(), 1, CallPath::Direct).unwrap();
+    let taken = request::port(nic.socket.as_ref(), 1, CallPath::Direct).unwrap();
     refuse("1", "direct", &["port 1 is taken"]);
     drop(taken);
     assert_eq!(nic.end(libc::SIGTERM), Some(0));
@@ -384,7 +384,7 @@ fn the_largest_nic() {
     );
     let tenants: Vec<_> = (0..80)
         .map(|port| {
-            let mut tenant = request::attach(nic.socket.as_ref(), port, CallPath::Direct).unwrap();
+            let mut tenant = request::port(nic.socket.as_ref(), port, CallPath::Direct).unwrap();
             let TenancyFds::Memory { windows, .. } = &mut tenant.fds else {
                 panic!("a path without views");
             };

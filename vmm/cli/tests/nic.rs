@@ -17,7 +17,7 @@ use common::{postern, program, stderr};
 use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::TenancyFds;
-use postern_nic_client::request::{Attachment, attach};
+use postern_nic_client::request::{self, Tenancy};
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::host_port::HostPort;
 use serde_json::Value;
@@ -94,20 +94,20 @@ impl TestNic {
 
     fn tenant(&self, port: u32) -> Tenant {
         let socket = self.path("nic");
-        let mut attachment = attach(socket.as_ref(), port, CallPath::Direct).unwrap();
+        let mut tenancy = request::port(socket.as_ref(), port, CallPath::Direct).unwrap();
         let nothing = TenancyFds::Memory {
             state: fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
         };
-        let resources = std::mem::replace(&mut attachment.fds, nothing);
+        let resources = std::mem::replace(&mut tenancy.fds, nothing);
         let TenancyFds::Memory { state, windows } = resources else {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());
-        let port = HostPort::open(memory, attachment.credentials.port()).unwrap();
+        let port = HostPort::open(memory, tenancy.credentials.port()).unwrap();
         Tenant {
             port,
-            _attachment: attachment,
+            _tenancy: tenancy,
         }
     }
 }
@@ -125,7 +125,7 @@ impl Drop for TestNic {
 
 struct Tenant {
     port: HostPort,
-    _attachment: Attachment,
+    _tenancy: Tenancy,
 }
 
 impl Tenant {

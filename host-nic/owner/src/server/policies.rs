@@ -18,7 +18,7 @@ use super::event::ServerEvent;
 use super::nic::suggested_mac;
 use super::ports::{Ports, Tenant};
 use super::saved_state::SavedState;
-use crate::policies::acl_hits;
+use crate::installed_policies::acl_hits;
 
 /// The policy that people gave a port.
 pub(super) fn given(state: &SavedState, port: PortId) -> PortPolicy {

@@ -16,7 +16,7 @@ use super::error::KeeperClientError;
 use super::json_file::json_file;
 use super::keeper_client::KeeperClient;
 use super::kept;
-use crate::policies::Policies;
+use crate::installed_policies::Policies;
 
 /// Size of the largest saved state in bytes: several times what the largest NIC needs.
 const MAX_SIZE: u64 = 16 << 20;

@@ -12,7 +12,7 @@ use postern_abi::platform::CallPath;
 use postern_nic_client::control::{Control, PortInfo};
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::TenancyFds;
-use postern_nic_client::request::{Attachment, ClientError, attach, control};
+use postern_nic_client::request::{self, ClientError, Tenancy, control};
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::host_port::HostPort;
 
@@ -80,7 +80,7 @@ impl Drop for Process {
 /// A port used by this process.
 pub struct Tenant {
     pub port: HostPort,
-    _attachment: Attachment,
+    _tenancy: Tenancy,
 }
 
 impl Tenant {
@@ -89,20 +89,20 @@ impl Tenant {
     }
 
     pub fn try_attach(socket: &FilePath, port: u32) -> Result<Tenant, ClientError> {
-        let mut attachment = attach(socket, port, CallPath::Direct)?;
+        let mut tenancy = request::port(socket, port, CallPath::Direct)?;
         let nothing = TenancyFds::Memory {
             state: fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
         };
-        let resources = std::mem::replace(&mut attachment.fds, nothing);
+        let resources = std::mem::replace(&mut tenancy.fds, nothing);
         let TenancyFds::Memory { state, windows } = resources else {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());
-        let port = HostPort::open(memory, attachment.credentials.port()).unwrap();
+        let port = HostPort::open(memory, tenancy.credentials.port()).unwrap();
         Ok(Tenant {
             port: port.hold(),
-            _attachment: attachment,
+            _tenancy: tenancy,
         })
     }
 

@@ -1,4 +1,4 @@
-//! Look up: find the ports that a frame goes to. Learn: note the port that a station is behind.
+//! Look up: find the ports that a frame goes to.
 #![forbid(unsafe_code)]
 use crate::sync::Ordering::{Relaxed, Release};
 
@@ -7,8 +7,8 @@ use postern_abi::window::PortId;
 use super::call::Call;
 use super::records::Addresses;
 use super::sets::PortSet;
-use crate::fdb::{GROUP_BIT, Key, Learned, Station};
-use crate::state::{CACHED_ROUTES, CachedRoute, MODE_NO_LEARNING, add};
+use crate::fdb::{GROUP_BIT, Key, Station};
+use crate::state::{CACHED_ROUTES, CachedRoute};
 
 /// The route of a frame: the ports that it goes to.
 #[derive(Clone, Copy)]
@@ -83,36 +83,6 @@ impl Call<'_> {
             Some(port) if port == self.caller.port() || !self.attached(port) => Route::Nobody,
             Some(port) => Route::One(port),
             None => self.flood_route(),
-        }
-    }
-
-    /// Learns that a station on a switch without VLANs is behind the calling port, unless the
-    /// port's mode forbids it.
-    pub fn learn_source(&self, source: u64) {
-        let mode = self.state().mode(self.caller.port());
-        self.learn(self.key(), mode, 0, source);
-    }
-
-    /// Learns that a station of a VLAN is behind the calling port, unless the port's mode forbids
-    /// it. Group addresses are not learned.
-    #[inline]
-    pub fn learn(&self, key: Key, mode: u32, vlan: u32, source: u64) {
-        if source & GROUP_BIT != 0 || mode & MODE_NO_LEARNING != 0 {
-            return;
-        }
-        let state = self.state();
-        let tick = state.clock.tick.load(Relaxed);
-        let station = Station::new(vlan, source);
-        match state.fdb.learn(key, station, self.caller.port(), tick) {
-            Learned::Known | Learned::Raced | Learned::Refused => {}
-            Learned::New => {
-                add(&self.sender().learned, 1);
-                state.generation.fetch_add(1, Release);
-            }
-            Learned::Moved => {
-                add(&self.sender().moved, 1);
-                state.generation.fetch_add(1, Release);
-            }
         }
     }
 

@@ -52,6 +52,7 @@ mod fan_out;
 mod fast;
 mod lane;
 mod lanes;
+mod learn;
 mod lookup;
 mod memory;
 mod progress;

@@ -8,7 +8,7 @@ use postern_nic_client::policy::acl::AclSpec;
 use postern_nic_client::policy::port::{Isolation, PortPolicy, Source};
 use postern_nic_client::policy::rate::RateLimit;
 use postern_nic_client::policy::vlan::VlanSpec;
-use postern_nic_owner::policies::Policies;
+use postern_nic_owner::installed_policies::Policies;
 use postern_switch::policy::acl::Verdict;
 use postern_switch::state::{Cause, MODE_NO_LEARNING};
 

@@ -13,7 +13,7 @@ use postern_abi::window::{Geometry, PortId, RecordHeader, record_size};
 use postern_guest::ring::{RxQueue, TxQueue, Window};
 use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::PortPolicy;
-use postern_nic_owner::policies::{Policies, PolicyError};
+use postern_nic_owner::installed_policies::{Policies, PolicyError};
 use postern_switch::credentials::Credentials;
 use postern_switch::state::{Cause, MODE_POLICY};
 
@@ -116,7 +116,8 @@ impl Net {
     }
 
     pub fn hits(&self, number: u32) -> Vec<u64> {
-        postern_nic_owner::policies::acl_hits(&self.memory.switch(), port(number)).unwrap()
+        postern_nic_owner::installed_policies::acl_hits(&self.memory.switch(), port(number))
+            .unwrap()
     }
 }
 

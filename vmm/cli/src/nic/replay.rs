@@ -56,9 +56,9 @@ fn pace(text: &str) -> Result<Pace, String> {
 /// Sends it; returns the exit status.
 pub fn run(args: &Args) -> Result<u8, CommandError> {
     let recording = Recording::open(&args.file).map_err(CommandError::configuration)?;
-    let attachment = request::attach(&args.socket, args.port, CallPath::Direct)?;
-    let number = attachment.credentials.port();
-    let TenancyFds::Memory { state, windows } = attachment.fds else {
+    let tenancy = request::port(&args.socket, args.port, CallPath::Direct)?;
+    let number = tenancy.credentials.port();
+    let TenancyFds::Memory { state, windows } = tenancy.fds else {
         let error = anyhow::anyhow!("the NIC gave a view instead of its memory");
         return Err(CommandError::internal(error));
     };
