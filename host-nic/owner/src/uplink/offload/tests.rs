@@ -217,3 +217,17 @@ fn segments_are_bounded_by_the_length_of_their_parts() {
     let found = check(large(GSO_TCPV4, 8961), &mut frame);
     assert_eq!(found, Err(Unusable::TooLong));
 }
+
+#[test]
+fn a_segment_that_fits_one_frame_is_as_long_as_it_is() {
+    let frame = tcp4(250, 0x10);
+    let length = |gso_size| {
+        let header = RecordHeader {
+            hdr_len: 58,
+            ..large(GSO_TCPV4, gso_size)
+        };
+        let bytes = &frame[..];
+        wire_length(&Frame { header, bytes })
+    };
+    assert_eq!([100, 250, 2000].map(length), [158, 308, 308]);
+}
