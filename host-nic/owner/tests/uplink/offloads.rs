@@ -1,6 +1,8 @@
 //! Work that the host's stack leaves to its interfaces, through uplinks and a switch to guests that
 //! take it and guests that do not, and back.
 
+use std::fs::File;
+use std::io::Read;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -253,9 +255,8 @@ fn tcp_connections_pass_through_a_switch() {
     }
 }
 
-/// Uses a persistent TAP, and leaves it with offloads, a longer header and an address filter.
-fn leave_settings_behind(name: &str) -> Result<(), String> {
-    use std::fs::File;
+/// Opens a TAP as another program does.
+fn open_tap(name: &str, flags: libc::c_int) -> Result<File, String> {
     let file = File::options().read(true).write(true).open("/dev/net/tun");
     let file = file.map_err(|error| format!("no /dev/net/tun ({error})"))?;
     // SAFETY: all zeros is a valid value of this plain structure.
@@ -263,8 +264,17 @@ fn leave_settings_behind(name: &str) -> Result<(), String> {
     for (to, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = byte as libc::c_char;
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: the request takes a `struct ifreq`.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    let error = std::io::Error::last_os_error();
+    assert!(result >= 0, "{error}");
+    Ok(file)
+}
+
+/// Uses a persistent TAP, and leaves it with offloads, a longer header and an address filter.
+fn leave_settings_behind(name: &str) -> Result<(), String> {
+    let file = open_tap(name, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR)?;
     let size: libc::c_int = 12;
     // Checksums, TCP segments of both versions (TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6).
     let offloads: libc::c_ulong = 1 | 2 | 4;
@@ -272,10 +282,9 @@ fn leave_settings_behind(name: &str) -> Result<(), String> {
     filter[2..4].copy_from_slice(&1u16.to_ne_bytes());
     filter[4..].copy_from_slice(&[2, 0, 0, 0, 0, 0x99]);
     let fd = file.as_raw_fd();
-    // SAFETY: a `struct ifreq`, an int, a number and a `struct tun_filter` are what these take.
+    // SAFETY: an int, a number and a `struct tun_filter` are what these take.
     let results = unsafe {
         [
-            libc::ioctl(fd, libc::TUNSETIFF, &raw mut request),
             libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw const size),
             libc::ioctl(fd, libc::TUNSETOFFLOAD, offloads),
             libc::ioctl(fd, libc::TUNSETTXFILTER, filter.as_ptr()),
@@ -557,5 +566,29 @@ fn a_burst_of_large_segments_is_taken() {
         assert!(after.bytes - before.bytes >= 20 * 60_000);
         assert!(after.frames - before.frames < 40, "whole segments");
         Ok(())
+    });
+}
+
+/// Whoever opens a persistent TAP next may not know of offloads.
+#[test]
+fn a_tap_is_left_without_offloads() {
+    in_namespace(|| {
+        ip("tuntap add dev tap0 mode tap")?;
+        let device = open("tap:tap0")?;
+        let [port, _] = ports(256 << 10);
+        let pump = PumpThread::start(device, port, PumpWait::default()).unwrap();
+        pump.stop().unwrap();
+        let tap = open_tap("tap0", libc::IFF_TAP | libc::IFF_NO_PI)?;
+        let socket = socket("tap0")?;
+        socket.send(&[0x5a; 100]).unwrap();
+        let mut frame = [0; 2000];
+        loop {
+            let length = (&tap).read(&mut frame).unwrap();
+            let frame = &frame[..length];
+            if frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&17) {
+                assert_eq!((length, udp_sum(frame)), (UDP + 8 + 100, 0xffff));
+                return Ok(());
+            }
+        }
     });
 }
