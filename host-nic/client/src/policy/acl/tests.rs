@@ -523,7 +523,8 @@ proptest! {
             acl.verdict(&headers, direction);
         }
         if rules[0].shadows(&rules[1]) {
-            prop_assert_eq!(hit_counts(&acl)[1], 0, "{:?}", rules.each_ref().map(RuleSpec::to_string));
+            let texts = rules.each_ref().map(RuleSpec::to_string);
+            prop_assert_eq!(hit_counts(&acl)[1], 0, "{:?}", texts);
         }
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! The work itself is the switch's ([`postern_switch::offload`]), and the switch does it when a
 //! frame goes to a guest that has agreed to nothing. It is done here, by the same routines, only
-//! for a port that has not agreed to it, and for frames that the switch does not take with work left
-//! to do: segments that are longer than the NIC's rings take, or become very many frames, and
+//! for a port that has not agreed to it, and for frames that the switch does not take with work
+//! left to do: segments that are longer than the NIC's rings take, or become very many frames, and
 //! checksums behind headers that the switch does not know.
 #![forbid(unsafe_code)]
 
