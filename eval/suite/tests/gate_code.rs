@@ -102,7 +102,7 @@ fn decode(page: &[u8], ip: u64) -> Option<Instruction> {
 }
 
 /// Privileged or exiting at CPL 3 whatever the guest has set up: the call is aborted.
-fn alexecutions_aborts(instruction: &Instruction) -> bool {
+fn always_aborts(instruction: &Instruction) -> bool {
     use Mnemonic::*;
     matches!(
         instruction.mnemonic(),
@@ -169,7 +169,7 @@ fn breaches(page: &[u8], offset: usize) -> Vec<String> {
             let Some(instruction) = decode(page, execution.ip) else {
                 break;
             };
-            if alexecutions_aborts(&instruction) {
+            if always_aborts(&instruction) {
                 break;
             }
             let at = format!(

@@ -460,6 +460,24 @@ fn settings_of_a_running_nic() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(String::from_utf8_lossy(&output.stdout).contains("0 frames written"));
     assert!(!on(&["capture", "remove", "2"]).status.success());
+    // A word that is the file of one capture and the port of another ends neither.
+    let in_directory = |words: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
+        command.current_dir(directory.path(""));
+        let words: Vec<&str> = words.split(' ').collect();
+        let command = command.args(["nic", "capture", &nic.socket]).args(words);
+        command.output().unwrap()
+    };
+    for words in ["add 0 2", "add 2 other --via 1"] {
+        let output = in_directory(words);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+    let output = in_directory("remove 2");
+    assert_refused(&output, CONFIGURATION, &["2 can be several captures"]);
+    for words in ["remove ./2", "remove 2"] {
+        let output = in_directory(words);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
     assert_eq!(nic.end(libc::SIGTERM), Some(0));
 }
 

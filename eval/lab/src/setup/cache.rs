@@ -14,11 +14,13 @@
 //! own.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::progress::{Progress, Task};
@@ -109,7 +111,13 @@ impl Cache {
             .with_context(fail)?;
         let start = Instant::now();
         let mut said = false;
-        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+                // A file system without locks, for example: nobody will let go of it.
+                Err(errno) => return Err(io::Error::from(errno)).with_context(fail),
+            }
             interrupt::check()?;
             if !said && start.elapsed() > QUIET_WAIT {
                 said = true;

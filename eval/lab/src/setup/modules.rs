@@ -12,11 +12,13 @@ use super::series::Series;
 
 /// What the modules are made of, besides the kernel: the patches, and the data plane that is linked
 /// into them.
-const INPUTS: [&str; 7] = [
+const INPUTS: [&str; 9] = [
     "kernel-patches/build.sh",
     "kernel-patches/series",
     "host-nic/kernel-object",
+    "host-nic/switch/Cargo.toml",
     "host-nic/switch/src",
+    "guest-lib/abi/Cargo.toml",
     "guest-lib/abi/src",
     "Cargo.toml",
     ".cargo/config.toml",
@@ -101,4 +103,46 @@ pub fn build(
         kvm: directory.join("kvm.ko"),
         kvm_intel: directory.join("kvm-intel.ko"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::super::checkout::root;
+    use super::*;
+
+    fn manifest(folder: &Path) -> toml::Table {
+        let text = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        text.parse().unwrap()
+    }
+
+    /// Else modules of other sources would be taken for those of these.
+    #[test]
+    fn all_crates_in_the_modules_are_inputs() {
+        let workspace = manifest(root());
+        let known = &workspace["workspace"]["dependencies"];
+        let mut left = vec!["host-nic/kernel-object".to_owned()];
+        let mut folders = BTreeSet::new();
+        while let Some(folder) = left.pop() {
+            let manifest = manifest(&root().join(&folder));
+            let names = manifest.get("dependencies").and_then(|all| all.as_table());
+            let names = names.into_iter().flat_map(|all| all.keys());
+            let paths = names.filter_map(|name| known[name].get("path")?.as_str());
+            left.extend(paths.map(str::to_owned));
+            folders.insert(folder);
+        }
+        assert_eq!(folders.len(), 3, "{folders:?}");
+        for path in folders.iter().flat_map(|folder| {
+            let parts = ["Cargo.toml", "src"];
+            parts.map(|part| Path::new(folder).join(part))
+        }) {
+            let covered = INPUTS.iter().any(|input| path.starts_with(input));
+            assert!(covered, "{}", path.display());
+        }
+        for input in INPUTS {
+            assert!(root().join(input).exists(), "{input}");
+        }
+    }
 }

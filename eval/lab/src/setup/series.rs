@@ -58,6 +58,7 @@ impl Series {
         let mut folders: Vec<PathBuf> = fs::read_dir(&all)
             .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
             .with_context(|| format!("reading {}", all.display()))?;
+        folders.retain(|path| path.is_dir());
         folders.sort();
         folders.iter().map(|folder| Self::read(folder)).collect()
     }
@@ -84,6 +85,12 @@ impl Series {
             .with_context(|| format!("reading {}, which describes a series", file.display()))?;
         let mut series: Self =
             toml::from_str(&text).with_context(|| format!("reading {}", file.display()))?;
+        ensure!(
+            series.patches.matches('*').count() == 1,
+            "{}: patches = {:?} is no name with one *",
+            file.display(),
+            series.patches
+        );
         folder.clone_into(&mut series.folder);
         Ok(series)
     }
@@ -168,6 +175,30 @@ mod tests {
         let names: Vec<_> = series.patches().unwrap();
         let names: Vec<_> = names.iter().map(|path| path.file_name().unwrap()).collect();
         assert_eq!(names, ["0001-a.patch", "0002-b.patch"]);
+    }
+
+    #[test]
+    fn files_beside_the_folders_are_no_series() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join(FOLDER);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("README.md"), "").unwrap();
+        assert_eq!(Series::all(root.path()).unwrap(), []);
+        fs::create_dir(folder.join("6.1")).unwrap();
+        assert!(Series::all(root.path()).is_err(), "no series.toml");
+    }
+
+    #[test]
+    fn names_of_patches_have_one_star() {
+        let known = Series::default_one(root()).unwrap().folder;
+        let text = fs::read_to_string(known.join("series.toml")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for (patches, is_good) in [("0*.patch", true), ("0001", false), ("0*.*", false)] {
+            let text = text.replace("0*.patch", patches);
+            fs::write(folder.path().join("series.toml"), text).unwrap();
+            let read = Series::read(folder.path());
+            assert_eq!(read.is_ok(), is_good, "{patches}");
+        }
     }
 
     #[test]

@@ -8,7 +8,9 @@ use postern_lab::setup::root;
 
 /// All series; what a test says holds for each.
 pub fn all() -> Vec<Series> {
-    Series::all(root()).unwrap()
+    let all = Series::all(root()).unwrap();
+    assert!(!all.is_empty(), "no series");
+    all
 }
 
 /// A folder with the files `names` as they are after the whole series, each of which it adds.

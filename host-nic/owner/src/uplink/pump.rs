@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use postern_abi::window::{FEATURE_CSUM, FEATURES, GSO_NONE, MIN_FRAME, RecordHeader};
+use postern_abi::window::{FEATURE_CSUM, FEATURES, MAX_SEGMENT, MIN_FRAME, RecordHeader};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_error;
@@ -219,6 +219,7 @@ impl<D: Device, P: FramePort> Pump<D, P> {
         if room > 0 {
             let device = &mut self.device;
             let longest = device.longest();
+            let features = device.features();
             let plain = device.link().longest(false).min(longest);
             let tagged = device.link().longest(true).min(longest);
             self.port.receive_frames(room, &mut |frame| {
@@ -227,8 +228,12 @@ impl<D: Device, P: FramePort> Pump<D, P> {
                     .bytes
                     .get(12..14)
                     .is_some_and(|kind| TAGS.iter().any(|tag| tag == kind));
-                if fetched > room {
+                // Whoever has the NIC's memory may have written any header into the lane. A frame
+                // whose work this interface cannot do would leave with a wrong checksum.
+                if fetched > room || offload::needs(frame.header) & !features != 0 {
                     add(&counters.refused, 1);
+                } else if frame.bytes.len() > MAX_SEGMENT as usize {
+                    add(&counters.too_long, 1);
                 } else if frame.bytes.len() < MIN_FRAME as usize {
                     add(&counters.too_short, 1);
                 } else if offload::wire_length(&frame) > if has_tag { tagged } else { plain } {
@@ -316,8 +321,8 @@ impl<P: FramePort> Inward<'_, P> {
 
     /// Whether the port takes a frame as it is.
     fn takes(&self, frame: &Frame<'_>) -> bool {
-        let fits = frame.header.gso_type == GSO_NONE || frame.bytes.len() <= self.longest;
-        fits && offload::needs(frame.header) & !self.features == 0
+        offload::needs(frame.header) & !self.features == 0
+            && offload::passes_switch(frame, self.longest)
     }
 
     /// Finishes a frame and sends what becomes of it.
@@ -348,20 +353,23 @@ impl<P: FramePort> Inward<'_, P> {
     }
 }
 
-/// Sends frames into a port in one request, and counts them.
+/// Sends frames into a port, and counts them. One request takes no more than the port's ring has
+/// room for, which are few large segments, so there are requests until one takes nothing.
 fn send<P: FramePort>(port: &mut P, frames: &[Frame<'_>], counters: &LiveCounters) {
-    if frames.is_empty() {
-        return;
+    let mut left = frames;
+    while !left.is_empty() {
+        let taken = port.send_frames(left).min(left.len());
+        let (head, tail) = left.split_at(taken);
+        let bytes = head.iter().map(|frame| frame.bytes.len() as u64);
+        add(&counters.frames, taken as u64);
+        add(&counters.bytes, bytes.sum());
+        add(&counters.batches, 1);
+        left = tail;
+        if taken == 0 {
+            break;
+        }
     }
-    let taken = port.send_frames(frames).min(frames.len());
-    let bytes = frames
-        .iter()
-        .take(taken)
-        .map(|frame| frame.bytes.len() as u64);
-    add(&counters.frames, taken as u64);
-    add(&counters.bytes, bytes.sum());
-    add(&counters.refused, (frames.len() - taken) as u64);
-    add(&counters.batches, 1);
+    add(&counters.refused, left.len() as u64);
 }
 
 /// A pump in its own thread. Dropping it stops the pump.

@@ -93,6 +93,15 @@ impl TapDevice {
     }
 }
 
+impl Drop for TapDevice {
+    /// Has the kernel finish all frames again: who opens a persistent TAP next may not know of
+    /// offloads.
+    fn drop(&mut self) {
+        // The only TAPs that refuse are gone.
+        let _ = set_offloads(&self.file, 0);
+    }
+}
+
 /// Sets what a former user of a TAP may have left behind; gives the features that it can have.
 fn reset(file: &OwnedFd) -> io::Result<u32> {
     set_int(file, libc::TUNSETVNETHDRSZ, virtio_net::SIZE as c_int)?;

@@ -1,6 +1,8 @@
 //! Work that the host's stack leaves to its interfaces, through uplinks and a switch to guests that
 //! take it and guests that do not, and back.
 
+use std::fs::File;
+use std::io::Read;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use postern_abi::window::{
 use postern_nic_client::memory::Memory;
 use postern_nic_owner::frame_port::{Frame, FramePort};
 use postern_nic_owner::host_port::HostPort;
-use postern_nic_owner::uplink::{PumpThread, PumpWait};
+use postern_nic_owner::uplink::{Pump, PumpThread, PumpWait};
 
 use super::net::{in_namespace, ip, set_segment, veth, wait_until};
 use super::{open, tcp_passes, udp_sum};
@@ -253,9 +255,8 @@ fn tcp_connections_pass_through_a_switch() {
     }
 }
 
-/// Uses a persistent TAP, and leaves it with offloads, a longer header and an address filter.
-fn leave_settings_behind(name: &str) -> Result<(), String> {
-    use std::fs::File;
+/// Opens a TAP as another program does.
+fn open_tap(name: &str, flags: libc::c_int) -> Result<File, String> {
     let file = File::options().read(true).write(true).open("/dev/net/tun");
     let file = file.map_err(|error| format!("no /dev/net/tun ({error})"))?;
     // SAFETY: all zeros is a valid value of this plain structure.
@@ -263,8 +264,17 @@ fn leave_settings_behind(name: &str) -> Result<(), String> {
     for (to, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = byte as libc::c_char;
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: the request takes a `struct ifreq`.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    let error = std::io::Error::last_os_error();
+    assert!(result >= 0, "{error}");
+    Ok(file)
+}
+
+/// Uses a persistent TAP, and leaves it with offloads, a longer header and an address filter.
+fn leave_settings_behind(name: &str) -> Result<(), String> {
+    let file = open_tap(name, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR)?;
     let size: libc::c_int = 12;
     // Checksums, TCP segments of both versions (TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6).
     let offloads: libc::c_ulong = 1 | 2 | 4;
@@ -272,10 +282,9 @@ fn leave_settings_behind(name: &str) -> Result<(), String> {
     filter[2..4].copy_from_slice(&1u16.to_ne_bytes());
     filter[4..].copy_from_slice(&[2, 0, 0, 0, 0, 0x99]);
     let fd = file.as_raw_fd();
-    // SAFETY: a `struct ifreq`, an int, a number and a `struct tun_filter` are what these take.
+    // SAFETY: an int, a number and a `struct tun_filter` are what these take.
     let results = unsafe {
         [
-            libc::ioctl(fd, libc::TUNSETIFF, &raw mut request),
             libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw const size),
             libc::ioctl(fd, libc::TUNSETOFFLOAD, offloads),
             libc::ioctl(fd, libc::TUNSETTXFILTER, filter.as_ptr()),
@@ -355,10 +364,16 @@ impl LargeWire {
         LargeWire(unsafe { std::os::fd::OwnedFd::from_raw_fd(socket) })
     }
 
+    /// Sends a frame whose checksum, that of TCP, is left to do, and which is to be cut.
     fn send(&self, gso_type: u8, gso_size: u16, transport: usize, frame: &[u8]) {
         let transport = transport as u16;
+        let header_length = if gso_type == GSO_NONE {
+            0
+        } else {
+            transport + 20
+        };
         let mut message = vec![FLAG_NEEDS_CSUM, gso_type];
-        for field in [transport + 20, gso_size, transport, 16] {
+        for field in [header_length, gso_size, transport, 16] {
             message.extend(field.to_ne_bytes());
         }
         message.extend(frame);
@@ -461,5 +476,119 @@ fn segments_behind_tags_and_extension_headers_are_cut() {
         assert_eq!(pump.counters().snapshot().to_port.offload, 0);
         pump.stop().unwrap();
         Ok(())
+    });
+}
+
+/// Behind headers that the switch does not know, it takes no checksum that is left to do.
+#[test]
+fn a_checksum_behind_unknown_headers_is_completed() {
+    for features in [0, FEATURE_CSUM] {
+        in_namespace(|| {
+            veth(1500)?;
+            let device = open("packet:near")?;
+            let [port, mut guest] = ports(256 << 10);
+            assert_eq!(guest.agree(features), features);
+            let pump = PumpThread::start(device, port, PumpWait::default()).unwrap();
+            let addresses = [10, 0, 0, 1, 10, 0, 0, 2];
+            // A session of PPPoE (RFC 2516).
+            let mut frame = [
+                &GUEST[..],
+                &[2, 0, 0, 0, 0, 1, 0x88, 0x64, 0x11, 0, 0, 1, 0, 50, 0, 0x21],
+            ]
+            .concat();
+            frame.extend([0x45, 0, 0, 48, 0, 1, 0x40, 0, 64, 6, 0, 0]);
+            frame.extend(addresses);
+            let transport = frame.len();
+            frame.extend(tcp(&addresses, 8));
+            LargeWire::open("far").send(GSO_NONE, 0, transport, &frame);
+            let found = cut(&mut guest, transport, &addresses, 1);
+            assert_eq!(found, [frame.len()]);
+            pump.stop().unwrap();
+            Ok(())
+        });
+    }
+}
+
+/// A TCP connection with a small MSS makes segments of more parts than the switch cuts in one go.
+#[test]
+fn a_segment_of_very_many_parts_is_cut() {
+    for features in [0, FEATURES] {
+        in_namespace(|| {
+            veth(1500)?;
+            let device = open("packet:near")?;
+            let [port, mut guest] = ports(256 << 10);
+            assert_eq!(guest.agree(features), features);
+            let pump = PumpThread::start(device, port, PumpWait::default()).unwrap();
+            let addresses = [10, 0, 0, 1, 10, 0, 0, 2];
+            let mut frame = [&GUEST[..], &[2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0]].concat();
+            frame.extend(60_040u16.to_be_bytes());
+            frame.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
+            frame.extend(addresses);
+            let transport = frame.len();
+            frame.extend(tcp(&addresses, 60_000));
+            LargeWire::open("far").send(GSO_TCPV4, 100, transport, &frame);
+            let found = cut(&mut guest, transport, &addresses, 600);
+            assert_eq!(found, [154; 600]);
+            assert_eq!(pump.counters().snapshot().to_port.offload, 0);
+            pump.stop().unwrap();
+            Ok(())
+        });
+    }
+}
+
+/// Large segments that waited in the interface are more than the ring of the port takes at once.
+#[test]
+fn a_burst_of_large_segments_is_taken() {
+    in_namespace(|| {
+        let device = open("tap:tap0")?;
+        let socket = socket("tap0")?;
+        set_segment(&socket, 1400)?;
+        let room: i32 = 64 << 20;
+        // SAFETY: the option takes an int.
+        let result = unsafe {
+            let (fd, option) = (socket.as_raw_fd(), libc::SO_SNDBUFFORCE);
+            let value = (&raw const room).cast();
+            libc::setsockopt(fd, libc::SOL_SOCKET, option, value, 4)
+        };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        let [port, mut guest] = ports(256 << 10);
+        assert_eq!(guest.agree(FEATURES), FEATURES);
+        let mut pump = Pump::new(device, port, PumpWait::Busy);
+        // The host has nothing to say before it knows that segments may stay whole.
+        while pump.step().unwrap() {}
+        let before = pump.counters().snapshot().to_port;
+        for _ in 0..20 {
+            socket.send(&[7; 60_000]).unwrap();
+        }
+        while pump.step().unwrap() {}
+        let after = pump.counters().snapshot().to_port;
+        assert_eq!(after.refused, 0);
+        assert!(after.bytes - before.bytes >= 20 * 60_000);
+        assert!(after.frames - before.frames < 40, "whole segments");
+        Ok(())
+    });
+}
+
+/// Whoever opens a persistent TAP next may not know of offloads.
+#[test]
+fn a_tap_is_left_without_offloads() {
+    in_namespace(|| {
+        ip("tuntap add dev tap0 mode tap")?;
+        let device = open("tap:tap0")?;
+        let [port, _] = ports(256 << 10);
+        let pump = PumpThread::start(device, port, PumpWait::default()).unwrap();
+        pump.stop().unwrap();
+        let tap = open_tap("tap0", libc::IFF_TAP | libc::IFF_NO_PI)?;
+        let socket = socket("tap0")?;
+        socket.send(&[0x5a; 100]).unwrap();
+        let mut frame = [0; 2000];
+        loop {
+            let length = (&tap).read(&mut frame).unwrap();
+            let frame = &frame[..length];
+            if frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&17) {
+                assert_eq!((length, udp_sum(frame)), (UDP + 8 + 100, 0xffff));
+                return Ok(());
+            }
+        }
     });
 }

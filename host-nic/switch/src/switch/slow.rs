@@ -21,7 +21,7 @@ use super::sets::PortSet;
 use crate::fdb::{GROUP_BIT, Station};
 use crate::offload::checksum::Partial;
 use crate::offload::segment::{Offload, Shape};
-use crate::policy::headers::{Headers, Hidden, SNAPSHOT_BYTES, Snapshot};
+use crate::policy::headers::{Headers, Snapshot};
 use crate::state::{Cause, PortState};
 
 /// The frame is held: it waits in its ring, since its only destination has no room.
@@ -153,7 +153,8 @@ impl<'a> Call<'a> {
         }
         let needed = match header.gso_type & !GSO_ECN {
             GSO_NONE if header.gso_type == GSO_NONE => {
-                return is_payload(headers, partial).then_some(PendingOffload::Checksum(partial));
+                let is_payload = partial.is_payload(headers);
+                return is_payload.then_some(PendingOffload::Checksum(partial));
             }
             GSO_TCPV4 => FEATURE_TSO4,
             GSO_TCPV6 => FEATURE_TSO6,
@@ -284,20 +285,5 @@ impl<'a> Call<'a> {
         {
             mirrors.add(to);
         }
-    }
-}
-
-/// Whether a checksum lies behind all bytes that a policy reads. The sender determines its value,
-/// and the value is stored after the policy was applied.
-fn is_payload(headers: &Headers, partial: Partial) -> bool {
-    let l4 = u32::from(headers.l4_offset);
-    let read = match headers.ports {
-        Some(_) => 4,
-        None => 0,
-    };
-    if headers.hidden == Hidden::Nothing && l4 != 0 {
-        partial.start() >= l4 && partial.place() >= l4 + read
-    } else {
-        partial.start() >= u32::from(headers.l3_offset) && partial.place() >= SNAPSHOT_BYTES
     }
 }

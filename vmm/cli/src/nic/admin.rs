@@ -260,18 +260,22 @@ fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, CommandErr
     }
 }
 
-/// The file of a capture that is named by it, or by what is captured if one capture alone has that.
+/// The file of a capture that is named by it, or by what is captured if one capture alone has
+/// either.
 fn captured_file(socket: &Path, which: &Path) -> Result<PathBuf, CommandError> {
+    let file = absolute(which)?;
     let Some(Ok(PortOrAll(port))) = which.to_str().map(port_or_all) else {
-        return absolute(which);
+        return Ok(file);
     };
     let captures: Vec<CaptureInfo> = ask(socket, &Control::Captures)?;
-    let mut files = captures.into_iter().filter(|info| info.port == port);
-    match (files.next(), files.next()) {
+    let is_meant = |info: &CaptureInfo| info.port == port || info.file == file;
+    let mut meant = captures.into_iter().filter(is_meant);
+    match (meant.next(), meant.next()) {
         (Some(only), None) => Ok(only.file),
-        (None, _) => absolute(which),
+        (None, _) => Ok(file),
         (Some(_), Some(_)) => Err(CommandError::configuration(anyhow::anyhow!(
-            "there are several captures of {}: name the file (postern nic show {} captures)",
+            "{} can be several captures: name the file, with its folder (postern nic show {} \
+             captures)",
             which.display(),
             socket.display()
         ))),

@@ -1,7 +1,7 @@
 //! The end of a VM's console, where it went to a file.
 #![deny(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -45,8 +45,19 @@ impl ConsoleFile {
     }
 }
 
+/// The time at which a file was written, if it is one that can be read again: no pipe, whose
+/// opening would wait.
 fn modified(path: &Path) -> Option<SystemTime> {
-    path.metadata().and_then(|file| file.modified()).ok()
+    let file = path.metadata().ok().filter(Metadata::is_file)?;
+    file.modified().ok()
+}
+
+/// Whether a terminal does something else with the character than showing it: control characters,
+/// and those that turn the direction of writing or separate lines (Unicode's bidirectional
+/// algorithm, UAX #9).
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
 }
 
 /// The last lines of a file.
@@ -62,7 +73,7 @@ fn last_lines(file: &Path) -> io::Result<Vec<String>> {
         .lines()
         // The first is only the end of a line, if there is more before it.
         .skip(usize::from(start > 0))
-        .map(|line| line.replace(|c: char| c.is_control(), ""))
+        .map(|line| line.replace(is_hidden, ""))
         .collect();
     Ok(lines.split_off(lines.len().saturating_sub(MAX_LINES)))
 }
@@ -86,6 +97,8 @@ mod tests {
     fn the_last_lines_are_shown() {
         assert!(lines(b"").is_empty());
         assert_eq!(lines(b"one\r\ntwo\x1b[2J"), ["one", "two[2J"]);
+        let turned = "a\u{202e}b\u{2028}c\u{9b}d";
+        assert_eq!(lines(turned.as_bytes()), ["abcd"]);
         let many: String = (0..100).map(|number| format!("line {number}\n")).collect();
         let last = lines(many.as_bytes());
         assert_eq!((last.len(), last[0].as_str()), (MAX_LINES, "line 90"));
@@ -112,5 +125,16 @@ mod tests {
         assert!(console.last_lines().is_empty());
         fs::write(&file, "present\n").unwrap();
         assert_eq!(console.last_lines(), ["present"]);
+    }
+
+    /// Opening a pipe waits for a writer, and the VM is gone.
+    #[test]
+    fn a_pipe_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("console");
+        let console = ConsoleFile::new(&pipe);
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        assert!(console.last_lines().is_empty());
     }
 }

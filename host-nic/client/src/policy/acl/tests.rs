@@ -251,6 +251,59 @@ pub(crate) fn rule() -> impl Strategy<Value = RuleSpec> {
     })
 }
 
+/// A rule that has some fields of another one, and of some of its own.
+fn narrower(rule: RuleSpec) -> impl Strategy<Value = RuleSpec> {
+    (self::rule(), any::<[bool; 12]>()).prop_map(move |(other, keep)| {
+        let mut mixed = other.clone();
+        let mut take = keep.into_iter();
+        let mut own = || take.next().unwrap_or(false);
+        if own() {
+            mixed.direction = rule.direction;
+        }
+        if own() {
+            mixed.from = rule.from;
+        }
+        if own() {
+            mixed.to = rule.to;
+        }
+        if own() {
+            mixed.vlan = rule.vlan;
+        }
+        if own() {
+            // The fields of layers 3 and 4 depend on each other.
+            mixed = RuleSpec {
+                action: mixed.action,
+                direction: mixed.direction,
+                from: mixed.from,
+                to: mixed.to,
+                vlan: mixed.vlan,
+                ..rule.clone()
+            };
+            let version = |prefix: Option<Prefix>| prefix.map(|prefix| prefix.version());
+            if own() {
+                mixed.source = None;
+            } else if own() && version(mixed.source) == version(other.source) {
+                mixed.source = other.source;
+            }
+            if own() {
+                mixed.destination = None;
+            }
+            if own() {
+                mixed.fragment = false;
+            }
+            if own() {
+                (mixed.source_ports, mixed.destination_ports) = (None, None);
+            } else if own() && mixed.source_ports.is_some() {
+                mixed.source_ports = other.source_ports;
+            }
+            if own() {
+                mixed.action = other.action;
+            }
+        }
+        mixed
+    })
+}
+
 fn headers() -> impl Strategy<Value = Headers> {
     let layer2 = (small(&MACS), small(&MACS), small(&[0u16, 5, 4094]));
     let layer3 = (
@@ -454,5 +507,24 @@ proptest! {
             prop_assert_eq!(acl.verdict(&headers, direction), expected, "{:?}", headers);
         }
         prop_assert_eq!(hit_counts(&acl), hits);
+    }
+
+    /// Frames that the second rule matches if it stands alone, the first one matches before it.
+    #[test]
+    fn a_rule_that_is_shadowed_never_decides(
+        (first, second) in rule().prop_flat_map(|rule| (narrower(rule.clone()), Just(rule))),
+        turned: bool,
+        frames in prop::collection::vec((headers(), small(&[Ingress, Egress])), 64),
+    ) {
+        let rules = if turned { [first, second] } else { [second, first] };
+        let acl = off();
+        replace(&acl, &rules, Permit).unwrap();
+        for (headers, direction) in frames {
+            acl.verdict(&headers, direction);
+        }
+        if rules[0].shadows(&rules[1]) {
+            let texts = rules.each_ref().map(RuleSpec::to_string);
+            prop_assert_eq!(hit_counts(&acl)[1], 0, "{:?}", texts);
+        }
     }
 }

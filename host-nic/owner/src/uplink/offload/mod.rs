@@ -3,8 +3,9 @@
 //!
 //! The work itself is the switch's ([`postern_switch::offload`]), and the switch does it when a
 //! frame goes to a guest that has agreed to nothing. It is done here, by the same routines, only
-//! for a port that has not agreed to it, and for segments that are longer than the NIC's rings
-//! take.
+//! for a port that has not agreed to it, and for frames that the switch does not take with work
+//! left to do: segments that are longer than the NIC's rings take, or become very many frames, and
+//! checksums behind headers that the switch does not know.
 #![forbid(unsafe_code)]
 
 use postern_abi::window::{
@@ -12,7 +13,7 @@ use postern_abi::window::{
     GSO_TCPV4, GSO_TCPV6, MAX_FRAME, MAX_SEGMENT, MIN_FRAME, RecordHeader,
 };
 use postern_switch::offload::checksum::{Partial, Sum};
-use postern_switch::offload::segment::{Offload, Segments, Shape};
+use postern_switch::offload::segment::{MAX_SEGMENTS, Offload, Segments, Shape};
 use postern_switch::policy::headers::{Headers, PROTOCOL_TCP, PROTOCOL_UDP, Snapshot};
 
 use crate::frame_port::Frame;
@@ -83,12 +84,35 @@ pub(super) fn needs(header: RecordHeader) -> u32 {
     }
 }
 
-/// Length of the frames that leave an interface for this one, in bytes.
+/// Whether the switch takes a frame that [`check`] has let pass with its work undone, from a port
+/// that has agreed to that kind of work and whose longest segment has `longest` bytes.
+///
+/// The switch cuts no segment into more than [`MAX_SEGMENTS`] frames, and completes no checksum
+/// that may lie where it looks for headers.
+pub(super) fn passes_switch(frame: &Frame<'_>, longest: usize) -> bool {
+    let Frame { header, bytes } = *frame;
+    match (header.gso_type, header.flags) {
+        (GSO_NONE, 0) => true,
+        (GSO_NONE, _) => {
+            let length = bytes.len() as u32;
+            let partial = Partial::new(header.csum_start, header.csum_offset, length);
+            let headers = Headers::parse(&snapshot(bytes));
+            partial.is_some_and(|partial| partial.is_payload(&headers))
+        }
+        _ => {
+            let most = usize::from(header.gso_size) * MAX_SEGMENTS as usize;
+            bytes.len() <= longest && bytes.len() <= most
+        }
+    }
+}
+
+/// Length of the longest frame that leaves an interface for this one, in bytes.
 pub(super) fn wire_length(frame: &Frame<'_>) -> usize {
     let header = frame.header;
+    let length = frame.bytes.len();
     match header.gso_type {
-        GSO_NONE => frame.bytes.len(),
-        _ => usize::from(header.hdr_len) + usize::from(header.gso_size),
+        GSO_NONE => length,
+        _ => length.min(usize::from(header.hdr_len) + usize::from(header.gso_size)),
     }
 }
 
@@ -121,7 +145,9 @@ fn shape(header: RecordHeader, frame: &[u8]) -> Option<(Snapshot, Shape)> {
         csum_start: header.csum_start,
         csum_offset: header.csum_offset,
     };
-    let shape = Shape::check(&snapshot, &Headers::parse(&snapshot), offload).ok()?;
+    let headers = Headers::parse(&snapshot);
+    // Never more than one for each byte.
+    let shape = Shape::check_up_to(MAX_SEGMENT, &snapshot, &headers, offload).ok()?;
     Some((snapshot, shape))
 }
 

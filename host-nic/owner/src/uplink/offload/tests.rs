@@ -1,5 +1,14 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use postern_abi::window::{FEATURES, GSO_UDP_L4, Geometry};
+use postern_nic_client::memory::Memory;
+use postern_switch::state::Cause;
+
+use super::super::virtio_net;
 use super::*;
-use postern_abi::window::GSO_UDP_L4;
+use crate::frame_port::FramePort;
+use crate::host_port::HostPort;
 
 const ETHERNET: usize = 14;
 const FIN_PSH: u8 = 0x09;
@@ -216,4 +225,97 @@ fn segments_are_bounded_by_the_length_of_their_parts() {
     assert!(found.is_ok());
     let found = check(large(GSO_TCPV4, 8961), &mut frame);
     assert_eq!(found, Err(Unusable::TooLong));
+}
+
+#[test]
+fn a_segment_that_fits_one_frame_is_as_long_as_it_is() {
+    let frame = tcp4(250, 0x10);
+    let length = |gso_size| {
+        let header = RecordHeader {
+            hdr_len: 58,
+            ..large(GSO_TCPV4, gso_size)
+        };
+        let bytes = &frame[..];
+        wire_length(&Frame { header, bytes })
+    };
+    assert_eq!([100, 250, 2000].map(length), [158, 308, 308]);
+}
+
+/// A port that has agreed to all features, with the memory of its NIC.
+fn port() -> (HostPort, Arc<Memory>) {
+    let geometry = Geometry::new(2, 1, 256 << 10, 256 << 10).unwrap();
+    let memory = Arc::new(Memory::create(geometry).unwrap());
+    for (number, port) in geometry.all_ports().enumerate() {
+        let mac = [2, 0, 0, 0, 0, number as u8];
+        memory.switch().admit(port, 1, mac);
+    }
+    let first = geometry.port(0).unwrap();
+    let mut port = HostPort::open(Arc::clone(&memory), first).unwrap();
+    assert_eq!(port.agree(FEATURES), FEATURES);
+    (port, memory)
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config {
+        failure_persistence: None,
+        ..proptest::test_runner::Config::default()
+    })]
+
+    /// The frames of an interface are whoever's is at its other end, and so may be headers.
+    #[test]
+    fn any_header_and_frame_end_well(
+        fields: [u16; 4],
+        flags: u8,
+        gso_type in proptest::sample::select(vec![0u8, 1, 3, 4, 5, 0x80, 0x81, 0x84, 0x85, 0xff]),
+        near: bool,
+        largest_size in proptest::sample::select(vec![10u16, 2000]),
+        payload in 0usize..3000,
+        changes in proptest::collection::vec((0usize..70, proptest::num::u8::ANY), 0..4),
+        end in 0usize..3100,
+    ) {
+        let mut frame = tcp4(payload, CWR_ACK | FIN_PSH);
+        for (place, value) in changes {
+            if let Some(byte) = frame.get_mut(place) {
+                *byte = value;
+            }
+        }
+        frame.truncate(end);
+        let [hdr_len, gso_size, csum_start, csum_offset] = fields;
+        let mut header = RecordHeader {
+            flags,
+            gso_type,
+            hdr_len,
+            gso_size,
+            csum_start,
+            csum_offset,
+            ..RecordHeader::default()
+        };
+        if near {
+            header.gso_size %= largest_size;
+            (header.csum_start, header.csum_offset) = (34, 16);
+        }
+        // As it comes from the kernel: what a header does not need is not looked at.
+        let header = virtio_net::decode(virtio_net::encode(header));
+        let Ok(header) = check(header, &mut frame) else {
+            return Ok(());
+        };
+        let bytes = &frame[..];
+        let whole = Frame { header, bytes };
+        let (mut port, sender) = port();
+        if passes_switch(&whole, port.longest_segment()) {
+            proptest::prop_assert_eq!(port.send_frames(&[whole]), 1);
+            let drops = sender.switch().sender(0).unwrap().drops.each_ref();
+            let drops = drops.map(|count| count.load(Relaxed));
+            proptest::prop_assert_eq!(drops[Cause::BadDescriptor as usize], 0, "{:?}", header);
+        }
+        let mut finishing = Finishing::new(whole).unwrap();
+        let mut out = [0; MAX_FRAME as usize];
+        let (mut parts, mut length) = (0, 0);
+        while let Some(part) = finishing.write_next(&mut out) {
+            parts += 1;
+            length += part;
+            proptest::prop_assert!(check_length(part).is_ok());
+        }
+        proptest::prop_assert!(parts >= 1 && length >= frame.len());
+    }
 }

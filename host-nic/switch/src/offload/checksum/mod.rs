@@ -9,6 +9,8 @@
 //! to the end of the frame, these two bytes included, and stores the complement there (virtio 1.2,
 //! "Packet Transmission").
 
+use crate::policy::headers::{Headers, Hidden, SNAPSHOT_BYTES};
+
 /// A ones' complement sum of 16-bit words, in 64 bits, not folded yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum(u64);
@@ -135,6 +137,23 @@ impl Partial {
     #[inline]
     pub const fn place(&self) -> u32 {
         self.place
+    }
+
+    /// Whether the checksum lies behind all bytes that a policy reads in a frame with these
+    /// headers. The sender determines its value, and the value is stored after the policy was
+    /// applied.
+    #[inline]
+    pub const fn is_payload(&self, headers: &Headers) -> bool {
+        let l4 = headers.l4_offset as u32;
+        let read = match headers.ports {
+            Some(_) => 4,
+            None => 0,
+        };
+        if matches!(headers.hidden, Hidden::Nothing) && l4 != 0 {
+            self.start >= l4 && self.place >= l4 + read
+        } else {
+            self.start >= headers.l3_offset as u32 && self.place >= SNAPSHOT_BYTES
+        }
     }
 
     /// The checksum of the frame whose words the closure returns, as for [`Sum::add_range`]. It is

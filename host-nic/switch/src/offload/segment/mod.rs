@@ -81,7 +81,8 @@ pub enum Refused {
     /// The flag [`NEEDS_CSUM`] is missing, or `csum_start` and `csum_offset` are not the
     /// protocol's.
     Checksum,
-    /// `gso_size` is zero, or so small that there would be more than [`MAX_SEGMENTS`] frames.
+    /// `gso_size` is zero, or so small that there would be more than [`MAX_SEGMENTS`] frames, or
+    /// than another limit.
     Size,
     /// There is no payload behind the headers.
     Empty,
@@ -131,6 +132,21 @@ impl Shape {
     /// [`Refused`]: the first reason that applies.
     #[inline]
     pub fn check(
+        snapshot: &Snapshot,
+        headers: &Headers,
+        offload: Offload,
+    ) -> Result<Shape, Refused> {
+        Shape::check_up_to(MAX_SEGMENTS, snapshot, headers, offload)
+    }
+
+    /// [`Shape::check`] with another limit than [`MAX_SEGMENTS`], for one who has time to cut.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: the first reason that applies.
+    #[inline]
+    pub fn check_up_to(
+        max_segments: u32,
         snapshot: &Snapshot,
         headers: &Headers,
         offload: Offload,
@@ -185,7 +201,7 @@ impl Shape {
             return Err(Refused::Empty);
         }
         let size = u32::from(offload.gso_size);
-        if size * MAX_SEGMENTS < length - end {
+        if size.saturating_mul(max_segments) < length - end {
             return Err(Refused::Size);
         }
         Ok(Shape {
