@@ -19,7 +19,9 @@ use iced_x86::{
     OpAccess, OpKind, Register,
 };
 use postern_abi::PAGE_SIZE;
-use postern_abi::view::{DEFAULT_INDEX, GATE_GVA, GATE_INDEX, IMAGE_GVA, LIST_GVA, SERVICE_INDEX};
+use postern_abi::view::{
+    DEFAULT_INDEX, GATE_GVA, GATE_INDEX, IMAGE_GVA, LIST_GVA, SERVICE_INDEX, STUB_GVA,
+};
 
 const PAGE: usize = PAGE_SIZE as usize;
 
@@ -102,7 +104,7 @@ fn decode(page: &[u8], ip: u64) -> Option<Instruction> {
 }
 
 /// Privileged or exiting at CPL 3 whatever the guest has set up: the call is aborted.
-fn alexecutions_aborts(instruction: &Instruction) -> bool {
+fn always_aborts(instruction: &Instruction) -> bool {
     use Mnemonic::*;
     matches!(
         instruction.mnemonic(),
@@ -169,7 +171,7 @@ fn breaches(page: &[u8], offset: usize) -> Vec<String> {
             let Some(instruction) = decode(page, execution.ip) else {
                 break;
             };
-            if alexecutions_aborts(&instruction) {
+            if always_aborts(&instruction) {
                 break;
             }
             let at = format!(
@@ -303,7 +305,7 @@ fn find_fault(pages: &Pages) {
 
 /// Follows the stub from the gate's VMFUNC to the last one, through a service that only returns.
 fn stub_instructions(page: &[u8], end: u64) -> u64 {
-    let mut ip = GATE_GVA + 14;
+    let mut ip = STUB_GVA;
     let mut count = 0;
     while ip < end {
         let instruction = decode(page, ip).expect("the stub decodes");
