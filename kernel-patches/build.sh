@@ -172,6 +172,9 @@ build() {
 		die "the build failed; its log is $tree/build.log"
 	}
 	touch "$tree/.complete"
+	# Trees of older states of the series only take space.
+	touch "$source" "$tree"
+	find "$cache/kvm" -mindepth 1 -maxdepth 1 -type d -mtime +7 -exec rm -rf {} +
 
 	mkdir -p "$out"
 	local new
@@ -190,6 +193,7 @@ load() {
 	: "${out:=$cache/modules/$(uname -r)}"
 	[ -e "$out/kvm-intel.ko" ] ||
 		die "$out has no modules for the running kernel; run build.sh first"
+	[ -r /proc/modules ] || die "the running kernel takes no modules"
 	if grep -q '^kvm ' /proc/modules; then
 		die "KVM is loaded; stop all VMs and run build.sh unload first"
 	fi
@@ -201,6 +205,7 @@ load() {
 
 unload() {
 	[ "$(id -u)" = 0 ] || die "unloading modules needs root; run as root or with sudo"
+	[ -r /proc/modules ] || die "the running kernel takes no modules"
 	for module in kvm_intel kvm_amd kvm; do
 		if grep -q "^$module " /proc/modules; then
 			rmmod "$module" || die "$module is in use; stop all VMs first"

@@ -4,7 +4,7 @@
 #   build.sh --out FILE [--target-dir DIR] [--features LIST]
 #
 #   --out FILE        the image, an ELF for postern nic --image
-#   --target-dir DIR  where cargo works (default: the cache, $POSTERN_CACHE or ~/.cache/postern)
+#   --target-dir DIR  where cargo works (default: $CARGO_TARGET_DIR, or target in the checkout)
 #   --features LIST   of cargo; tests only
 #
 # Needs cargo with the target x86_64-unknown-none.
@@ -13,10 +13,9 @@ set -euo pipefail
 die() { echo "image/build.sh: $1" >&2; exit 1; }
 
 here=$(cd "$(dirname "$0")" && pwd)
-cache=${POSTERN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postern}
 target=x86_64-unknown-none
 
-out= dir=$cache/target-image/$(echo "$here" | sha256sum | cut -c1-8) features=
+out= dir=${CARGO_TARGET_DIR:-$here/../../target} features=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--out | --target-dir | --features)

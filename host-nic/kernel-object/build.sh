@@ -4,7 +4,7 @@
 #   build.sh --out FILE [--target-dir DIR]
 #
 #   --out FILE        the object: exports postern_nic_call and postern_nic_size, needs nothing
-#   --target-dir DIR  where cargo works (default: the cache, $POSTERN_CACHE or ~/.cache/postern)
+#   --target-dir DIR  where cargo works (default: $CARGO_TARGET_DIR, or target in the checkout)
 #
 # Needs cargo with the target x86_64-unknown-none, and ld, objcopy and readelf of binutils.
 set -euo pipefail
@@ -12,11 +12,10 @@ set -euo pipefail
 die() { echo "kernel-object/build.sh: $1" >&2; exit 1; }
 
 here=$(cd "$(dirname "$0")" && pwd)
-cache=${POSTERN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postern}
 target=x86_64-unknown-none
 exports=(postern_nic_call postern_nic_size)
 
-out= dir=$cache/target-kernel-object/$(echo "$here" | sha256sum | cut -c1-8)
+out= dir=${CARGO_TARGET_DIR:-$here/../../target}
 while [ $# -gt 0 ]; do
 	case $1 in
 	--out | --target-dir)

@@ -9,8 +9,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use postern_lab::job::Job;
 use postern_lab::machine::EmulatedMachine;
-use postern_lab::setup::{self, Flavour, Setup};
-use postern_lab::testbed::EmulatedTestbed;
+use postern_lab::setup::cache::Cache;
+use postern_lab::setup::progress::Progress;
+use postern_lab::setup::usage::{self, Usage};
+use postern_lab::setup::{self, Flavour, Programs, Setup};
+use postern_lab::testbed::{EmulatedTestbed, VIEWS};
 
 /// Subcommands of `cargo lab machine`.
 #[derive(Subcommand)]
@@ -33,14 +36,18 @@ pub struct MachineArgs {
     #[arg(long = "module", value_name = "FILE.ko[ PARAMETERS]")]
     modules: Vec<String>,
 
-    /// Parameters for Postern's kvm-intel
+    /// Parameters for Postern's kvm-intel, instead of those with which it makes views
     #[arg(
         long,
         value_name = "PARAMETERS",
-        default_value = "",
+        default_value = VIEWS,
         conflicts_with = "modules"
     )]
     parameters: String,
+
+    /// Load Postern's kvm-intel without parameters: then it makes no views
+    #[arg(long, conflicts_with_all = ["parameters", "modules"])]
+    no_views: bool,
 
     /// Load no module
     #[arg(long, conflicts_with = "modules")]
@@ -93,11 +100,61 @@ pub fn setup() -> Result<ExitCode> {
     let start = std::time::Instant::now();
     EmulatedTestbed::prepare(Flavour::Small)?;
     Setup::open()?.kernel_source()?;
+    let cache = Cache::open()?;
     println!(
-        "all is ready (checked in {:.1} s)",
-        start.elapsed().as_secs_f64()
+        "all is ready (checked in {:.1} s); {} in {}",
+        start.elapsed().as_secs_f64(),
+        megabytes(total(&usage::usage(&cache)?)),
+        cache.path("").display()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows what the cache takes.
+pub fn cache() -> Result<ExitCode> {
+    let cache = Cache::open()?;
+    let parts = usage::usage(&cache)?;
+    for part in &parts {
+        let name = part.path.file_name().unwrap_or_default().to_string_lossy();
+        println!("{:>10}  {name}", megabytes(part.bytes));
+    }
+    let directory = cache.path("");
+    println!("{:>10}  {}", megabytes(total(&parts)), directory.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Arguments of `cargo lab clean`.
+#[derive(Args)]
+pub struct CleanArgs {
+    /// Remove the whole cache: the next run makes everything again
+    #[arg(long)]
+    all: bool,
+}
+
+/// Removes from the cache what is not needed, or all, and says what.
+pub fn clean(arguments: &CleanArgs) -> Result<ExitCode> {
+    let cache = Cache::open()?;
+    let removed = match arguments.all {
+        true => usage::clean_all(&cache)?,
+        false => usage::clean(&cache, &Progress::new())?,
+    };
+    for part in &removed {
+        println!("{:>10}  {}", megabytes(part.bytes), part.path.display());
+    }
+    let left = megabytes(total(&usage::usage(&cache)?));
+    println!(
+        "{:>10}  removed; {left} are left",
+        megabytes(total(&removed))
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn total(parts: &[Usage]) -> u64 {
+    parts.iter().map(|part| part.bytes).sum()
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{} MB", bytes.div_ceil(1 << 20))
 }
 
 /// Runs one of the machine's subcommands.
@@ -105,13 +162,8 @@ pub fn machine(command: MachineCommand) -> Result<ExitCode> {
     match command {
         MachineCommand::Run(arguments) => run(&arguments),
         MachineCommand::Shell(arguments) => {
-            with_machine(&arguments, |machine| {
-                let job = arguments
-                    .files
-                    .iter()
-                    .fold(Job::new("files", "true"), |job, (to, from)| {
-                        job.file(to, from)
-                    });
+            with_machine(&arguments, |machine, programs| {
+                let job = with_files(Job::new("files", "true"), programs, &arguments.files);
                 Ok(machine.shell(&[job])?)
             })?;
             Ok(ExitCode::SUCCESS)
@@ -130,11 +182,9 @@ fn run(arguments: &RunArgs) -> Result<ExitCode> {
     };
     // The real time bounds it; the machine's own clock is no measure for people.
     let mut job = Job::new("command", &script).timeout(Duration::from_secs(u64::from(u32::MAX)));
-    for (to, from) in &arguments.machine.files {
-        job = job.file(to, from);
-    }
     job.fetch.clone_from(&arguments.fetch);
-    let outcome = with_machine(&arguments.machine, |machine| {
+    let outcome = with_machine(&arguments.machine, |machine, programs| {
+        let job = with_files(job, programs, &arguments.machine.files);
         let timeout = Duration::from_secs(arguments.timeout);
         Ok(machine.timeout(timeout).streaming(true).run(job)?)
     })?;
@@ -153,22 +203,56 @@ fn run(arguments: &RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(outcome.status.unwrap_or(124) as u8))
 }
 
-/// Makes the machine that was asked for, and uses it.
+/// The kernel says on the console only what ends it. On each boot it complains of the processor's
+/// microcode and of a counter, both of which this processor does not have.
+const CONSOLE_LEVEL: &str = "loglevel=3";
+
+/// The job with Postern's programs in its PATH, with what VMs are made of also where it runs, and
+/// with the user's own files.
+fn with_files(mut job: Job, programs: Option<&Programs>, files: &[(String, PathBuf)]) -> Job {
+    if let Some(programs) = programs {
+        for (name, path) in [
+            ("postern", &programs.postern),
+            ("postern-init", &programs.init),
+            ("guest", &programs.bare_guest),
+            ("nic-image", &programs.nic_image),
+        ] {
+            job = job.file(&format!("/bin/{name}"), path);
+        }
+        for (name, path) in [
+            ("guest", &programs.bare_guest),
+            ("nic-image", &programs.nic_image),
+        ] {
+            // Of a script, and of a shell.
+            job = job.file(name, path).file(&format!("/root/{name}"), path);
+        }
+    }
+    files.iter().fold(job, |job, (to, from)| job.file(to, from))
+}
+
+/// Makes the machine that was asked for, and uses it, with Postern's programs unless the user
+/// brings modules of their own.
 fn with_machine<T>(
     arguments: &MachineArgs,
-    use_it: impl FnOnce(EmulatedMachine<'_>) -> Result<T>,
+    use_it: impl FnOnce(EmulatedMachine<'_>, Option<&Programs>) -> Result<T>,
 ) -> Result<T> {
-    let adjust = |machine: EmulatedMachine<'_>| {
+    let append = format!("{CONSOLE_LEVEL} {}", arguments.append);
+    let adjust = |machine: EmulatedMachine<'_>, programs: Option<&Programs>| {
         use_it(
             machine
                 .memory_mb(arguments.memory)
-                .arguments(&arguments.append)
+                .arguments(&append)
                 .kept(arguments.keep),
+            programs,
         )
     };
     if arguments.modules.is_empty() && !arguments.no_modules {
         let testbed = EmulatedTestbed::prepare(arguments.kernel)?;
-        return adjust(testbed.machine(&arguments.parameters));
+        let parameters = match arguments.no_views {
+            true => "",
+            false => &arguments.parameters,
+        };
+        return adjust(testbed.machine(parameters), Some(&testbed.programs));
     }
     let (files, tree) = setup::bare(arguments.kernel)?;
     let mut machine = EmulatedMachine::new(&files, &tree.kernel);
@@ -176,7 +260,7 @@ fn with_machine<T>(
         let (path, parameters) = module.split_once(' ').unwrap_or((module, ""));
         machine = machine.module(path, parameters);
     }
-    adjust(machine)
+    adjust(machine, None)
 }
 
 fn parse_file(text: &str) -> Result<(String, PathBuf)> {

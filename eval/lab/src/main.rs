@@ -22,6 +22,10 @@ struct Cli {
 enum Command {
     /// Make all that is missing: packages, emulator, kernel, modules, programs
     Setup,
+    /// Show what the cache takes, by directory
+    Cache,
+    /// Remove from the cache what the last run did not use
+    Clean(commands::CleanArgs),
     /// The emulated machine
     #[command(subcommand)]
     Machine(commands::MachineCommand),
@@ -36,6 +40,8 @@ fn run(command: Command) -> Result<ExitCode> {
     interrupt::install()?;
     match command {
         Command::Setup => commands::setup(),
+        Command::Cache => commands::cache(),
+        Command::Clean(arguments) => commands::clean(&arguments),
         Command::Machine(command) => commands::machine(command),
     }
 }

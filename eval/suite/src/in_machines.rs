@@ -165,7 +165,11 @@ fn judge(
         }
         (Ok(outcome), Judge::VmmTests(program)) => {
             for test in libtest::parse_program(program, &outcome.text()) {
-                report.line(&format!("{name}: {}", test.name), &test.verdict, None);
+                let part = test
+                    .name
+                    .split_once("::")
+                    .map_or(&*test.name, |(_, part)| part);
+                report.line(&format!("{name}: {part}"), &test.verdict, None);
             }
             if let Some(line) = outcome.kernel_warnings().first() {
                 let reason = format!("the kernel complains: {line}");

@@ -10,9 +10,12 @@
 //! | module | what is in it |
 //! | --- | --- |
 //! | [`native`] | checks of the sources, and unit tests, by cargo |
+//! | [`unit_tests`] | which unit tests have a word in their names |
+//! | [`packages`] | Debian packages that tests need |
 //! | [`patches`] | style of the kernel patches |
 //! | [`machine_test`] | definition of a test that runs in a machine |
 //! | `tests` | the tests that run in machines, by area |
+//! | [`omit`] | defences that attacks are tried without |
 //! | [`in_machines`] | runs those tests, several in one boot |
 //! | `own_boots` | tests that boot machines by themselves |
 //! | [`testbeds`] | the emulated testbeds that they need |
@@ -25,19 +28,26 @@ pub mod in_machines;
 pub mod libtest;
 pub mod machine_test;
 pub mod native;
+pub mod omit;
 mod own_boots;
+pub mod packages;
 pub mod patches;
 pub mod report;
 pub mod testbeds;
 mod tests;
+pub mod unit_tests;
+
+use std::thread;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use postern_lab::setup::progress::{Progress, REMINDER, Reminder};
 use postern_lab::setup::{self, Setup};
 
 use machine_test::Judge;
 use report::TestReport;
 use testbeds::Testbeds;
+use unit_tests::Selection;
 
 /// Flags of `cargo suite`.
 #[derive(Args, Clone, Debug, Default)]
@@ -46,7 +56,7 @@ pub struct SuiteOptions {
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 
-    /// Print the names of the tests, without the unit tests, and run none
+    /// Print the names of the tests, without those of unit tests, and run none
     #[arg(long)]
     list: bool,
 }
@@ -56,20 +66,64 @@ impl SuiteOptions {
         self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()))
     }
 
-    /// True if a test in a machine is wanted, whatever the machine is.
+    /// True if a test in a machine, or a part of it, is wanted, whatever the machine is.
     fn wants_in_machine(&self, name: &str) -> bool {
-        self.wants(&format!("emulated/{name}")) || self.wants(&format!("hardware/{name}"))
+        let is_part = |word: &String, name: &str| word.starts_with(&format!("{name}: "));
+        in_machine(name)
+            .iter()
+            .any(|name| self.wants(name) || self.names.iter().any(|word| is_part(word, name)))
     }
+}
+
+/// Names that a test in a machine can have.
+fn in_machine(name: &str) -> [String; 2] {
+    ["emulated", "hardware"].map(|machine| format!("{machine}/{name}"))
 }
 
 /// Runs the tests that are wanted; true if none failed.
 ///
 /// # Errors
 ///
-/// What tests need cannot be made, or no test has the name.
+/// What tests need cannot be made, or a word is in no test's name.
 pub fn run(options: &SuiteOptions) -> Result<bool> {
     let root = setup::root();
-    let in_machines: Vec<_> = tests::all()
+    let all_in_machines = tests::all();
+    let patches = patches::all(root)?;
+    let sources = native::names().into_iter();
+    let sources: Vec<&str> = sources
+        .chain(patches.iter().map(|(name, _)| name.as_str()))
+        .collect();
+    let machine_names: Vec<&str> = own_boots::ALL
+        .iter()
+        .map(|test| test.name)
+        .chain(all_in_machines.iter().map(|test| test.name))
+        .collect();
+    if options.list {
+        for name in sources.iter().filter(|name| options.wants(name)) {
+            println!("{name}");
+        }
+        for name in machine_names
+            .iter()
+            .filter(|name| options.wants_in_machine(name))
+        {
+            println!("emulated/{name}");
+        }
+        return Ok(true);
+    }
+
+    // Before anything is built.
+    let units = Selection::new(setup::metadata()?, &options.names)?;
+    for word in options.names.iter().filter(|word| units.lacks(word)) {
+        let of_machines = machine_names.iter().flat_map(|name| in_machine(name));
+        let mut names = of_machines.chain(sources.iter().map(|&name| name.to_owned()));
+        // Names of parts of a test are known when it has run.
+        let is_part = |name: &str| word.starts_with(&format!("{name}: "));
+        if !names.any(|name| name.contains(word.as_str()) || is_part(&name)) {
+            bail!("no test has {word} in its name; --list shows the names");
+        }
+    }
+
+    let in_machines: Vec<_> = all_in_machines
         .into_iter()
         .filter(|test| options.wants_in_machine(test.name))
         .collect();
@@ -77,45 +131,45 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
         .iter()
         .filter(|test| options.wants_in_machine(test.name))
         .collect();
-    let patches = patches::all(root)?;
-    let mut names: Vec<&str> = native::names();
-    names.extend(patches.iter().map(|(name, _)| name.as_str()));
-    names.retain(|name| options.wants(name));
-    let machine_names = own_boots
-        .iter()
-        .map(|test| test.name)
-        .chain(in_machines.iter().map(|test| test.name));
-    if options.list {
-        names.iter().for_each(|name| println!("{name}"));
-        machine_names.for_each(|name| println!("emulated/{name}"));
-        return Ok(true);
+    if !units.is_empty() || patches.iter().any(|(name, _)| options.wants(name)) {
+        packages::install();
     }
-    // Unit tests have to be built before their names are known.
-    let units = options.names.is_empty()
-        || options.names.iter().any(|name| name.starts_with("unit"))
-        || (names.is_empty() && machine_names.count() == 0);
-
     let report = TestReport::new();
-    let target = setup::target()?;
-    native::run_checks(&report, root, &target, |name| options.wants(name))?;
-    let source = || Setup::open()?.kernel_source();
-    patches::run(&report, root, source, |name| options.wants(name))?;
-    if units {
-        let elsewhere: Vec<&str> = in_machines
-            .iter()
-            .filter_map(|test| match test.judge {
-                Judge::VmmTests(program) => Some(program),
-                Judge::Whole(_) | Judge::Lines => None,
-            })
-            .filter(|program| *program != tests::vmm::UNIT_TESTS)
-            .collect();
-        native::run_unit_tests(&report, root, &target, &elsewhere, |name| {
-            options.wants(name)
-        })?;
-    }
-    let mut testbeds = Testbeds::new();
-    own_boots::run(&report, &mut testbeds, &own_boots)?;
-    in_machines::run(&report, &mut testbeds, &in_machines)?;
+    let elsewhere: Vec<&str> = in_machines
+        .iter()
+        .filter_map(|test| match test.judge {
+            Judge::VmmTests(program) => Some(program),
+            Judge::Whole(_) | Judge::Lines => None,
+        })
+        .filter(|program| *program != tests::vmm::UNIT_TESTS)
+        .collect();
+    let on_host = || -> Result<()> {
+        let wanted = |name: &str| options.wants(name);
+        native::run_checks(&report, wanted)?;
+        let source = || Setup::open()?.kernel_source();
+        patches::run(&report, root, source, wanted)?;
+        native::run_unit_tests(&report, &units, &elsewhere, wanted)
+    };
+    let in_machines = || -> Result<()> {
+        let count = own_boots.len() + in_machines.len();
+        // On a terminal lines of tests are enough.
+        let _reminder = (count > 0 && Progress::new() == Progress::Plain).then(|| {
+            let title = format!("tests in machines, {count} of them");
+            Reminder::new(&title, REMINDER)
+        });
+        let mut testbeds = Testbeds::new();
+        own_boots::run(&report, &mut testbeds, &own_boots)?;
+        in_machines::run(&report, &mut testbeds, &in_machines)
+    };
+    // Neither keeps all processors busy all the time.
+    thread::scope(|scope| {
+        let on_host = scope.spawn(on_host);
+        let in_machines = in_machines();
+        match on_host.join() {
+            Ok(on_host) => on_host.and(in_machines),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
     if report.count() == 0 {
         bail!(
             "no test has {} in its name; --list shows the names",

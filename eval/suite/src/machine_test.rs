@@ -4,10 +4,7 @@
 use anyhow::Result;
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::setup::{Flavour, Programs};
-
-/// Parameters of the patched kvm-intel in tests. The emulated processor is of a model that leaks
-/// data between views; the emulation of it does not.
-pub const VIEWS: &str = "ept_views=1 ept_views_insist=1";
+use postern_lab::testbed::VIEWS;
 
 /// Kernel and KVM that a test boots. Tests for which they are equal share a boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,8 +33,8 @@ pub enum Kvm {
     Stock,
     /// With Postern's patches, and these parameters.
     Patched(&'static str),
-    /// With Postern's patches, less the defences that these parameters leave out.
-    Weakened(&'static str),
+    /// With Postern's patches and views, less these defences, bits of [`omit`](crate::omit).
+    Weakened(u32),
 }
 
 /// A test.

@@ -1,48 +1,55 @@
 //! Checks and unit tests that cargo runs on this host.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use postern_lab::interrupt;
+use anyhow::Result;
+use postern_lab::setup;
+use postern_lab::setup::cache::Cache;
 use postern_lab::setup::programs::FREESTANDING;
+use postern_lab::setup::progress::Progress;
 
 use crate::libtest;
 use crate::report::{TestReport, Verdict};
+use crate::unit_tests::Selection;
 
 /// A check that is one command.
 struct Check {
     name: &'static str,
+    /// Time that it takes at first, for people.
+    about: &'static str,
     arguments: Vec<&'static str>,
     rustdoc_flags: &'static str,
 }
 
 fn checks() -> Vec<Check> {
-    let check = |name, arguments: &[&'static str]| Check {
-        name,
-        arguments: arguments.to_vec(),
-        rustdoc_flags: "",
-    };
     let mut freestanding = vec!["clippy", "--locked", "--target", "x86_64-unknown-none"];
     freestanding.extend(FREESTANDING.iter().flat_map(|name| ["--package", name]));
     freestanding.extend(["--", "-D", "warnings"]);
+    let mut lints = vec!["clippy", "--locked", "--all-targets"];
+    lints.extend(["--", "-D", "warnings"]);
     vec![
-        check("native/format", &["fmt", "--all", "--check"]),
-        check(
-            "native/lints",
-            &[
-                "clippy",
-                "--locked",
-                "--all-targets",
-                "--",
-                "-D",
-                "warnings",
-            ],
-        ),
-        check("native/lints of freestanding code", &freestanding),
+        Check {
+            name: "native/format",
+            about: "a few seconds",
+            arguments: vec!["fmt", "--all", "--check"],
+            rustdoc_flags: "",
+        },
+        Check {
+            name: "native/lints",
+            about: "about a minute",
+            arguments: lints,
+            rustdoc_flags: "",
+        },
+        Check {
+            name: "native/lints of freestanding code",
+            about: "a few seconds",
+            arguments: freestanding,
+            rustdoc_flags: "",
+        },
         Check {
             name: "native/documentation",
+            about: "half a minute",
             arguments: vec!["doc", "--locked", "--no-deps"],
             rustdoc_flags: "-D warnings",
         },
@@ -59,19 +66,15 @@ pub fn names() -> Vec<&'static str> {
 /// # Errors
 ///
 /// Cargo cannot be run.
-pub fn run_checks(
-    report: &TestReport,
-    root: &Path,
-    target: &Path,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<()> {
+pub fn run_checks(report: &TestReport, wanted: impl Fn(&str) -> bool) -> Result<()> {
     for check in checks().iter().filter(|check| wanted(check.name)) {
         let start = Instant::now();
-        let mut command = cargo(root, target);
+        let mut command = cargo();
         command
             .args(&check.arguments)
             .env("RUSTDOCFLAGS", check.rustdoc_flags);
-        let (success, output) = capture(&mut command)?;
+        let title = format!("{} (at first {})", check.name, check.about);
+        let (success, output) = capture(&title, &mut command)?;
         let verdict = if success {
             Verdict::Passed
         } else {
@@ -82,30 +85,37 @@ pub fn run_checks(
     Ok(())
 }
 
-/// Runs the unit tests of the crates for the host, each of which becomes a line. Where tests of the
-/// programs `elsewhere` cannot be run here, nothing is said: they run in a machine and are told
-/// there.
+/// Runs the unit tests that are selected, each of which becomes a line. Where tests of the programs
+/// `elsewhere` cannot be run here, nothing is said: they run in a machine and are told there.
 ///
 /// # Errors
 ///
 /// Cargo cannot be run.
 pub fn run_unit_tests(
     report: &TestReport,
-    root: &Path,
-    target: &Path,
+    selection: &Selection,
     elsewhere: &[&str],
     wanted: impl Fn(&str) -> bool,
 ) -> Result<()> {
     // Models of memory try so many orders that they need what the compiler can do.
-    let models = ["--release", "--package", "postern-nic-models"];
-    for packages in [&[][..], &models] {
+    for (models, title) in [
+        (false, "unit tests (at first 4 minutes)"),
+        (true, "models of memory (at first a minute)"),
+    ] {
+        let packages = selection.packages(models);
+        if packages.is_empty() {
+            continue;
+        }
         let start = Instant::now();
-        let mut command = cargo(root, target);
-        command
-            .args(["test", "--locked", "--no-fail-fast"])
-            .args(packages)
-            .args(["--", "--show-output"]);
-        let (success, output) = capture(&mut command)?;
+        let mut command = cargo();
+        command.args(["test", "--locked", "--no-fail-fast"]);
+        command.args(models.then_some("--release"));
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        command.args(["--", "--show-output"]);
+        command.args(selection.filters());
+        let (success, output) = capture(title, &mut command)?;
         let tests = libtest::parse(&output);
         let failed = tests
             .iter()
@@ -130,46 +140,25 @@ pub fn run_unit_tests(
     Ok(())
 }
 
-fn cargo(root: &Path, target: &Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+/// A command of cargo in the checkout, whose output is text.
+fn cargo() -> Command {
+    let mut command = setup::cargo();
     command
-        .current_dir(root)
-        .env("CARGO_TARGET_DIR", target)
-        .env("CARGO_TERM_COLOR", "never");
-    for (name, _) in std::env::vars_os() {
-        let bytes = name.as_encoded_bytes();
-        if bytes.starts_with(b"CARGO_PKG_") || bytes.starts_with(b"CARGO_MANIFEST_") {
-            command.env_remove(name);
-        }
-    }
+        .env("CARGO_TERM_COLOR", "never")
+        .stdin(Stdio::null());
     command
 }
 
-/// Runs a command and returns whether it succeeded, and what it printed, in order.
-pub(super) fn capture(command: &mut Command) -> Result<(bool, String)> {
-    interrupt::check()?;
-    let name = PathBuf::from(command.get_program()).display().to_string();
-    let (reader, writer) = std::io::pipe().context("making a pipe")?;
-    let child = command
-        .stdin(std::process::Stdio::null())
-        .stdout(writer.try_clone().context("making a pipe")?)
-        .stderr(writer)
-        .spawn()
-        .with_context(|| format!("cannot run {name}"));
-    // Else the command keeps the pipe open.
-    command
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null());
-    let mut child = child?;
-    let (output, status) = interrupt::watch(&mut child, |child| -> Result<_> {
-        let output = std::io::read_to_string(reader);
-        let status = child.wait();
-        Ok((
-            output.with_context(|| format!("reading from {name}"))?,
-            status.with_context(|| format!("waiting for {name}"))?,
-        ))
-    })?;
-    interrupt::check()?;
+/// Runs a command, says so if it takes a while, and returns whether it succeeded, and what it
+/// printed, in order.
+pub(super) fn capture(title: &str, command: &mut Command) -> Result<(bool, String)> {
+    let name = title
+        .split(" (")
+        .next()
+        .unwrap_or(title)
+        .replace(['/', ' '], "-");
+    let log = Cache::open()?.path("log").join(format!("suite-{name}.log"));
+    let (status, output) = Progress::new().quick_task(title, &log)?.capture(command)?;
     Ok((status.success(), output))
 }
 

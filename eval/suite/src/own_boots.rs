@@ -11,9 +11,8 @@ use postern_lab::interrupt;
 use postern_lab::job::Job;
 use postern_lab::machine::MachineError;
 use postern_lab::setup::Flavour;
-use postern_lab::testbed::{EmulatedTestbed, Testbed};
+use postern_lab::testbed::{EmulatedTestbed, Testbed, VIEWS};
 
-use crate::machine_test::VIEWS;
 use crate::report::{TestReport, Verdict};
 use crate::testbeds::Testbeds;
 

@@ -48,6 +48,7 @@ pub fn run(
     let directory = tempfile::tempdir().context("making a directory for the checker")?;
     // Its lists of words and of names lie beside it.
     let (success, output) = capture(
+        "unpacking the style checker",
         Command::new("tar")
             .args(["-C"])
             .arg(directory.path())
@@ -64,33 +65,47 @@ pub fn run(
         "unpacking the style checker from {}: {output}",
         source.display()
     );
+    // One that finds fault with nothing proves nothing.
+    let faulty = directory.path().join("faulty.patch");
+    fs::write(&faulty, FAULTY).with_context(|| format!("writing {}", faulty.display()))?;
+    let (faultless, _) = check(directory.path(), "the style checker itself", &faulty)?;
+    anyhow::ensure!(
+        !faultless,
+        "the style checker finds no fault with:\n{FAULTY}"
+    );
     for (name, patch) in patches {
         let start = Instant::now();
-        let (success, output) = capture(
-            Command::new("perl")
-                .arg(directory.path().join("scripts/checkpatch.pl"))
-                .args([
-                    "--strict",
-                    "--no-tree",
-                    "--no-summary",
-                    "--quiet",
-                    "--color=never",
-                ])
-                // The list of maintainers is another patch's business.
-                .args(["--ignore", "FILE_PATH_CHANGES"])
-                // By name, a file that git tracks would be taken for source code.
-                .arg("-")
-                .stdin(
-                    fs::File::open(&patch)
-                        .with_context(|| format!("opening {}", patch.display()))?,
-                ),
-        )?;
-        let verdict = if success {
-            Verdict::Passed
-        } else {
-            Verdict::Failed(output)
+        let (faultless, output) = check(directory.path(), &name, &patch)?;
+        let verdict = match faultless {
+            true => Verdict::Passed,
+            false => Verdict::Failed(output),
         };
         report.line(&name, &verdict, Some(start.elapsed()));
     }
     Ok(())
+}
+
+/// A patch that is indented with blanks, and is nobody's.
+const FAULTY: &str = "\
+--- a/kernel/x.c
++++ b/kernel/x.c
+@@ -1,1 +1,2 @@
+ int x;
++    int y;
+";
+
+/// Runs the checker, which was unpacked into this directory, on a patch: gives whether it finds no
+/// fault, and what it says.
+fn check(directory: &Path, name: &str, patch: &Path) -> Result<(bool, String)> {
+    let patch = fs::File::open(patch).with_context(|| format!("opening {}", patch.display()))?;
+    let mut perl = Command::new("perl");
+    perl.arg(directory.join("scripts/checkpatch.pl"))
+        .args(["--strict", "--no-tree", "--no-summary", "--quiet"])
+        .arg("--color=never")
+        // The list of maintainers is another patch's business.
+        .args(["--ignore", "FILE_PATH_CHANGES"])
+        // By name, a file that git tracks would be taken for source code.
+        .arg("-")
+        .stdin(patch);
+    capture(name, &mut perl)
 }

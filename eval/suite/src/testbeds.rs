@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use postern_lab::job::Job;
 use postern_lab::machine::EmulatedMachine;
 use postern_lab::setup::{Flavour, Setup};
-use postern_lab::testbed::EmulatedTestbed;
+use postern_lab::testbed::{EmulatedTestbed, VIEWS};
 
 use crate::machine_test::{Boot, Judge, Kvm, Test};
 
@@ -64,7 +64,9 @@ impl Testbeds {
             Kvm::None => testbed.bare_machine(),
             Kvm::Stock => testbed.stock_machine(),
             Kvm::Patched(parameters) => testbed.machine(parameters),
-            Kvm::Weakened(parameters) => testbed.weakened_machine(parameters)?,
+            Kvm::Weakened(omitted) => {
+                testbed.weakened_machine(&format!("{VIEWS} ept_view_omit={omitted}"))?
+            }
         })
     }
 

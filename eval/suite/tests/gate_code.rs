@@ -19,7 +19,9 @@ use iced_x86::{
     OpAccess, OpKind, Register,
 };
 use postern_abi::PAGE_SIZE;
-use postern_abi::view::{DEFAULT_INDEX, GATE_GVA, GATE_INDEX, IMAGE_GVA, LIST_GVA, SERVICE_INDEX};
+use postern_abi::view::{
+    DEFAULT_INDEX, GATE_GVA, GATE_INDEX, IMAGE_GVA, LIST_GVA, SERVICE_INDEX, STUB_GVA,
+};
 
 const PAGE: usize = PAGE_SIZE as usize;
 
@@ -303,7 +305,7 @@ fn find_fault(pages: &Pages) {
 
 /// Follows the stub from the gate's VMFUNC to the last one, through a service that only returns.
 fn stub_instructions(page: &[u8], end: u64) -> u64 {
-    let mut ip = GATE_GVA + 14;
+    let mut ip = STUB_GVA;
     let mut count = 0;
     while ip < end {
         let instruction = decode(page, ip).expect("the stub decodes");

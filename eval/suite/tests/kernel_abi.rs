@@ -1,13 +1,19 @@
-//! `kvm_ept_view.h` of the kernel series against `postern_abi`: every number and every offset.
+//! Numbers of the kernel series against those in Rust: every number and every offset of
+//! `kvm_ept_view.h` against `postern_abi`, where the stub returns to the gate, and the bits of the
+//! build for tests of attacks. And the document of its calls against the file that shows it here.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod series;
 
 use std::fmt::Write;
+use std::fs;
 use std::mem::{offset_of, size_of};
+use std::path::Path;
 
 use postern_abi::{kvm, service, view};
+use postern_lab::setup::root;
+use postern_suite::omit;
 
 /// Size in bytes of what the function points to.
 fn size_of_field<S, F>(_: impl Fn(&S) -> *const F) -> usize {
@@ -154,12 +160,14 @@ fn header_and_crate_agree() {
 fn check(series: &series::Series) {
     let header = "include/uapi/linux/kvm_ept_view.h";
     let folder = series::added_files(series, &[header]);
-    let pairs = pairs();
-    let mut program = String::from(
-        "#include <stddef.h>\n#include <stdio.h>\n#include <linux/kvm_ept_view.h>\n\
-         int main(void)\n{\n",
-    );
-    for (expression, _) in &pairs {
+    let program = "#include <stddef.h>\n#include <linux/kvm_ept_view.h>\n";
+    compare(series, folder.path(), program, &pairs());
+}
+
+/// Compares numbers of C, which follow from the beginning of a program, with those of Rust.
+fn compare(series: &series::Series, folder: &Path, beginning: &str, pairs: &[(String, u64)]) {
+    let mut program = format!("#include <stdio.h>\n{beginning}int main(void)\n{{\n");
+    for (expression, _) in pairs {
         writeln!(
             program,
             "printf(\"%llu\\n\", (unsigned long long)({expression}));"
@@ -167,8 +175,8 @@ fn check(series: &series::Series) {
         .unwrap();
     }
     program.push_str("return 0;\n}\n");
-    std::fs::write(folder.path().join("abi.c"), program).unwrap();
-    let output = series::compile_and_run(folder.path(), "abi.c", &["include/uapi"]);
+    fs::write(folder.join("abi.c"), program).unwrap();
+    let output = series::compile_and_run(folder, "abi.c", &["include/uapi"]);
     let values: Vec<u64> = String::from_utf8(output)
         .unwrap()
         .lines()
@@ -179,8 +187,67 @@ fn check(series: &series::Series) {
         assert_eq!(
             *rust,
             c,
-            "{expression}: the header of series {} has {c:#x}, the crate {rust:#x}",
+            "{expression}: in C, series {} has {c:#x}, Rust has {rust:#x}",
             series.name()
         );
     }
+}
+
+#[test]
+fn stub_returns_to_where_guests_expect_it() {
+    for series in series::all() {
+        let code = "arch/x86/kvm/vmx/ept_view_code.c";
+        let folder = series::added_files(&series, &[code]);
+        let text = fs::read_to_string(folder.path().join(code)).unwrap();
+        let defines = text
+            .lines()
+            .filter(|line| line.starts_with("#define STUB_OFFSET"));
+        let define: Vec<&str> = defines.collect();
+        assert_eq!(define.len(), 1, "{define:?}");
+        let pairs = [("STUB_OFFSET".to_owned(), view::STUB_GVA - view::GATE_GVA)];
+        compare(&series, folder.path(), &format!("{}\n", define[0]), &pairs);
+    }
+}
+
+#[test]
+fn bits_of_omitted_defences_agree() {
+    for series in series::all() {
+        let header = "arch/x86/kvm/vmx/ept_view.h";
+        let mut patches = series.patches().unwrap();
+        patches.push(series.omit_defences());
+        let folder = series::files_after(&patches, &[header]);
+        let text = fs::read_to_string(folder.path().join(header)).unwrap();
+        let (_, bits) = text.split_once("enum ept_view_defence {").unwrap();
+        let (bits, _) = bits.split_once("};").unwrap();
+        assert_eq!(bits.matches(" << ").count(), 5, "{bits}");
+        let pairs = [
+            ("ARM", omit::ARM),
+            ("ELSEWHERE", omit::ELSEWHERE),
+            ("DISARM", omit::DISARM),
+            ("EVENTS", omit::EVENTS),
+            ("MODE", omit::MODE),
+        ];
+        let pairs = pairs.map(|(name, bit)| (format!("EPT_VIEW_DEFENCE_{name}"), bit.into()));
+        let program = format!("enum ept_view_defence {{{bits}}};\n");
+        compare(&series, folder.path(), &program, &pairs);
+    }
+}
+
+/// The file is there to be read; the kernel's tree gets it from the patches.
+#[test]
+fn document_of_the_calls_is_that_of_the_series() {
+    let series = series::Series::default_one(root()).unwrap();
+    let name = "Documentation/virt/kvm/x86/ept-view.rst";
+    let folder = series::added_files(&series, &[name]);
+    let added = fs::read_to_string(folder.path().join(name)).unwrap();
+    let shown = fs::read_to_string(root().join("kernel-patches/ept-view.rst")).unwrap();
+    for (n, (shown, added)) in shown.lines().zip(added.lines()).enumerate() {
+        assert_eq!(
+            shown,
+            added,
+            "line {} of kernel-patches/ept-view.rst",
+            n + 1
+        );
+    }
+    assert_eq!(shown, added);
 }

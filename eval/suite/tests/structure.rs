@@ -13,7 +13,7 @@ fn root() -> PathBuf {
 }
 
 /// Crates of this workspace, and those of it that each may depend on. Tests may depend on any.
-const MAY_DEPEND_ON: [(&str, &[&str]); 18] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 19] = [
     ("abi", &[]),
     ("switch", &["abi"]),
     ("guest", &["abi", "switch"]),
@@ -33,6 +33,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 18] = [
     ("init", &["abi"]),
     ("lab", &["abi", "init", "kvm"]),
     ("bench", &["abi", "lab", "vmm"]),
+    ("paper", &["bench", "lab"]),
     ("viewtest", &["abi", "kvm", "nic-client", "switch"]),
     ("suite", &["abi", "bench", "lab"]),
 ];

@@ -12,6 +12,7 @@
 //! | [`window`] | the memory that a guest shares with the NIC: rings, positions | guest, NIC |
 //! | [`platform`] | a VM as its guest sees it: addresses, I/O ports, paths | guest, VMM |
 //! | [`port_word`] | the command-line word that describes a VM's NIC port | guest, VMM |
+//! | [`guest_words`] | what the bare guest prints and others look for | guest, tests |
 //! | [`emulated`] | exact event counters of the emulated machine | emulated machine, VMM |
 //!
 //! The crate depends on nothing, allocates nothing and is `no_std`. No number of it is written a
@@ -43,6 +44,7 @@
 #![deny(unsafe_code)]
 
 pub mod emulated;
+pub mod guest_words;
 pub mod kvm;
 pub mod platform;
 pub mod port_word;

@@ -22,10 +22,7 @@ pub enum ViewError {
     #[error("cannot open /dev/kvm; load KVM, and run as a user who may use it")]
     Open(#[source] io::Error),
     /// KVM is there, without views.
-    #[error(
-        "the loaded KVM offers no EPT views: build and load the patched one with \
-         kernel-patches/build.sh; if that is done, postern check says what is missing"
-    )]
+    #[error("{}", postern_kvm::why_no_views())]
     NoViews,
     /// A view cannot be created.
     #[error("KVM created no view")]

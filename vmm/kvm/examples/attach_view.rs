@@ -17,6 +17,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 /// The service, at its entry: `lea rax, [rdi+rsi]; ret`. RDI and RSI are the caller's arguments.
 const ADD: [u8; 5] = [0x48, 0x8d, 0x04, 0x37, 0xc3];
 
+/// Bit of CPUID leaf 1, ECX, that must be clear on a vCPU with views: VMX, for VMs in the VM.
+const VMX: u32 = 1 << 5;
 /// Bit of CPUID leaf 1, ECX, that must be clear on a vCPU with views: perf and debug capabilities.
 const PDCM: u32 = 1 << 15;
 /// Bit of CPUID leaf 1, ECX, that must be clear on a vCPU with views: process-context identifiers.
@@ -72,7 +74,7 @@ pub fn main() -> Result<(), Box<dyn Error>> {
     let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
     for entry in cpuid.as_mut_slice() {
         if entry.function == 1 {
-            entry.ecx &= !(PCID | PDCM);
+            entry.ecx &= !(VMX | PDCM | PCID);
         }
     }
     vcpu.set_cpuid2(&cpuid)?;

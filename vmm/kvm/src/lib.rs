@@ -52,5 +52,5 @@ pub mod ioctl;
 mod view;
 
 pub use attachment::{AttachMode, Attachment};
-pub use device::{Device, has_views};
+pub use device::{Device, has_views, why_no_views};
 pub use view::{Protection, Seal, SealedView, SharedPages, View, ViewMode};

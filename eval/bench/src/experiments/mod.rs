@@ -14,7 +14,6 @@
 
 mod definition;
 mod figures;
-mod plot;
 mod published;
 mod quantity;
 mod run;
@@ -23,4 +22,4 @@ pub use definition::{Definition, Experiment, PlotSpec, WorkloadSpec, all, load};
 pub use figures::{Figure, Figures, Label};
 pub use published::PublishedValue;
 pub use quantity::Quantity;
-pub use run::run;
+pub use run::{Draw, run};

@@ -10,9 +10,8 @@ use postern_lab::output;
 use postern_lab::testbed::Testbed;
 use serde::Serialize;
 
-use super::definition::{Experiment, WorkloadSpec};
+use super::definition::{Experiment, PlotSpec, WorkloadSpec};
 use super::figures::{Figures, Label};
-use super::plot;
 use crate::report::{self, RingSizes};
 use crate::revision::revision;
 use crate::scenario::{Scenario, Setting, execute, results};
@@ -36,14 +35,24 @@ struct About<'a> {
     seconds: f64,
 }
 
-/// Runs an experiment, and writes `results.csv`, `results.json` and, where there is a font to draw
-/// with, `plot.svg` and `plot.png` into `folder`. `say` gets lines for the user: each scenario when
-/// it begins, the table, and where the files are.
+/// A function that draws the plot of an experiment with this title into a folder, and says whether
+/// there was a font to draw with. `cargo paper` has one; it is not here, since only plots need what
+/// it is built of.
+pub type Draw = dyn Fn(&str, &PlotSpec, &Figures, &Path) -> Result<bool>;
+
+/// Runs an experiment, and writes `results.csv` and `results.json` into `folder`, where `draw` draws
+/// the plot. `say` gets lines for the user: each scenario when it begins, the table, and where the
+/// files are.
 ///
 /// # Errors
 ///
 /// A sentence for what is missing or failed. Results that are not whole are not written.
-pub fn run(experiment: &Experiment, folder: &Path, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
+pub fn run(
+    experiment: &Experiment,
+    folder: &Path,
+    draw: &Draw,
+    say: &(dyn Fn(&str) + Sync),
+) -> Result<()> {
     let start = Instant::now();
     let fail = || format!("cannot write into {}", folder.display());
     fs::create_dir_all(folder).with_context(fail)?;
@@ -89,7 +98,7 @@ pub fn run(experiment: &Experiment, folder: &Path, say: &(dyn Fn(&str) + Sync)) 
         writeln!(out)
     })
     .with_context(fail)?;
-    if !plot::draw(&definition.title, &definition.plot, &figures, folder)? {
+    if !draw(&definition.title, &definition.plot, &figures, folder)? {
         say("no plot: there is no font; apt-get install fonts-dejavu-core");
     }
     say(&format!("Results: {}", folder.display()));

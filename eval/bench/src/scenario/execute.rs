@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use postern_lab::job::{Job, JobOutcome};
-use postern_lab::testbed::{EmulatedTestbed, Testbed};
+use postern_lab::testbed::{EmulatedTestbed, Testbed, VIEWS};
 
 use super::definition::{self, NAME_LINE, Scenario};
 use crate::traffic::Trace;
@@ -21,10 +21,10 @@ const TIMEOUT: Duration = Duration::from_secs(1800);
 /// Memory of a machine, in MiB, without what its jobs send and receive.
 const MEMORY_MB: u64 = 512;
 
-/// Parameters of kvm-intel. The emulated CPU is of a model that leaks data between views, while the
-/// emulation of it does not. Without `preemption_timer` each tick of a guest's timer costs an exit
-/// that KVM counts as an interrupt, rather than one that it does not tell from others.
-const PARAMETERS: &str = "ept_views=1 ept_views_insist=1 preemption_timer=0";
+/// Parameter of kvm-intel, besides those with which it makes views. Without `preemption_timer` each
+/// tick of a guest's timer costs an exit that KVM counts as an interrupt, rather than one that it
+/// does not tell from others.
+const PARAMETER: &str = "preemption_timer=0";
 
 /// Outcomes of all scenarios, and the machine that they ran on.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ fn run_emulated(
 ) -> Result<Vec<Result<JobOutcome>>> {
     let memory_mb = u32::try_from(MEMORY_MB + memory_mb).context("sizing the machine's memory")?;
     let machine = testbed
-        .machine(PARAMETERS)
+        .machine(&format!("{VIEWS} {PARAMETER}"))
         .timeout(TIMEOUT)
         .memory_mb(memory_mb)
         .watched(progress);

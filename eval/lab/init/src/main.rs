@@ -4,6 +4,7 @@
 mod counters;
 mod entropy;
 mod kernel_log;
+mod orphans;
 mod ports;
 mod run;
 
@@ -15,8 +16,10 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 use postern_init::{Module, PLAN_PATH, Plan, Record};
 use rustix::mount::{MountFlags, mount};
+use rustix::process::{Pid, WaitOptions, wait};
 
 use crate::kernel_log::KernelLog;
+use crate::orphans::Orphans;
 use crate::ports::Ports;
 
 /// Sends records out of the machine.
@@ -141,8 +144,9 @@ fn carry_out(sender: &RecordSender) -> Result<()> {
             return Ok(());
         }
     }
+    let mut orphans = Orphans::new().context("asking for the ends of processes")?;
     for (index, command) in plan.commands.iter().enumerate() {
-        run::run(index as u32, command, sender, &mut log);
+        run::run(index as u32, command, sender, &mut log, &mut orphans);
     }
     if plan.shell {
         shell()?;
@@ -173,6 +177,12 @@ fn shell() -> Result<()> {
         .stdin(console.try_clone()?)
         .stdout(console.try_clone()?)
         .stderr(console);
-    program.status().context("running a shell")?;
+    let shell = Pid::from_child(&program.spawn().context("running a shell")?);
+    // Of all that end meanwhile, the shell is the last.
+    while let Some((ended, _)) = wait(WaitOptions::empty()).context("waiting for a shell")? {
+        if ended == shell {
+            break;
+        }
+    }
     Ok(())
 }

@@ -15,14 +15,21 @@ use rustix::process::{
 
 use crate::RecordSender;
 use crate::kernel_log::KernelLog;
+use crate::orphans::Orphans;
 
 /// Environment of commands.
 pub const ENVIRONMENT: [(&str, &str); 2] =
     [("PATH", "/bin:/sbin:/usr/bin:/usr/sbin"), ("HOME", "/root")];
 
 /// Runs a command to its end, kills what it left running, and sends back all that came of it.
-pub fn run(index: u32, command: &Command, sender: &RecordSender, log: &mut KernelLog) {
-    let status = match execute(index, command, sender) {
+pub fn run(
+    index: u32,
+    command: &Command,
+    sender: &RecordSender,
+    log: &mut KernelLog,
+    orphans: &mut Orphans,
+) {
+    let status = match execute(index, command, sender, orphans) {
         Ok(status) => status,
         Err(error) => {
             let data = format!("cannot run the command: {error}\n").into_bytes();
@@ -58,7 +65,12 @@ pub fn run(index: u32, command: &Command, sender: &RecordSender, log: &mut Kerne
     });
 }
 
-fn execute(index: u32, command: &Command, sender: &RecordSender) -> io::Result<Option<i32>> {
+fn execute(
+    index: u32,
+    command: &Command,
+    sender: &RecordSender,
+    orphans: &mut Orphans,
+) -> io::Result<Option<i32>> {
     fs::create_dir_all(&command.dir)?;
     let (mut output, theirs) = io::pipe()?;
     rustix::io::ioctl_fionbio(&output, true)?;
@@ -76,8 +88,9 @@ fn execute(index: u32, command: &Command, sender: &RecordSender) -> io::Result<O
     let deadline = Instant::now() + Duration::from_secs(command.timeout_s);
     let mut open = true;
     loop {
-        let over = wait_for_event(open.then_some(&output), &end, deadline)?;
+        let over = wait_for_event(open.then_some(&output), &end, orphans, deadline)?;
         open = open && pass_on(index, &mut output, sender);
+        orphans.bury(pid);
         match over {
             None => continue,
             Some(End::TimedOut) => return Ok(None),
@@ -95,11 +108,12 @@ enum End {
     TimedOut,
 }
 
-/// Sleeps until there is output, the command has ended or its time is over. There is no periodic
+/// Sleeps until there is output, the command or an orphan has ended or its time is over. There is no periodic
 /// wake-up: it would show in what the command measures.
 fn wait_for_event(
     output: Option<&io::PipeReader>,
     end: &OwnedFd,
+    orphans: &Orphans,
     deadline: Instant,
 ) -> io::Result<Option<End>> {
     let left = deadline.saturating_duration_since(Instant::now());
@@ -107,7 +121,10 @@ fn wait_for_event(
         return Ok(Some(End::TimedOut));
     }
     let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-    let mut fds = vec![PollFd::new(end, PollFlags::IN)];
+    let mut fds = vec![
+        PollFd::new(end, PollFlags::IN),
+        PollFd::new(orphans, PollFlags::IN),
+    ];
     fds.extend(output.map(|output| PollFd::new(output, PollFlags::IN)));
     match poll(&mut fds, Some(&timeout)) {
         Err(rustix::io::Errno::INTR) => return Ok(None),

@@ -60,6 +60,7 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<PathBuf>
     let step = Step {
         name: "bochs",
         title: "Bochs 3.0",
+        about: "about 2 minutes",
         key,
         megabytes: 300,
     };

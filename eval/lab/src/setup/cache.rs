@@ -6,9 +6,13 @@
 //!     download/            files from the network, checked
 //!     log/STEP.log         what a step's programs printed last
 //!     STEP/KEY/            what a step made of inputs with this key; `.done` says that it is whole
-//!     target/CHECKOUT/     where cargo builds what is in a checkout; locks/target-CHECKOUT
+//!     kvm/                 trees in which kernel-patches/build.sh builds modules
+//!     traffic/             what the demo captured
+//!     apt/                 package lists of Debian's releases
 //!     run/                 directories of machines that run
 //! ```
+//!
+//! What is built of a checkout by cargo is in the checkout's own target directory, and goes with it.
 //!
 //! Whatever is written here by several runs at once is written under a lock, or under a name of its
 //! own.
@@ -35,7 +39,7 @@ pub struct Cache(PathBuf);
 pub struct CacheLock(#[allow(dead_code, reason = "it is unlocked when it is closed")] File);
 
 /// File in a step's directory which says that the directory is whole.
-const DONE: &str = ".done";
+pub(super) const DONE: &str = ".done";
 
 /// Results of a step that stay in any case: those of the present and of the last state of the
 /// sources.
@@ -74,25 +78,25 @@ impl Cache {
         Ok(Self(path))
     }
 
+    /// The cache in this directory.
+    #[cfg(test)]
+    pub(super) fn at(directory: &Path) -> Self {
+        Self(directory.to_owned())
+    }
+
     /// The path of a file or directory in the cache.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// Where cargo builds what is in this checkout. Each has a directory of its own: cargo takes
-    /// the packages of two checkouts for the same, and the newest file for the right one.
-    pub fn target(&self, root: &Path) -> PathBuf {
-        self.0.join("target").join(checkout_name(root))
-    }
-
-    /// Waits until no other run builds what is in this checkout. Cargo has a lock of its own, but
-    /// lets go of it before its results are copied.
+    /// Waits until no other run builds in this target directory of cargo. Cargo has a lock of its
+    /// own, but lets go of it before its results are copied.
     ///
     /// # Errors
     ///
     /// A sentence that names the lock.
-    pub fn lock_target(&self, progress: &Progress, root: &Path) -> Result<CacheLock> {
-        self.lock(progress, &format!("target-{}", checkout_name(root)))
+    pub fn lock_target(&self, progress: &Progress, target: &Path) -> Result<CacheLock> {
+        wait_for_lock(progress, &target.join("postern/lock"), "programs")
     }
 
     /// Waits until no other run makes anything of this family.
@@ -101,33 +105,7 @@ impl Cache {
     ///
     /// A sentence that names the lock.
     pub fn lock(&self, progress: &Progress, family: &str) -> Result<CacheLock> {
-        let path = self.path("locks").join(family);
-        let fail = || format!("cannot lock {}; may it be written?", path.display());
-        fs::create_dir_all(self.path("locks")).with_context(fail)?;
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(fail)?;
-        let start = Instant::now();
-        let mut said = false;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-                // A file system without locks, for example: nobody will let go of it.
-                Err(errno) => return Err(io::Error::from(errno)).with_context(fail),
-            }
-            interrupt::check()?;
-            if !said && start.elapsed() > QUIET_WAIT {
-                said = true;
-                progress.say(&format!(
-                    "waiting for another run that makes {family} in the same cache"
-                ));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(CacheLock(file))
+        wait_for_lock(progress, &self.path("locks").join(family), family)
     }
 
     /// The directory of a step's result, made by `build` unless it exists already. `build` may find
@@ -157,7 +135,11 @@ impl Cache {
             .with_context(|| format!("cannot make {}", directory.display()))?;
         self.check_space(step)?;
         let log = self.path("log").join(format!("{}.log", step.name));
-        let task = progress.task(step.title, &log)?;
+        let title = match step.about {
+            "" => step.title.to_owned(),
+            about => format!("{} ({about})", step.title),
+        };
+        let task = progress.task(&title, &log)?;
         build(&directory, &task)?;
         fs::write(directory.join(DONE), "").context("marking a result as whole")?;
         task.done();
@@ -181,6 +163,38 @@ impl Cache {
     }
 }
 
+/// Waits until this file is locked. The family of what the lock is for is for people.
+fn wait_for_lock(progress: &Progress, path: &Path, family: &str) -> Result<CacheLock> {
+    let fail = || format!("cannot lock {}; may it be written?", path.display());
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).with_context(fail)?;
+    }
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(fail)?;
+    let start = Instant::now();
+    let mut said = false;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+            // A file system without locks, for example: nobody will let go of it.
+            Err(errno) => return Err(io::Error::from(errno)).with_context(fail),
+        }
+        interrupt::check()?;
+        if !said && start.elapsed() > QUIET_WAIT {
+            said = true;
+            progress.say(&format!(
+                "waiting for another run that makes {family} in the same place"
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(CacheLock(file))
+}
+
 /// Something to be made once. Steps whose names begin with the same word are made one at a time.
 #[derive(Debug)]
 pub struct Step<'a> {
@@ -188,6 +202,8 @@ pub struct Step<'a> {
     pub name: &'a str,
     /// For people.
     pub title: &'a str,
+    /// Time that it takes, roughly, on two processors: for people, or nothing if it is short.
+    pub about: &'a str,
     /// Key of what it is made of.
     pub key: Key,
     /// Space that it takes, in MiB.
@@ -256,11 +272,6 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Name that stands for a checkout in the cache.
-fn checkout_name(root: &Path) -> String {
-    hex(&Sha256::digest(root.as_os_str().as_encoded_bytes())[..4])
-}
-
 /// Checks that a result is whole, and if so counts it as used.
 fn is_done(directory: &Path) -> bool {
     let Ok(marker) = File::options().append(true).open(directory.join(DONE)) else {
@@ -271,17 +282,19 @@ fn is_done(directory: &Path) -> bool {
     true
 }
 
+/// Time when a result was used last. One that was never finished is the oldest.
+pub(super) fn last_use(directory: &Path) -> SystemTime {
+    let marker = fs::metadata(directory.join(DONE)).and_then(|data| data.modified());
+    marker.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 /// Removes results that were not used for a time, except for the last ones.
 fn remove_old(all: &Path, unused: Duration) {
     let mut results: Vec<(SystemTime, PathBuf)> = fs::read_dir(all)
         .into_iter()
         .flatten()
         .flatten()
-        .map(|entry| {
-            let marker = fs::metadata(entry.path().join(DONE)).and_then(|data| data.modified());
-            // One that was never finished is the oldest.
-            (marker.unwrap_or(SystemTime::UNIX_EPOCH), entry.path())
-        })
+        .map(|entry| (last_use(&entry.path()), entry.path()))
         .collect();
     results.sort();
     let count = results.len().saturating_sub(KEPT);
@@ -322,11 +335,12 @@ mod tests {
     #[test]
     fn a_step_runs_once_and_again_after_a_failure() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache(directory.path().to_owned());
+        let cache = Cache::at(directory.path());
         let progress = Progress::silent();
         let step = |content: &[u8]| Step {
             name: "thing",
             title: "a thing",
+            about: "",
             key: Key::new().bytes(content),
             megabytes: 0,
         };
@@ -361,12 +375,13 @@ mod tests {
     #[test]
     fn a_step_that_many_want_at_once_is_made_once() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache(directory.path().to_owned());
+        let cache = Cache::at(directory.path());
         let runs = AtomicUsize::new(0);
         let run = || {
             let step = Step {
                 name: "thing",
                 title: "a thing",
+                about: "",
                 key: Key::new(),
                 megabytes: 0,
             };
@@ -386,27 +401,28 @@ mod tests {
     #[test]
     fn one_run_at_a_time_builds_in_a_checkout() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache(directory.path().to_owned());
-        let (root, other) = (Path::new("/one"), Path::new("/other"));
+        let cache = Cache::at(directory.path());
+        let (one, other) = (directory.path().join("one"), directory.path().join("other"));
         let inside = AtomicUsize::new(0);
         let run = || {
-            let _lock = cache.lock_target(&Progress::silent(), root).unwrap();
+            let _lock = cache.lock_target(&Progress::silent(), &one).unwrap();
             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
             std::thread::sleep(Duration::from_millis(20));
             inside.fetch_sub(1, Ordering::SeqCst);
         };
         std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(run))));
-        let _lock = cache.lock_target(&Progress::silent(), root).unwrap();
-        drop(cache.lock_target(&Progress::silent(), other).unwrap());
+        let _lock = cache.lock_target(&Progress::silent(), &one).unwrap();
+        drop(cache.lock_target(&Progress::silent(), &other).unwrap());
     }
 
     #[test]
     fn a_full_disk_is_told_before_it_is_full() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache(directory.path().to_owned());
+        let cache = Cache::at(directory.path());
         let step = Step {
             name: "x",
             title: "the kernel",
+            about: "",
             key: Key::new(),
             megabytes: 1 << 40,
         };

@@ -50,6 +50,7 @@ pub fn source(cache: &Cache, progress: &Progress, series: &Series) -> Result<Pat
     let step = Step {
         name: "linux-source",
         title: "source of Linux",
+        about: "a few seconds, by network",
         key: Key::new().bytes(series.linux.as_bytes()),
         megabytes: 400,
     };
@@ -105,6 +106,7 @@ fn configured(
     let step = Step {
         name,
         title,
+        about: "about 7 minutes",
         key,
         megabytes: 2500,
     };
@@ -200,6 +202,7 @@ fn distributed(cache: &Cache, progress: &Progress, series: &Series) -> Result<Ke
     let step = Step {
         name: "linux-debian",
         title: "Debian's kernel",
+        about: "half a minute, by network",
         key: Key::new().bytes(series.linux.as_bytes()).bytes(b"any gcc"),
         megabytes: 600,
     };

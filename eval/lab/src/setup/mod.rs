@@ -9,6 +9,8 @@
 //! | [`kernel`] | kernels, of a [`series`] |
 //! | [`modules`] | the patched KVM for a kernel |
 //!
+//! [`usage`] says what all that takes, and removes what is not needed any more.
+//!
 //! Any number of runs may do this at the same time: whoever makes something holds a lock of the
 //! cache.
 
@@ -23,6 +25,7 @@ pub mod packages;
 pub mod programs;
 pub mod progress;
 pub mod series;
+pub mod usage;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,9 +34,10 @@ use anyhow::Result;
 
 use crate::machine::MachineFiles;
 use cache::Cache;
-pub use checkout::root;
+pub use checkout::{cargo, metadata, root};
 pub use kernel::{Flavour, KernelTree};
 pub use modules::{Defences, Modules};
+pub use packages::Package;
 pub use programs::Programs;
 use progress::Progress;
 pub use series::Series;
@@ -60,7 +64,8 @@ impl Setup {
             progress: Progress::new(),
             series: Series::default_one(root())?,
         };
-        packages::install(&setup.cache, &setup.progress)?;
+        usage::remove_old_builds(&setup.cache);
+        packages::install(&setup.cache, &setup.progress, packages::PACKAGES)?;
         packages::add_targets(&setup.cache, &setup.progress)?;
         Ok(setup)
     }
@@ -80,7 +85,7 @@ impl Setup {
     ///
     /// A sentence that says what failed.
     pub fn programs(&self) -> Result<Programs> {
-        programs::build(&self.cache, &self.progress, root())
+        programs::build(&self.cache, &self.progress)
     }
 
     /// Makes the first process of the emulated machine alone.
@@ -89,7 +94,7 @@ impl Setup {
     ///
     /// A sentence that says what failed.
     pub fn init(&self) -> Result<PathBuf> {
-        programs::init(&self.cache, &self.progress, root())
+        programs::init(&self.cache, &self.progress)
     }
 
     /// Makes the VMM's test programs for the emulated machine, by name.
@@ -98,7 +103,7 @@ impl Setup {
     ///
     /// A sentence that says what failed.
     pub fn vmm_tests(&self) -> Result<BTreeMap<String, PathBuf>> {
-        programs::vmm_tests(&self.cache, &self.progress, root())
+        programs::vmm_tests(&self.cache, &self.progress)
     }
 
     /// Makes or fetches a kernel.
@@ -130,11 +135,18 @@ impl Setup {
         flavour: Flavour,
         defences: Defences,
     ) -> Result<Modules> {
+        let source = self.kernel_source()?;
+        let service = programs::kernel_object(&self.cache, &self.progress)?;
+        let inputs = modules::Inputs {
+            root: root(),
+            series: &self.series,
+            source: &source,
+            service: &service,
+        };
         modules::build(
             &self.cache,
             &self.progress,
-            root(),
-            &self.series,
+            &inputs,
             (tree, flavour),
             defences,
         )
@@ -153,6 +165,16 @@ impl Setup {
             run: self.cache.path("run"),
         }
     }
+}
+
+/// Installs what is missing of the packages that everything needs, and of these.
+///
+/// # Errors
+///
+/// A sentence that says what to do.
+pub fn install(more: &[Package]) -> Result<()> {
+    let all = [packages::PACKAGES, more].concat();
+    packages::install(&Cache::open()?, &Progress::new(), &all)
 }
 
 /// A machine's files and kernel without the patched KVM, for those who bring their own modules.
@@ -174,13 +196,4 @@ pub fn bare(flavour: Flavour) -> Result<(MachineFiles, KernelTree)> {
 /// A sentence that says what is missing and what to do.
 pub fn programs() -> Result<Programs> {
     Setup::open()?.programs()
-}
-
-/// Directory in which cargo builds, so that it outlives a checkout.
-///
-/// # Errors
-///
-/// No directory for the cache.
-pub fn target() -> Result<PathBuf> {
-    Ok(Cache::open()?.target(root()))
 }

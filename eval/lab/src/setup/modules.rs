@@ -6,23 +6,41 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::cache::{Cache, Key, Step};
-use super::kernel::{self, Flavour, KernelTree};
+use super::kernel::{Flavour, KernelTree};
 use super::progress::Progress;
 use super::series::Series;
 
-/// What the modules are made of, besides the kernel: the patches, and the data plane that is linked
-/// into them.
-const INPUTS: [&str; 9] = [
-    "kernel-patches/build.sh",
-    "kernel-patches/series",
-    "host-nic/kernel-object",
-    "host-nic/switch/Cargo.toml",
-    "host-nic/switch/src",
-    "guest-lib/abi/Cargo.toml",
-    "guest-lib/abi/src",
-    "Cargo.toml",
-    ".cargo/config.toml",
-];
+/// What modules are made of, besides the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The top of the checkout.
+    pub root: &'a Path,
+    /// The patches.
+    pub series: &'a Series,
+    /// Debian's source of the kernel, a compressed archive.
+    pub source: &'a Path,
+    /// The switch that is linked into them, an object.
+    pub service: &'a Path,
+}
+
+impl Inputs<'_> {
+    /// The script that builds them.
+    fn script(&self) -> PathBuf {
+        self.root.join("kernel-patches/build.sh")
+    }
+
+    /// Stands for all of them by their contents: whatever changes the switch's object, a crate in it
+    /// or how it is built, makes other modules.
+    fn key(&self, tree: &KernelTree) -> Result<Key> {
+        let mut files = self.series.patches()?;
+        files.push(self.script());
+        files.push(self.service.to_owned());
+        Key::new()
+            .files(&files)?
+            .identity(self.source)?
+            .identity(&tree.kernel.image)
+    }
+}
 
 /// Patched modules.
 #[derive(Clone, Debug)]
@@ -50,17 +68,11 @@ pub enum Defences {
 pub fn build(
     cache: &Cache,
     progress: &Progress,
-    root: &Path,
-    series: &Series,
+    inputs: &Inputs<'_>,
     (tree, flavour): (&KernelTree, Flavour),
     defences: Defences,
 ) -> Result<Modules> {
-    let source = kernel::source(cache, progress, series)?;
-    let inputs: Vec<PathBuf> = INPUTS.iter().map(|path| root.join(path)).collect();
-    let key = Key::new()
-        .files(&inputs)?
-        .identity(&source)?
-        .identity(&tree.kernel.image)?;
+    let mut key = inputs.key(tree)?;
     let (mut name, mut title) = match flavour {
         Flavour::Small => ("modules".to_owned(), "patched KVM".to_owned()),
         Flavour::Debug => (
@@ -76,73 +88,36 @@ pub fn build(
     if defences == Defences::Omittable {
         name += "-weakened";
         title += ", with defences that can be left out";
-        more.extend(["--extra".into(), series.omit_defences()]);
+        let patch = inputs.series.omit_defences();
+        key = key.files(std::slice::from_ref(&patch))?;
+        more.extend(["--extra".into(), patch]);
     }
     let step = Step {
         name: &name,
         title: &title,
+        about: "about a minute",
         key,
         megabytes: 500,
     };
     let directory = cache.step(progress, &step, |directory, task| {
         task.run(
-            Command::new(root.join("kernel-patches/build.sh"))
+            Command::new(inputs.script())
                 .arg("build")
                 .arg("--series")
-                .arg(series.name())
+                .arg(inputs.series.name())
                 .arg("--kdir")
                 .arg(&tree.build)
                 .arg("--out")
                 .arg(directory)
+                .arg("--service")
+                .arg(inputs.service)
                 .args(&more)
                 .env("POSTERN_CACHE", cache.path(""))
-                .env("POSTERN_LINUX_SOURCE", &source),
+                .env("POSTERN_LINUX_SOURCE", inputs.source),
         )
     })?;
     Ok(Modules {
         kvm: directory.join("kvm.ko"),
         kvm_intel: directory.join("kvm-intel.ko"),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::fs;
-
-    use super::super::checkout::root;
-    use super::*;
-
-    fn manifest(folder: &Path) -> toml::Table {
-        let text = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
-        text.parse().unwrap()
-    }
-
-    /// Else modules of other sources would be taken for those of these.
-    #[test]
-    fn all_crates_in_the_modules_are_inputs() {
-        let workspace = manifest(root());
-        let known = &workspace["workspace"]["dependencies"];
-        let mut left = vec!["host-nic/kernel-object".to_owned()];
-        let mut folders = BTreeSet::new();
-        while let Some(folder) = left.pop() {
-            let manifest = manifest(&root().join(&folder));
-            let names = manifest.get("dependencies").and_then(|all| all.as_table());
-            let names = names.into_iter().flat_map(|all| all.keys());
-            let paths = names.filter_map(|name| known[name].get("path")?.as_str());
-            left.extend(paths.map(str::to_owned));
-            folders.insert(folder);
-        }
-        assert_eq!(folders.len(), 3, "{folders:?}");
-        for path in folders.iter().flat_map(|folder| {
-            let parts = ["Cargo.toml", "src"];
-            parts.map(|part| Path::new(folder).join(part))
-        }) {
-            let covered = INPUTS.iter().any(|input| path.starts_with(input));
-            assert!(covered, "{}", path.display());
-        }
-        for input in INPUTS {
-            assert!(root().join(input).exists(), "{input}");
-        }
-    }
 }

@@ -9,9 +9,16 @@ use anyhow::{Context, Result, bail, ensure};
 use super::cache::Cache;
 use super::progress::Progress;
 
-/// Packages that everything needs, and what for.
-pub const PACKAGES: [(&str, &str); 18] = [
+/// A Debian package, and what it is needed for.
+pub type Package = (&'static str, &'static str);
+
+/// Packages that everything needs.
+pub const PACKAGES: &[Package] = &[
     ("bc", "kernel"),
+    (
+        "binutils",
+        "programs without debug data, the switch for the kernel",
+    ),
     ("bison", "kernel"),
     ("bochsbios", "firmware of the emulated machine"),
     ("busybox-static", "shell of the emulated machine"),
@@ -24,9 +31,7 @@ pub const PACKAGES: [(&str, &str); 18] = [
     ("libelf-dev", "kernel"),
     ("make", "Bochs, kernel"),
     ("patch", "Bochs, kernel"),
-    ("perl", "style check of the kernel patches"),
     ("syslinux-common", "boot loader of the emulated machine"),
-    ("valgrind", "instructions of the switch, counted"),
     ("vgabios", "firmware of the emulated machine"),
     ("xz-utils", "sources of Bochs and kernel"),
 ];
@@ -34,13 +39,13 @@ pub const PACKAGES: [(&str, &str); 18] = [
 /// Targets that Rust code is built for, besides the host.
 pub const TARGETS: [&str; 2] = ["x86_64-unknown-linux-musl", "x86_64-unknown-none"];
 
-/// Installs what is missing of [`PACKAGES`].
+/// Installs what is missing of these packages.
 ///
 /// # Errors
 ///
 /// A sentence that says what to do.
-pub fn install(cache: &Cache, progress: &Progress) -> Result<()> {
-    let all = PACKAGES.map(|(name, _)| name);
+pub fn install(cache: &Cache, progress: &Progress, packages: &[Package]) -> Result<()> {
+    let all: Vec<&str> = packages.iter().map(|(name, _)| *name).collect();
     if missing(&all)?.is_empty() {
         return Ok(());
     }
@@ -67,7 +72,7 @@ pub fn install(cache: &Cache, progress: &Progress) -> Result<()> {
             "installing Debian packages needs root; as root, run `{by_hand}`"
         );
     }
-    let title = format!("Debian packages {}", missing.join(" "));
+    let title = format!("Debian packages {} (about a minute)", missing.join(" "));
     let task = progress.task(&title, &cache.path("log/packages.log"))?;
     let apt = |arguments: &[&str]| {
         let mut command = Command::new(if root { "env" } else { "sudo" });

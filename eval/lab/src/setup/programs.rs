@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::cache::{Cache, Key, Step};
+use super::checkout;
 use super::progress::Progress;
 
 /// Programs that run in the emulated machine or in its VMs, and on hardware just the same.
@@ -38,8 +39,10 @@ const POSTERN: Program = ("postern-cli", "postern");
 const VIEWTEST: Program = ("postern-viewtest", "postern-viewtest");
 /// Package and program of the guest without an operating system.
 const GUEST: Program = ("postern-guest-bare", "postern-guest-bare");
-/// Packages of the VMM, library and program, whose tests also run in the emulated machine.
-const VMM: [&str; 2] = ["postern-vmm", POSTERN.0];
+/// Packages of the VMM, libraries and program, whose tests also run in the emulated machine.
+const VMM: [&str; 3] = ["postern-kvm", "postern-vmm", POSTERN.0];
+/// Files of integration tests of the VMM that need KVM.
+const VMM_TESTS: [&str; 3] = ["attach_view", "boot", "lifecycle"];
 
 /// Packages that run without an operating system. They are not built for the host.
 pub const FREESTANDING: [&str; 3] = [GUEST.0, "postern-nic-image", "postern-nic-kernel"];
@@ -49,15 +52,11 @@ pub const FREESTANDING: [&str; 3] = [GUEST.0, "postern-nic-image", "postern-nic-
 /// # Errors
 ///
 /// A sentence that says what failed.
-pub fn init(cache: &Cache, progress: &Progress, root: &Path) -> Result<PathBuf> {
-    let cargo = Cargo {
-        cache,
-        progress,
-        root,
-    };
-    let _lock = cache.lock_target(progress, root)?;
-    let built = cargo.build(&MUSL, &[INIT])?;
-    Ok(strip(cache, "init", &built)?.join(INIT.1))
+pub fn init(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    let builder = Builder::new(cache, progress)?;
+    let _lock = cache.lock_target(progress, builder.target)?;
+    let built = builder.build(&MUSL, &[INIT])?;
+    Ok(builder.keep("init", &built, MEASURED)?.join(INIT.1))
 }
 
 /// Builds all programs.
@@ -65,19 +64,15 @@ pub fn init(cache: &Cache, progress: &Progress, root: &Path) -> Result<PathBuf> 
 /// # Errors
 ///
 /// A sentence that says what failed.
-pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs> {
-    let cargo = Cargo {
-        cache,
-        progress,
-        root,
-    };
+pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
+    let builder = Builder::new(cache, progress)?;
     // Until the programs are copied: another run may build them of other sources.
-    let _lock = cache.lock_target(progress, root)?;
-    let mut built = cargo.build(&MUSL, &[INIT, POSTERN, VIEWTEST])?;
-    built.extend(cargo.build(&NONE, &[GUEST])?);
-    built.push(image(cache, progress, root, NIC_IMAGE, "")?);
-    built.push(image(cache, progress, root, LOCKING_IMAGE, "attack-lock")?);
-    let directory = strip(cache, "programs", &built)?;
+    let _lock = cache.lock_target(progress, builder.target)?;
+    let mut built = builder.build(&MUSL, &[INIT, POSTERN, VIEWTEST])?;
+    built.extend(builder.build(&NONE, &[GUEST])?);
+    built.push(builder.image(NIC_IMAGE, "")?);
+    built.push(builder.image(LOCKING_IMAGE, "attack-lock")?);
+    let directory = builder.keep("programs", &built, MEASURED)?;
     let program = |name| directory.join(name);
     Ok(Programs {
         init: program(INIT.1),
@@ -89,32 +84,39 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<Programs
     })
 }
 
+/// Builds the switch as an object for the kernel module.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn kernel_object(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    let builder = Builder::new(cache, progress)?;
+    let _lock = cache.lock_target(progress, builder.target)?;
+    let title = "building the switch for the kernel";
+    let script = "host-nic/kernel-object/build.sh";
+    let built = builder.by_script(title, script, KERNEL_OBJECT, &[])?;
+    let kept = builder.keep("kernel-object", &[built], DEBUGGED)?;
+    Ok(kept.join(KERNEL_OBJECT))
+}
+
 /// Builds the test programs of the VMM, by name.
 ///
 /// # Errors
 ///
 /// A sentence that says what failed.
-pub fn vmm_tests(
-    cache: &Cache,
-    progress: &Progress,
-    root: &Path,
-) -> Result<BTreeMap<String, PathBuf>> {
-    let cargo = Cargo {
-        cache,
-        progress,
-        root,
-    };
-    let _lock = cache.lock_target(progress, root)?;
-    let list = cache.target(root).join("vmm-tests.json");
-    let mut command = cargo.command("test", &MUSL);
-    command.args([
-        "--package",
-        VMM[0],
-        "--package",
-        VMM[1],
-        "--no-run",
-        "--message-format=json-render-diagnostics",
-    ]);
+pub fn vmm_tests(cache: &Cache, progress: &Progress) -> Result<BTreeMap<String, PathBuf>> {
+    let builder = Builder::new(cache, progress)?;
+    let _lock = cache.lock_target(progress, builder.target)?;
+    let list = builder.target.join("postern/vmm-tests.json");
+    let mut command = builder.command("test", &MUSL);
+    for package in VMM {
+        command.args(["--package", package]);
+    }
+    command.arg("--lib");
+    for test in VMM_TESTS {
+        command.args(["--test", test]);
+    }
+    command.args(["--no-run", "--message-format=json-render-diagnostics"]);
     // Its messages for programs are no log.
     let mut shell = Command::new("sh");
     shell
@@ -123,15 +125,15 @@ pub fn vmm_tests(
     shell
         .arg(command.get_program())
         .args(command.get_args())
-        .current_dir(root);
+        .current_dir(checkout::root());
     let log = cache.path("log/vmm-tests.log");
     progress
-        .quick_task("building the VMM's tests", &log)?
+        .quick_task("building the VMM's tests (about a minute)", &log)?
         .run(&mut shell)?;
     let messages = fs::read_to_string(&list).context("reading what cargo has built")?;
     let built: BTreeMap<String, PathBuf> = messages.lines().filter_map(test_program).collect();
     let paths: Vec<PathBuf> = built.values().cloned().collect();
-    let directory = strip(cache, "vmm_tests", &paths)?;
+    let directory = builder.keep("vmm_tests", &paths, DEBUGGED)?;
     let stripped = |path: PathBuf| directory.join(path.file_name().unwrap_or_default());
     Ok(built
         .into_iter()
@@ -155,75 +157,55 @@ const NIC_IMAGE: &str = "postern-nic-image";
 /// File name of the image with a lock that a stopped sender keeps.
 const LOCKING_IMAGE: &str = "postern-nic-image-lock";
 
-/// Builds the image of the NIC view with these features, by the script that knows its flags.
-fn image(
-    cache: &Cache,
-    progress: &Progress,
-    root: &Path,
-    name: &str,
-    features: &str,
-) -> Result<PathBuf> {
-    let image = cache.target(root).join("images").join(name);
-    let log = cache.path("log/nic-image.log");
-    let script = root.join("host-nic/image/build.sh");
-    let mut command = Command::new(script);
-    command
-        .arg("--out")
-        .arg(&image)
-        .args(["--features", features])
-        .env("POSTERN_CACHE", cache.path(""));
-    progress
-        .quick_task("building the image of the NIC", &log)?
-        .run(&mut command)?;
-    Ok(image)
-}
+/// File name of the switch as an object for the kernel module.
+const KERNEL_OBJECT: &str = "postern-nic-kernel.o";
 
-/// Debug data are most of a program, and would have to be loaded into the machine. The copies also
-/// let a run keep the programs that it began with, whatever is built meanwhile.
-fn strip(cache: &Cache, name: &str, built: &[PathBuf]) -> Result<PathBuf> {
-    let step = Step {
-        name,
-        title: "programs without debug data",
-        key: Key::new().files(built)?,
-        megabytes: 50,
-    };
-    cache.step(&Progress::silent(), &step, |directory, task| {
-        for path in built {
-            let copy = directory.join(path.file_name().unwrap_or_default());
-            task.run(
-                Command::new("strip")
-                    .arg("-g")
-                    .arg("-o")
-                    .args([&copy, path]),
-            )?;
-        }
-        Ok(())
-    })
-}
+/// What is stripped of programs that are measured. Names of symbols contain a hash of the checkout's
+/// path, and so does the build's ID; without them, what is loaded is the same wherever it was built,
+/// and so are the counts.
+const MEASURED: &[&str] = &["--strip-all", "--remove-section=.note.gnu.build-id"];
+/// What is stripped of tests, and of what is linked to something else.
+const DEBUGGED: &[&str] = &["--strip-debug"];
 
-/// A way to run cargo.
-struct Cargo<'a> {
+/// A builder of what is in the checkout.
+struct Builder<'a> {
     cache: &'a Cache,
     progress: &'a Progress,
-    root: &'a Path,
+    /// Cargo's target directory.
+    target: &'static Path,
 }
 
 /// A target, and the profile for it.
 struct Target {
     triple: &'static str,
     profile: &'static str,
+    /// Time that the first build takes, for people.
+    about: &'static str,
 }
 
 const MUSL: Target = Target {
     triple: "x86_64-unknown-linux-musl",
     profile: "release",
+    about: "about a minute",
 };
 const NONE: Target = Target {
     triple: "x86_64-unknown-none",
     profile: "freestanding",
+    about: "a few seconds",
 };
 
-impl Cargo<'_> {
+impl<'a> Builder<'a> {
+    fn new(cache: &'a Cache, progress: &'a Progress) -> Result<Self> {
+        let target = checkout::target()?;
+        let ours = target.join("postern");
+        fs::create_dir_all(&ours).with_context(|| format!("cannot make {}", ours.display()))?;
+        Ok(Self {
+            cache,
+            progress,
+            target,
+        })
+    }
+
     /// Builds programs, each named by package and program, and returns their paths.
     fn build(&self, target: &Target, programs: &[Program]) -> Result<Vec<PathBuf>> {
         let mut command = self.command("build", target);
@@ -231,38 +213,64 @@ impl Cargo<'_> {
             command.args(["--package", package, "--bin", program]);
         }
         let names: Vec<&str> = programs.iter().map(|(_, program)| *program).collect();
-        let title = format!("building {}", names.join(", "));
+        let title = format!("building {} ({})", names.join(", "), target.about);
         let log = self.cache.path(&format!("log/{}.log", names.join("-")));
         self.progress.quick_task(&title, &log)?.run(&mut command)?;
-        let built = self
-            .cache
-            .target(self.root)
-            .join(target.triple)
-            .join(target.profile);
+        let built = self.target.join(target.triple).join(target.profile);
         Ok(names.iter().map(|name| built.join(name)).collect())
     }
 
     /// A command of cargo for a target, to which packages are to be added.
     fn command(&self, subcommand: &str, target: &Target) -> Command {
-        let directory = self.cache.target(self.root);
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        command.current_dir(self.root);
-        command.args([
-            subcommand,
-            "--locked",
-            "--target",
-            target.triple,
-            "--profile",
-            target.profile,
-        ]);
-        command.arg("--target-dir").arg(&directory);
-        // These say something about the build of this very program.
-        for (name, _) in std::env::vars_os() {
-            let bytes = name.as_encoded_bytes();
-            if bytes.starts_with(b"CARGO_PKG_") || bytes.starts_with(b"CARGO_MANIFEST_") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = checkout::cargo();
+        command.args([subcommand, "--locked", "--target", target.triple]);
+        command.args(["--profile", target.profile, "--target-dir"]);
+        command.arg(self.target);
         command
+    }
+
+    /// Builds the image of the NIC view with these features.
+    fn image(&self, name: &str, features: &str) -> Result<PathBuf> {
+        let (title, script) = ("building the image of the NIC", "host-nic/image/build.sh");
+        self.by_script(title, script, name, &["--features", features])
+    }
+
+    /// Builds a file by the script of the checkout that knows how.
+    fn by_script(
+        &self,
+        title: &str,
+        script: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<PathBuf> {
+        let built = self.target.join("postern").join(name);
+        let log = self.cache.path(&format!("log/{name}.log"));
+        let mut command = Command::new(checkout::root().join(script));
+        command.arg("--out").arg(&built).args(arguments);
+        command.arg("--target-dir").arg(self.target);
+        self.progress.quick_task(title, &log)?.run(&mut command)?;
+        Ok(built)
+    }
+
+    /// Copies of what was built, stripped: most of a program are data for debuggers, which would
+    /// have to be loaded into the machine. The copies also let a run keep the programs that it began
+    /// with, whatever is built meanwhile.
+    fn keep(&self, name: &str, built: &[PathBuf], strip: &[&str]) -> Result<PathBuf> {
+        let step = Step {
+            name,
+            title: "programs without debug data",
+            about: "",
+            key: Key::new().bytes(strip.join(" ").as_bytes()).files(built)?,
+            megabytes: 50,
+        };
+        let silent = Progress::silent();
+        self.cache.step(&silent, &step, |directory, task| {
+            for path in built {
+                let copy = directory.join(path.file_name().unwrap_or_default());
+                let mut command = Command::new("strip");
+                task.run(command.args(strip).arg("-o").args([&copy, path]))?;
+            }
+            Ok(())
+        })
     }
 }

@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -24,7 +25,7 @@ pub enum Progress {
 }
 
 /// Interval of plain lines which say that work goes on.
-const REMINDER: Duration = Duration::from_secs(30);
+pub const REMINDER: Duration = Duration::from_secs(30);
 
 /// Time that quick work may take before it is mentioned.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -57,9 +58,10 @@ impl Progress {
     ///
     /// A log that cannot be written.
     pub fn task(self, title: &str, log: &Path) -> Result<Task> {
-        let task = self.quick_task(title, log)?;
-        task.print_start();
-        Ok(task)
+        if self == Self::Plain {
+            eprintln!("postern: {title} ...");
+        }
+        self.begin(title, log, REMINDER)
     }
 
     /// Begins a piece of work that is mostly done already: it is not mentioned unless it takes a
@@ -69,6 +71,11 @@ impl Progress {
     ///
     /// A log that cannot be written.
     pub fn quick_task(self, title: &str, log: &Path) -> Result<Task> {
+        self.begin(title, log, PATIENCE)
+    }
+
+    /// Begins a piece of work that is mentioned after a time for the first time, or again.
+    fn begin(self, title: &str, log: &Path, first: Duration) -> Result<Task> {
         let fail = || format!("cannot write the log {}", log.display());
         if let Some(directory) = log.parent() {
             fs::create_dir_all(directory).with_context(fail)?;
@@ -87,16 +94,14 @@ impl Progress {
             }
             Self::Plain | Self::Silent => None,
         };
-        let (title, log) = (title.to_owned(), log.to_owned());
-        let printed = Mutex::new(None);
         Ok(Task {
             progress: self,
-            title,
-            log,
+            title: title.to_owned(),
+            log: log.to_owned(),
             file,
             bar,
             start: Instant::now(),
-            printed,
+            _reminder: (self == Self::Plain).then(|| Reminder::new(title, first)),
         })
     }
 }
@@ -116,46 +121,37 @@ pub struct Task {
     file: File,
     bar: Option<ProgressBar>,
     start: Instant,
-    /// When it was last mentioned in a plain line.
-    printed: Mutex<Option<Instant>>,
+    _reminder: Option<Reminder>,
+}
+
+/// Plain lines which say that work goes on, until it is dropped.
+#[derive(Debug)]
+pub struct Reminder(
+    #[allow(dead_code, reason = "the thread ends when it is closed")] mpsc::Sender<()>,
+);
+
+impl Reminder {
+    /// Mentions the work after a time for the first time, and from then on each half minute.
+    pub fn new(title: &str, first: Duration) -> Self {
+        let title = title.to_owned();
+        let (sender, dropped) = mpsc::channel();
+        thread::spawn(move || {
+            let start = Instant::now();
+            let mut wait = first;
+            while dropped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("postern: {title} ... {}", seconds(start.elapsed()));
+                wait = REMINDER;
+            }
+        });
+        Self(sender)
+    }
 }
 
 impl Task {
     /// Shows what is going on.
     pub fn show_line(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.set_message(text.trim().to_owned()),
-            None => self.remind(),
-        }
-    }
-
-    fn print_start(&self) {
-        if self.progress == Progress::Plain
-            && let Ok(mut printed) = self.printed.lock()
-        {
-            eprintln!("postern: {} ...", self.title);
-            *printed = Some(Instant::now());
-        }
-    }
-
-    fn remind(&self) {
-        let Ok(mut printed) = self.printed.lock() else {
-            return;
-        };
-        if self.progress != Progress::Plain {
-            return;
-        }
-        let due = match *printed {
-            Some(last) => last.elapsed() > REMINDER,
-            None => self.start.elapsed() > PATIENCE,
-        };
-        if due {
-            *printed = Some(Instant::now());
-            eprintln!(
-                "postern: {} ... {}",
-                self.title,
-                seconds(self.start.elapsed())
-            );
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.trim().to_owned());
         }
     }
 
@@ -165,15 +161,35 @@ impl Task {
     ///
     /// A sentence that names the program and the log, with the last lines of that.
     pub fn run(&self, command: &mut Command) -> Result<()> {
+        const LINES: usize = 12;
+        let name = name_of(command);
+        let (status, output) = self.capture(command.stdin(Stdio::null()))?;
+        if status.success() {
+            return Ok(());
+        }
+        self.clear();
+        let lines: Vec<&str> = output.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LINES)..];
+        let (title, log) = (&self.title, self.log.display());
+        if let Some(reason) = reason(last) {
+            bail!("{title} failed because {reason}; the log is {log}");
+        }
+        let last: String = last.iter().map(|line| format!("    {line}\n")).collect();
+        bail!("{title} failed: {name} ended with {status}; its log is {log}, and ends:\n{last}")
+    }
+
+    /// Runs a program to its end, as [`run`](Self::run) does but with the command's own standard
+    /// input, and returns how it ended and what it printed, in order.
+    ///
+    /// # Errors
+    ///
+    /// A program that cannot be run, and Ctrl-C.
+    pub fn capture(&self, command: &mut Command) -> Result<(ExitStatus, String)> {
         interrupt::check()?;
-        let name = Path::new(command.get_program())
-            .file_name()
-            .unwrap_or_default();
-        let name = name.to_string_lossy().into_owned();
+        let name = name_of(command);
         writeln!(&self.file, "+ {command:?}").context("writing the log")?;
         let (reader, writer) = io::pipe().context("making a pipe")?;
         let child = command
-            .stdin(Stdio::null())
             .stdout(writer.try_clone().context("making a pipe")?)
             .stderr(writer)
             .spawn()
@@ -181,39 +197,30 @@ impl Task {
         // The command keeps the pipe's writing end open, and with it the loop below running.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = child?;
-        let (status, last) = interrupt::watch(&mut child, |child| -> Result<_> {
-            let last = self.copy_output(reader)?;
+        let result = interrupt::watch(&mut child, |child| -> Result<_> {
+            let output = self.copy_output(reader)?;
             let status = child.wait();
-            Ok((status.with_context(|| format!("waiting for {name}"))?, last))
+            Ok((
+                status.with_context(|| format!("waiting for {name}"))?,
+                output,
+            ))
         })?;
         interrupt::check()?;
-        if status.success() {
-            return Ok(());
-        }
-        self.clear();
-        let (title, log) = (&self.title, self.log.display());
-        if let Some(reason) = reason(&last) {
-            bail!("{title} failed because {reason}; the log is {log}");
-        }
-        let last: String = last.iter().map(|line| format!("    {line}\n")).collect();
-        bail!("{title} failed: {name} ended with {status}; its log is {log}, and ends:\n{last}")
+        Ok(result)
     }
 
-    /// Copies what a program prints to the log, shows it, and returns its last lines.
-    fn copy_output(&self, reader: io::PipeReader) -> Result<Vec<String>> {
-        const LINES: usize = 12;
-        let mut last = Vec::new();
+    /// Copies what a program prints to the log, shows it, and returns it.
+    fn copy_output(&self, reader: io::PipeReader) -> Result<String> {
+        let mut output = String::new();
         for line in BufReader::new(reader).split(b'\n') {
             let line = line.context("reading a program's output")?;
-            let line = String::from_utf8_lossy(&line).into_owned();
+            let line = String::from_utf8_lossy(&line);
             writeln!(&self.file, "{line}").context("writing the log")?;
             self.show_line(&line);
-            if last.len() == LINES {
-                last.remove(0);
-            }
-            last.push(line);
+            output += &line;
+            output.push('\n');
         }
-        Ok(last)
+        Ok(output)
     }
 
     /// Says that it is done.
@@ -228,7 +235,8 @@ impl Task {
         }
     }
 
-    fn clear(&self) {
+    /// Takes the moving line away.
+    pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -241,8 +249,14 @@ impl Drop for Task {
     }
 }
 
+/// Name of a command's program, without its directory.
+fn name_of(command: &Command) -> String {
+    let name = Path::new(command.get_program()).file_name();
+    name.unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Reason of a program's failure and what helps, where its last lines tell.
-fn reason(lines: &[String]) -> Option<&'static str> {
+fn reason(lines: &[&str]) -> Option<&'static str> {
     const REASONS: [(&str, &str); 6] = [
         (
             "No space left on device",

@@ -7,6 +7,10 @@ use anyhow::{Context, Result};
 use crate::machine::{EmulatedMachine, MachineFiles};
 use crate::setup::{Defences, Flavour, KernelTree, Modules, Programs, Setup};
 
+/// Parameters with which the patched kvm-intel makes views in the emulated machine: its processor is
+/// of a model that leaks data between views, while the emulation of it does not.
+pub const VIEWS: &str = "ept_views=1 ept_views_insist=1";
+
 /// All that is needed to run VMs in the emulated machine.
 #[derive(Clone, Debug)]
 pub struct EmulatedTestbed {

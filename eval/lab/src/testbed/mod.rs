@@ -6,7 +6,7 @@ mod host;
 
 use anyhow::{Context, Result};
 
-pub use emulated::EmulatedTestbed;
+pub use emulated::{EmulatedTestbed, VIEWS};
 pub use postern_kvm::has_views as host_has_views;
 
 use crate::job::{Job, JobOutcome};

@@ -93,6 +93,16 @@ pub(super) const TESTS: &[Test] = &[
         judge: Judge::Whole(|outcome| outcome.success().map(drop)),
     },
     Test {
+        name: "machine/processes whose parents were killed leave no zombies",
+        boot: BARE,
+        job: |_| {
+            let script = "sh -c 'sleep 0.2 & sleep 0.3 & sleep 100' & parent=$!; sleep 0.1; \
+                          kill -9 $parent; sleep 1; ! ps -o stat,comm | grep '^Z'";
+            Job::new("zombies", script)
+        },
+        judge: Judge::Whole(|outcome| outcome.success().map(drop)),
+    },
+    Test {
         name: "machine/a kernel that complains is a failure",
         boot: BARE,
         job: |_| Job::new("complaint", "echo '<4>WARNING: made up' > /dev/kmsg"),

@@ -1,6 +1,7 @@
 //! The tests that run in machines, by area.
 
 mod attacks;
+mod examples;
 mod machine;
 mod paths;
 mod views;
@@ -15,9 +16,22 @@ pub fn all() -> Vec<&'static Test> {
         views::TESTS,
         paths::TESTS,
         vmm::TESTS,
+        examples::TESTS,
         attacks::TESTS,
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+#[cfg(test)]
+mod names {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_name_is_there_once() {
+        let all = super::all();
+        let names: BTreeSet<&str> = all.iter().map(|test| test.name).collect();
+        assert_eq!(names.len(), all.len());
+    }
 }

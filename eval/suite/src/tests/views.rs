@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::machine_test::{Boot, Judge, Kvm, Test, VIEWS};
+use crate::machine_test::{Boot, Judge, Kvm, Test};
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::setup::{Flavour, Programs};
+use postern_lab::testbed::VIEWS;
 
 /// Debian's kernel as it is distributed, with modules built against its headers.
 const DEBIAN: Boot = Boot {

@@ -11,19 +11,25 @@ pub const UNIT_TESTS: &str = "postern_vmm";
 
 pub(super) const TESTS: &[Test] = &[
     Test {
-        name: "vmm",
+        name: "vmm/attach_view",
+        boot: Boot::VIEWS,
+        job: |programs| job(programs, ""),
+        judge: Judge::VmmTests("attach_view"),
+    },
+    Test {
+        name: "vmm/boot",
         boot: Boot::VIEWS,
         job: |programs| job(programs, ""),
         judge: Judge::VmmTests("boot"),
     },
     Test {
-        name: "vmm",
+        name: "vmm/lifecycle",
         boot: Boot::VIEWS,
         job: |programs| job(programs, ""),
         judge: Judge::VmmTests("lifecycle"),
     },
     Test {
-        name: "vmm",
+        name: "vmm/library",
         boot: Boot::VIEWS,
         job: |programs| {
             job(

@@ -1,6 +1,6 @@
 //! Reads files that a kernel series adds, without a kernel tree.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub use postern_lab::setup::Series;
@@ -15,15 +15,20 @@ pub fn all() -> Vec<Series> {
 
 /// A folder with the files `names` as they are after the whole series, each of which it adds.
 pub fn added_files(series: &Series, names: &[&str]) -> tempfile::TempDir {
+    files_after(&series.patches().unwrap(), names)
+}
+
+/// A folder with the files `names` as they are after these patches, each of which they add.
+pub fn files_after(patches: &[PathBuf], names: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut arguments = vec!["apply".to_owned(), "--unsafe-paths".to_owned()];
     for name in names {
         arguments.push(format!("--include={name}"));
     }
-    for patch in series.patches().unwrap() {
+    for patch in patches {
         let status = Command::new("git")
             .args(&arguments)
-            .arg(&patch)
+            .arg(patch)
             .current_dir(folder.path())
             // The folder is no repository, and must not be taken for part of one.
             .env("GIT_CEILING_DIRECTORIES", folder.path().parent().unwrap())
@@ -34,7 +39,7 @@ pub fn added_files(series: &Series, names: &[&str]) -> tempfile::TempDir {
     for name in names {
         assert!(
             folder.path().join(name).exists(),
-            "the series does not add {name}"
+            "the patches do not add {name}"
         );
     }
     folder

@@ -1,6 +1,7 @@
 //! Exceptions of the kernel's and the program's code.
 #![deny(unsafe_code)]
 
+use postern_abi::guest_words::{SUCCEEDED, attack};
 use postern_guest_bare::status;
 use x86_64::registers::rflags::RFlags;
 
@@ -16,7 +17,8 @@ pub fn raise(frame: &mut TrapFrame, exception: Exception) {
         if exception.is_abort() && level == 0 {
             // The kernel has made no call: CPL 0 came about in a view, as the attack `idt` wants.
             println!(
-                "attack idt: succeeded: a call ended at CPL 0: an event was delivered in a view"
+                "attack {}: {SUCCEEDED}: a call ended at CPL 0: an event was delivered in a view",
+                attack::IDT
             );
             exit(status::FAILED);
         }

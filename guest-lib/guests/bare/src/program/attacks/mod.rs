@@ -25,6 +25,7 @@ mod read_nic;
 mod verdict;
 mod vmfunc_direct;
 
+use postern_abi::guest_words::attack;
 use postern_abi::platform::CallPath;
 use postern_guest_bare::status;
 
@@ -37,26 +38,26 @@ use verdict::Verdict;
 /// One attack.
 type Attack = fn(&mut Attacker) -> Verdict;
 
-const ATTACKS: [(&str, Attack); 7] = [
-    ("vmfunc-direct", vmfunc_direct::run),
-    ("gate-offsets", gate_offsets::run),
-    ("cr3-packet", cr3_packet::run),
-    ("breakpoint", breakpoint::run),
-    ("idt", idt::run),
-    ("read-nic", read_nic::run),
-    ("cpl0", cpl0::run),
+const ATTACKS: [(&str, Attack); attack::ALL.len()] = [
+    (attack::VMFUNC_DIRECT, vmfunc_direct::run),
+    (attack::GATE_OFFSETS, gate_offsets::run),
+    (attack::CR3_PACKET, cr3_packet::run),
+    (attack::BREAKPOINT, breakpoint::run),
+    (attack::IDT, idt::run),
+    (attack::READ_NIC, read_nic::run),
+    (attack::CPL0, cpl0::run),
 ];
 
 /// Plays the role.
 pub fn run(resources: Resources) -> Result<(), RoleError> {
     let name = resources.options.attack.unwrap_or_default();
-    let attack = ATTACKS.iter().find(|(known, _)| *known == name);
-    let &(name, run) = attack.ok_or(RoleError::NoAttack(name))?;
+    let found = ATTACKS.iter().find(|(known, _)| *known == name);
+    let &(name, run) = found.ok_or(RoleError::NoAttack(name))?;
     let path = resources.options.nic.ok_or(RoleError::NoNic)?.path;
     // Where there is no isolation, there is nothing to enter, but all to read.
     let fits = match path {
         CallPath::Elisa | CallPath::ElisaStrict => true,
-        CallPath::Direct => name == "read-nic",
+        CallPath::Direct => name == attack::READ_NIC,
         CallPath::ExitKernel | CallPath::ExitUser => false,
     };
     if !fits {

@@ -3,6 +3,8 @@
 
 use core::fmt::{self, Write};
 
+use postern_abi::guest_words::{REPELLED, SUCCEEDED};
+
 use super::attacker::Attacker;
 
 /// Whether an attack was repelled, and what was seen.
@@ -66,11 +68,7 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.repelled {
-            "repelled"
-        } else {
-            "succeeded"
-        };
+        let verdict = if self.repelled { REPELLED } else { SUCCEEDED };
         let detail = &self.detail.bytes[..self.detail.len];
         write!(f, "{verdict}: {}", str::from_utf8(detail).unwrap_or("?"))
     }

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod plot;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,7 +57,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let experiment = experiments::load(setup::root(), &name)?;
             let default = || setup::root().join("target/experiments").join(&name);
             let folder = out.unwrap_or_else(default);
-            experiments::run(&experiment, &folder, &say)?;
+            experiments::run(&experiment, &folder, &plot::draw, &say)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -8,9 +8,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
-
-use super::definition::PlotSpec;
-use super::figures::{Figures, Label};
+use postern_bench::experiments::{Figures, Label, PlotSpec};
 
 /// Width of the plot, and height without bars, in pixels.
 const SIZE: (u32, u32) = (1000, 150);
@@ -99,9 +97,9 @@ where
 
 #[cfg(test)]
 mod tests {
+    use postern_bench::experiments::Quantity;
     use postern_lab::source::Source;
 
-    use super::super::quantity::Quantity;
     use super::*;
 
     #[test]
@@ -117,7 +115,7 @@ mod tests {
             assert!(svg.contains("Nothing"));
             assert!(folder.path().join("plot.png").exists());
         } else {
-            println!("SKIP: no font {FONT}");
+            println!("SKIP: {FONT} is missing; apt-get install fonts-dejavu-core");
         }
     }
 }
