@@ -10,7 +10,21 @@
 //! | [`text_table`] | tables of text |
 //! | [`revision`] | the revision that a measurement is made of |
 //! | [`call_path`] | paths of calls by their names, for serde |
-
+//!
+//! # Example
+//!
+//! Every frame that was sent must have been received: once, in order, byte for byte.
+//!
+//! ```
+//! use postern_bench::traffic::Trace;
+//! use postern_bench::traffic::proof::compare;
+//!
+//! let sent = Trace::synthetic(64, 100);
+//! let mut received = sent.frames().to_vec();
+//! assert!(compare(sent.frames(), &received).is_intact());
+//! received.swap(3, 4);
+//! assert!(!compare(sent.frames(), &received).is_intact());
+//! ```
 #![deny(unsafe_code)]
 
 pub mod call_path;

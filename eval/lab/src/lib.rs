@@ -23,7 +23,26 @@
 //! | [`diagnosis`] | signs of trouble in logs |
 //! | [`interrupt`] | Ctrl-C |
 //! | [`output`] | files that appear whole or not at all |
-
+//!
+//! # Example
+//!
+//! A job is a script, the files that it needs, and those that it gives back. A testbed runs it
+//! (`Testbed::prepare()?.run(&[job], "")`), and its outcome says how it went.
+//!
+//! ```
+//! use postern_lab::job::{Job, JobOutcome};
+//!
+//! let job = Job::new("greet", "cat greeting > copy")
+//!     .bytes("greeting", b"hello".as_slice())
+//!     .fetch("copy");
+//! assert_eq!(job.fetch, ["copy"]);
+//!
+//! let failed = JobOutcome {
+//!     status: Some(3),
+//!     ..JobOutcome::default()
+//! };
+//! assert!(failed.success().is_err());
+//! ```
 #![deny(unsafe_code)]
 
 pub mod diagnosis;

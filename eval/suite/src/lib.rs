@@ -21,7 +21,19 @@
 //! | [`testbeds`] | the emulated testbeds that they need |
 //! | [`libtest`] | reads what Rust's test programs print |
 //! | [`report`] | prints and counts verdicts |
-
+//!
+//! # Example
+//!
+//! What Rust's own test programs print becomes lines of the suite, in which a test that was not run
+//! is no test that passed.
+//!
+//! ```
+//! use postern_suite::libtest;
+//!
+//! let printed = "test wrap ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored\n";
+//! let tests = libtest::parse_program("rings", printed);
+//! assert_eq!(tests[0].name, "rings::wrap");
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod in_machines;
