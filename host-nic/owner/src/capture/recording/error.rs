@@ -59,6 +59,16 @@ pub enum RecordingError {
         /// The fault of its beginning.
         reason: String,
     },
+    /// The file is compressed.
+    #[error(
+        "{} is compressed; decompress it first, with {program}", file.display()
+    )]
+    Compressed {
+        /// The file.
+        file: PathBuf,
+        /// The program that decompresses it.
+        program: &'static str,
+    },
     /// The file ends inside a packet.
     #[error(
         "{} ends inside packet {packet}, whose record starts at byte {offset}; copy it again, \

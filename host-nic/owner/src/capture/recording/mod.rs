@@ -91,6 +91,10 @@ impl Recording {
     ///
     /// The first fault of the content.
     pub fn parse(file: &Path, bytes: Vec<u8>) -> Result<Recording, RecordingError> {
+        if let Some(program) = decompressor(&bytes) {
+            let file = file.into();
+            return Err(RecordingError::Compressed { file, program });
+        }
         let mut parser = Parser {
             file,
             bytes: &bytes,
@@ -338,9 +342,36 @@ fn nanoseconds(interface: &InterfaceDescriptionBlock<'_>, ticks: u64) -> u128 {
     time.saturating_add_signed(seconds)
 }
 
+/// The program that decompresses a file that begins like this, if it is compressed.
+fn decompressor(bytes: &[u8]) -> Option<&'static str> {
+    const MAGIC: [(&[u8], &str); 5] = [
+        (&[0x1f, 0x8b], "gunzip"),
+        (&[0x28, 0xb5, 0x2f, 0xfd], "unzstd"),
+        (&[0xfd, b'7', b'z', b'X', b'Z', 0], "unxz"),
+        (b"BZh", "bunzip2"),
+        (&[0x04, 0x22, 0x4d, 0x18], "unlz4"),
+    ];
+    let found = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic));
+    found.map(|(_, program)| *program)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn compressed_files_are_told_from_damaged_ones() {
+        for (magic, program) in [
+            (&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0][..], "gunzip"),
+            (&[0x28, 0xb5, 0x2f, 0xfd, 0][..], "unzstd"),
+            (&b"\xfd7zXZ\0\0"[..], "unxz"),
+        ] {
+            let error = Recording::parse(Path::new("x.pcap.gz"), magic.to_vec()).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("x.pcap.gz is compressed"), "{text}");
+            assert!(text.contains(program), "{text}");
+        }
+    }
 
     #[test]
     fn times_of_every_resolution_become_nanoseconds() {
