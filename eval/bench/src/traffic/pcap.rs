@@ -68,8 +68,11 @@ pub enum Error {
     },
     /// The first bytes are those of no capture format.
     #[error(
-        "{} is not a pcap or pcapng file (it starts with {start}); give a file written by tcpdump \
-         -w or Wireshark", file.display()
+        "{} is not a pcap or pcapng file (it starts with {start}); {}", file.display(),
+        match start.starts_with("1f 8b") {
+            true => "it is compressed: decompress it first, with gunzip",
+            false => "give a file written by tcpdump -w or Wireshark",
+        }
     )]
     NotACapture {
         /// The file.
