@@ -66,13 +66,16 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
+    /// The file is compressed.
+    #[error("{} is compressed; decompress it first, with gunzip", file.display())]
+    Compressed {
+        /// The file.
+        file: PathBuf,
+    },
     /// The first bytes are those of no capture format.
     #[error(
-        "{} is not a pcap or pcapng file (it starts with {start}); {}", file.display(),
-        match start.starts_with("1f 8b") {
-            true => "it is compressed: decompress it first, with gunzip",
-            false => "give a file written by tcpdump -w or Wireshark",
-        }
+        "{} is not a pcap or pcapng file (it starts with {start}); give a file written by tcpdump \
+         -w or Wireshark", file.display()
     )]
     NotACapture {
         /// The file.
@@ -222,6 +225,8 @@ pub fn parse(file: &Path, bytes: &[u8]) -> Result<Vec<Frame>, Error> {
         | [0xd4, 0xc3, 0xb2, 0xa1, ..]
         | [0x4d, 0x3c, 0xb2, 0xa1, ..] => reader.pcap()?,
         [0x0a, 0x0d, 0x0d, 0x0a, ..] => reader.pcapng()?,
+        // gzip, RFC 1952, "Member header and trailer".
+        [0x1f, 0x8b, ..] => return Err(Error::Compressed { file: file.into() }),
         _ => {
             let start: Vec<_> = bytes.iter().take(4).map(|b| format!("{b:02x}")).collect();
             return Err(Error::NotACapture {

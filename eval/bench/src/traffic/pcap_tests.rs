@@ -132,6 +132,9 @@ fn files_without_frames_are_refused() {
         Error::NoFrames { .. }
     ));
     assert!(matches!(refusal(b"GIF89a"), Error::NotACapture { .. }));
+    let error = refusal(&[0x1f, 0x8b, 8, 0]);
+    assert!(matches!(error, Error::Compressed { .. }));
+    assert!(error.to_string().contains("gunzip"), "{error}");
     assert!(refusal(b"GIF89a").to_string().contains("47 49 46 38"));
     assert!(matches!(refusal(b"x"), Error::NotACapture { .. }));
 }
