@@ -93,7 +93,7 @@ impl<S: Service> Client<S> {
 
 /// Stores some values and looks them up.
 pub fn main() {
-    // In a VM: `Client(unsafe { Gate::new() })`.
+    // In a VM: `Client(unsafe { Gate::new(SLOT) })`.
     let mut client = Client(InProcess(Store::default()));
     for key in 0..16 {
         assert!(client.put(key, key * key));

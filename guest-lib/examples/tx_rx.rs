@@ -15,7 +15,7 @@ use std::error::Error;
 use postern_abi::window::{Geometry, PortId};
 use postern_guest::direct::Direct;
 use postern_guest::nic::{Nic, WhenFull};
-use postern_nic_client::memory::Memory;
+use postern_nic_client::memory::{Memory, draw_secret};
 
 /// Length of the example's frames in bytes.
 const LENGTH: usize = 64;
@@ -45,7 +45,7 @@ pub fn main() -> Result<(), Box<dyn Error>> {
     let memory = Memory::create(Geometry::new(2, 1, 4096, 4096)?)?;
     for port in memory.geometry().all_ports() {
         let mac = [2, 0, 0, 0, 0, port.number() as u8];
-        memory.switch().admit(port, 1, mac);
+        memory.switch().admit(port, 1, draw_secret()?, mac);
     }
 
     // The guests.

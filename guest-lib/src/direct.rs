@@ -113,8 +113,8 @@ impl Direct {
 impl Service for Direct {
     /// Out of line, so that an empty request is a call here, too.
     #[inline(never)]
-    fn call(&mut self, op: u64, a: u64, b: u64) -> Option<u64> {
+    fn call(&mut self, request: u64, a: u64, b: u64) -> Option<u64> {
         // SAFETY: `new` checked that the memory holds what the caller's geometry needs.
-        Some(unsafe { switch::serve(self.base.as_ptr(), &self.caller, self.vcpu, op, a, b) })
+        Some(unsafe { switch::serve(self.base.as_ptr(), &self.caller, self.vcpu, request, a, b) })
     }
 }

@@ -2,16 +2,19 @@
 //! through them.
 //!
 //! ```text
-//!   GATE_AREA_GVA  page A   ...         xor eax, eax          EPTP switching
-//!                           0xff8       mov ecx, GATE_INDEX   to the gate view
-//!                           0xffd       vmfunc
+//!   GATE_AREA_GVA  page A   0xffb       xor eax, eax   EPTP switching, to the gate view
+//!                           0xffd       vmfunc         whose index is in ECX
 //!   GATE_GVA       page B   (not mapped by the guest: the gate, then the service's entry)
-//!   LANDING_GVA    page C   0x000       ret                   to the caller of page A
+//!   LANDING_GVA    page C   0x000       ret            to the caller of page A
 //! ```
 //!
 //! A VMFUNC changes what page B is, not where the CPU fetches next: the VMFUNC that ends page A
 //! goes on at the first byte of page B, and the one that ends page B goes on in page C. To its
-//! caller the whole is one function, `extern "sysv64" fn(u64, u64, u64) -> u64` at [`ENTRY_GVA`].
+//! caller the whole is one function at [`ENTRY_GVA`], of four arguments in the registers of the
+//! System V ABI; the last, in RCX, is the gate's index, and the result comes back in RDX.
+//!
+//! Each of the slots at which a service can be attached has a gate view of its own, with an index
+//! of its own. They all lie at these addresses, so the two pages serve any number of services.
 //!
 //! The owner of the address space copies [`page_a`] and [`page_c`] into two pages of the guest,
 //! maps them executable (for user space) at their addresses, and leaves page B unmapped. Both pages
@@ -27,7 +30,7 @@
 use core::arch::asm;
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, GATE_INDEX};
+use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, gate_index};
 
 /// The bytes of a page of code.
 pub type CodePage = [u8; PAGE_SIZE as usize];
@@ -35,13 +38,8 @@ pub type CodePage = [u8; PAGE_SIZE as usize];
 /// Code of VMFUNC (Intel SDM volume 3, "VMFUNC - Invoke VM function").
 const VMFUNC: [u8; 3] = [0x0f, 0x01, 0xd4];
 
-/// Code of `xor eax, eax; mov ecx, GATE_INDEX; vmfunc`: EPTP switching is VM function 0.
-const ENTER: [u8; 10] = {
-    let index = GATE_INDEX.to_le_bytes();
-    [
-        0x31, 0xc0, 0xb9, index[0], index[1], index[2], index[3], VMFUNC[0], VMFUNC[1], VMFUNC[2],
-    ]
-};
+/// Code of `xor eax, eax; vmfunc`: EPTP switching is VM function 0.
+const ENTER: [u8; 5] = [0x31, 0xc0, VMFUNC[0], VMFUNC[1], VMFUNC[2]];
 
 /// Code of `ret`.
 const LEAVE: u8 = 0xc3;
@@ -82,23 +80,28 @@ pub const fn is_abort(vector: u8, rip: u64) -> bool {
     vector == ABORT_VECTOR && rip == VMFUNC_GVA
 }
 
-/// The right to call through the gate.
+/// The right to call the service at one slot through its gate.
 ///
 /// Any thread on any virtual CPU may call, with no lock: a call is not preempted by the guest.
 #[derive(Clone, Copy, Debug)]
-pub struct Gate(());
+pub struct Gate {
+    /// EPTP-list index of the gate view.
+    index: u32,
+}
 
 impl Gate {
-    /// Takes the gate area into use.
+    /// Takes the gate area into use, for the service at this slot.
     ///
     /// # Safety
     ///
     /// As long as the value or a copy of it is used, the current address space has [`page_a`] and
     /// [`page_c`] at their addresses, executable at the current privilege level, and page B is not
     /// mapped. The current privilege level is 3, and each virtual CPU this runs on has a view in
-    /// slot 0 (otherwise calls raise the exception of an aborted call).
-    pub const unsafe fn new() -> Gate {
-        Gate(())
+    /// the slot (otherwise calls raise the exception of an aborted call).
+    pub const unsafe fn new(slot: u32) -> Gate {
+        Gate {
+            index: gate_index(slot),
+        }
     }
 
     /// Calls the service with the number of a request and two arguments; gives its result.
@@ -115,7 +118,7 @@ impl Gate {
                 "call qword ptr [rip + {entry}]",
                 entry = sym ENTRY,
                 lateout("rax") _,
-                lateout("rcx") _,
+                inlateout("ecx") self.index => _,
                 inlateout("rdi") op => _,
                 inlateout("rsi") a => _,
                 inlateout("rdx") b => result,
@@ -145,15 +148,12 @@ mod tests {
 
     #[test]
     fn page_a_enters_the_gate_view_with_its_last_instruction() {
-        let [zero, index, vmfunc] = decode(&page_a(), GATE_AREA_GVA, ENTRY_GVA);
+        let [zero, vmfunc] = decode(&page_a(), GATE_AREA_GVA, ENTRY_GVA);
         assert_eq!(zero.code(), Code::Xor_rm32_r32);
         assert_eq!(
             (zero.op0_register(), zero.op1_register()),
             (Register::EAX, Register::EAX)
         );
-        assert_eq!(index.code(), Code::Mov_r32_imm32);
-        assert_eq!(index.op0_register(), Register::ECX);
-        assert_eq!(index.immediate32(), GATE_INDEX);
         assert_eq!(vmfunc.code(), Code::Vmfunc);
         assert_eq!(vmfunc.ip(), VMFUNC_GVA);
         assert_eq!(vmfunc.next_ip(), GATE_GVA);

@@ -24,14 +24,14 @@
 //! use postern_abi::window::Geometry;
 //! use postern_guest::nic::Nic;
 //! use postern_guest::direct::Direct;
-//! use postern_nic_client::memory::Memory;
+//! use postern_nic_client::memory::{Memory, draw_secret};
 //!
 //! // A NIC of two ports with one queue, TX rings and lanes of 64 KiB, and a guest on each port.
 //! let memory = Memory::create(Geometry::new(2, 1, 64 << 10, 64 << 10)?)?;
 //! let mut nics = Vec::new();
 //! for port in memory.geometry().all_ports() {
 //!     let mac = [2, 0, 0, 0, 0, port.number() as u8];
-//!     memory.switch().admit(port, 1, mac);
+//!     memory.switch().admit(port, 1, draw_secret()?, mac);
 //!     // SAFETY: the NIC's memory is mapped there as long as `memory` lives, which is longer than
 //!     // `nics`; no reference to it exists.
 //!     let (direct, window) = unsafe { Direct::new(memory.base(), memory.size(), port)? };

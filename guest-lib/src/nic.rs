@@ -7,11 +7,17 @@
 
 use core::array;
 
-use postern_abi::service::{MAX_TX_FRAMES, OP_FEATURES, OP_TX, tx_flags};
-use postern_abi::window::{Geometry, MAX_QUEUES, PortId, RecordHeader};
+use postern_abi::service::{
+    MAX_TX_BYTES, MAX_TX_COPIES, MAX_TX_FRAMES, OP_FEATURES, OP_NOP, OP_TX, TX_MORE, tx_flags,
+};
+use postern_abi::window::{Geometry, MAX_PORTS, MAX_QUEUES, MAX_SEGMENTS, PortId, RecordHeader};
 
 use crate::ring::{Frame, RxQueue, TxError, TxQueue, Window};
-use crate::service::Service;
+use crate::service::{Refused, Service};
+
+/// Most requests that one frame takes: a large segment that is cut at all ports, each with a mirror
+/// of its own.
+const REQUESTS_OF_A_FRAME: u32 = 2 * MAX_PORTS * (1 + MAX_SEGMENTS) / MAX_TX_COPIES + 1;
 
 /// The fate of a frame whose destination has no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +38,8 @@ pub struct Stats {
     pub sent: u64,
     /// Number of frames given to [`Nic::tx_burst`] that were too short or too long to be sent.
     pub bad_length: u64,
+    /// Number of requests for frames that the NIC refused; [`Nic::check`] gives the reason.
+    pub refused: u64,
     /// Number of frames received.
     pub received: u64,
     /// Number of lanes that were emptied because they held no valid record.
@@ -43,6 +51,9 @@ pub struct Stats {
 pub struct Nic<S> {
     service: S,
     window: Window,
+    /// The word of a request to take frames, with the secret that the window had when the port was
+    /// opened.
+    tx_request: u64,
     tx: TxQueue,
     rx: [Option<RxQueue>; MAX_QUEUES as usize],
     when_full: WhenFull,
@@ -77,6 +88,7 @@ impl<S: Service> Nic<S> {
         Nic {
             service,
             window,
+            tx_request: window.request(OP_TX),
             tx: TxQueue::new(window, queue),
             rx,
             when_full: WhenFull::Drop,
@@ -105,7 +117,23 @@ impl<S: Service> Nic<S> {
         self.stats
     }
 
-    /// The service that takes the frames, for other requests.
+    /// Asks the NIC whether it takes requests of this guest. It always does on a path that carries no
+    /// result.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: it does not, and why. The secret is read from the window when the port is opened;
+    /// a guest that overwrites it there before has locked itself out until the host begins another
+    /// tenancy.
+    pub fn check(&mut self) -> Result<(), Refused> {
+        match self.service.call(self.window.request(OP_NOP), 0, 0) {
+            Some(result) => Refused::check(result).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// The service that takes the frames, for other requests, whose words
+    /// [`Window::request`] gives.
     pub fn service(&mut self) -> &mut S {
         &mut self.service
     }
@@ -113,7 +141,8 @@ impl<S: Service> Nic<S> {
     /// Tells the NIC which features this guest has, `FEATURE_*` of [`postern_abi::window`]. Gives
     /// the features that are agreed on; `None` where the path carries no result or the NIC refuses.
     pub fn agree(&mut self, features: u32) -> Option<u32> {
-        let agreed = self.service.call(OP_FEATURES, features.into(), 0)?;
+        let request = self.window.request(OP_FEATURES);
+        let agreed = self.service.call(request, features.into(), 0)?;
         u32::try_from(agreed).ok()
     }
 
@@ -129,8 +158,13 @@ impl<S: Service> Nic<S> {
 
     /// Sends frames in order, as far as the TX ring has room for them, and gives the number of
     /// those that it took from the slice. Frames that still wait in the ring ([`WhenFull::Hold`])
-    /// go before them; with an empty slice the request is for those alone. There is one request for
-    /// each [`MAX_TX_FRAMES`] frames.
+    /// go before them; with an empty slice the request is for those alone.
+    ///
+    /// There is one request for each [`MAX_TX_FRAMES`] frames, or [`MAX_TX_BYTES`], or
+    /// [`MAX_TX_COPIES`] where frames go to many ports: as many as it takes. Then nothing waits but
+    /// frames that are held, or what the NIC refuses ([`Stats::refused`]). Only on the path exit-user,
+    /// which carries no result, frames to hold that go to many ports may wait too; the next call
+    /// sends them.
     ///
     /// A frame that is too short or too long for the NIC is part of that number, but it is not
     /// sent, only counted ([`Stats::bad_length`]).
@@ -187,11 +221,14 @@ impl<S: Service> Nic<S> {
         self.tx.commit();
         // Padding alone is worth a request: the frame that comes behind it may need its room.
         let mut more = self.waiting != 0 || !self.tx.is_empty();
+        let mut fruitless = 0;
         while more {
             let before = self.tx.taken();
             let hold = self.when_full == WhenFull::Hold;
             let flags = tx_flags(self.tx.queue(), hold);
-            self.service.call(OP_TX, MAX_TX_FRAMES.into(), flags);
+            let result = self
+                .service
+                .call(self.tx_request, MAX_TX_FRAMES.into(), flags);
             self.stats.calls += 1;
             more = !self.tx.is_empty();
             let left = if more {
@@ -202,9 +239,27 @@ impl<S: Service> Nic<S> {
             let sent = self.waiting - left;
             self.stats.sent += u64::from(sent);
             self.waiting = left;
-            // A request that took less than it might have stopped at a frame that is held.
-            let stopped = hold && sent < MAX_TX_FRAMES;
-            if stopped || self.tx.taken() == before {
+            if !more {
+                break;
+            }
+            let after = self.tx.taken();
+            fruitless = if after == before { fruitless + 1 } else { 0 };
+            let goes_on = match result {
+                Some(result) if Refused::check(result).is_err() => {
+                    self.stats.refused += 1;
+                    false
+                }
+                // A request that took less than it might have stopped at a frame that is held.
+                Some(result) if hold => result & TX_MORE != 0 || sent >= MAX_TX_FRAMES,
+                Some(result) => result & TX_MORE != 0 || after != before,
+                None if hold => {
+                    u64::from(after.wrapping_sub(before)) >= MAX_TX_BYTES || sent >= MAX_TX_FRAMES
+                }
+                // The frame may have reached some of its ports.
+                None => fruitless < REQUESTS_OF_A_FRAME,
+            };
+            // Whatever the NIC says, this ends.
+            if !goes_on || fruitless >= REQUESTS_OF_A_FRAME {
                 break;
             }
         }
@@ -243,6 +298,7 @@ mod tests {
     use core::ptr::NonNull;
     use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+    use postern_abi::service::Secret;
     use postern_abi::window::WindowHeader;
 
     use super::*;
@@ -251,6 +307,8 @@ mod tests {
         Ok(geometry) => geometry,
         Err(_) => panic!("valid"),
     };
+
+    const SECRET: Secret = Secret::from_word(0x5ec2_e700_0000_0001);
 
     #[repr(C, align(4096))]
     struct Memory([u8; GEOMETRY.window_size() as usize]);
@@ -275,7 +333,7 @@ mod tests {
         let mut memory = Box::new(Memory([0; GEOMETRY.window_size() as usize]));
         let base = NonNull::from(&mut *memory).cast::<u8>();
         let port = PortId::new(1).unwrap();
-        let header = WindowHeader::new(GEOMETRY, port, 1, [2; 6]);
+        let header = WindowHeader::new(GEOMETRY, port, 1, SECRET, [2; 6]);
         // SAFETY: the window is that large, page aligned, and lives longer than all that uses it.
         let window = unsafe {
             base.cast::<WindowHeader>().write(header);

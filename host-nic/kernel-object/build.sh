@@ -3,7 +3,8 @@
 #
 #   build.sh --out FILE [--target-dir DIR]
 #
-#   --out FILE        the object: exports postern_nic_call and postern_nic_size, needs nothing
+#   --out FILE        the object: exports postern_nic_call and postern_nic_size, and needs nothing
+#                     but the kernel's return thunk
 #   --target-dir DIR  where cargo works (default: $CARGO_TARGET_DIR, or target in the checkout)
 #
 # Needs cargo with the target x86_64-unknown-none, and ld, objcopy and readelf of binutils.
@@ -38,7 +39,9 @@ done
 
 # The flags of the target are in .cargo/config.toml, which counts from where cargo runs. The
 # kernel's own model is added: top 2 GiB, no position independence, no red zone. The target has no
-# vector registers.
+# vector registers. Functions return by a jump to the kernel's thunk, which the kernel replaces as
+# the processor wants it (RETBLEED, SRSO, ITS); the compiler calls that option unstable, and takes it
+# for code of kernels alone. The exports need no ENDBR, since KVM calls them directly.
 out=$(realpath -m "$out")
 dir=$(realpath -m "$dir")
 cd "$here"
@@ -49,8 +52,10 @@ unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 mkdir -p "$dir" "$(dirname "$out")"
 exec 9>"$dir/.object.lock"
 flock 9
-cargo build --quiet --target "$target" --target-dir "$dir" --profile freestanding --config \
-	"target.$target.rustflags=['-Crelocation-model=static','-Ccode-model=kernel','-Cno-redzone=yes']" 9>&-
+flags="'-Crelocation-model=static','-Ccode-model=kernel','-Cno-redzone=yes'"
+RUSTC_BOOTSTRAP=1 cargo build --quiet --target "$target" --target-dir "$dir" \
+	--profile freestanding --config \
+	"target.$target.rustflags=[$flags,'-Zfunction-return=thunk-extern']" 9>&-
 
 archive=$dir/$target/freestanding/libpostern_nic_kernel.a
 # Beside the result, so that the last step gives it its name and does nothing else.
@@ -64,6 +69,7 @@ objcopy --strip-debug "${exports[@]/#/--keep-global-symbol=}" \
 	--remove-section='.note.gnu.property' "$work/linked.o" "$work/object.o"
 
 # Not nm, which asks LLVM's plugin first, where that is installed, and that gives up on this object.
-missing=$(readelf --wide --symbols "$work/object.o" | awk '$7 == "UND" && $8 != "" { print $8 }')
+missing=$(readelf --wide --symbols "$work/object.o" |
+	awk '$7 == "UND" && $8 != "" && $8 != "__x86_return_thunk" { print $8 }')
 [ -z "$missing" ] || die "the object needs symbols that the kernel may not have:"$'\n'"$missing"
 mv "$work/object.o" "$out"

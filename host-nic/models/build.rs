@@ -2,7 +2,7 @@
 
 fn main() {
     println!("cargo::rustc-cfg=loom");
-    let features = r#""std", "attack-lock", "without-policy""#;
+    let features = r#""std", "attack-lock", "attack-no-secret", "without-policy""#;
     println!("cargo::rustc-check-cfg=cfg(feature, values({features}))");
     println!("cargo::rerun-if-changed=build.rs");
 }

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+use postern_abi::source::CPUID_HYPERVISOR;
 
 /// One register of a CPUID leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +31,9 @@ const fn hidden(leaf: u32, subleaf: u32, register: Register, bit: u32) -> Hidden
 }
 
 /// Features that a vCPU with views must not turn on: the kernel module lets it enter no view while
-/// one of these is on, and attaches none where the CPUID has VMX, PDCM or PCID. They are hidden
-/// from every guest, with views or not, so that all paths are compared on the same CPU. Bits from
-/// SDM volume 2, "CPUID".
+/// one of these is on, and attaches none where the CPUID has VMX, PDCM, PCID, LAM or one of
+/// [`HIDDEN_LEAVES`]. They are hidden from every guest, with views or not, so that all paths are
+/// compared on the same CPU. Bits from SDM volume 2, "CPUID".
 const HIDDEN: [Hidden; 11] = [
     // VMX: there is no nesting.
     hidden(1, 0, Register::Ecx, 5),
@@ -58,12 +59,17 @@ const HIDDEN: [Hidden; 11] = [
     hidden(7, 1, Register::Eax, 26),
 ];
 
+/// Leaves of which no guest is shown anything: a guest's performance counters would count what
+/// happens in a view, other tenants' packets included.
+const HIDDEN_LEAVES: [u32; 2] = [
+    // The PMU's version, counters and events.
+    0xa, // The same for later ones.
+    0x23,
+];
+
 /// Bit of leaf 1 ECX: the local APIC's timer has a TSC deadline mode. KVM tells of it by a
 /// capability, not by `KVM_GET_SUPPORTED_CPUID`.
 const TSC_DEADLINE: u32 = 1 << 24;
-
-/// Bit of leaf 1 ECX: the CPU is a virtual one.
-const HYPERVISOR: u32 = 1 << 31;
 
 /// Bit of leaf 1 EDX: EBX has a number of logical processors.
 const HTT: u32 = 1 << 28;
@@ -76,11 +82,14 @@ pub fn adapt(cpuid: &mut CpuId, number: usize, count: usize, tsc_deadline: bool)
                 *register(entry, hidden.register) &= !(1 << hidden.bit);
             }
         }
+        if HIDDEN_LEAVES.contains(&entry.function) {
+            (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+        }
         let apic = number as u32;
         match entry.function {
             1 => {
                 entry.ebx = (entry.ebx & 0xffff) | ((count as u32) << 16) | (apic << 24);
-                entry.ecx |= HYPERVISOR;
+                entry.ecx |= CPUID_HYPERVISOR;
                 if tsc_deadline {
                     entry.ecx |= TSC_DEADLINE;
                 }
@@ -109,18 +118,26 @@ mod tests {
     use super::*;
 
     fn everything() -> CpuId {
-        let entries: Vec<kvm_cpuid_entry2> = [(1, 0), (7, 0), (7, 1), (0xb, 0), (0xb, 1)]
-            .into_iter()
-            .map(|(function, index)| kvm_cpuid_entry2 {
-                function,
-                index,
-                eax: u32::MAX,
-                ebx: u32::MAX,
-                ecx: u32::MAX,
-                edx: u32::MAX,
-                ..Default::default()
-            })
-            .collect();
+        let entries: Vec<kvm_cpuid_entry2> = [
+            (1, 0),
+            (7, 0),
+            (7, 1),
+            (0xb, 0),
+            (0xb, 1),
+            (0xa, 0),
+            (0x23, 1),
+        ]
+        .into_iter()
+        .map(|(function, index)| kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: u32::MAX,
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+            ..Default::default()
+        })
+        .collect();
         CpuId::from_entries(&entries).unwrap()
     }
 
@@ -135,6 +152,9 @@ mod tests {
         assert_eq!(entries[1].edx, !(1 << 5) & !(1 << 20));
         assert_eq!(entries[2].eax, !(1 << 17) & !(1 << 26));
         assert_eq!(entries[1].eax, u32::MAX);
+        for pmu in &entries[5..] {
+            assert_eq!((pmu.eax, pmu.ebx, pmu.ecx, pmu.edx), (0, 0, 0, 0));
+        }
     }
 
     #[test]

@@ -127,6 +127,11 @@ pub struct EventCounts {
     pub vm_entries: Option<u64>,
 }
 
+/// Whether this is the emulated machine, as far as this process may ask (as root).
+pub fn is_emulated() -> bool {
+    EmulatedCounters::open().is_ok()
+}
+
 /// Open counters. They belong to the thread that opened them.
 #[derive(Debug)]
 pub enum EventCounters {

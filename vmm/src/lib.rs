@@ -14,6 +14,7 @@
 //! | [`size`], [`geometry`], [`socket_path`] | values that people write |
 //! | [`topology`] | several VMs and a NIC, described in a TOML file |
 //! | [`check`] | what the host has of what views need |
+//! | [`self_test`] | what views rely on, asked of this machine |
 //!
 //! A VM is built and run in this order: [`vm::Builder::new`] reserves [`memory`] and loads the
 //! kernel ([`loader`]); [`vm::Builder::connect`] adds a port of a [`nic`]; [`vm::Builder::build`]
@@ -68,6 +69,7 @@ pub mod measurement;
 pub mod memory;
 pub mod nic;
 pub mod run_report;
+pub mod self_test;
 pub mod signals;
 pub mod size;
 pub mod socket_path;

@@ -39,6 +39,10 @@ pub struct ViewStats {
     pub exits_in_view: u64,
     /// See [`EptViewStats::hypercalls`].
     pub hypercalls: u64,
+    /// See [`EptViewStats::revoked`].
+    pub revoked: bool,
+    /// See [`EptViewStats::armed`].
+    pub armed: bool,
 }
 
 impl ViewStats {
@@ -50,6 +54,8 @@ impl ViewStats {
             deferred_leaves: stats.deferred_leaves,
             exits_in_view: stats.exits_in_view,
             hypercalls: stats.hypercalls,
+            revoked: stats.revoked != 0,
+            armed: stats.armed != 0,
         }
     }
 }

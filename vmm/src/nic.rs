@@ -3,7 +3,7 @@
 //! | path | in the guest's memory | requests |
 //! | --- | --- | --- |
 //! | `elisa`, `elisa-strict` | the port's window | VMFUNC into a view, attached to each vCPU |
-//! | `exit-kernel` | the port's window | VMCALL, served by the module with the same view's data |
+//! | `exit-kernel` | the port's window | VMCALL, served by the module with the same data |
 //! | `exit-user` | the port's window | OUT, served here, in a mapping of the NIC's whole memory |
 //! | `direct` | all of it | none leave the guest |
 //!
@@ -16,24 +16,27 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, PipeWriter};
+use std::os::fd::AsFd;
 use std::path;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use postern_abi::platform::{self, CallPath};
 use postern_abi::port_word::PortWord;
 use postern_abi::window::{Geometry, MAX_QUEUES};
-use postern_kvm::AttachMode;
+use postern_kvm::{Grant, Right};
 use postern_nic_client::memory::{Memory, MemoryError};
 use postern_nic_client::protocol::TenancyFds;
-use postern_nic_client::request::{self, ClientError, Tenancy};
+use postern_nic_client::request::{self, ClientError, EndReason, Tenancy};
 use postern_switch::credentials::Credentials;
 use postern_switch::layout::window_offset;
+use serde_json::{Value, json};
 use vm_memory::{FileOffset, GuestAddress, MmapRegion};
 
 use crate::devices::RequestPort;
 use crate::memory::{self, Slots};
+use crate::view::NicAccess;
 
 /// Why a VM has no NIC port.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +99,7 @@ pub fn check_vcpus(vcpus: usize, geometry: Geometry, path: CallPath) -> Result<(
 
 /// The part of the NIC's memory that this process has mapped.
 enum Mapped {
-    Window(Arc<MmapRegion>),
+    Window(Arc<MmapRegion>, Grant),
     Whole(Arc<Memory>),
 }
 
@@ -124,12 +127,13 @@ impl NicPort {
         let mut tenancy = request::port(socket, port, path)?;
         let geometry = tenancy.geometry();
         let mapped = match &mut tenancy.fds {
-            TenancyFds::View { window, .. } => {
+            TenancyFds::View { grant, window } => {
                 let size = geometry.window_size();
                 let file = File::from(window.try_clone().map_err(Error::Descriptors)?);
                 let region = MmapRegion::from_file(FileOffset::new(file, 0), size as usize)
                     .map_err(|source| Error::Window { port, size, source })?;
-                Mapped::Window(Arc::new(region))
+                let grant = grant.try_clone().map_err(Error::Descriptors)?;
+                Mapped::Window(Arc::new(region), Grant::from(grant))
             }
             TenancyFds::Memory { state, windows } => {
                 let state = state.try_clone().map_err(Error::Descriptors)?;
@@ -192,7 +196,7 @@ impl NicPort {
     pub fn add_slots(&self, slots: &mut Slots) -> Result<(), memory::Error> {
         let (gpa, size) = self.guest_range();
         match &self.mapped {
-            Mapped::Window(region) => {
+            Mapped::Window(region, _) => {
                 let host = region.as_ptr() as usize;
                 slots.add("the NIC's window", gpa, size, host, region.clone())
             }
@@ -211,17 +215,46 @@ impl NicPort {
         }
     }
 
-    /// The view to attach to each vCPU, if the path has one, and how it is used.
-    pub fn view(&self, exit_on_abort: bool) -> Option<(BorrowedFd<'_>, AttachMode)> {
-        let mode = match self.path() {
-            CallPath::Elisa | CallPath::ElisaStrict => AttachMode::Enter { exit_on_abort },
-            CallPath::ExitKernel => AttachMode::Hypercall,
+    /// What each vCPU is attached by, if the path needs that.
+    pub fn access(&self, exit_on_abort: bool) -> Option<NicAccess<'_>> {
+        let right = match self.path() {
+            CallPath::Elisa => Right::Fast,
+            CallPath::ElisaStrict => Right::Strict,
+            CallPath::ExitKernel => Right::Hypercall,
             CallPath::ExitUser | CallPath::Direct => return None,
         };
-        match &self.tenancy.fds {
-            TenancyFds::View { view, .. } => Some((view.as_fd(), mode)),
-            TenancyFds::Memory { .. } => None,
+        match &self.mapped {
+            Mapped::Window(_, grant) => Some(NicAccess {
+                grant,
+                right,
+                // No view is entered by a hypercall.
+                exit_on_abort: exit_on_abort && right != Right::Hypercall,
+            }),
+            Mapped::Whole(_) => None,
         }
+    }
+
+    /// Tells on another thread when the NIC takes the port back, or its owner goes.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor or no thread is left.
+    pub fn watch(&self, tell: impl FnOnce(&NicEnd) + Send + 'static) -> io::Result<NicWatch> {
+        let end = self.tenancy.end()?;
+        // Closing one side is what the other one waits for.
+        let (stopped, stop) = io::pipe()?;
+        let port = self.port();
+        let wait = move || {
+            let reason = end.wait(stopped.as_fd()).ok()??;
+            let end = NicEnd { port, reason };
+            tell(&end);
+            Some(end)
+        };
+        let thread = thread::Builder::new().name("nic-end".to_owned());
+        Ok(NicWatch {
+            stop: Some(stop),
+            thread: Some(thread.spawn(wait)?),
+        })
     }
 
     /// The device that serves requests of the vCPU of that number, on the path `exit-user`.
@@ -234,6 +267,71 @@ impl NicPort {
             )),
             _ => None,
         }
+    }
+}
+
+/// What has become of a VM's port while the VM ran.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicEnd {
+    port: u32,
+    reason: EndReason,
+}
+
+impl NicEnd {
+    /// Whether the port is the VM's no more.
+    pub fn is_revoked(&self) -> bool {
+        matches!(self.reason, EndReason::Revoked(_))
+    }
+
+    /// The same for programs.
+    pub fn json(&self) -> Value {
+        json!({
+            "revoked": self.is_revoked(),
+            "message": self.to_string(),
+        })
+    }
+}
+
+impl fmt::Display for NicEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = self.port;
+        match &self.reason {
+            EndReason::Revoked(text) => write!(
+                f,
+                "the VM has lost its port of the NIC ({text}); it goes on without: calls of the \
+                 NIC are aborted or refused"
+            ),
+            EndReason::OwnerGone => write!(
+                f,
+                "the NIC's owner has gone; port {port} goes on as long as its VM, with nobody to \
+                 administer it"
+            ),
+        }
+    }
+}
+
+/// A thread that waits for the end of a port's tenancy.
+#[derive(Debug)]
+pub struct NicWatch {
+    stop: Option<PipeWriter>,
+    thread: Option<JoinHandle<Option<NicEnd>>>,
+}
+
+impl NicWatch {
+    /// Waits no longer; gives what has become of the port until now.
+    pub fn finish(mut self) -> Option<NicEnd> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Option<NicEnd> {
+        self.stop = None;
+        self.thread.take()?.join().unwrap_or(None)
+    }
+}
+
+impl Drop for NicWatch {
+    fn drop(&mut self) {
+        self.join();
     }
 }
 

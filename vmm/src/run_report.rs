@@ -4,12 +4,15 @@
 use std::fmt;
 
 use postern_abi::ABI_VERSION;
-use postern_abi::kvm::AbortExit;
+use postern_abi::kvm::{
+    ABORT_BY_DETACH, ABORT_BY_INIT, ABORT_BY_IOCTL, ABORT_BY_REVOKE, AbortExit,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::event_counters::EventCounts;
 use crate::measurement::{LabelledSnapshot, Snapshot};
+use crate::nic::NicEnd;
 use crate::status;
 use crate::vcpu::VcpuEnd;
 
@@ -128,6 +131,10 @@ fn reason_name(reason: u32) -> &'static str {
         48 => "EPT violation",
         49 => "EPT misconfiguration",
         59 => "VMFUNC",
+        ABORT_BY_IOCTL => "a call of the VMM",
+        ABORT_BY_INIT => "INIT",
+        ABORT_BY_REVOKE => "the NIC's owner has taken the port back",
+        ABORT_BY_DETACH => "the view was detached",
         _ => "see the SDM's list of exit reasons",
     }
 }
@@ -164,6 +171,8 @@ pub struct FinalStats {
 pub struct RunReport {
     /// What ended it.
     pub outcome: Outcome,
+    /// What had become of its port of the NIC by then, if that was not the VM's any more.
+    pub nic_end: Option<NicEnd>,
     /// The snapshots that the guest asked for.
     pub snapshots: Vec<LabelledSnapshot>,
     /// Snapshots that it asked for and that were not kept.
@@ -180,6 +189,7 @@ impl RunReport {
             "path": path,
             "port": port,
             "exit": self.outcome.json(),
+            "nic_end": self.nic_end.as_ref().map(NicEnd::json),
             "marks": self.snapshots,
             "marks_dropped": self.snapshots_dropped,
             "final": self.last,
@@ -239,6 +249,7 @@ mod tests {
     fn the_report_has_its_parts() {
         let report = RunReport {
             outcome: ended(VcpuEnd::Guest(0)),
+            nic_end: None,
             snapshots: Vec::new(),
             snapshots_dropped: 0,
             last: FinalStats {

@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_bindings::{CpuId, kvm_run};
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use postern_abi::kvm::{AbortExit, KVM_EXIT_EPT_VIEW};
+use postern_abi::platform::PORT_REQUEST;
 
 use crate::boot::{self, Descriptors};
-use crate::devices::{Bus, DeviceError, Effect};
+use crate::devices::{Bus, DeviceError, Effect, RequestPort};
 use crate::loader::Entry;
 
 /// A call that KVM refused.
@@ -138,15 +139,35 @@ impl Vcpu {
             .map_err(self.error("KVM_SET_REGS"))
     }
 
-    /// Runs until the VM ends. `stop` is looked at whenever KVM_RUN returns; who sets it sends the
+    /// Runs until the VM ends, with a port for requests to the NIC on the path `exit-user`, and the
+    /// devices on `bus`. `stop` is looked at whenever KVM_RUN returns; who sets it sends the
     /// thread a signal until it has ended.
-    pub fn run(&mut self, bus: &mut Bus, stop: &AtomicBool) -> VcpuEnd {
+    pub fn run(
+        &mut self,
+        mut request: Option<RequestPort>,
+        bus: &mut Bus,
+        stop: &AtomicBool,
+    ) -> VcpuEnd {
+        if request.is_some() {
+            // KVM shows the registers with each exit, so that a request takes no call of its own to
+            // read them.
+            self.fd.set_sync_valid_reg(SyncReg::Register);
+        }
         loop {
             if stop.load(Ordering::Relaxed) {
                 return VcpuEnd::Stopped;
             }
             let effect = match self.fd.run() {
-                Ok(VcpuExit::IoOut(port, data)) => bus.write(port, data),
+                Ok(VcpuExit::IoOut(port, data)) => match &mut request {
+                    Some(request) if port == PORT_REQUEST => {
+                        if let Some(flags) = RequestPort::flags(data) {
+                            let registers = &self.fd.sync_regs_mut().regs;
+                            request.serve(registers.rdi, registers.rsi, flags);
+                        }
+                        Effect::Continue
+                    }
+                    _ => bus.write(port, data),
+                },
                 Ok(VcpuExit::IoIn(port, data)) => {
                     bus.read(port, data);
                     Effect::Continue

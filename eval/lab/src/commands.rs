@@ -12,7 +12,7 @@ use postern_lab::machine::EmulatedMachine;
 use postern_lab::setup::cache::Cache;
 use postern_lab::setup::progress::Progress;
 use postern_lab::setup::usage::{self, Usage};
-use postern_lab::setup::{self, Flavour, Programs, Setup};
+use postern_lab::setup::{self, Flavour, Programs, Series, Setup};
 use postern_lab::testbed::{EmulatedTestbed, VIEWS};
 
 /// Subcommands of `cargo lab machine`.
@@ -95,11 +95,13 @@ pub struct RunArgs {
     command: Vec<String>,
 }
 
-/// Makes everything.
-pub fn setup() -> Result<ExitCode> {
+/// Makes everything, for these series.
+pub fn setup(all: &[Series]) -> Result<ExitCode> {
     let start = std::time::Instant::now();
-    EmulatedTestbed::prepare(Flavour::Small)?;
-    Setup::open()?.kernel_source()?;
+    for series in all {
+        EmulatedTestbed::prepare(series, Flavour::Small)?;
+        Setup::of(series)?.kernel(Flavour::Debian)?;
+    }
     let cache = Cache::open()?;
     println!(
         "all is ready (checked in {:.1} s); {} in {}",
@@ -158,11 +160,11 @@ fn megabytes(bytes: u64) -> String {
 }
 
 /// Runs one of the machine's subcommands.
-pub fn machine(command: MachineCommand) -> Result<ExitCode> {
+pub fn machine(series: &Series, command: MachineCommand) -> Result<ExitCode> {
     match command {
-        MachineCommand::Run(arguments) => run(&arguments),
+        MachineCommand::Run(arguments) => run(series, &arguments),
         MachineCommand::Shell(arguments) => {
-            with_machine(&arguments, |machine, programs| {
+            with_machine(series, &arguments, |machine, programs| {
                 let job = with_files(Job::new("files", "true"), programs, &arguments.files);
                 Ok(machine.shell(&[job])?)
             })?;
@@ -171,7 +173,7 @@ pub fn machine(command: MachineCommand) -> Result<ExitCode> {
     }
 }
 
-fn run(arguments: &RunArgs) -> Result<ExitCode> {
+fn run(series: &Series, arguments: &RunArgs) -> Result<ExitCode> {
     let script = match &arguments.command[..] {
         [script] => script.clone(),
         words => words
@@ -183,7 +185,7 @@ fn run(arguments: &RunArgs) -> Result<ExitCode> {
     // The real time bounds it; the machine's own clock is no measure for people.
     let mut job = Job::new("command", &script).timeout(Duration::from_secs(u64::from(u32::MAX)));
     job.fetch.clone_from(&arguments.fetch);
-    let outcome = with_machine(&arguments.machine, |machine, programs| {
+    let outcome = with_machine(series, &arguments.machine, |machine, programs| {
         let job = with_files(job, programs, &arguments.machine.files);
         let timeout = Duration::from_secs(arguments.timeout);
         Ok(machine.timeout(timeout).streaming(true).run(job)?)
@@ -214,6 +216,7 @@ fn with_files(mut job: Job, programs: Option<&Programs>, files: &[(String, PathB
         for (name, path) in [
             ("postern", &programs.postern),
             ("postern-init", &programs.init),
+            ("postern-exitcost", &programs.exitcost),
             ("guest", &programs.bare_guest),
             ("nic-image", &programs.nic_image),
         ] {
@@ -233,6 +236,7 @@ fn with_files(mut job: Job, programs: Option<&Programs>, files: &[(String, PathB
 /// Makes the machine that was asked for, and uses it, with Postern's programs unless the user
 /// brings modules of their own.
 fn with_machine<T>(
+    series: &Series,
     arguments: &MachineArgs,
     use_it: impl FnOnce(EmulatedMachine<'_>, Option<&Programs>) -> Result<T>,
 ) -> Result<T> {
@@ -247,14 +251,14 @@ fn with_machine<T>(
         )
     };
     if arguments.modules.is_empty() && !arguments.no_modules {
-        let testbed = EmulatedTestbed::prepare(arguments.kernel)?;
+        let testbed = EmulatedTestbed::prepare(series, arguments.kernel)?;
         let parameters = match arguments.no_views {
             true => "",
             false => &arguments.parameters,
         };
-        return adjust(testbed.machine(parameters), Some(&testbed.programs));
+        return adjust(testbed.machine(parameters)?, Some(&testbed.programs));
     }
-    let (files, tree) = setup::bare(arguments.kernel)?;
+    let (files, tree) = setup::bare(series, arguments.kernel)?;
     let mut machine = EmulatedMachine::new(&files, &tree.kernel);
     for module in &arguments.modules {
         let (path, parameters) = module.split_once(' ').unwrap_or((module, ""));

@@ -19,7 +19,7 @@
 //! | [`machine`] | the emulated machine |
 //! | [`testbed`] | this host's KVM or the emulated machine |
 //! | [`job`] | a piece of work for a testbed, and its outcome |
-//! | [`source`] | the label of a figure: emulated or hardware |
+//! | [`source`] | the label of a figure: emulated, nested or hardware |
 //! | [`diagnosis`] | signs of trouble in logs |
 //! | [`interrupt`] | Ctrl-C |
 //! | [`output`] | files that appear whole or not at all |

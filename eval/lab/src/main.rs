@@ -9,18 +9,24 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use postern_lab::interrupt;
+use postern_lab::setup::{self, Series};
 
 /// An emulated Intel machine with VMFUNC, to try Postern in
 #[derive(Parser)]
 #[command(name = "postern-lab", bin_name = "cargo lab", version)]
 struct Cli {
+    /// Kernels of this series: a folder of kernel-patches/series, such as 6.12 for Linux 6.12.
+    /// Without it, setup makes those of all series, and machines boot those of the default one
+    #[arg(long, global = true, value_name = "NAME", value_parser = parse_series)]
+    series: Option<Series>,
+
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make all that is missing: packages, emulator, kernel, modules, programs
+    /// Make all that is missing: packages, emulator, kernels, modules, programs
     Setup,
     /// Show what the cache takes, by directory
     Cache,
@@ -32,16 +38,25 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    interrupt::exit_code(run(command))
+    interrupt::exit_code(run(Cli::parse()))
 }
 
-fn run(command: Command) -> Result<ExitCode> {
+fn run(Cli { series, command }: Cli) -> Result<ExitCode> {
     interrupt::install()?;
     match command {
-        Command::Setup => commands::setup(),
+        Command::Setup => match series {
+            Some(series) => commands::setup(&[series]),
+            None => commands::setup(&Series::all(setup::root())?),
+        },
         Command::Cache => commands::cache(),
         Command::Clean(arguments) => commands::clean(&arguments),
-        Command::Machine(command) => commands::machine(command),
+        Command::Machine(command) => match series {
+            Some(series) => commands::machine(&series, command),
+            None => commands::machine(&Series::default_one(setup::root())?, command),
+        },
     }
+}
+
+fn parse_series(name: &str) -> Result<Series> {
+    Series::named(setup::root(), name)
 }

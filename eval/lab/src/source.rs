@@ -1,23 +1,14 @@
-//! Where a figure comes from.
+//! Where a figure comes from, for serde.
 
-use serde::Serialize;
+use serde::Serializer;
 
-/// Origin of a measured figure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// The emulated machine: instruction counts are exact, there are no times.
-    Emulated,
-    /// The CPU of this host.
-    Hardware,
-}
+pub use postern_abi::source::Source;
 
-impl Source {
-    /// The label of a figure.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Source::Emulated => "emulated",
-            Source::Hardware => "hardware",
-        }
-    }
+/// Writes a label's name.
+///
+/// # Errors
+///
+/// Those of the serialiser.
+pub fn serialize<S: Serializer>(source: &Source, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(source.name())
 }

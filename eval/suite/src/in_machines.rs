@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::machine::MachineError;
+use postern_lab::setup::Series;
+use postern_lab::source::Source;
 use postern_lab::testbed::{self, Testbed};
 
 use crate::libtest;
-use crate::machine_test::{Boot, Judge, Test};
+use crate::machine_test::{Boot, Judge, SeriesTest};
 use crate::report::{TestReport, Verdict};
 use crate::testbeds::Testbeds;
 
@@ -26,13 +28,16 @@ const MAX_TESTS_PER_BOOT: usize = 8;
 /// # Errors
 ///
 /// A machine that cannot be made. One that dies is a failed test.
-pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&Test]) -> Result<()> {
+pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&SeriesTest<'_>]) -> Result<()> {
     if tests.is_empty() {
         return Ok(());
     }
-    let (on_host, emulated): (Vec<&Test>, Vec<&Test>) = tests
-        .iter()
-        .partition(|test| test.boot == Boot::VIEWS && testbed::host_has_views());
+    let (on_host, emulated): (Vec<&SeriesTest<'_>>, Vec<&SeriesTest<'_>>) =
+        tests.iter().partition(|test| {
+            test.test.boot == Boot::VIEWS
+                && testbed::host_has_views()
+                && test.series.is_for(&testbed::host_release())
+        });
     run_on_host(report, &on_host)?;
     for test in &emulated {
         testbeds.prepare(test)?;
@@ -62,11 +67,11 @@ pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&Test]) -> Res
     }
 }
 
-fn run_on_host(report: &TestReport, tests: &[&Test]) -> Result<()> {
+fn run_on_host(report: &TestReport, tests: &[&SeriesTest<'_>]) -> Result<()> {
     // On the host the VMM's tests run as unit tests.
     let mut tests = tests
         .iter()
-        .filter(|test| !matches!(test.judge, Judge::VmmTests(_)))
+        .filter(|test| !matches!(test.test.judge, Judge::VmmTests(_) | Judge::Selftest))
         .peekable();
     if tests.peek().is_none() {
         return Ok(());
@@ -74,31 +79,32 @@ fn run_on_host(report: &TestReport, tests: &[&Test]) -> Result<()> {
     let testbed = Testbed::prepare()?;
     for test in tests {
         let start = Instant::now();
-        let job = (test.job)(testbed.programs());
+        let job = (test.test.job)(testbed.programs());
         let outcome = testbed
             .run(&[job], "")
             .map(|mut outcomes| outcomes.remove(0));
-        judge(report, test, outcome, "hardware", Some(start));
+        judge(report, test, outcome, testbed.source(), Some(start));
     }
     Ok(())
 }
 
 /// Tests in groups that share a boot.
-fn batches<'a>(tests: &[&'a Test]) -> Vec<Vec<&'a Test>> {
-    let mut groups: Vec<(Boot, Vec<&Test>)> = Vec::new();
+fn batches<'a>(tests: &[&'a SeriesTest<'a>]) -> Vec<Vec<&'a SeriesTest<'a>>> {
+    let mut groups: Vec<((&Series, Boot), Vec<&SeriesTest<'_>>)> = Vec::new();
     for test in tests {
-        match groups.iter_mut().find(|(boot, _)| *boot == test.boot) {
+        let kernel = (test.series, test.test.boot);
+        match groups.iter_mut().find(|(known, _)| *known == kernel) {
             Some((_, group)) => group.push(test),
-            None => groups.push((test.boot, vec![test])),
+            None => groups.push((kernel, vec![test])),
         }
     }
-    let mut batches: Vec<Vec<&Test>> = Vec::new();
+    let mut batches: Vec<Vec<&SeriesTest<'_>>> = Vec::new();
     for (_, group) in groups {
         let parts = group.len().div_ceil(MAX_TESTS_PER_BOOT);
         batches.extend(
             group
                 .chunks(group.len().div_ceil(parts))
-                .map(<[&Test]>::to_vec),
+                .map(<[&SeriesTest<'_>]>::to_vec),
         );
     }
     // Taken from the end.
@@ -106,10 +112,14 @@ fn batches<'a>(tests: &[&'a Test]) -> Vec<Vec<&'a Test>> {
     batches
 }
 
-fn run_batch(report: &TestReport, testbeds: &Testbeds, mut tests: Vec<&Test>) -> Result<()> {
+fn run_batch(
+    report: &TestReport,
+    testbeds: &Testbeds,
+    mut tests: Vec<&SeriesTest<'_>>,
+) -> Result<()> {
     while let Some(&first) = tests.first() {
         let start = (tests.len() == 1).then(Instant::now);
-        let machine = testbeds.machine(first.boot)?.timeout(TIMEOUT);
+        let machine = testbeds.machine(first)?.timeout(TIMEOUT);
         let jobs = tests
             .iter()
             .map(|test| testbeds.job(test))
@@ -117,7 +127,7 @@ fn run_batch(report: &TestReport, testbeds: &Testbeds, mut tests: Vec<&Test>) ->
         let outcome = match machine.run_all(&jobs) {
             Ok(outcome) => outcome,
             Err(MachineError::Interrupted) => return Err(MachineError::Interrupted.into()),
-            Err(error) => return Err(error).context(first.name),
+            Err(error) => return Err(error).context(first.name.clone()),
         };
         let finished = outcome.jobs.len();
         for (test, done) in tests
@@ -126,7 +136,7 @@ fn run_batch(report: &TestReport, testbeds: &Testbeds, mut tests: Vec<&Test>) ->
             .into_iter()
             .zip(outcome.jobs)
         {
-            judge(report, test, Ok(done), "emulated", start);
+            judge(report, test, Ok(done), Source::Emulated, start);
         }
         // The one that the machine died of; those after it get another machine.
         if let Some(death) = outcome.death {
@@ -137,7 +147,7 @@ fn run_batch(report: &TestReport, testbeds: &Testbeds, mut tests: Vec<&Test>) ->
                 report,
                 tests.remove(0),
                 Err(death.into()),
-                "emulated",
+                Source::Emulated,
                 start,
             );
         }
@@ -148,16 +158,24 @@ fn run_batch(report: &TestReport, testbeds: &Testbeds, mut tests: Vec<&Test>) ->
 /// Reports the verdicts of a test. `start` is when it began, unless it shared its boot with others.
 fn judge(
     report: &TestReport,
-    test: &Test,
+    test: &SeriesTest<'_>,
     outcome: Result<JobOutcome>,
-    source: &str,
+    source: Source,
     start: Option<Instant>,
 ) {
     let elapsed = start.map(|start| start.elapsed());
-    let name = format!("{source}/{}", test.name);
-    match (outcome, test.judge) {
+    // A host has one kernel.
+    let name = match source {
+        Source::Emulated => &test.name,
+        Source::Hardware | Source::Nested => test.test.name,
+    };
+    let name = format!("{}/{name}", source.name());
+    match (outcome, test.test.judge) {
         (Err(error), _) => report.line(&name, &Err(error).into(), elapsed),
         (Ok(outcome), Judge::Whole(judge)) => report.line(&name, &judge(outcome).into(), elapsed),
+        (Ok(outcome), Judge::Selftest) => {
+            report.line(&name, &outcome.success().map(drop).into(), elapsed);
+        }
         (Ok(outcome), Judge::Lines) => {
             for (part, verdict) in parse(&outcome) {
                 report.line(&format!("{name}: {part}"), &verdict, None);
@@ -227,10 +245,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use postern_lab::setup::{Flavour, Programs};
+    use postern_lab::setup::{self, Flavour, Programs};
 
     use super::*;
-    use crate::machine_test::Kvm;
+    use crate::machine_test::{Kvm, Test};
 
     fn done(status: i32, output: &str) -> JobOutcome {
         JobOutcome {
@@ -281,25 +299,39 @@ mod tests {
         fn job(_: &Programs) -> Job {
             Job::new("", "")
         }
-        let test = |kvm| Test {
-            name: "",
-            boot: Boot {
-                flavour: Flavour::Small,
-                kvm,
-            },
-            job,
-            judge: Judge::Lines,
-        };
-        let tests: Vec<Test> = (0..20)
-            .map(|n| test(if n % 2 == 0 { Kvm::None } else { Kvm::Stock }))
+        const fn test(kvm: Kvm) -> Test {
+            let flavour = Flavour::Small;
+            Test {
+                name: "x",
+                boot: Boot { flavour, kvm },
+                job,
+                judge: Judge::Lines,
+            }
+        }
+        static BARE: Test = test(Kvm::None);
+        static STOCK: Test = test(Kvm::Stock);
+        let series = Series::all(setup::root()).unwrap();
+        let tests: Vec<SeriesTest<'_>> = (0..20)
+            .flat_map(|n| {
+                let test = if n % 2 == 0 { &BARE } else { &STOCK };
+                series
+                    .iter()
+                    .map(move |series| SeriesTest::of_many(test, series))
+            })
             .collect();
         let batches = batches(&tests.iter().collect::<Vec<_>>());
-        assert_eq!(batches.len(), 4);
+        assert_eq!(batches.len(), 4 * series.len());
+        let equal = |one: &SeriesTest<'_>, other: &SeriesTest<'_>| {
+            one.test.boot == other.test.boot && one.series == other.series
+        };
         assert!(
             batches
                 .iter()
-                .all(|batch| batch.iter().all(|test| test.boot == batch[0].boot))
+                .all(|batch| batch.iter().all(|test| equal(test, batch[0])))
         );
-        assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), 20);
+        assert_eq!(
+            batches.iter().map(Vec::len).sum::<usize>(),
+            20 * series.len()
+        );
     }
 }

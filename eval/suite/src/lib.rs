@@ -6,6 +6,7 @@
 //! | `unit/` | tests that cargo runs on this host |
 //! | `emulated/` | tests in the emulated machine |
 //! | `hardware/` | tests on this host's KVM, where it can make views |
+//! | `nested/` | the same, where a hypervisor is below this host |
 //!
 //! | module | what is in it |
 //! | --- | --- |
@@ -13,11 +14,14 @@
 //! | [`unit_tests`] | which unit tests have a word in their names |
 //! | [`packages`] | Debian packages that tests need |
 //! | [`patches`] | style of the kernel patches |
+//! | [`package`] | the Debian package of the modules |
+//! | [`steps`] | builds of the kernel patches, one after another |
 //! | [`machine_test`] | definition of a test that runs in a machine |
 //! | `tests` | the tests that run in machines, by area |
 //! | [`omit`] | defences that attacks are tried without |
 //! | [`in_machines`] | runs those tests, several in one boot |
 //! | `own_boots` | tests that boot machines by themselves |
+//! | `stock_users` | those of them that compare the patched KVM with the kernel's own |
 //! | [`testbeds`] | the emulated testbeds that they need |
 //! | [`libtest`] | reads what Rust's test programs print |
 //! | [`report`] | prints and counts verdicts |
@@ -42,9 +46,12 @@ pub mod machine_test;
 pub mod native;
 pub mod omit;
 mod own_boots;
+pub mod package;
 pub mod packages;
 pub mod patches;
 pub mod report;
+pub mod steps;
+mod stock_users;
 pub mod testbeds;
 mod tests;
 pub mod unit_tests;
@@ -54,9 +61,10 @@ use std::thread;
 use anyhow::{Result, bail};
 use clap::Args;
 use postern_lab::setup::progress::{Progress, REMINDER, Reminder};
-use postern_lab::setup::{self, Setup};
+use postern_lab::setup::{self, Flavour, Series, Setup};
+use postern_lab::source::Source;
 
-use machine_test::Judge;
+use machine_test::{Judge, SeriesTest};
 use report::TestReport;
 use testbeds::Testbeds;
 use unit_tests::Selection;
@@ -78,18 +86,30 @@ impl SuiteOptions {
         self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()))
     }
 
-    /// True if a test in a machine, or a part of it, is wanted, whatever the machine is.
-    fn wants_in_machine(&self, name: &str) -> bool {
+    /// True if a test in a machine, or a part of it, is wanted under one of its names, whatever the
+    /// machine is.
+    fn wants_in_machine(&self, names: &[&str]) -> bool {
         let is_part = |word: &String, name: &str| word.starts_with(&format!("{name}: "));
-        in_machine(name)
+        in_machine(names)
             .iter()
             .any(|name| self.wants(name) || self.names.iter().any(|word| is_part(word, name)))
     }
 }
 
-/// Names that a test in a machine can have.
-fn in_machine(name: &str) -> [String; 2] {
-    ["emulated", "hardware"].map(|machine| format!("{machine}/{name}"))
+/// What the steps of a series are built with: Debian's own headers, which have more in them than a
+/// small kernel.
+fn steps_kernel(series: &Series) -> Result<steps::Kernel> {
+    let setup = Setup::of(series)?;
+    Ok(steps::Kernel {
+        source: setup.kernel_source()?,
+        headers: setup.kernel(Flavour::Debian)?.build,
+    })
+}
+
+/// Names that a test in a machine can have, of the ones that it has wherever it is.
+fn in_machine(names: &[&str]) -> Vec<String> {
+    let on = |name: &&str| Source::ALL.map(|machine| format!("{}/{name}", machine.name()));
+    names.iter().flat_map(on).collect()
 }
 
 /// Runs the tests that are wanted; true if none failed.
@@ -99,26 +119,28 @@ fn in_machine(name: &str) -> [String; 2] {
 /// What tests need cannot be made, or a word is in no test's name.
 pub fn run(options: &SuiteOptions) -> Result<bool> {
     let root = setup::root();
-    let all_in_machines = tests::all();
-    let patches = patches::all(root)?;
+    let all_series = Series::all(root)?;
+    let all_in_machines = tests::all(&all_series);
+    let mut patches = patches::names(root)?;
+    patches.extend(steps::names(root)?);
+    patches.extend(package::names(root)?);
     let sources = native::names().into_iter();
-    let sources: Vec<&str> = sources
-        .chain(patches.iter().map(|(name, _)| name.as_str()))
-        .collect();
-    let machine_names: Vec<&str> = own_boots::ALL
+    let sources: Vec<&str> = sources.chain(patches.iter().map(String::as_str)).collect();
+    // A test that runs on several series is known without the series, too.
+    let machine_names: Vec<Vec<&str>> = own_boots::ALL
         .iter()
-        .map(|test| test.name)
-        .chain(all_in_machines.iter().map(|test| test.name))
+        .map(|test| vec![test.name])
+        .chain(all_in_machines.iter().map(SeriesTest::names))
         .collect();
     if options.list {
         for name in sources.iter().filter(|name| options.wants(name)) {
             println!("{name}");
         }
-        for name in machine_names
+        for names in machine_names
             .iter()
-            .filter(|name| options.wants_in_machine(name))
+            .filter(|names| options.wants_in_machine(names))
         {
-            println!("emulated/{name}");
+            println!("{}/{}", Source::Emulated.name(), names[0]);
         }
         return Ok(true);
     }
@@ -126,7 +148,7 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
     // Before anything is built.
     let units = Selection::new(setup::metadata()?, &options.names)?;
     for word in options.names.iter().filter(|word| units.lacks(word)) {
-        let of_machines = machine_names.iter().flat_map(|name| in_machine(name));
+        let of_machines = machine_names.iter().flat_map(|names| in_machine(names));
         let mut names = of_machines.chain(sources.iter().map(|&name| name.to_owned()));
         // Names of parts of a test are known when it has run.
         let is_part = |name: &str| word.starts_with(&format!("{name}: "));
@@ -136,30 +158,32 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
     }
 
     let in_machines: Vec<_> = all_in_machines
-        .into_iter()
-        .filter(|test| options.wants_in_machine(test.name))
+        .iter()
+        .filter(|test| options.wants_in_machine(&test.names()))
         .collect();
     let own_boots: Vec<_> = own_boots::ALL
         .iter()
-        .filter(|test| options.wants_in_machine(test.name))
+        .filter(|test| options.wants_in_machine(&[test.name]))
         .collect();
-    if !units.is_empty() || patches.iter().any(|(name, _)| options.wants(name)) {
+    if !units.is_empty() || patches.iter().any(|name| options.wants(name)) {
         packages::install();
     }
     let report = TestReport::new();
     let elsewhere: Vec<&str> = in_machines
         .iter()
-        .filter_map(|test| match test.judge {
+        .filter_map(|test| match test.test.judge {
             Judge::VmmTests(program) => Some(program),
-            Judge::Whole(_) | Judge::Lines => None,
+            Judge::Whole(_) | Judge::Lines | Judge::Selftest => None,
         })
         .filter(|program| *program != tests::vmm::UNIT_TESTS)
         .collect();
     let on_host = || -> Result<()> {
         let wanted = |name: &str| options.wants(name);
         native::run_checks(&report, wanted)?;
-        let source = || Setup::open()?.kernel_source();
+        let source = |series: &Series| Setup::of(series)?.kernel_source();
         patches::run(&report, root, source, wanted)?;
+        steps::run(&report, root, steps_kernel, wanted)?;
+        package::run(&report, root, wanted)?;
         native::run_unit_tests(&report, &units, &elsewhere, wanted)
     };
     let in_machines = || -> Result<()> {

@@ -163,7 +163,7 @@ pub(super) fn capture(title: &str, command: &mut Command) -> Result<(bool, Strin
 }
 
 /// The part of a failed command's output that tells why: from the first error on, or its end.
-fn summary(output: &str) -> String {
+pub(super) fn summary(output: &str) -> String {
     const LINES: usize = 40;
     let lines: Vec<&str> = output.lines().collect();
     let error = lines

@@ -11,3 +11,17 @@ pub const DISARM: u32 = 1 << 2;
 pub const EVENTS: u32 = 1 << 3;
 /// Views need SMEP and SMAP.
 pub const MODE: u32 = 1 << 4;
+/// Views are not armed while a breakpoint, LBR or BTF is on.
+pub const DEBUG: u32 = 1 << 5;
+/// An abort gives back the stack pointer of this call, never that of an earlier one.
+pub const RSP: u32 = 1 << 6;
+/// Setting state from user space aborts a call.
+pub const SETTERS: u32 = 1 << 7;
+/// A vCPU that has a revoked grant leaves its views.
+pub const REVOKE: u32 = 1 << 8;
+/// A member of a grant is attached to one vCPU at a time.
+pub const MEMBER: u32 = 1 << 9;
+/// A vCPU with counters has no views.
+pub const PMU: u32 = 1 << 10;
+/// A service that has left CPL 3 ends at CPL 3.
+pub const CPL: u32 = 1 << 11;

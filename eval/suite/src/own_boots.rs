@@ -10,10 +10,11 @@ use postern_bench::traffic::Trace;
 use postern_lab::interrupt;
 use postern_lab::job::Job;
 use postern_lab::machine::MachineError;
-use postern_lab::setup::Flavour;
+use postern_lab::setup::{self, Flavour, Series};
 use postern_lab::testbed::{EmulatedTestbed, Testbed, VIEWS};
 
 use crate::report::{TestReport, Verdict};
+use crate::stock_users;
 use crate::testbeds::Testbeds;
 
 /// A test that makes its own machines.
@@ -58,6 +59,14 @@ pub const ALL: &[OwnBootTest] = &[
         run: runs_at_once,
     },
     OwnBootTest {
+        name: "stock-users/a VM exit costs at most 2 instructions more where no VM has a view",
+        run: stock_users::costs,
+    },
+    OwnBootTest {
+        name: "stock-users/Linux in Debian's QEMU makes the same exits on the patched modules",
+        run: stock_users::qemu,
+    },
+    OwnBootTest {
         name: "demo/the same run twice shows the same counts",
         run: demo_twice,
     },
@@ -72,7 +81,9 @@ pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&OwnBootTest])
     if tests.is_empty() {
         return Ok(());
     }
-    let testbed = testbeds.with(Flavour::Small)?;
+    let series = Series::default_one(setup::root())?;
+    let testbed = testbeds.with(&series, Flavour::Small)?;
+    testbed.prepare_patched()?;
     for test in tests {
         interrupt::check()?;
         let start = Instant::now();
@@ -95,7 +106,7 @@ fn repeatable(testbed: &EmulatedTestbed) -> Result<()> {
         )
         .file("postern", &testbed.programs.postern)
         .file("postern-init", &testbed.programs.init);
-        let done = testbed.machine(VIEWS).run(job)?;
+        let done = testbed.machine(VIEWS)?.run(job)?;
         let text = done.text();
         let line = text.lines().last().context("it printed nothing")?;
         ensure!(line.starts_with("instructions "), "it printed {line:?}");
@@ -183,7 +194,7 @@ fn no_module(testbed: &EmulatedTestbed) -> Result<()> {
 fn unfit_module(testbed: &EmulatedTestbed) -> Result<()> {
     match testbed
         .bare_machine()
-        .module(&testbed.modules.kvm_intel, "")
+        .module(&testbed.modules()?.kvm_intel, "")
         .run(Job::new("x", "true"))
     {
         Err(MachineError::Module { module, error, .. }) => {
@@ -213,8 +224,9 @@ fn nothing_left(testbed: &EmulatedTestbed) -> Result<()> {
 fn runs_at_once(_: &EmulatedTestbed) -> Result<()> {
     const RUNS: usize = 4;
     let run = || -> Result<()> {
-        let testbed = EmulatedTestbed::prepare(Flavour::Small)?;
-        let outcome = testbed.machine(VIEWS).run(Job::new("hi", "echo hi"))?;
+        let series = Series::default_one(setup::root())?;
+        let testbed = EmulatedTestbed::prepare(&series, Flavour::Small)?;
+        let outcome = testbed.machine(VIEWS)?.run(Job::new("hi", "echo hi"))?;
         let text = outcome.success()?.text();
         ensure!(text == "hi\n", "it printed {text:?}");
         Ok(())

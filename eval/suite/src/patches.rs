@@ -1,32 +1,56 @@
-//! Style of the kernel patches, as the kernel's own checker sees it.
+//! Style of the kernel patches, as the kernel's own checker sees it: of the complete ones, with the
+//! files that they add.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use postern_lab::setup::Series;
+use postern_lab::setup::cache::Cache;
 
 use crate::native::capture;
 use crate::report::{TestReport, Verdict};
 
-/// The patches of all series, with the names of their tests.
-pub fn all(root: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let mut patches = Vec::new();
-    for series in Series::all(root)? {
-        let mut paths = series.patches()?;
-        paths.push(series.omit_defences());
-        for path in paths {
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            let name = format!("native/style of {}/{file}", series.name());
-            patches.push((name, path));
-        }
-    }
-    Ok(patches)
+/// A patch whose style is checked.
+struct StyleTest {
+    name: String,
+    /// The file in the checkout.
+    patch: PathBuf,
+    /// True for a step of the series, which is complete only with the files that it adds.
+    is_step: bool,
 }
 
-/// Checks the patches that are wanted with the checker of this kernel source, a compressed archive.
+fn of(series: &Series) -> Result<Vec<StyleTest>> {
+    let steps = series.patches()?.into_iter().map(|path| (path, true));
+    let all = steps.chain([(series.omit_defences(), false)]);
+    let test = |(patch, is_step): (PathBuf, bool)| {
+        let file = patch.file_name().unwrap_or_default().to_string_lossy();
+        StyleTest {
+            name: format!("native/style of {}/{file}", series.name()),
+            patch,
+            is_step,
+        }
+    };
+    Ok(all.map(test).collect())
+}
+
+/// Names of the tests.
+///
+/// # Errors
+///
+/// A folder that describes no series.
+pub fn names(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for series in Series::all(root)? {
+        names.extend(of(&series)?.into_iter().map(|test| test.name));
+    }
+    Ok(names)
+}
+
+/// Checks the patches that are wanted. Of each series, `source` gives the kernel's source, a
+/// compressed archive.
 ///
 /// # Errors
 ///
@@ -34,17 +58,28 @@ pub fn all(root: &Path) -> Result<Vec<(String, PathBuf)>> {
 pub fn run(
     report: &TestReport,
     root: &Path,
-    source: impl FnOnce() -> Result<PathBuf>,
+    source: impl Fn(&Series) -> Result<PathBuf>,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<()> {
-    let patches: Vec<_> = all(root)?
-        .into_iter()
-        .filter(|(name, _)| wanted(name))
-        .collect();
-    if patches.is_empty() {
-        return Ok(());
+    for series in Series::all(root)? {
+        let tests: Vec<_> = of(&series)?
+            .into_iter()
+            .filter(|test| wanted(&test.name))
+            .collect();
+        if !tests.is_empty() {
+            check_series(report, root, &series, &source(&series)?, &tests)?;
+        }
     }
-    let source = source()?;
+    Ok(())
+}
+
+fn check_series(
+    report: &TestReport,
+    root: &Path,
+    series: &Series,
+    source: &Path,
+    tests: &[StyleTest],
+) -> Result<()> {
     let directory = tempfile::tempdir().context("making a directory for the checker")?;
     // Its lists of words and of names lie beside it.
     let (success, output) = capture(
@@ -53,14 +88,14 @@ pub fn run(
             .args(["-C"])
             .arg(directory.path())
             .args(["--strip-components=1", "--wildcards", "-xf"])
-            .arg(&source)
+            .arg(source)
             .args([
                 "*/scripts/checkpatch.pl",
                 "*/scripts/spelling.txt",
                 "*/scripts/const_structs.checkpatch",
             ]),
     )?;
-    anyhow::ensure!(
+    ensure!(
         success,
         "unpacking the style checker from {}: {output}",
         source.display()
@@ -69,18 +104,30 @@ pub fn run(
     let faulty = directory.path().join("faulty.patch");
     fs::write(&faulty, FAULTY).with_context(|| format!("writing {}", faulty.display()))?;
     let (faultless, _) = check(directory.path(), "the style checker itself", &faulty)?;
-    anyhow::ensure!(
+    ensure!(
         !faultless,
         "the style checker finds no fault with:\n{FAULTY}"
     );
-    for (name, patch) in patches {
+    let steps = directory.path().join("series");
+    let (success, output) = capture(
+        "writing the series",
+        Command::new(root.join("kernel-patches/build.sh"))
+            .args(["series", "--series", &series.name(), "--out"])
+            .arg(&steps)
+            .env("POSTERN_CACHE", Cache::open()?.path(""))
+            .env("POSTERN_LINUX_SOURCE", source),
+    )?;
+    ensure!(success, "writing the series {}: {output}", series.name());
+    for test in tests {
         let start = Instant::now();
-        let (faultless, output) = check(directory.path(), &name, &patch)?;
+        let complete = steps.join(test.patch.file_name().unwrap_or_default());
+        let patch = if test.is_step { &complete } else { &test.patch };
+        let (faultless, output) = check(directory.path(), &test.name, patch)?;
         let verdict = match faultless {
             true => Verdict::Passed,
             false => Verdict::Failed(output),
         };
-        report.line(&name, &verdict, Some(start.elapsed()));
+        report.line(&test.name, &verdict, Some(start.elapsed()));
     }
     Ok(())
 }

@@ -7,16 +7,18 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use postern_lab::job::Job;
 use postern_lab::machine::EmulatedMachine;
-use postern_lab::setup::{Flavour, Setup};
+use postern_lab::setup::{Flavour, Series, Setup};
 use postern_lab::testbed::{EmulatedTestbed, VIEWS};
 
-use crate::machine_test::{Boot, Judge, Kvm, Test};
+use crate::machine_test::{Judge, Kvm, SeriesTest};
 
-/// Testbeds by kernel, and the test programs of the VMM.
+/// Testbeds by series and kernel, and the test programs of the VMM.
 #[derive(Debug, Default)]
 pub struct Testbeds {
-    by_flavour: HashMap<Flavour, EmulatedTestbed>,
+    by_kernel: HashMap<(String, Flavour), EmulatedTestbed>,
     vmm_tests: BTreeMap<String, PathBuf>,
+    /// The selftests, by series.
+    selftests: BTreeMap<String, PathBuf>,
 }
 
 impl Testbeds {
@@ -25,15 +27,15 @@ impl Testbeds {
         Self::default()
     }
 
-    /// The testbed with this kernel.
+    /// The testbed with this kernel of a series, whose patched KVM need not be ready.
     ///
     /// # Errors
     ///
     /// The testbed cannot be made.
-    pub fn with(&mut self, flavour: Flavour) -> Result<&mut EmulatedTestbed> {
-        Ok(match self.by_flavour.entry(flavour) {
+    pub fn with(&mut self, series: &Series, flavour: Flavour) -> Result<&mut EmulatedTestbed> {
+        Ok(match self.by_kernel.entry((series.name(), flavour)) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(EmulatedTestbed::prepare(flavour)?),
+            Entry::Vacant(entry) => entry.insert(EmulatedTestbed::prepare_stock(series, flavour)?),
         })
     }
 
@@ -42,28 +44,37 @@ impl Testbeds {
     /// # Errors
     ///
     /// What the test needs cannot be made.
-    pub fn prepare(&mut self, test: &Test) -> Result<()> {
-        let testbed = self.with(test.boot.flavour)?;
-        if matches!(test.boot.kvm, Kvm::Weakened(_)) {
-            testbed.prepare_weakened()?;
+    pub fn prepare(&mut self, test: &SeriesTest<'_>) -> Result<()> {
+        let boot = test.test.boot;
+        let testbed = self.with(test.series, boot.flavour)?;
+        match boot.kvm {
+            Kvm::None | Kvm::Stock | Kvm::Leaking => {}
+            Kvm::Patched(_) => testbed.prepare_patched()?,
+            Kvm::Weakened(_) => testbed.prepare_weakened()?,
         }
-        if matches!(test.judge, Judge::VmmTests(_)) && self.vmm_tests.is_empty() {
+        if matches!(test.test.judge, Judge::VmmTests(_)) && self.vmm_tests.is_empty() {
             self.vmm_tests = Setup::open()?.vmm_tests()?;
+        }
+        let series = test.series.name();
+        if matches!(test.test.judge, Judge::Selftest) && !self.selftests.contains_key(&series) {
+            let program = Setup::of(test.series)?.selftest()?;
+            self.selftests.insert(series, program);
         }
         Ok(())
     }
 
-    /// A machine that boots this.
+    /// A machine that boots what a test needs.
     ///
     /// # Errors
     ///
     /// [`Testbeds::prepare`] has not made what the machine needs.
-    pub fn machine(&self, boot: Boot) -> Result<EmulatedMachine<'_>> {
-        let testbed = self.testbed(boot)?;
-        Ok(match boot.kvm {
+    pub fn machine(&self, test: &SeriesTest<'_>) -> Result<EmulatedMachine<'_>> {
+        let testbed = self.testbed(test)?;
+        Ok(match test.test.boot.kvm {
             Kvm::None => testbed.bare_machine(),
             Kvm::Stock => testbed.stock_machine(),
-            Kvm::Patched(parameters) => testbed.machine(parameters),
+            Kvm::Leaking => testbed.leaking_machine()?,
+            Kvm::Patched(parameters) => testbed.machine(parameters)?,
             Kvm::Weakened(omitted) => {
                 testbed.weakened_machine(&format!("{VIEWS} ept_view_omit={omitted}"))?
             }
@@ -75,21 +86,25 @@ impl Testbeds {
     /// # Errors
     ///
     /// [`Testbeds::prepare`] has not made what the job needs.
-    pub fn job(&self, test: &Test) -> Result<Job> {
-        let job = (test.job)(&self.testbed(test.boot)?.programs);
-        Ok(match test.judge {
+    pub fn job(&self, test: &SeriesTest<'_>) -> Result<Job> {
+        let job = (test.test.job)(&self.testbed(test)?.programs);
+        Ok(match test.test.judge {
             Judge::VmmTests(name) => {
                 let program = self.vmm_tests.get(name);
                 let program = program.with_context(|| format!("the VMM has no tests {name}"))?;
                 job.file("test", program)
             }
+            Judge::Selftest => {
+                let program = self.selftests.get(&test.series.name());
+                job.file("test", program.context("the selftest is not made ready")?)
+            }
             Judge::Whole(_) | Judge::Lines => job,
         })
     }
 
-    fn testbed(&self, boot: Boot) -> Result<&EmulatedTestbed> {
-        self.by_flavour
-            .get(&boot.flavour)
+    fn testbed(&self, test: &SeriesTest<'_>) -> Result<&EmulatedTestbed> {
+        self.by_kernel
+            .get(&(test.series.name(), test.test.boot.flavour))
             .context("the kernel is not made ready")
     }
 }

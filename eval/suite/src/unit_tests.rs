@@ -333,7 +333,7 @@ mod tests {
         assert!(program.may_have("made_up") == Some(Match::Inside));
         let selection = select_here(&["postern_abi::guest-lib/abi/src/lib.rs - (line 31)"]);
         let packages = selection.packages(false);
-        assert!(packages.contains(&"postern-abi") && !packages.contains(&"postern-vmm"));
+        assert!(packages.contains(&"postern-abi") && !packages.contains(&"postern-kvm"));
         let selection = select_here(&["src/lib.rs - (line"]);
         assert!(selection.packages(false).contains(&"postern-abi"));
     }

@@ -1,14 +1,22 @@
-//! The code pages that the kernel makes for views, disassembled from every byte.
+//! The code pages that the kernel makes for views, the gates of all slots disassembled from every
+//! byte.
 //!
-//! A guest can enter the gate view so that any byte of page B is the next instruction. From each of
-//! the 4096 offsets, through both outcomes of every branch, the gate must not
+//! A guest can enter a gate view so that any byte of page B is the next instruction. From each of
+//! the 4096 offsets, through both outcomes of every branch, a gate must not
 //!
-//! * write memory anywhere but at the constant address of the one list entry;
+//! * write memory anywhere but at the constant address of its slot's one list entry, and there in
+//!   any way but to change bit 63;
 //! * branch backward, or branch at all once the entry is armed;
-//! * reach VMFUNC with the entry armed and an ECX that is not the constant index;
-//! * read memory at a guest's address and then get home (the list holds host-physical addresses).
+//! * reach VMFUNC with the entry armed and an ECX that is not the constant index, or anywhere but
+//!   where the stub begins behind it;
+//! * read memory, but for the change of that bit, and then get home (the list holds host-physical
+//!   addresses).
 //!
-//! Whatever faults, or takes an exit, ends in the abort of the call and needs no further look.
+//! Whatever faults, or takes an exit, ends in the abort of the call and needs no further look. An
+//! address is not looked at for that: none counts as one that faults.
+//!
+//! A stub is entered at its first instruction alone, from its slot's gate; it is followed from
+//! there.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -16,31 +24,73 @@ mod series;
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic,
-    OpAccess, OpKind, Register,
+    OpAccess, OpKind, Register, UsedMemory,
 };
 use postern_abi::PAGE_SIZE;
 use postern_abi::view::{
-    DEFAULT_INDEX, GATE_GVA, GATE_INDEX, IMAGE_GVA, LIST_GVA, SERVICE_INDEX, STUB_GVA,
+    CALL_PAGE_GVA, DEFAULT_INDEX, GATE_GVA, IMAGE_GVA, LIST_GVA, SERVICE_INDICES, SLOTS, STUB_GVA,
+    gate_index,
 };
 
 const PAGE: usize = PAGE_SIZE as usize;
 
-/// First byte of the list entry that the gate arms.
-const ENTRY: u64 = LIST_GVA + SERVICE_INDEX as u64 * 8;
+/// Where the last instructions of a strict gate begin, through which a call leaves.
+const STRICT_TAIL_GVA: u64 = GATE_GVA + PAGE_SIZE - 13;
 
+/// The code of one slot for one way to call.
 struct Pages {
-    gate_fast: Vec<u8>,
-    gate_strict: Vec<u8>,
-    stub_fast: Vec<u8>,
-    stub_strict: Vec<u8>,
+    slot: u32,
+    strict: bool,
+    /// Offset behind the stub's save of RSP, as the kernel has it.
+    saved_rsp_at: u64,
+    gate: Vec<u8>,
+    stub: Vec<u8>,
 }
 
-/// The pages of each series.
+impl Pages {
+    /// What the pages are, for messages.
+    fn name(&self) -> String {
+        let right = if self.strict { "strict" } else { "fast" };
+        format!("slot {}, {right}", self.slot)
+    }
+
+    /// Where the stub ends.
+    fn stub_end(&self) -> u64 {
+        if self.strict {
+            STRICT_TAIL_GVA
+        } else {
+            GATE_GVA + PAGE_SIZE
+        }
+    }
+
+    /// EPTP-list index that the gate arms.
+    fn service_index(&self) -> u32 {
+        SERVICE_INDICES[self.slot as usize]
+    }
+
+    /// First byte of the list entry that the gate arms.
+    fn entry(&self) -> u64 {
+        LIST_GVA + u64::from(self.service_index()) * 8
+    }
+
+    /// The same pages with other bytes in the gate.
+    fn with_gate(&self, offset: usize, code: &[u8]) -> Pages {
+        let mut gate = self.gate.clone();
+        gate[offset..offset + code.len()].copy_from_slice(code);
+        Pages {
+            gate,
+            stub: self.stub.clone(),
+            ..*self
+        }
+    }
+}
+
+/// The pages of each series, right and slot.
 fn kernel_pages() -> Vec<Pages> {
-    series::all().iter().map(pages_of).collect()
+    series::all().iter().flat_map(pages_of).collect()
 }
 
-fn pages_of(series: &series::Series) -> Pages {
+fn pages_of(series: &series::Series) -> Vec<Pages> {
     let code = "arch/x86/kvm/vmx/ept_view_code.c";
     let header = "include/uapi/linux/kvm_ept_view.h";
     let folder = series::added_files(series, &[code, header]);
@@ -53,18 +103,27 @@ fn pages_of(series: &series::Series) -> Pages {
         "arch/x86/kvm/vmx/gate_dump.c",
         &["include/uapi", "arch/x86/kvm/vmx"],
     );
-    assert_eq!(bytes.len(), 4 * PAGE);
-    let page = |index: usize| bytes[index * PAGE..(index + 1) * PAGE].to_vec();
-    Pages {
-        gate_fast: page(0),
-        gate_strict: page(1),
-        stub_fast: page(2),
-        stub_strict: page(3),
+    let (rights, slots) = (2, SLOTS as usize);
+    assert_eq!(bytes.len(), rights * (4 + slots * 2 * PAGE));
+    let mut pages = Vec::new();
+    for (right, bytes) in bytes.chunks(bytes.len() / rights).enumerate() {
+        let (saved_rsp_at, bytes) = bytes.split_first_chunk().unwrap();
+        for (slot, bytes) in (0..).zip(bytes.chunks(2 * PAGE)) {
+            let (gate, stub) = bytes.split_at(PAGE);
+            pages.push(Pages {
+                slot,
+                strict: right == 1,
+                saved_rsp_at: u32::from_le_bytes(*saved_rsp_at).into(),
+                gate: gate.to_vec(),
+                stub: stub.to_vec(),
+            });
+        }
     }
+    pages
 }
 
 /// The bits of ECX that do not depend on the guest.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Ecx {
     known: u32,
     value: u32,
@@ -83,6 +142,11 @@ impl Ecx {
     fn can_be(self, value: u32) -> bool {
         value & self.known == self.value
     }
+
+    /// Whether a VMFUNC with no entry armed can succeed: all other entries of the list are invalid.
+    fn can_switch(self) -> bool {
+        self.can_be(DEFAULT_INDEX) || (0..SLOTS).any(|slot| self.can_be(gate_index(slot)))
+    }
 }
 
 /// What is known of the processor on one path of execution through the gate.
@@ -91,7 +155,7 @@ struct Execution {
     ip: u64,
     armed: bool,
     ecx: Ecx,
-    /// Memory at an address from a register was read.
+    /// Memory was read other than to change the list entry's bit 63.
     read: bool,
 }
 
@@ -125,6 +189,32 @@ fn always_aborts(instruction: &Instruction) -> bool {
     )
 }
 
+/// The address of an operand, if no register and no segment base is part of it.
+fn constant_address(instruction: &Instruction, memory: &UsedMemory) -> Option<u64> {
+    // iced resolves RIP-relative operands to absolute ones.
+    let no_register = memory.base() == Register::None && memory.index() == Register::None
+        || instruction.is_ip_rel_memory_operand();
+    let no_segment = !matches!(memory.segment(), Register::FS | Register::GS);
+    (no_register && no_segment).then(|| memory.displacement())
+}
+
+/// What an instruction does to bit 63 of a list entry, and to nothing else.
+enum Bit63 {
+    Cleared,
+    Set,
+}
+
+fn changes_bit_63(instruction: &Instruction, address: u64, entry: u64) -> Option<Bit63> {
+    let top_word = address == entry + 4;
+    let top_byte = address == entry + 7;
+    match instruction.code() {
+        Code::And_rm8_imm8 if top_byte && instruction.immediate8() == 0x7f => Some(Bit63::Cleared),
+        Code::Or_rm8_imm8 if top_byte && instruction.immediate8() == 0x80 => Some(Bit63::Set),
+        Code::Bts_rm32_imm8 if top_word && instruction.immediate8() == 31 => Some(Bit63::Set),
+        _ => None,
+    }
+}
+
 fn track_ecx(ecx: Ecx, instruction: &Instruction, info: &mut InstructionInfoFactory) -> Ecx {
     match instruction.code() {
         Code::Xor_rm32_r32 | Code::Xor_r32_rm32
@@ -140,6 +230,11 @@ fn track_ecx(ecx: Ecx, instruction: &Instruction, info: &mut InstructionInfoFact
         Code::Mov_r32_imm32 if instruction.op0_register() == Register::ECX => {
             Ecx::constant(instruction.immediate32())
         }
+        Code::Shr_rm32_CL
+            if instruction.op0_register() == Register::ECX && ecx == Ecx::constant(ecx.value) =>
+        {
+            Ecx::constant(ecx.value >> (ecx.value & 31))
+        }
         _ => {
             let writes = info.info(instruction).used_registers().iter().any(|used| {
                 used.register().full_register() == Register::RCX
@@ -150,8 +245,8 @@ fn track_ecx(ecx: Ecx, instruction: &Instruction, info: &mut InstructionInfoFact
     }
 }
 
-/// All breaches of the criterion from one offset.
-fn breaches(page: &[u8], offset: usize) -> Vec<String> {
+/// All breaches of the criterion from one offset of a gate.
+fn breaches(pages: &Pages, offset: usize) -> Vec<String> {
     let mut found = Vec::new();
     let mut info = InstructionInfoFactory::new();
     let mut executions = vec![Execution {
@@ -168,59 +263,53 @@ fn breaches(page: &[u8], offset: usize) -> Vec<String> {
             if !(GATE_GVA..GATE_GVA + PAGE_SIZE).contains(&execution.ip) {
                 break; // not mapped in the gate view: a fault
             }
-            let Some(instruction) = decode(page, execution.ip) else {
+            let Some(instruction) = decode(&pages.gate, execution.ip) else {
                 break;
             };
             if always_aborts(&instruction) {
                 break;
             }
             let at = format!(
-                "entry {offset:#x}: {instruction} at {:#x}",
+                "{}, entry {offset:#x}: {instruction} at {:#x}",
+                pages.name(),
                 execution.ip - GATE_GVA
             );
 
-            let mut arms = false;
             for memory in info.info(&instruction).used_memory() {
-                let writes = !matches!(
-                    memory.access(),
-                    OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
-                );
-                // iced resolves RIP-relative operands to absolute ones.
-                let constant = memory.base() == Register::None && memory.index() == Register::None
-                    || instruction.is_ip_rel_memory_operand();
-                let address = memory.displacement();
-                if writes && constant && (ENTRY..ENTRY + 8).contains(&address) {
-                    match instruction.mnemonic() {
-                        Mnemonic::And => arms = true,
-                        Mnemonic::Bts | Mnemonic::Or => execution.armed = false,
-                        _ => found.push(format!("{at}: writes the list entry in another way")),
-                    }
-                } else if writes {
-                    found.push(format!("{at}: writes memory"));
-                } else if memory.access() != OpAccess::NoMemAccess && !constant {
-                    execution.read = true;
+                let constant = constant_address(&instruction, memory);
+                if memory.access() == OpAccess::NoMemAccess {
+                    continue;
+                }
+                let writes = !matches!(memory.access(), OpAccess::Read | OpAccess::CondRead);
+                let change =
+                    constant.and_then(|at| changes_bit_63(&instruction, at, pages.entry()));
+                match change {
+                    Some(Bit63::Cleared) => execution.armed = true,
+                    Some(Bit63::Set) => execution.armed = false,
+                    None if writes => found.push(format!("{at}: writes memory")),
+                    None => execution.read = true,
                 }
             }
             execution.ecx = track_ecx(execution.ecx, &instruction, &mut info);
 
             if instruction.mnemonic() == Mnemonic::Vmfunc {
-                if execution.armed && execution.ecx != Ecx::constant(SERVICE_INDEX) {
+                if execution.armed && execution.ecx != Ecx::constant(pages.service_index()) {
                     found.push(format!("{at}: armed, and ECX is not the constant index"));
                 }
-                // All other entries of the list are invalid: VMFUNC exits.
-                let goes_on =
-                    execution.ecx.can_be(DEFAULT_INDEX) || execution.ecx.can_be(GATE_INDEX);
-                if execution.read && goes_on {
+                if execution.armed && instruction.next_ip() != STUB_GVA {
+                    found.push(format!("{at}: armed, and the stub is elsewhere"));
+                }
+                if execution.read && execution.ecx.can_switch() {
                     found.push(format!("{at}: leaves after reading memory"));
                 }
-                if !goes_on {
+                if !execution.ecx.can_switch() {
                     break;
                 }
-                // ECX may name the gate view itself: go on behind the instruction.
+                // ECX may name this gate view: go on behind the instruction. Or another slot's: an
+                // entry there, which is looked at on its own.
                 execution.ip = instruction.next_ip();
                 continue;
             }
-            execution.armed |= arms;
 
             match instruction.flow_control() {
                 FlowControl::Next => execution.ip = instruction.next_ip(),
@@ -248,6 +337,10 @@ fn breaches(page: &[u8], offset: usize) -> Vec<String> {
                         break;
                     };
                 }
+                FlowControl::XbeginXabortXend => {
+                    found.push(format!("{at}: may go on elsewhere"));
+                    break;
+                }
                 // Anywhere in the page: another entry, which is looked at on its own.
                 _ => {
                     if execution.armed {
@@ -261,17 +354,16 @@ fn breaches(page: &[u8], offset: usize) -> Vec<String> {
     found
 }
 
-fn all_breaches(page: &[u8]) -> Vec<String> {
+fn all_breaches(pages: &Pages) -> Vec<String> {
     (0..PAGE)
-        .flat_map(|offset| breaches(page, offset))
+        .flat_map(|offset| breaches(pages, offset))
         .collect()
 }
 
 #[test]
-fn gate_is_harmless_from_every_byte() {
+fn gates_are_harmless_from_every_byte() {
     for pages in kernel_pages() {
-        assert_eq!(all_breaches(&pages.gate_fast), Vec::<String>::new());
-        assert_eq!(all_breaches(&pages.gate_strict), Vec::<String>::new());
+        assert_eq!(all_breaches(&pages), Vec::<String>::new());
     }
 }
 
@@ -282,59 +374,181 @@ fn obvious_encodings_are_found_out() {
 }
 
 fn find_fault(pages: &Pages) {
-    let with = |code: &[u8]| {
-        let mut page = pages.gate_fast.clone();
-        page[7..7 + code.len()].copy_from_slice(code);
-        all_breaches(&page)
+    let is_found = |offset: usize, code: &[u8], what: &str| {
+        let found = all_breaches(&pages.with_gate(offset, code));
+        assert!(
+            found.iter().any(|breach| breach.ends_with(what)),
+            "{}, {code:x?}: '{what}' is not among {found:?}",
+            pages.name()
+        );
     };
-    // mov ecx, 0xcc: its immediate decodes to add [rax], al.
-    assert!(!with(&[0xb9, 0xcc, 0, 0, 0, 0x0f, 0x01, 0xd4]).is_empty());
+    let index = pages.service_index() as u8;
+    // mov ecx, imm32: its immediate decodes to add [rax], al.
+    let code = [0xb9, index, 0, 0, 0, 0x0f, 0x01, 0xd4];
+    is_found(7, &code, "writes memory");
     // The index set before the arm: VMFUNC with the guest's ECX.
-    assert!(!with(&[0x90, 0x90, 0x90, 0x90, 0x0f, 0x01, 0xd4]).is_empty());
+    let code = [0x90, 0x90, 0x90, 0x90, 0x0f, 0x01, 0xd4];
+    is_found(7, &code, "ECX is not the constant index");
+    // The index of another slot.
+    let other = SERVICE_INDICES[(pages.slot as usize + 1) % SERVICE_INDICES.len()] as u8;
+    is_found(10, &[other], "ECX is not the constant index");
+    // The entry of another slot, armed or disarmed.
+    let displacement = |entry: u64, next: u64| ((entry - (GATE_GVA + next)) as u32).to_le_bytes();
+    let entry = LIST_GVA + u64::from(other) * 8 + 7;
+    is_found(2, &displacement(entry, 7), "writes memory");
+    // Another bit of the entry.
+    is_found(6, &[0xff], "writes memory");
+    // The stub somewhere else.
+    let code = [0x31, 0xc9, 0xb1, index, 0x90, 0x0f, 0x01, 0xd4];
+    is_found(7, &code, "the stub is elsewhere");
     // A store of a register to the list, as the published gate does.
-    let mut page = pages.gate_fast.clone();
-    let relative = (ENTRY as i64 - (GATE_GVA + 7) as i64) as i32;
-    page[..3].copy_from_slice(&[0x48, 0x89, 0x15]);
-    page[3..7].copy_from_slice(&relative.to_le_bytes());
-    assert!(!all_breaches(&page).is_empty());
-    // A leave before the way home.
-    let mut page = pages.gate_strict.clone();
-    page[PAGE - 5..].copy_from_slice(&[0x31, 0xc9, 0x0f, 0x01, 0xd4]);
-    assert!(!all_breaches(&page).is_empty());
+    let mut code = vec![0x48, 0x89, 0x15];
+    code.extend(displacement(pages.entry(), 7));
+    is_found(0, &code, "writes memory");
+    // A read before the way home: leave, at the guest's address.
+    let way_home = |code: &[u8]| {
+        let code = [code, &[0x31, 0xc9, 0x0f, 0x01, 0xd4]].concat();
+        is_found(PAGE - code.len(), &code, "leaves after reading memory");
+    };
+    way_home(&[0xc9]);
+    // mov al, [rip + relative]: of the list.
+    let mut code = vec![0x8a, 0x05];
+    code.extend(displacement(pages.entry(), PAGE_SIZE - 5));
+    way_home(&code);
+    // mov al, [moffs64], and with the guest's segment bases.
+    for prefix in [&[][..], &[0x64], &[0x65]] {
+        way_home(&[prefix, &[0xa0], &pages.entry().to_le_bytes()].concat());
+    }
+    // The list entry relative to the guest's segment base: armed elsewhere.
+    let mut code = vec![0x64, 0x80, 0x25];
+    code.extend(displacement(pages.entry() + 7, 8));
+    code.extend([0x7f, 0x31, 0xc9, 0xb1, index, 0x0f, 0x01, 0xd4]);
+    is_found(0, &code, "writes memory");
 }
 
-/// Follows the stub from the gate's VMFUNC to the last one, through a service that only returns.
-fn stub_instructions(page: &[u8], end: u64) -> u64 {
+/// Follows the stub from the gate's VMFUNC to the last one, through a service that only returns;
+/// without the service's own two instructions.
+fn stub_path(pages: &Pages) -> Vec<Instruction> {
     let mut ip = STUB_GVA;
-    let mut count = 0;
-    while ip < end {
-        let instruction = decode(page, ip).expect("the stub decodes");
-        count += 1;
+    let mut path = Vec::new();
+    while ip < pages.stub_end() {
+        let instruction = decode(&pages.stub, ip).expect("the stub decodes");
+        path.push(instruction);
         ip = match instruction.flow_control() {
             FlowControl::Call => {
                 assert_eq!(instruction.near_branch_target(), IMAGE_GVA + 0x40);
-                count += 2; // xor eax, eax; ret
                 instruction.next_ip()
             }
             FlowControl::UnconditionalBranch => instruction.near_branch_target(),
             _ => instruction.next_ip(),
         };
     }
-    assert_eq!(ip, end);
-    count
+    assert_eq!(ip, pages.stub_end());
+    path
+}
+
+/// ECX of each VMFUNC of a call, with the list entry's state there, behind the one in page A.
+fn switches(pages: &Pages) -> Vec<(Ecx, bool)> {
+    let mut info = InstructionInfoFactory::new();
+    let straight = |from: u64, end: u64| {
+        let mut ip = from;
+        let mut path = Vec::new();
+        while ip < end {
+            path.push(decode(&pages.gate, ip).expect("the gate decodes"));
+            ip = path[path.len() - 1].next_ip();
+        }
+        assert_eq!(ip, end);
+        path
+    };
+    let mut path = straight(GATE_GVA, STUB_GVA);
+    path.extend(stub_path(pages));
+    path.extend(straight(pages.stub_end(), GATE_GVA + PAGE_SIZE));
+
+    let (mut ecx, mut armed) = (Ecx::GUESTS, false);
+    let mut switches = Vec::new();
+    for instruction in &path {
+        for memory in info.info(instruction).used_memory() {
+            let address = constant_address(instruction, memory);
+            let list = address.is_some_and(|at| (LIST_GVA..LIST_GVA + PAGE_SIZE).contains(&at));
+            match address.and_then(|at| changes_bit_63(instruction, at, pages.entry())) {
+                Some(Bit63::Cleared) => armed = true,
+                Some(Bit63::Set) => armed = false,
+                None => assert!(!list, "{}: {instruction} uses the list", pages.name()),
+            }
+        }
+        ecx = match instruction.flow_control() {
+            FlowControl::Call => Ecx::GUESTS,
+            _ => track_ecx(ecx, instruction, &mut info),
+        };
+        if instruction.mnemonic() == Mnemonic::Vmfunc {
+            switches.push((ecx, armed));
+        }
+    }
+    switches
+}
+
+/// Through the views, armed for the one switch into the service's alone where its view can disarm,
+/// and always disarmed on the way home.
+#[test]
+fn calls_take_the_way_of_their_slot() {
+    for pages in kernel_pages() {
+        let service = (Ecx::constant(pages.service_index()), true);
+        let gate = (Ecx::constant(gate_index(pages.slot)), true);
+        let home = (Ecx::constant(DEFAULT_INDEX), false);
+        let way = if pages.strict {
+            vec![service, gate, home]
+        } else {
+            vec![service, home]
+        };
+        assert_eq!(switches(&pages), way, "{}", pages.name());
+    }
+}
+
+/// A fast stub disarms the entry before anything else.
+#[test]
+fn fast_stubs_disarm_first() {
+    for pages in kernel_pages().iter().filter(|pages| !pages.strict) {
+        let first = stub_path(pages)[0];
+        let address = first.memory_displacement64();
+        assert!(
+            matches!(
+                changes_bit_63(&first, address, pages.entry()),
+                Some(Bit63::Set)
+            ),
+            "{}: {first}",
+            pages.name()
+        );
+    }
+}
+
+/// From the offset that the kernel has, and not before, the call page holds the caller's RSP.
+#[test]
+fn saved_rsp_is_that_of_the_call_from_there_on() {
+    for pages in kernel_pages() {
+        let path = stub_path(&pages);
+        let saves: Vec<&Instruction> = path
+            .iter()
+            .filter(|instruction| {
+                instruction.code() == Code::Mov_rm64_r64
+                    && instruction.op1_register() == Register::RSP
+                    && instruction.memory_displacement64() == CALL_PAGE_GVA
+            })
+            .collect();
+        assert_eq!(saves.len(), 1, "{}", pages.name());
+        let behind = saves[0].next_ip() - GATE_GVA;
+        assert_eq!(behind, pages.saved_rsp_at, "{}", pages.name());
+    }
 }
 
 #[test]
 fn calls_are_as_short_as_promised() {
-    kernel_pages().iter().for_each(count_instructions);
-}
-
-fn count_instructions(pages: &Pages) {
-    // Page A (3) and the caller's call, the gate (4), page C (2).
-    let around = 3 + 1 + 4 + 2;
-    let fast = around + stub_instructions(&pages.stub_fast, GATE_GVA + PAGE_SIZE);
-    assert!(fast <= 30, "fast mode: {fast} instructions");
-    // The tail in the gate: bts, shr, vmfunc.
-    let strict = around + 3 + stub_instructions(&pages.stub_strict, GATE_GVA + PAGE_SIZE - 13);
-    assert!(strict <= 36, "strict mode: {strict} instructions");
+    for pages in kernel_pages() {
+        // The caller's load of ECX and call, page A (xor, vmfunc), the gate (4), a service that only
+        // returns (xor, ret), page C (ret).
+        let around = 2 + 2 + 4 + 2 + 1;
+        // The tail in the gate: bts, shr, vmfunc.
+        let (tail, promised) = if pages.strict { (3, 30) } else { (0, 28) };
+        let count = around + stub_path(&pages).len() + tail;
+        assert_eq!(count, promised, "{}", pages.name());
+    }
 }

@@ -1,6 +1,6 @@
 //! Numbers of the kernel series against those in Rust: every number and every offset of
 //! `kvm_ept_view.h` against `postern_abi`, where the stub returns to the gate, and the bits of the
-//! build for tests of attacks. And the document of its calls against the file that shows it here.
+//! build for tests of attacks. And whether the document of its calls has them all.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -12,7 +12,6 @@ use std::mem::{offset_of, size_of};
 use std::path::Path;
 
 use postern_abi::{kvm, service, view};
-use postern_lab::setup::root;
 use postern_suite::omit;
 
 /// Size in bytes of what the function points to.
@@ -42,52 +41,67 @@ fn pairs() -> Vec<(String, u64)> {
     constants! {
         KVM_CAP_EPT_VIEW = kvm::KVM_CAP_EPT_VIEW;
         KVM_EXIT_EPT_VIEW = kvm::KVM_EXIT_EPT_VIEW;
+        KVM_EPT_VIEW_SLOTS = view::SLOTS;
         KVM_EPT_VIEW_GATE_GVA = view::GATE_GVA;
         KVM_EPT_VIEW_LIST_GVA = view::LIST_GVA;
         KVM_EPT_VIEW_STACK_GVA = view::STACK_GVA;
         KVM_EPT_VIEW_STACK_SIZE = view::STACK_SIZE;
         KVM_EPT_VIEW_CALL_GVA = view::CALL_PAGE_GVA;
         KVM_EPT_VIEW_MAP_GVA = view::IMAGE_GVA;
+        KVM_EPT_VIEW_MAP_GVA_END = view::MAP_GVA_END;
         KVM_EPT_VIEW_GPA = view::RESERVED_GPA;
         KVM_EPT_VIEW_GPA_SIZE = view::RESERVED_GPA_SIZE;
         KVM_EPT_VIEW_INDEX_DEFAULT = view::DEFAULT_INDEX;
-        KVM_EPT_VIEW_INDEX_GATE = view::GATE_INDEX;
-        KVM_EPT_VIEW_INDEX_SERVICE = view::SERVICE_INDEX;
-        KVM_EPT_VIEW_HC = service::HYPERCALL;
         KVM_EPT_VIEW_READ = kvm::VIEW_READ;
         KVM_EPT_VIEW_WRITE = kvm::VIEW_WRITE;
         KVM_EPT_VIEW_EXEC = kvm::VIEW_EXEC;
-        KVM_EPT_VIEW_MODE_FAST = kvm::VIEW_MODE_FAST;
-        KVM_EPT_VIEW_MODE_STRICT = kvm::VIEW_MODE_STRICT;
+        KVM_EPT_VIEW_RIGHT_FAST = kvm::RIGHT_FAST;
+        KVM_EPT_VIEW_RIGHT_STRICT = kvm::RIGHT_STRICT;
+        KVM_EPT_VIEW_RIGHT_HYPERCALL = kvm::RIGHT_HYPERCALL;
+        KVM_EPT_VIEW_MAX_MEMBERS = kvm::MAX_MEMBERS;
         KVM_EPT_VIEW_EXIT_ON_ABORT = kvm::ATTACH_EXIT_ON_ABORT;
-        KVM_EPT_VIEW_HYPERCALL = kvm::ATTACH_HYPERCALL;
+        KVM_EPT_VIEW_ABORT_IOCTL = kvm::ABORT_BY_IOCTL;
+        KVM_EPT_VIEW_ABORT_INIT = kvm::ABORT_BY_INIT;
+        KVM_EPT_VIEW_ABORT_REVOKE = kvm::ABORT_BY_REVOKE;
+        KVM_EPT_VIEW_ABORT_DETACH = kvm::ABORT_BY_DETACH;
         KVM_EPT_VIEW_IO = kvm::KVMIO;
     }
-    for (name, number) in [
-        ("KVM_CREATE_EPT_VIEW", kvm::KVM_CREATE_EPT_VIEW_NR),
-        ("KVM_EPT_VIEW_MAP", kvm::KVM_EPT_VIEW_MAP_NR),
-        ("KVM_EPT_VIEW_SEAL", kvm::KVM_EPT_VIEW_SEAL_NR),
-        ("KVM_ATTACH_EPT_VIEW", kvm::KVM_ATTACH_EPT_VIEW_NR),
-        ("KVM_DETACH_EPT_VIEW", kvm::KVM_DETACH_EPT_VIEW_NR),
-        ("KVM_GET_EPT_VIEW_STATS", kvm::KVM_GET_EPT_VIEW_STATS_NR),
-    ] {
-        pairs.push((format!("_IOC_NR({name})"), number.into()));
+    let indices = "((unsigned int[])KVM_EPT_VIEW_INDICES_SERVICE)";
+    pairs.push((format!("sizeof{indices} / sizeof(int)"), view::SLOTS.into()));
+    for (slot, index) in (0..).zip(view::SERVICE_INDICES) {
+        pairs.push((format!("{indices}[{slot}]"), index.into()));
+        pairs.push((
+            format!("KVM_EPT_VIEW_INDEX_GATE({slot})"),
+            view::gate_index(slot).into(),
+        ));
+        pairs.push((format!("KVM_EPT_VIEW_HC({slot})"), service::hypercall(slot)));
     }
-    for (name, size) in [
-        ("KVM_CREATE_EPT_VIEW", size_of::<kvm::CreateEptView>()),
-        ("KVM_EPT_VIEW_MAP", size_of::<kvm::EptViewMap>()),
-        ("KVM_EPT_VIEW_SEAL", size_of::<kvm::EptViewSeal>()),
-        ("KVM_ATTACH_EPT_VIEW", size_of::<kvm::AttachEptView>()),
-        ("KVM_DETACH_EPT_VIEW", size_of::<kvm::DetachEptView>()),
-        ("KVM_GET_EPT_VIEW_STATS", size_of::<kvm::EptViewStats>()),
-    ] {
-        pairs.push((format!("_IOC_SIZE({name})"), size as u64));
+    macro_rules! ioctls {
+        ($($c:ident = $number:ident, $argument:ident;)*) => { $(
+            pairs.push((format!("_IOC_NR({})", stringify!($c)), kvm::$number.into()));
+            pairs.push((
+                format!("_IOC_SIZE({})", stringify!($c)),
+                size_of::<kvm::$argument>() as u64,
+            ));
+            pairs.push((format!("_IOC_TYPE({})", stringify!($c)), kvm::KVMIO.into()));
+        )* };
+    }
+    ioctls! {
+        KVM_CREATE_EPT_VIEW = KVM_CREATE_EPT_VIEW_NR, CreateEptView;
+        KVM_EPT_VIEW_MAP = KVM_EPT_VIEW_MAP_NR, EptViewMap;
+        KVM_EPT_VIEW_SEAL = KVM_EPT_VIEW_SEAL_NR, EptViewSeal;
+        KVM_ATTACH_EPT_VIEW = KVM_ATTACH_EPT_VIEW_NR, AttachEptView;
+        KVM_DETACH_EPT_VIEW = KVM_DETACH_EPT_VIEW_NR, DetachEptView;
+        KVM_GET_EPT_VIEW_STATS = KVM_GET_EPT_VIEW_STATS_NR, EptViewStats;
+        KVM_EPT_VIEW_GRANT = KVM_EPT_VIEW_GRANT_NR, EptViewGrant;
+        KVM_EPT_VIEW_REVOKE = KVM_EPT_VIEW_REVOKE_NR, EptViewRevoke;
+        KVM_GET_EPT_VIEW_INFO = KVM_GET_EPT_VIEW_INFO_NR, EptViewInfo;
     }
     structure!(
         kvm_ept_view_call,
         view::CallPage,
         saved_rsp,
-        vcpu,
+        member,
         reserved,
         caller
     );
@@ -105,19 +119,42 @@ fn pairs() -> Vec<(String, u64)> {
     structure!(
         kvm_ept_view_seal,
         kvm::EptViewSeal,
-        mode,
+        rights,
         flags,
         entry_gva,
         data_gva,
         data_size,
+        reserved
+    );
+    structure!(
+        kvm_ept_view_grant,
+        kvm::EptViewGrant,
+        id,
+        rights,
+        members,
         caller,
+        flags,
+        reserved
+    );
+    structure!(kvm_ept_view_revoke, kvm::EptViewRevoke, id, flags, reserved);
+    structure!(
+        kvm_ept_view_info,
+        kvm::EptViewInfo,
+        pinned_bytes,
+        kernel_bytes,
+        attachment_bytes,
+        bytes_in_2m,
+        grants,
+        attachments,
         reserved
     );
     structure!(
         kvm_attach_ept_view,
         kvm::AttachEptView,
-        view_fd,
+        grant_fd,
         slot,
+        member,
+        right,
         flags,
         reserved
     );
@@ -131,10 +168,14 @@ fn pairs() -> Vec<(String, u64)> {
     structure!(
         kvm_ept_view_stats,
         kvm::EptViewStats,
+        slot,
+        flags,
         aborts,
         deferred_leaves,
         exits_in_view,
         hypercalls,
+        revoked,
+        armed,
         reserved
     );
     structure!(
@@ -150,18 +191,60 @@ fn pairs() -> Vec<(String, u64)> {
     pairs
 }
 
+/// Path of the header in the kernel's tree.
+const HEADER: &str = "include/uapi/linux/kvm_ept_view.h";
+
 #[test]
 fn header_and_crate_agree() {
     for series in series::all() {
-        check(&series);
+        let folder = series::added_files(&series, &[HEADER]);
+        let program = "#include <stddef.h>\n#include <linux/kvm_ept_view.h>\n";
+        compare(&series, folder.path(), program, &pairs());
     }
 }
 
-fn check(series: &series::Series) {
-    let header = "include/uapi/linux/kvm_ept_view.h";
-    let folder = series::added_files(series, &[header]);
-    let program = "#include <stddef.h>\n#include <linux/kvm_ept_view.h>\n";
-    compare(series, folder.path(), program, &pairs());
+/// What a header defines: the names of macros with a value, and the fields of structures.
+fn defined(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut structure = "";
+    for line in text.lines() {
+        let words: Vec<&str> = line
+            .split([' ', '\t', '('])
+            .filter(|w| !w.is_empty())
+            .collect();
+        match words[..] {
+            ["#define", name, _, ..] => names.push(name.to_owned()),
+            ["struct", name, "{"] => structure = name,
+            [kind, field] if kind.starts_with("__") => {
+                let field = field.trim_end_matches([']', ';']).split('[').next();
+                names.push(format!("struct {structure}, {}", field.unwrap()));
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// Whether a text has a name, and not merely as the beginning of a longer one.
+fn has_name(text: &str, name: &str) -> bool {
+    text.match_indices(name).any(|(at, _)| {
+        !text[at + name.len()..].starts_with(|c: char| c == '_' || c.is_alphanumeric())
+    })
+}
+
+/// Nothing in the header is left out of the comparison.
+#[test]
+fn comparison_has_all_of_the_header() {
+    let compared: Vec<String> = pairs().into_iter().map(|(c, _)| c).collect();
+    for series in series::all() {
+        let folder = series::added_files(&series, &[HEADER]);
+        let defined = defined(&fs::read_to_string(folder.path().join(HEADER)).unwrap());
+        assert!(defined.len() > 80, "{defined:?}");
+        for name in defined {
+            let is_compared = compared.iter().any(|c| has_name(c, &name));
+            assert!(is_compared, "{name} of {HEADER} is not compared");
+        }
+    }
 }
 
 /// Compares numbers of C, which follow from the beginning of a program, with those of Rust.
@@ -213,41 +296,49 @@ fn stub_returns_to_where_guests_expect_it() {
 fn bits_of_omitted_defences_agree() {
     for series in series::all() {
         let header = "arch/x86/kvm/vmx/ept_view.h";
-        let mut patches = series.patches().unwrap();
-        patches.push(series.omit_defences());
-        let folder = series::files_after(&patches, &[header]);
+        let folder = series::files_after(&series, &[series.omit_defences()], &[header]);
         let text = fs::read_to_string(folder.path().join(header)).unwrap();
         let (_, bits) = text.split_once("enum ept_view_defence {").unwrap();
         let (bits, _) = bits.split_once("};").unwrap();
-        assert_eq!(bits.matches(" << ").count(), 5, "{bits}");
         let pairs = [
             ("ARM", omit::ARM),
             ("ELSEWHERE", omit::ELSEWHERE),
             ("DISARM", omit::DISARM),
             ("EVENTS", omit::EVENTS),
             ("MODE", omit::MODE),
+            ("DEBUG", omit::DEBUG),
+            ("RSP", omit::RSP),
+            ("SETTERS", omit::SETTERS),
+            ("REVOKE", omit::REVOKE),
+            ("MEMBER", omit::MEMBER),
+            ("PMU", omit::PMU),
+            ("CPL", omit::CPL),
         ];
+        assert_eq!(bits.matches(" << ").count(), pairs.len(), "{bits}");
         let pairs = pairs.map(|(name, bit)| (format!("EPT_VIEW_DEFENCE_{name}"), bit.into()));
         let program = format!("enum ept_view_defence {{{bits}}};\n");
         compare(&series, folder.path(), &program, &pairs);
     }
 }
 
-/// The file is there to be read; the kernel's tree gets it from the patches.
 #[test]
-fn document_of_the_calls_is_that_of_the_series() {
-    let series = series::Series::default_one(root()).unwrap();
-    let name = "Documentation/virt/kvm/x86/ept-view.rst";
-    let folder = series::added_files(&series, &[name]);
-    let added = fs::read_to_string(folder.path().join(name)).unwrap();
-    let shown = fs::read_to_string(root().join("kernel-patches/ept-view.rst")).unwrap();
-    for (n, (shown, added)) in shown.lines().zip(added.lines()).enumerate() {
-        assert_eq!(
-            shown,
-            added,
-            "line {} of kernel-patches/ept-view.rst",
-            n + 1
-        );
+fn document_has_all_calls_and_rights() {
+    let document = "Documentation/virt/kvm/x86/ept-view.rst";
+    for series in series::all() {
+        let folder = series::added_files(&series, &[HEADER, document]);
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        let text = read(document);
+        let header = read(HEADER);
+        let calls = header.lines().filter(|line| line.contains("\t_IO"));
+        let rights = header.lines().filter(|line| line.contains("_RIGHT_"));
+        let defined = defined(&calls.chain(rights).collect::<Vec<_>>().join("\n"));
+        assert!(defined.len() >= 9 + 3, "{defined:?}");
+        for name in defined {
+            assert!(
+                has_name(&text, &name),
+                "{document} of series {} says nothing of {name}",
+                series.name()
+            );
+        }
     }
-    assert_eq!(shown, added);
 }

@@ -13,7 +13,7 @@ fn root() -> PathBuf {
 }
 
 /// Crates of this workspace, and those of it that each may depend on. Tests may depend on any.
-const MAY_DEPEND_ON: [(&str, &[&str]); 19] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 20] = [
     ("abi", &[]),
     ("switch", &["abi"]),
     ("guest", &["abi", "switch"]),
@@ -35,6 +35,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 19] = [
     ("bench", &["abi", "lab", "vmm"]),
     ("paper", &["bench", "lab"]),
     ("viewtest", &["abi", "kvm", "nic-client", "switch"]),
+    ("exitcost", &[]),
     ("suite", &["abi", "bench", "lab"]),
 ];
 

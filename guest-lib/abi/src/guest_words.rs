@@ -17,9 +17,11 @@ pub mod attack {
     pub const READ_NIC: &str = "read-nic";
     /// Calls of the gate from CPL 0.
     pub const CPL0: &str = "cpl0";
+    /// Requests without the secret of the tenancy.
+    pub const NO_SECRET: &str = "no-secret";
 
     /// All names.
-    pub const ALL: [&str; 7] = [
+    pub const ALL: [&str; 8] = [
         VMFUNC_DIRECT,
         GATE_OFFSETS,
         CR3_PACKET,
@@ -27,6 +29,7 @@ pub mod attack {
         IDT,
         READ_NIC,
         CPL0,
+        NO_SECRET,
     ];
 }
 

@@ -14,6 +14,7 @@
 //! | [`port_word`] | the command-line word that describes a VM's NIC port | guest, VMM |
 //! | [`guest_words`] | what the bare guest prints and others look for | guest, tests |
 //! | [`emulated`] | exact event counters of the emulated machine | emulated machine, VMM |
+//! | [`source`] | labels of figures: which kind of machine they come from | VMM, benchmarks |
 //!
 //! The crate depends on nothing, allocates nothing and is `no_std`. No number of it is written a
 //! second time in Rust. The kernel module has its own header (`kvm_ept_view.h`, added by the first
@@ -49,12 +50,13 @@ pub mod kvm;
 pub mod platform;
 pub mod port_word;
 pub mod service;
+pub mod source;
 pub mod view;
 pub mod window;
 
 /// Version of everything in this crate. It changes whenever a layout or a number does; a guest, a
 /// NIC image and a host that disagree refuse to work together.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Size of a small page, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

@@ -5,6 +5,9 @@
 /// `direct` path, otherwise the port's own window. Below 4 GiB, above any RAM of the low part.
 pub const NIC_GPA: u64 = 0xc000_0000;
 
+/// Slot at which the VMM attaches the NIC to each vCPU, and the guest calls it.
+pub const NIC_SLOT: u32 = 0;
+
 /// Guest-physical address of the first byte of RAM above the hole that starts at [`NIC_GPA`].
 pub const HIGH_RAM_GPA: u64 = 1 << 32;
 
@@ -17,33 +20,13 @@ pub const IRQ_SERIAL: u8 = 4;
 pub const PORT_EXIT: u16 = 0xce0;
 /// I/O port; a 32-bit write takes a snapshot of all counters under this label ([`label`]).
 pub const PORT_SNAPSHOT: u16 = 0xce4;
-/// I/O port; a 32-bit write is an exit-user request ([`user_request`]), whose effect is seen in the
-/// rings.
+/// I/O port; a 32-bit write is an exit-user request, whose effect is seen in the rings. RDI holds the
+/// request's word and RSI its first argument, as on the other paths; what is written is the second
+/// argument ([`crate::service::tx_flags`]).
 pub const PORT_REQUEST: u16 = 0xce8;
 /// I/O port; a 32-bit write is the guest-physical address of an [`Outbox`], whose bytes are
 /// appended to the VM's output file.
 pub const PORT_OUTBOX: u16 = 0xcec;
-
-/// Packs an exit-user request into the 32 bits that one OUT carries: request number (8 bits), flags
-/// (8 bits, of which [`crate::service::tx_flags`] needs 4), count (16 bits, of which
-/// [`crate::service::MAX_TX_FRAMES`] needs 9 and [`crate::window::FEATURES`] 4). A larger count is
-/// sent as 65535.
-pub const fn user_request(op: u64, count: u64, flags: u64) -> u32 {
-    let count = if count > 0xffff { 0xffff } else { count };
-    ((op as u32 & 0xff) << 24) | ((flags as u32 & 0xff) << 16) | count as u32
-}
-
-const _: () = assert!(crate::service::tx_flags(crate::window::MAX_QUEUES - 1, true) <= 0xff);
-const _: () = assert!(crate::service::MAX_TX_FRAMES <= 0xffff && crate::window::FEATURES <= 0xffff);
-
-/// Request number, count and flags of a word that [`user_request`] packed.
-pub const fn parse_user_request(word: u32) -> (u64, u64, u64) {
-    (
-        (word >> 24) as u64,
-        (word & 0xffff) as u64,
-        ((word >> 16) & 0xff) as u64,
-    )
-}
 
 /// A piece of guest memory for the host: the argument of [`PORT_OUTBOX`].
 #[repr(C)]

@@ -12,6 +12,9 @@
 //!   DATA_GVA                   -              -                switch state, windows (RW)
 //! ```
 //!
+//! Each of the [`SLOTS`] has a gate view and a service's view like these, at the same addresses;
+//! the EPTP list is one a vCPU.
+//!
 //! Every page of a view is a user page (U=1) of page tables that the kernel makes. The rights of a
 //! view to a page are those of its EPT entry alone.
 //!
@@ -24,7 +27,8 @@
 
 use crate::{ABI_VERSION, PAGE_SIZE};
 
-/// Address of page A: the guest's own code, whose last three bytes are VMFUNC.
+/// Address of page A: the guest's own code, whose last three bytes are VMFUNC. It serves the gates
+/// of all slots: its caller says in ECX which.
 pub const GATE_AREA_GVA: u64 = GATE_GVA - PAGE_SIZE;
 
 /// Address of page B: the gate in the gate view, the entry stub in a NIC view.
@@ -56,6 +60,9 @@ pub const CALL_PAGE_GVA: u64 = STACK_GVA + STACK_SIZE + PAGE_SIZE;
 /// Address of the flat image of a service. Within 2 GiB of page B, as the stub's call needs.
 pub const IMAGE_GVA: u64 = (32 << 39) | (1 << 30) | (128 << 21);
 
+/// End of the addresses that can be mapped in a view, which begin at [`IMAGE_GVA`].
+pub const MAP_GVA_END: u64 = 33 << 39;
+
 /// Largest size of an image, in bytes.
 pub const MAX_IMAGE_SIZE: u64 = 16 << 20;
 
@@ -71,11 +78,18 @@ pub const RESERVED_GPA_SIZE: u64 = 64 << 30;
 /// EPTP-list index of KVM's own hierarchy.
 pub const DEFAULT_INDEX: u32 = 0;
 
-/// EPTP-list index of the gate view, the only one the default view can enter.
-pub const GATE_INDEX: u32 = 1;
+/// Number of services that a vCPU can have side by side, each with a gate of its own.
+pub const SLOTS: u32 = 8;
 
-/// EPTP-list index of a service's view in slot 0; invalid unless the gate has armed it.
-pub const SERVICE_INDEX: u32 = 0xcc;
+/// EPTP-list index of a slot's gate view. The default view can enter gate views only.
+pub const fn gate_index(slot: u32) -> u32 {
+    1 + slot
+}
+
+/// EPTP-list index of each slot's service view; invalid unless the slot's gate has armed it.
+///
+/// The index is part of the gate's code; these keep every decoding of its bytes harmless.
+pub const SERVICE_INDICES: [u32; SLOTS as usize] = [0xcc, 0x92, 0x95, 0x96, 0xa8, 0xb2, 0xb5, 0xb6];
 
 /// Number of VMFUNCs of one call in fast mode.
 pub const VMFUNCS_FAST: u64 = 3;
@@ -86,11 +100,12 @@ pub const VMFUNCS_STRICT: u64 = 4;
 /// The call page: the kernel's words to the service about who is calling. It is mapped at
 /// [`CALL_PAGE_GVA`], private to one vCPU and one view, never writable outside the view.
 ///
-/// The call convention, in both directions, is that of a System V function of three arguments:
+/// The call convention, in both directions, is close to that of a System V function:
 ///
 /// | register | into the service | back to the caller |
 /// | --- | --- | --- |
-/// | RAX, RCX | used by the gate | 0 |
+/// | RAX | used by the gate | 0 |
+/// | RCX | [`gate_index`] of the slot, for page A; used by the gate | 0 |
 /// | RDI, RSI, RDX | request, first and second argument | 0, 0, result |
 /// | R8 to R11 | undefined | 0 |
 /// | RBX, RBP, R12 to R15 | the guest's | the guest's |
@@ -102,18 +117,28 @@ pub const VMFUNCS_STRICT: u64 = 4;
 pub struct CallPage {
     /// The guest's RSP while the service runs; written by the entry stub.
     pub saved_rsp: u64,
-    /// KVM's number of the vCPU.
-    pub vcpu: u32,
+    /// Number of this vCPU among those of the grant.
+    pub member: u32,
     /// Always zero.
     pub reserved: [u32; 13],
-    /// The words given when the view was sealed, which say who is calling. The kernel does not look
-    /// into them.
+    /// The words of the grant, which say who is calling. The kernel does not look into them.
     pub caller: [u64; 8],
 }
 
 const _: () = assert!(size_of::<CallPage>() == 128);
 const _: () = assert!((GATE_GVA >> 39) & 511 == 32 && (LIST_GVA >> 39) & 511 == 32);
 const _: () = assert!(IMAGE_GVA + MAX_IMAGE_SIZE - GATE_GVA < 1 << 31);
+// The list, taken for a root of page tables, must not translate the gate either.
+const _: () = {
+    let mut slot = 0;
+    while slot < SERVICE_INDICES.len() {
+        let index = SERVICE_INDICES[slot];
+        assert!(index as u64 != (GATE_GVA >> 39) & 511 && gate_index(SLOTS - 1) < index);
+        assert!(index <= u8::MAX as u32, "the gate loads a byte");
+        slot += 1;
+    }
+    assert!((gate_index(SLOTS - 1) as u64) < (GATE_GVA >> 39) & 511);
+};
 
 /// First bytes of a service's program image for a view.
 #[repr(C)]

@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use postern_abi::PAGE_SIZE;
+use postern_abi::service::Secret;
 use postern_abi::window::{Geometry, HeaderError, PortId, WindowHeader};
 
 /// A port's window that is mapped in this address space, and whose header has been checked.
@@ -13,6 +14,8 @@ pub struct Window {
     base: NonNull<u8>,
     pub(super) geometry: Geometry,
     port: PortId,
+    /// The secret that requests carry, as it was when the window was opened.
+    secret: Secret,
     /// The tenancy that the guest is: lanes of another are empty to it.
     pub(super) tenancy: u32,
     mac: [u8; 6],
@@ -41,6 +44,7 @@ impl Window {
             base,
             geometry,
             port,
+            secret: header.secret,
             tenancy: header.tenancy,
             mac: header.mac,
         })
@@ -59,6 +63,13 @@ impl Window {
     /// The port's MAC address.
     pub fn mac(&self) -> [u8; 6] {
         self.mac
+    }
+
+    /// The word of a request to the NIC with this number ([`postern_abi::service`]): it carries the
+    /// secret of the tenancy, by which the NIC knows that it comes from who has the window. Programs
+    /// make it once and keep it.
+    pub fn request(&self, op: u64) -> u64 {
+        self.secret.request(op)
     }
 
     /// Has the host give memory for the whole window now, so that no frame waits for it later.

@@ -5,6 +5,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::ABI_VERSION;
+use postern_abi::service::Secret;
 use postern_abi::window::{Geometry, PortId};
 use postern_switch::layout::memory_size;
 use postern_switch::state::STATE_MAGIC;
@@ -12,6 +13,9 @@ use postern_switch::switch::Switch;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// The key of the forwarding database, always the same, so that counts of instructions repeat.
+/// The secret of all tenancies: no random one, as it changes nothing.
+const SECRET: Secret = Secret::from_word(0x5ec2_e700_1234_5678);
+
 const KEY: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
 
 /// Pages of shared memory, the kind that memfds have, filled with zeros.
@@ -80,7 +84,7 @@ impl BenchNic {
         state.set_geometry(geometry);
         state.magic.store(STATE_MAGIC, Relaxed);
         for port in geometry.all_ports() {
-            switch.admit(port, 1, mac(port));
+            switch.admit(port, 1, SECRET, mac(port));
         }
         Ok(nic)
     }

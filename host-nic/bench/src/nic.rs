@@ -91,13 +91,14 @@ impl<'a> Traffic<'a> {
                 .expect("there is such a lane")
         };
         let record = record_size(case.length) as u32;
+        let caller = switch.credentials(from).expect("the port has a tenant");
         let mut traffic = Traffic {
             nic,
             from: port,
             case,
             base: nic.base(),
-            caller: switch.credentials(from).expect("the port has a tenant"),
-            arguments: Arguments::new(),
+            caller,
+            arguments: Arguments::new(caller),
             batch: case.batch,
             producer: switch.tx_producer(port, 0).expect("there is a queue"),
             laps: Laps {
@@ -183,9 +184,13 @@ impl<'a> Traffic<'a> {
         let next = self.laps.next(self.batch);
         self.producer.store(next, Release);
         let mut left = u64::from(self.batch);
-        let Arguments { vcpu, op, flags } = self.arguments;
+        let Arguments {
+            vcpu,
+            request: word,
+            flags,
+        } = self.arguments;
         loop {
-            let taken = request(self.base, &self.caller, vcpu, op, left, flags);
+            let taken = request(self.base, &self.caller, vcpu, word, left, flags);
             left = left.wrapping_sub(taken);
             if left == 0 {
                 break;
@@ -259,15 +264,15 @@ impl<'a> Traffic<'a> {
 #[derive(Clone, Copy, Debug)]
 struct Arguments {
     vcpu: u32,
-    op: u64,
+    request: u64,
     flags: u64,
 }
 
 impl Arguments {
-    fn new() -> Arguments {
+    fn new(caller: Credentials) -> Arguments {
         Arguments {
             vcpu: black_box(0),
-            op: black_box(OP_TX),
+            request: black_box(caller.secret().request(OP_TX)),
             flags: black_box(tx_flags(0, true)),
         }
     }
@@ -275,8 +280,15 @@ impl Arguments {
 
 /// The call itself, with a name by which a profiler finds it.
 #[inline(never)]
-fn request(base: *mut u8, caller: &Credentials, vcpu: u32, op: u64, count: u64, flags: u64) -> u64 {
+fn request(
+    base: *mut u8,
+    caller: &Credentials,
+    vcpu: u32,
+    word: u64,
+    count: u64,
+    flags: u64,
+) -> u64 {
     // SAFETY: the credentials are those of a tenant of the NIC whose memory begins at `base`; all
     // of it is accessed atomically, and one thread alone makes calls of the port.
-    unsafe { serve(base, caller, vcpu, op, count, flags) }
+    unsafe { serve(base, caller, vcpu, word, count, flags) }
 }

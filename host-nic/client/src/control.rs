@@ -54,6 +54,16 @@ pub enum Control {
         /// The port.
         port: u32,
     },
+    /// Takes a port from its tenant now. Answer: a [`Revocation`].
+    Revoke {
+        /// The port.
+        port: u32,
+        /// Ends the tenant's process, too.
+        #[serde(default)]
+        kill: bool,
+    },
+    /// Report of the paths that are offered, and of the template. Answer: a [`PathReport`].
+    Paths,
     /// Says behind which port a station is, for good.
     AddMac {
         /// The port.
@@ -137,10 +147,14 @@ pub enum Holder {
         /// The way of its requests to the NIC.
         path: String,
     },
-    /// A process has given the port up, and still has its memory.
+    /// A process does not have the port any more, and still has its memory, itself or by what it
+    /// has handed on.
     Leaving {
-        /// Number of the process.
-        pid: i32,
+        /// Number of the process, if it has one here.
+        pid: Option<i32>,
+        /// The process has ended, or is the owner's own: the memory is where it has handed it.
+        #[serde(default)]
+        left: bool,
     },
     /// The port is joined to an interface of this host.
     Uplink {
@@ -227,4 +241,54 @@ pub struct CaptureInfo {
     pub lost: u64,
     /// The failure that ended the capture, if it has ended.
     pub failure: Option<String>,
+}
+
+/// Report of a port that was taken from its tenant. Nothing of the tenant reaches the NIC any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Number of the tenant's process, if it has one here.
+    pub pid: Option<i32>,
+    /// Number of grants that were taken back: 0 on paths without views.
+    pub grants: u32,
+    /// The port's holder now. It is vacant once nobody has its memory.
+    pub holder: Holder,
+}
+
+/// Report of the paths of a NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathReport {
+    /// Each path, in the order in which tables list them.
+    pub paths: Vec<PathInfo>,
+    /// The NIC's template, if it has one.
+    pub template: Option<TemplateInfo>,
+}
+
+/// Report of a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathInfo {
+    /// The path's name.
+    pub path: String,
+    /// The reason why it is not offered, if it is not.
+    pub missing: Option<String>,
+}
+
+/// Report of a NIC's template: what KVM holds of the NIC for all tenants that have views.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateInfo {
+    /// The rights that it gives.
+    pub rights: Vec<String>,
+    /// Bytes of the NIC that are pinned.
+    pub pinned_bytes: u64,
+    /// Bytes that the kernel has for it: page tables, lists.
+    pub kernel_bytes: u64,
+    /// Bytes that the kernel has for each attached vCPU.
+    pub attachment_bytes: u64,
+    /// Bytes of the NIC that views map by pages of 2 MiB.
+    pub bytes_in_2m: u64,
+    /// Number of grants that are not revoked.
+    pub grants: u32,
+    /// Number of attached vCPUs.
+    pub attachments: u32,
+    /// Number of templates of former owners that tenants may still use.
+    pub former: usize,
 }

@@ -25,6 +25,9 @@ pub struct PortCounters {
     pub port: u32,
     /// Whether the port has a tenant.
     pub attached: bool,
+    /// Whether the port has none, and somebody still has its memory: nobody gets it until then.
+    #[serde(default)]
+    pub leaving: bool,
     /// Frames that the switch took from the port.
     pub tx_frames: u64,
     /// Bytes of the frames that were taken and neither too short nor too long.
@@ -41,6 +44,8 @@ pub struct PortCounters {
     pub learned: u64,
     /// Stations that moved to the port from another one.
     pub moved: u64,
+    /// Requests of the port that were refused because they lacked the secret of the tenancy.
+    pub refused: u64,
     /// Frames from the port that were not delivered, by cause.
     pub drops: BTreeMap<String, u64>,
     /// Counters of its queues, in the order of their numbers.
@@ -109,6 +114,9 @@ impl NicCounters {
                 port: port.number(),
                 attached: switch.state().tenancy(port) != 0,
                 stations: stations.get(&port.number()).copied().unwrap_or(0),
+                refused: switch
+                    .port(port)
+                    .map_or(0, |state| state.refused.load(Relaxed)),
                 drops: Cause::ALL.map(|cause| (cause.name().to_owned(), 0)).into(),
                 ..PortCounters::default()
             };
@@ -131,7 +139,11 @@ impl fmt::Display for NicCounters {
             "port", "state", "tx frames", "tx bytes", "rx frames", "rx dropped", "stations"
         )?;
         for port in &self.ports {
-            let state = if port.attached { "attached" } else { "vacant" };
+            let state = match (port.attached, port.leaving) {
+                (true, _) => "attached",
+                (false, true) => "leaving",
+                (false, false) => "vacant",
+            };
             write!(
                 f,
                 "{:>4}  {state:8}  {:>12}  {:>15}  {:>12}  {:>12}  {:>8} ",
@@ -143,6 +155,10 @@ impl fmt::Display for NicCounters {
                 port.stations
             )?;
             let mut none = true;
+            if port.refused != 0 {
+                write!(f, " requests_without_secret {}", port.refused)?;
+                none = false;
+            }
             for (cause, count) in port.drops.iter().filter(|(_, count)| **count != 0) {
                 write!(f, " {cause} {count}")?;
                 none = false;

@@ -4,14 +4,15 @@
 //! The owner creates it, and gives each guest's VMM the descriptor of its own window only, unless
 //! the path has no isolation from the NIC anyway ([`Memory::open`]). Sealed means that no holder of
 //! a descriptor can change the size under another's mapping. A holder can still punch holes into
-//! what it was given; the pages of views are pinned, so it cuts itself off from the NIC, and nobody
-//! else.
+//! what it was given; the pages of the NIC's template are pinned, so it cuts itself off from the
+//! NIC, and later tenants of its port, but no other port.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
+use postern_abi::service::Secret;
 use postern_abi::window::{Geometry, PortId};
 use postern_abi::{ABI_VERSION, PAGE_SIZE};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
@@ -142,15 +143,7 @@ impl Memory {
     }
 
     fn initialise(&self) -> Result<(), MemoryError> {
-        let mut key = [0; 16];
-        let filled = getrandom(&mut key, GetRandomFlags::empty())
-            .map_err(failed("draw the random key of", key.len() as u64))?;
-        debug_assert_eq!(
-            filled,
-            key.len(),
-            "up to 256 bytes come whole: getrandom(2)"
-        );
-        let key = u128::from_ne_bytes(key);
+        let key = u128::from_ne_bytes(random().map_err(failed("draw the random key of", 16))?);
         let switch = self.switch();
         let state = switch.state();
         state.key[0].store(key as u64, Relaxed);
@@ -176,12 +169,12 @@ impl Memory {
     ///
     /// The credentials are not those of a tenant of this NIC.
     #[inline]
-    pub fn serve(&self, tenant: &Credentials, vcpu: u32, op: u64, a: u64, b: u64) -> u64 {
+    pub fn serve(&self, tenant: &Credentials, vcpu: u32, request: u64, a: u64, b: u64) -> u64 {
         assert_eq!(tenant.geometry(), self.geometry, "a tenant of this NIC");
         // SAFETY: the mapping has the size that callers of this geometry need, is page aligned, and
         // nothing in this crate accesses it but the core, atomically; a `Credentials` is valid by
         // construction.
-        unsafe { switch::serve(self.mapping.base().as_ptr(), tenant, vcpu, op, a, b) }
+        unsafe { switch::serve(self.mapping.base().as_ptr(), tenant, vcpu, request, a, b) }
     }
 
     /// The NIC's numbers of ports and queues, and sizes of rings.
@@ -199,6 +192,19 @@ impl Memory {
         self.mapping.size() as u64
     }
 
+    /// Has the system put the memory on large pages (2 MiB) as far as it can. They make views of it
+    /// smaller and faster, and it does without.
+    pub fn use_large_pages(&self) {
+        let geometry = self.geometry;
+        let state = layout::state_size(geometry);
+        self.mapping.use_large_pages(0, state as usize);
+        for port in geometry.all_ports() {
+            let offset = window_offset(geometry, port) as usize;
+            let size = geometry.window_size() as usize;
+            self.mapping.use_large_pages(offset, size);
+        }
+    }
+
     /// The memfd of the switch state.
     pub fn state_fd(&self) -> BorrowedFd<'_> {
         self.state.as_fd()
@@ -213,6 +219,29 @@ impl Memory {
     pub fn window_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.windows.iter().map(AsFd::as_fd)
     }
+}
+
+/// Draws the secret of a tenancy.
+///
+/// # Errors
+///
+/// The system gives no random numbers.
+pub fn draw_secret() -> Result<Secret, MemoryError> {
+    loop {
+        let word = random().map_err(failed("draw the secret of a tenancy in", 8))?;
+        // It is one of the few words that are no secret once in 2^47 times.
+        if let Some(secret) = Secret::drawn(u64::from_ne_bytes(word)) {
+            return Ok(secret);
+        }
+    }
+}
+
+/// Random bytes.
+fn random<const N: usize>() -> Result<[u8; N], rustix::io::Errno> {
+    const { assert!(N <= 256, "so many bytes come whole: getrandom(2)") };
+    let mut bytes = [0; N];
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(bytes)
 }
 
 fn sealed_memfd(name: &str, size: u64) -> Result<OwnedFd, MemoryError> {
@@ -242,11 +271,15 @@ fn map_all(
     windows: &[OwnedFd],
 ) -> Result<Mapping, MemoryError> {
     let mapping = reserve(memory_size(geometry))?;
-    let state_size = layout::state_size(geometry);
+    let (state_size, padding) = (layout::state_size(geometry), layout::padding(geometry));
     map(&mapping, 0, state_size, state, 0)?;
     for (port, window) in geometry.all_ports().zip(windows) {
         let offset = window_offset(geometry, port);
         map(&mapping, offset, geometry.window_size(), window, 0)?;
+        if padding != 0 {
+            let offset = offset + geometry.window_size();
+            map(&mapping, offset, padding, state, state_size)?;
+        }
     }
     let slack = memory_size(geometry) - layout::SLACK;
     map(&mapping, slack, layout::SLACK, state, state_size)?;
@@ -254,12 +287,14 @@ fn map_all(
 }
 
 fn reserve(size: u64) -> Result<Mapping, MemoryError> {
-    Mapping::reserve(size as usize).map_err(failed("reserve addresses for", size))
+    Mapping::reserve_aligned(size as usize, layout::LARGE_PAGE as usize)
+        .map_err(failed("reserve addresses for", size))
 }
 
-/// Size of the state's memfd: the state, then the slack, which is mapped behind the windows.
+/// Size of the state's memfd: the state, then the slack, which is mapped behind the windows; the
+/// padding of each window is the same memory.
 fn state_file(geometry: Geometry) -> u64 {
-    layout::state_size(geometry) + layout::SLACK
+    layout::state_size(geometry) + layout::SLACK.max(layout::padding(geometry))
 }
 
 fn map(
@@ -276,6 +311,9 @@ fn map(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     fn geometry() -> Geometry {
@@ -296,13 +334,43 @@ mod tests {
         let (state, windows) = fds(&memory);
         let other = Memory::open(state, windows).unwrap();
         assert_eq!(other.geometry(), geometry());
-        memory
-            .switch()
-            .admit(PortId::new(2).unwrap(), 77, [2, 0, 0, 0, 0, 2]);
+        let (port, secret) = (PortId::new(2).unwrap(), draw_secret().unwrap());
+        memory.switch().admit(port, 77, secret, [2, 0, 0, 0, 0, 2]);
         let caller = other.switch().credentials(2).unwrap();
+        assert_eq!(caller.secret(), secret);
         assert_eq!(caller.tenancy(), 77);
         assert!(other.switch().credentials(1).is_err(), "not attached");
         assert!(other.switch().credentials(3).is_err(), "no such port");
+    }
+
+    #[test]
+    fn large_windows_are_mapped_at_large_pages() {
+        let geometry = Geometry::new(2, 1, 8 << 20, 1 << 20).unwrap();
+        let memory = Memory::create(geometry).unwrap();
+        memory.use_large_pages();
+        let base = memory.base().as_ptr();
+        assert!(base.addr().is_multiple_of(layout::LARGE_PAGE as usize));
+        // The last word of each window is the window's own, on whatever pages it is.
+        for (number, port) in (1u64..).zip(geometry.all_ports()) {
+            let window = File::from(
+                memory
+                    .window_fd(port)
+                    .unwrap()
+                    .try_clone_to_owned()
+                    .unwrap(),
+            );
+            let last = geometry.window_size() - 8;
+            window.write_all_at(&number.to_ne_bytes(), last).unwrap();
+            let offset = (window_offset(geometry, port) + last) as usize;
+            // SAFETY: inside the mapping, aligned, and nothing else writes there.
+            let word = unsafe { base.add(offset).cast::<u64>().read_volatile() };
+            assert_eq!(word, number);
+        }
+        let size = memory.size() as usize;
+        // SAFETY: the last byte of the mapping, which is the slack's.
+        unsafe { base.add(size - 1).write_volatile(1) };
+        let (state, windows) = fds(&memory);
+        assert_eq!(Memory::open(state, windows).unwrap().size(), memory.size());
     }
 
     #[test]

@@ -188,10 +188,15 @@ pub enum Status {
     Failed = 6,
     /// The port is disabled.
     Disabled = 7,
+    /// The NIC cannot see when the process ends that asks.
+    PeerUnknown = 8,
+    /// The NIC has taken back the port of this connection. Nobody has asked: it comes before the
+    /// connection ends.
+    Revoked = 9,
 }
 
 impl Status {
-    const ALL: [Status; 8] = [
+    const ALL: [Status; 10] = [
         Status::Granted,
         Status::BadRequest,
         Status::NoSuchPort,
@@ -200,6 +205,8 @@ impl Status {
         Status::NoViews,
         Status::Failed,
         Status::Disabled,
+        Status::PeerUnknown,
+        Status::Revoked,
     ];
 }
 
@@ -287,8 +294,8 @@ impl Reply {
 pub enum TenancyFds<F> {
     /// The descriptors of the paths `elisa`, `elisa-strict` and `exit-kernel`.
     View {
-        /// A sealed view, to be attached to each vCPU.
-        view: F,
+        /// A grant of the NIC's template, of which each vCPU is attached as a member.
+        grant: F,
         /// The port's own window, a memfd of [`Geometry::window_size`] bytes.
         window: F,
     },
@@ -313,11 +320,11 @@ impl<F> TenancyFds<F> {
         }
     }
 
-    /// The descriptors in the order in which they come with a reply: view and window, or state and
+    /// The descriptors in the order in which they come with a reply: grant and window, or state and
     /// windows.
     pub fn into_wire(self) -> Vec<F> {
         match self {
-            TenancyFds::View { view, window } => vec![view, window],
+            TenancyFds::View { grant, window } => vec![grant, window],
             TenancyFds::Memory { state, windows } => {
                 let mut fds = vec![state];
                 fds.extend(windows);
@@ -334,8 +341,8 @@ impl<F> TenancyFds<F> {
         }
         let mut fds = fds.into_iter();
         if path.needs_view() {
-            let (view, window) = (fds.next()?, fds.next()?);
-            return Some(TenancyFds::View { view, window });
+            let (grant, window) = (fds.next()?, fds.next()?);
+            return Some(TenancyFds::View { grant, window });
         }
         let state = fds.next()?;
         let windows = fds.collect();
@@ -361,7 +368,12 @@ mod tests {
     #[test]
     fn replies_survive_a_round_trip() {
         let geometry = Geometry::new(7, 2, 1 << 16, 1 << 14).unwrap();
-        let credentials = Credentials::new(geometry, geometry.port(6).unwrap(), 9);
+        let credentials = Credentials::new(
+            geometry,
+            geometry.port(6).unwrap(),
+            9,
+            crate::memory::draw_secret().unwrap(),
+        );
         for status in Status::ALL {
             let grant = (status == Status::Granted).then_some(Grant {
                 credentials,
@@ -380,8 +392,8 @@ mod tests {
     #[test]
     fn descriptors_keep_their_names_on_the_wire() {
         let geometry = Geometry::new(3, 1, 1 << 16, 1 << 14).unwrap();
-        let (view, window) = ("view", "window");
-        let view = TenancyFds::View { view, window };
+        let (grant, window) = ("grant", "window");
+        let view = TenancyFds::View { grant, window };
         let (state, windows) = ("state", vec!["window 0", "window 1", "window 2"]);
         let memory = TenancyFds::Memory { state, windows };
         for path in CallPath::ALL {

@@ -3,17 +3,19 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{self, PathBuf};
 use std::time::Duration;
 
 use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_switch::credentials::Credentials;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    socket_with,
 };
 use serde::de::DeserializeOwned;
 
@@ -109,13 +111,70 @@ pub struct Tenancy {
     /// The descriptors that the path works with.
     pub fds: TenancyFds<OwnedFd>,
     /// The connection for whose time the port is this tenant's.
-    _connection: OwnedFd,
+    connection: OwnedFd,
 }
 
 impl Tenancy {
     /// Ports, queues and sizes of the NIC.
     pub fn geometry(&self) -> Geometry {
         self.credentials.geometry()
+    }
+
+    /// What tells the end of the tenancy, also on another thread. While the value is there, the NIC
+    /// takes the tenancy for one that goes on.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn end(&self) -> io::Result<TenancyEnd> {
+        self.connection.try_clone().map(TenancyEnd)
+    }
+}
+
+/// Tells the end of a tenancy that its tenant has not ended.
+#[derive(Debug)]
+pub struct TenancyEnd(OwnedFd);
+
+/// Why a tenancy has ended, or is to be the last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// The NIC's owner has taken the port back; this is what it said.
+    Revoked(String),
+    /// The NIC's owner has gone, and has nobody in its place.
+    OwnerGone,
+}
+
+impl TenancyEnd {
+    /// Waits until the NIC has ended the tenancy or has gone; nothing if `stop` can be read before.
+    ///
+    /// # Errors
+    ///
+    /// The system does not let it wait.
+    pub fn wait(&self, stop: BorrowedFd<'_>) -> io::Result<Option<EndReason>> {
+        let mut fds = [
+            PollFd::new(&self.0, PollFlags::IN),
+            PollFd::from_borrowed_fd(stop, PollFlags::IN),
+        ];
+        loop {
+            match poll(&mut fds, None) {
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let ended = !fds[0].revents().is_empty();
+        Ok(ended.then(|| self.reason()))
+    }
+
+    /// What the NIC has said last.
+    fn reason(&self) -> EndReason {
+        let mut buffer = vec![0; MAX_REPLY];
+        let received = recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT);
+        let reply = received.map(|(size, _)| Reply::decode(&buffer[..size]));
+        match reply {
+            Ok(Ok(reply)) if reply.status == Status::Revoked => EndReason::Revoked(reply.text),
+            _ => EndReason::OwnerGone,
+        }
     }
 }
 
@@ -150,7 +209,7 @@ pub fn port(socket: &path::Path, port: u32, path: CallPath) -> Result<Tenancy, C
         credentials,
         mac,
         fds,
-        _connection: connection,
+        connection,
     })
 }
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use postern_abi::service::{OP_FEATURES, OP_TX};
-use postern_abi::window::{Geometry, PortId};
+use postern_abi::service::{OP_FEATURES, OP_TX, Secret};
+use postern_abi::window::{Geometry, LINE_SIZE, PortId};
 use postern_guest::ring::{RxQueue, Window};
 use postern_switch::credentials::Credentials;
 use postern_switch::layout::{memory_size, window_offset};
@@ -27,6 +27,11 @@ pub struct FuzzNic {
 /// The port of that number.
 pub fn port(number: u32) -> PortId {
     PortId::new(number).unwrap()
+}
+
+/// The secret of a tenancy of this number.
+pub fn secret(tenancy: u32) -> Secret {
+    Secret::from_word(0x5ec2_0000_0000_0000 + (u64::from(tenancy) << 16))
 }
 
 /// The address of a port's guest.
@@ -62,7 +67,7 @@ impl FuzzNic {
         state.key[1].store(0xfedc_ba98_7654_3211, Relaxed);
         state.set_geometry(geometry);
         for number in 0..ports {
-            switch.admit(port(number), 1, mac(number as u8));
+            switch.admit(port(number), 1, secret(1), mac(number as u8));
         }
         nic
     }
@@ -127,17 +132,29 @@ impl FuzzNic {
         producer.store(position.wrapping_add(moved), Relaxed);
     }
 
-    /// A call, after which everything that it had no business with must be as before.
+    /// The credentials of a port's present tenant, or those that the first one would have.
+    fn caller(&self, number: u32) -> Credentials {
+        let tenancy = self.switch().state().tenancy(port(number)).max(1);
+        Credentials::new(self.geometry, port(number), tenancy, secret(tenancy))
+    }
+
+    /// A call with the port's secret, after which everything that it had no business with must be as
+    /// before.
     pub fn call(&mut self, number: u32, vcpu: u32, op: u64, a: u64, b: u64) -> u64 {
+        let request = self.caller(number).secret().request(op);
+        self.call_with(number, vcpu, request, a, b)
+    }
+
+    /// A call with any word as its request.
+    pub fn call_with(&mut self, number: u32, vcpu: u32, request: u64, a: u64, b: u64) -> u64 {
         let mut before = std::mem::take(&mut self.before);
         before.clear();
         before.extend_from_slice(self.plain());
-        let tenancy = self.switch().state().tenancy(port(number));
-        let caller = Credentials::new(self.geometry, port(number), tenancy.max(1));
+        let caller = self.caller(number);
         let unread = self.unread();
         // SAFETY: the mapping is of the caller's geometry; there is one call at a time.
-        let result = unsafe { serve(self.base, &caller, vcpu, op, a, b) };
-        let allowed = self.allowed(number, vcpu, op);
+        let result = unsafe { serve(self.base, &caller, vcpu, request, a, b) };
+        let allowed = self.allowed(number, vcpu, caller.secret().op(request));
         let pages = self.plain().chunks(PAGE / 8).zip(before.chunks(PAGE / 8));
         for (page, (words, before)) in pages
             .enumerate()
@@ -171,6 +188,10 @@ impl FuzzNic {
         if op == OP_FEATURES {
             parts.push(states(number));
         }
+        if op > OP_FEATURES {
+            let refused = std::mem::offset_of!(PortState, refused);
+            parts.push(range(port_offset(number) + refused as u64, 8));
+        }
         if op != OP_TX || vcpu >= geometry.queues() {
             return parts;
         }
@@ -182,10 +203,8 @@ impl FuzzNic {
         let sender = geometry.sender(port(number), vcpu);
         for queue in 0..geometry.queues() {
             let other = geometry.sender(port(number), queue);
-            parts.push(range(
-                sender_offset(geometry, other),
-                size_of::<AtomicU32>(),
-            ));
+            // The position of the queue, and how far its first frame came.
+            parts.push(range(sender_offset(geometry, other), LINE_SIZE as usize));
             parts.push(range(own + geometry.tx_consumer_offset(queue), 4));
         }
         let stride = sender_stride(geometry) as usize;

@@ -6,13 +6,13 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_TX};
+use postern_abi::service::{ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_TX, TX_MORE};
 use postern_abi::window::{FEATURES, Geometry, MIN_RING, RecordHeader, record_size};
 use postern_guest::ring::RxQueue;
 use postern_switch::state::MODE_POLICY;
 
 use super::bytes::Bytes;
-use super::nic::{FuzzNic, mac, port};
+use super::nic::{FuzzNic, mac, port, secret};
 
 /// Most steps of an input.
 const STEPS: usize = 96;
@@ -116,12 +116,15 @@ fn step(nic: &mut FuzzNic, input: &mut Bytes, receivers: &mut Vec<RxQueue>, queu
             let taken = nic.call(number, u32::from(flags >> 1 & 1) % queues, OP_TX, count, b);
             match nic.switch().state().tenancy(port(number)) {
                 0 => assert_eq!(taken, ERR_BAD_REQUEST),
-                _ => assert!(taken <= count),
+                _ => assert!(taken & !TX_MORE <= count),
             }
         }
         9 => {
             let [op, vcpu] = [input.u8(), input.u8()];
             let (a, b) = (input.u64(), input.u64());
+            let result = nic.call_with(number, vcpu.into(), op.into(), a, b);
+            // A byte is no request with a secret.
+            assert!(op == 0 && result == 0 || op != 0 && result >= ERR_NO_SECRET);
             nic.call(number, vcpu.into(), op.into(), a, b);
         }
         10 => drain(receivers, input.u8().into(), geometry),
@@ -142,11 +145,13 @@ fn step(nic: &mut FuzzNic, input: &mut Bytes, receivers: &mut Vec<RxQueue>, queu
         }
         13 => {
             let tenancy = nic.switch().state().tenancy(port(number)) + 1;
-            nic.switch().admit(port(number), tenancy, mac(number as u8));
+            nic.switch()
+                .admit(port(number), tenancy, secret(tenancy), mac(number as u8));
         }
         14 => {
             let tenancy = nic.switch().state().tenancy(port(HONEST)) + 1;
-            nic.switch().admit(port(HONEST), tenancy, mac(HONEST as u8));
+            nic.switch()
+                .admit(port(HONEST), tenancy, secret(tenancy), mac(HONEST as u8));
             *receivers = (0..queues)
                 .filter_map(|queue| nic.receiver(HONEST, queue))
                 .collect();

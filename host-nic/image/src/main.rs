@@ -17,30 +17,30 @@ use postern_switch::switch::serve;
 #[unsafe(link_section = ".header")]
 static HEADER: ImageHeader = ImageHeader::CURRENT;
 
-/// Serves request `op` with arguments `a` and `b`, and returns its result. [`CallPage`] has the
+/// Serves a request, the word `request` with arguments `a` and `b`, and returns its result. [`CallPage`] has the
 /// call convention.
 ///
 /// # Safety
 ///
 /// Only the entry stub of the NIC view may call this, with the view's mappings in force.
 #[unsafe(no_mangle)]
-pub unsafe extern "sysv64" fn entry(op: u64, a: u64, b: u64) -> u64 {
-    if op == OP_NOP {
+pub unsafe extern "sysv64" fn entry(request: u64, a: u64, b: u64) -> u64 {
+    if request == OP_NOP {
         return 0;
     }
     let page = CALL_PAGE_GVA as *const CallPage;
     // SAFETY: the view maps a call page there. During a call only the stub changes it, in another
     // field. Its caller words are aligned as `Credentials` are.
-    let (caller, vcpu) = unsafe {
+    let (caller, member) = unsafe {
         (
             &*(&raw const (*page).caller).cast::<Credentials>(),
-            (&raw const (*page).vcpu).read(),
+            (&raw const (*page).member).read(),
         )
     };
-    // SAFETY: the words in the call page are those that the NIC's owner has sealed the view with,
+    // SAFETY: the words in the call page are those that the NIC's owner has granted,
     // and `Credentials::check` accepts them. The view maps the memory that they need at DATA_GVA,
     // for reading and writing. A vCPU makes one call at a time.
-    unsafe { serve(DATA_GVA as *mut u8, caller, vcpu, op, a, b) }
+    unsafe { serve(DATA_GVA as *mut u8, caller, member, request, a, b) }
 }
 
 /// The panic handler that the language demands. A test proves that nothing of it is left in the

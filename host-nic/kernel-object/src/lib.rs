@@ -2,11 +2,11 @@
 //!
 //! ```c
 //! u64 postern_nic_size(const u64 caller[8]);
-//! u64 postern_nic_call(void *data, const u64 caller[8], u32 vcpu, u64 op, u64 a, u64 b);
+//! u64 postern_nic_call(void *data, const u64 caller[8], u32 vcpu, u64 request, u64 a, u64 b);
 //! ```
 //!
 //! These are plain C calls, from any context that may use about 4 KiB of stack. They take no lock,
-//! allocate nothing and call nothing. Whatever the guest puts into `op`, `a`, `b` and its window,
+//! allocate nothing and call nothing. Whatever the guest puts into `request`, `a`, `b` and its window,
 //! and whatever anybody puts into the data, the code stays inside `postern_nic_size(caller)` bytes
 //! of `data`. So the kernel must compare that number with the size of the data before the first
 //! call, on words that nobody else can change afterwards.
@@ -44,13 +44,13 @@ pub unsafe extern "C" fn postern_nic_call(
     data: *mut u8,
     caller: *const Credentials,
     vcpu: u32,
-    op: u64,
+    request: u64,
     a: u64,
     b: u64,
 ) -> u64 {
     // SAFETY: the caller vouches for words that `Credentials::check` accepts, since their size is
     // not 0, for as many bytes of data, and for one call of a vCPU at a time.
-    unsafe { postern_switch::switch::serve(data, &*caller, vcpu, op, a, b) }
+    unsafe { postern_switch::switch::serve(data, &*caller, vcpu, request, a, b) }
 }
 
 /// The panic handler that the language demands. A test proves that nothing of it is left in the

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Guest, ModelNic, RECORD, SIZE, frame, mac, port};
+use common::{Guest, ModelNic, RECORD, SIZE, frame, mac, port, secret};
 use postern_nic_models::layout::window_offset;
 use postern_nic_models::state::CACHED_ROUTES;
 use postern_nic_models::sync::Ordering::Relaxed;
@@ -132,7 +132,7 @@ fn hand_over(nic: ModelNic, consumed: u32) {
             sender.send(frame(1, 0, tag));
             assert_eq!(nic.call(0, 1, true), 1);
         }
-        nic.switch().admit(port(1), 2, mac(1));
+        nic.switch().admit(port(1), 2, secret(2), mac(1));
         let geometry = nic.geometry;
         nic.word(1, geometry.consumed_offset(0, 0))
             .store(consumed, Relaxed);

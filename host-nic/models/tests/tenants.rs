@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering as Real};
 
-use common::{Guest, ModelNic, check, frame, mac, port};
+use common::{Guest, ModelNic, check, frame, mac, port, secret};
 use loom::thread;
 use postern_nic_models::sync::modelled::{Mutation, share, stop_after};
 
@@ -28,7 +28,7 @@ fn change(nic: ModelNic, stop: u32, known: bool) -> bool {
     share((&raw const state.tenancy[1]).cast(), 4);
     share((&raw const state.attached[0]).cast(), 8);
     let host = thread::spawn(move || {
-        nic.switch().admit(port(1), 2, mac(1));
+        nic.switch().admit(port(1), 2, secret(2), mac(1));
         let mut guest = Guest::new(nic, 1, 0, 2);
         let frames = guest.receive(0);
         (guest, frames)

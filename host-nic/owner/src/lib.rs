@@ -8,8 +8,8 @@
 //! ```text
 //!   clients --- Unix socket ---> server --- holds descriptors ---> keeper (a process)
 //!                                  |
-//!             view, image          |          policies
-//!        (what tenants attach)     |    (what ports may send)
+//!           template, image        |          policies
+//!      (grants for tenants)        |    (what ports may send)
 //!                                  |
 //!                        memory of the NIC, switch
 //!                                  |
@@ -21,7 +21,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`server`] | ports let to VM monitors over a Unix socket, and administration |
-//! | [`view`], [`image`] | NIC views, made by the patched KVM out of the switch's image |
+//! | [`template`], [`image`] | the NIC's template, made by the patched KVM, and grants of it |
 //! | [`installed_policies`] | the policies of all ports, and how they come into force |
 //! | [`frame_port`], [`host_port`] | a port as a program of the host uses it |
 //! | [`uplink`] | ports joined to real interfaces: TAP, AF_PACKET, AF_XDP |
@@ -36,7 +36,7 @@
 //! use std::sync::Arc;
 //!
 //! use postern_abi::window::Geometry;
-//! use postern_nic_client::memory::Memory;
+//! use postern_nic_client::memory::{Memory, draw_secret};
 //! use postern_nic_owner::capture::{Capture, CaptureOptions, Recording, Replay, Tapped};
 //! use postern_nic_owner::frame_port::FramePort;
 //! use postern_nic_owner::host_port::HostPort;
@@ -50,8 +50,8 @@
 //! let mut open = |number| {
 //!     let port = geometry.port(number).expect("below the number of ports");
 //!     let (tenancy, mac) = (1, [2, 0, 0, 0, 0, number as u8]);
-//!     memory.switch().admit(port, tenancy, mac);
-//!     HostPort::open(Arc::clone(&memory), port)
+//!     memory.switch().admit(port, tenancy, draw_secret()?, mac);
+//!     Ok::<_, Box<dyn std::error::Error>>(HostPort::open(Arc::clone(&memory), port)?)
 //! };
 //! let (sender, mut receiver) = (open(0)?, open(1)?);
 //!
@@ -76,5 +76,5 @@ pub mod host_port;
 pub mod image;
 pub mod installed_policies;
 pub mod server;
+pub mod template;
 pub mod uplink;
-pub mod view;

@@ -3,7 +3,8 @@
 
 mod net;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,14 +14,15 @@ use net::{PATIENCE, Wire, in_namespace};
 use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_nic_client::control::{
-    CaptureInfo, Control, Format, Holder, MacInfo, PolicyInfo, PortInfo, UplinkInfo,
+    CaptureInfo, Control, Format, Holder, MacInfo, PathReport, PolicyInfo, PortInfo, Revocation,
+    UplinkInfo,
 };
 use postern_nic_client::mac::Mac;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::{PortPolicy, Source};
 use postern_nic_client::policy::rate::RateLimit;
 use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status, TenancyFds};
-use postern_nic_client::request::{self, ClientError, Tenancy, control, counters};
+use postern_nic_client::request::{self, ClientError, EndReason, Tenancy, control, counters};
 use postern_nic_owner::capture::Recording;
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::host_port::HostPort;
@@ -106,7 +108,7 @@ impl Drop for TestNic {
 struct Tenant {
     port: HostPort,
     mac: [u8; 6],
-    _tenancy: Tenancy,
+    tenancy: Tenancy,
 }
 
 impl Tenant {
@@ -124,7 +126,7 @@ impl Tenant {
         Tenant {
             port: HostPort::open(memory, tenancy.credentials.port()).unwrap(),
             mac: tenancy.mac,
-            _tenancy: tenancy,
+            tenancy,
         }
     }
 
@@ -168,10 +170,19 @@ fn ports_are_disabled_and_enabled_live() {
     assert!(second.take().is_empty(), "nothing reaches it");
     assert_eq!(second.port.send(&[&net::frame(80, 3)]), 1);
     assert!(first.take().is_empty(), "nothing comes from it");
-    assert_eq!(nic.ports()[1].holder, Holder::Disabled);
+    let leaving = Holder::Leaving {
+        pid: Some(std::process::id() as i32),
+        left: true,
+    };
+    assert_eq!(nic.ports()[1].holder, leaving);
     let error = request::port(&nic.socket(), 1, CallPath::Direct).unwrap_err();
     let disabled = Status::Disabled;
     assert!(matches!(error, ClientError::Refused { status, .. } if status == disabled));
+    // This process has its memory until here.
+    drop(second);
+    eventually("disabled port", || {
+        nic.ports()[1].holder == Holder::Disabled
+    });
     nic.order(&Control::Enable { port: 1 });
     let mut second = nic.tenant(1);
     let frame = first.send(second.mac, 4);
@@ -183,6 +194,68 @@ fn ports_are_disabled_and_enabled_live() {
         nic.refuse(&Control::Disable { port: 3 })
             .contains("ports 0 to 2")
     );
+}
+
+#[test]
+fn a_port_is_taken_from_its_tenant_live() {
+    let nic = TestNic::start(3);
+    let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
+    let pid = Some(std::process::id() as i32);
+    let take = Control::Revoke {
+        port: 1,
+        kill: false,
+    };
+    let done: Revocation = control(&nic.socket(), &take).unwrap();
+    let holder = Holder::Leaving { pid, left: true };
+    let expected = Revocation {
+        pid,
+        // Those of views, which this path does without.
+        grants: 0,
+        holder,
+    };
+    assert_eq!(done, expected);
+    first.send(second.mac, 2);
+    assert!(second.take().is_empty(), "nothing reaches it");
+    assert_eq!(second.port.send(&[&net::frame(80, 3)]), 1);
+    assert!(first.take().is_empty(), "nothing comes from it");
+    // Its tenant is told.
+    let never = UnixStream::pair().unwrap();
+    let told = second.tenancy.end().unwrap().wait(never.0.as_fd());
+    let Some(EndReason::Revoked(text)) = told.unwrap() else {
+        panic!("it was told nothing");
+    };
+    assert_eq!(text, "port 1 was taken from it by postern nic port");
+    assert!(counters(&nic.socket()).unwrap().ports[1].leaving);
+    // Again it changes nothing, and a process cannot be asked to end the owner's.
+    assert_eq!(control::<Revocation>(&nic.socket(), &take).unwrap(), done);
+    let kill = Control::Revoke {
+        port: 1,
+        kill: true,
+    };
+    assert!(nic.refuse(&kill).contains("does not know"));
+    // As soon as nobody has the memory, it is let anew.
+    drop(second);
+    eventually("vacant port", || nic.ports()[1].holder == Holder::Vacant);
+    let mut second = nic.tenant(1);
+    let frame = first.send(second.mac, 4);
+    assert_eq!(second.take(), [frame]);
+    let nobody = Control::Revoke {
+        port: 2,
+        kill: false,
+    };
+    assert!(nic.refuse(&nobody).contains("no tenant"));
+}
+
+#[test]
+fn the_paths_that_are_offered_are_told() {
+    let nic = TestNic::start(2);
+    let report: PathReport = control(&nic.socket(), &Control::Paths).unwrap();
+    assert_eq!(report.template, None);
+    for (path, info) in CallPath::ALL.iter().zip(report.paths) {
+        assert_eq!(info.path, path.name());
+        let reason = info.missing.unwrap_or_default();
+        assert_eq!(reason.contains("--image"), path.needs_view(), "{reason}");
+    }
 }
 
 #[test]

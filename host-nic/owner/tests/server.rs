@@ -7,6 +7,7 @@ mod common;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
@@ -15,10 +16,14 @@ use std::{env, fs};
 
 use common::{Guest, SMALL, TestNic as OpenedNic, frame, geometry, mac};
 use postern_abi::platform::CallPath;
+use postern_abi::service::{ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, Secret};
+use postern_abi::window::WindowHeader;
+use postern_nic_client::control::{Control, Holder, Revocation};
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::{Reply, Request, Status, TenancyFds};
 use postern_nic_client::request::{self, ClientError, Tenancy, counters};
 use postern_nic_owner::server::{Server, ServerError, ServerOptions, Stopper};
+use postern_switch::credentials::Credentials;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
     send, socket_with,
@@ -326,8 +331,14 @@ const TENANT: &str = "POSTERN_TEST_TENANT";
 
 impl Tenant {
     fn start(socket: &FilePath) -> Tenant {
+        let mut tenant = Tenant::with_role("be_a_tenant", socket);
+        tenant.hear("attached");
+        tenant
+    }
+
+    fn with_role(role: &str, socket: &FilePath) -> Tenant {
         let mut child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "be_a_tenant", "--nocapture"])
+            .args(["--exact", role, "--nocapture"])
             .env(TENANT, socket)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -335,21 +346,20 @@ impl Tenant {
             .unwrap();
         let said = BufReader::new(child.stdout.take().unwrap());
         let orders = child.stdin.take().unwrap();
-        let mut tenant = Tenant {
+        Tenant {
             child,
             said,
             orders,
-        };
-        tenant.hear("attached");
-        tenant
+        }
     }
 
-    fn hear(&mut self, word: &str) {
+    fn hear(&mut self, word: &str) -> String {
         let mut line = String::new();
         while !line.contains(word) {
             line.clear();
             assert_ne!(self.said.read_line(&mut line).unwrap(), 0, "no {word}");
         }
+        line
     }
 }
 
@@ -405,4 +415,191 @@ fn a_port_is_not_let_while_its_former_tenant_lives() {
     tenant.child.kill().unwrap();
     waiting.join().unwrap().unwrap();
     tenant.child.wait().unwrap();
+}
+
+/// A connection, with what a reply brought of descriptors.
+fn raw_tenancy(socket: &FilePath) -> (OwnedFd, Vec<OwnedFd>) {
+    let kind = SocketType::SEQPACKET;
+    let connection = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+    connect(&connection, &SocketAddrUnix::new(socket).unwrap()).unwrap();
+    let request = Request::Attach {
+        port: 0,
+        path: CallPath::ExitUser,
+    };
+    send(&connection, &request.encode(), SendFlags::empty()).unwrap();
+    let mut buffer = [0; 4096];
+    let (size, fds) = postern_nic_client::socket::receive(&connection, &mut buffer).unwrap();
+    let reply = Reply::decode(&buffer[..size]).unwrap();
+    assert_eq!(reply.status, Status::Granted, "{}", reply.text);
+    (connection, fds)
+}
+
+/// Ends this process, and leaves another one that has these descriptors until the orders end.
+fn leave_to_an_heir(fds: &[OwnedFd]) -> ! {
+    for fd in fds {
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).unwrap();
+    }
+    let heir = Command::new("cat").stdout(Stdio::null()).spawn().unwrap();
+    println!("left to process {}", heir.id());
+    std::process::exit(0);
+}
+
+#[test]
+fn be_a_tenant_that_leaves_its_memory() {
+    if let Some(socket) = env::var_os(TENANT) {
+        let (_connection, fds) = raw_tenancy(FilePath::new(&socket));
+        leave_to_an_heir(&fds);
+    }
+}
+
+#[test]
+fn be_a_tenant_that_leaves_its_connection() {
+    if let Some(socket) = env::var_os(TENANT) {
+        let (connection, fds) = raw_tenancy(FilePath::new(&socket));
+        drop(fds);
+        leave_to_an_heir(&[connection]);
+    }
+}
+
+/// The connection is closed and the process has ended, yet another one has the port's memory.
+#[test]
+fn a_port_is_not_let_while_an_heir_of_its_tenant_has_its_memory() {
+    let nic = TestNic::start(|_| {});
+    let mut tenant = Tenant::with_role("be_a_tenant_that_leaves_its_memory", &nic.socket());
+    tenant.hear("left to process");
+    tenant.child.wait().unwrap();
+    let (status, text) = refusal(nic.attach(0));
+    assert_eq!(status, Status::PortTaken);
+    assert!(
+        text.contains("left its memory to another process"),
+        "{text}"
+    );
+    nic.attach(1).expect("another port");
+    // The heir ends with its input.
+    drop(tenant.orders);
+    attach_soon(&nic, 0);
+}
+
+/// The process has ended, yet the connection goes on in another one.
+#[test]
+fn a_connection_that_an_heir_has_goes_on() {
+    let nic = TestNic::start(|_| {});
+    let mut tenant = Tenant::with_role("be_a_tenant_that_leaves_its_connection", &nic.socket());
+    tenant.hear("left to process");
+    tenant.child.wait().unwrap();
+    assert_eq!(refusal(nic.attach(0)).0, Status::PortTaken);
+    drop(tenant.orders);
+    attach_soon(&nic, 0);
+}
+
+const PARENT: &str = "POSTERN_TEST_PARENT";
+
+#[test]
+fn be_a_client_that_leaves_its_connection() {
+    let Some(socket) = env::var_os(TENANT) else {
+        return;
+    };
+    let kind = SocketType::SEQPACKET;
+    let connection = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+    connect(&connection, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "be_an_asking_heir", "--nocapture"])
+        .env(PARENT, std::process::id().to_string())
+        .stdin(Stdio::from(connection))
+        .spawn()
+        .unwrap();
+    std::process::exit(0);
+}
+
+#[test]
+fn be_an_asking_heir() {
+    let Some(parent) = env::var_os(PARENT) else {
+        return;
+    };
+    let parent = format!("/proc/{}", parent.to_str().unwrap());
+    while FilePath::new(&parent).exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let request = Request::Attach {
+        port: 0,
+        path: CallPath::ExitUser,
+    };
+    send(std::io::stdin(), &request.encode(), SendFlags::empty()).unwrap();
+    let mut buffer = vec![0; 4096];
+    let (size, _) = recv(std::io::stdin(), &mut buffer[..], RecvFlags::empty()).unwrap();
+    let reply = Reply::decode(&buffer[..size]).unwrap();
+    println!("the answer is {:?}: {}", reply.status, reply.text);
+    std::process::exit(0);
+}
+
+/// Nobody would see the end of the process that asks: another one has connected.
+#[test]
+fn who_asks_over_the_connection_of_a_process_that_has_ended_is_refused() {
+    let nic = TestNic::start(|_| {});
+    let role = "be_a_client_that_leaves_its_connection";
+    let mut tenant = Tenant::with_role(role, &nic.socket());
+    tenant.child.wait().unwrap();
+    let answer = tenant.hear("the answer is");
+    assert!(answer.contains("PeerUnknown"), "{answer}");
+    nic.attach(0).unwrap();
+}
+
+/// The tenant's process ends by it, so that the port can be let at once.
+#[test]
+fn a_port_is_taken_with_the_end_of_its_process() {
+    let nic = TestNic::start(|_| {});
+    let mut tenant = Tenant::start(&nic.socket());
+    let take = |kill| {
+        let order = Control::Revoke { port: 0, kill };
+        request::control::<Revocation>(&nic.socket(), &order).unwrap()
+    };
+    let pid = Some(tenant.child.id() as i32);
+    let leaving = Holder::Leaving { pid, left: false };
+    assert_eq!(take(false).holder, leaving);
+    assert!(tenant.child.try_wait().unwrap().is_none(), "it lives");
+    assert_eq!(take(true).pid, pid);
+    let end = tenant.child.wait().unwrap();
+    assert_eq!(end.signal(), Some(9), "{end}");
+    nic.attach(0).unwrap();
+}
+
+/// The owner draws a secret for each tenancy: it is in the tenant's words, in its window, and in no
+/// other's.
+#[test]
+fn each_tenancy_has_a_secret_of_its_own() {
+    let nic = TestNic::start(|_| {});
+    let mut former = Tenant::start(&nic.socket());
+    let mut other = nic.attach(1).unwrap();
+    let opened = open(&mut other);
+    let memory = &opened.memory;
+    let old = memory.switch().credentials(0).unwrap();
+    former.child.kill().unwrap();
+    let new = attach_soon(&nic, 0).credentials;
+    former.child.wait().unwrap();
+
+    let secrets = [old, new, other.credentials].map(|tenant| tenant.secret());
+    assert!(secrets.iter().all(|secret| secret.is_valid()));
+    assert!(secrets[0] != secrets[1] && secrets[1] != secrets[2] && secrets[0] != secrets[2]);
+    for (port, secret) in [(0, secrets[1]), (1, secrets[2])] {
+        let window = memory.switch().window(common::port(port)).unwrap();
+        // SAFETY: the window begins with a header, which nobody writes now.
+        let header = unsafe { window.cast::<WindowHeader>().read() };
+        assert_eq!(header.secret, secret);
+        let credentials = memory.switch().credentials(port).unwrap();
+        assert_eq!(credentials.secret(), secret);
+    }
+    // By the words of the former tenant, and by its secret, nothing is served.
+    let request = |tenant: &Credentials, secret: Secret| {
+        memory.serve(tenant, 0, secret.request(OP_FEATURES), 0, 0)
+    };
+    assert_eq!(request(&old, secrets[0]), ERR_BAD_REQUEST);
+    assert_eq!(request(&new, secrets[0]), ERR_NO_SECRET);
+    assert_eq!(request(&new, secrets[1]), 0);
+    let counters = counters(&nic.socket()).unwrap();
+    assert_eq!(
+        [0, 1, 2].map(|port| counters.ports[port].refused),
+        [1, 0, 0]
+    );
+    let text = counters.to_string();
+    assert!(text.contains(" requests_without_secret 1"), "{text}");
 }

@@ -1,12 +1,19 @@
 //! Credentials: the words that say who calls, and the only ones that the switch believes.
 #![deny(unsafe_code)]
-use postern_abi::window::{Geometry, MIN_FRAME, PortId};
+use postern_abi::PAGE_SIZE;
+use postern_abi::service::{OP_TX, Secret};
+use postern_abi::window::{
+    Geometry, MAX_PORTS, MAX_QUEUES, MAX_RING, MAX_SENDERS, MIN_FRAME, PortId,
+};
 
-use crate::layout::{memory_size, sender_offset, sender_stride, state_size, window_offset};
-use crate::state::{State, StateError};
+use crate::layout::{
+    memory_size, sender_offset, sender_stride, state_size, window_offset, window_stride,
+};
+use crate::state::{LaneState, PortState, SenderState, State, StateError};
 
-/// The credentials of a caller, 64 bytes: its port, its tenancy, and where things lie in the NIC's
-/// memory. A view is sealed with them ([`postern_abi::kvm::EptViewSeal::caller`]).
+/// The credentials of a caller, 64 bytes: its port, its tenancy with the secret that its requests
+/// must carry, and where things lie in the NIC's memory. A tenant's grant has them
+/// ([`postern_abi::kvm::EptViewGrant::caller`]).
 ///
 /// The words are owned by the host and immutable, wherever the switch runs. All offsets that a call
 /// needs follow from them, and none is read from the NIC's memory, so that no content of state or
@@ -38,24 +45,44 @@ pub struct Credentials {
     pub(crate) lane_mask: u32,
     /// Offset in bytes of the [`SenderState`](crate::state::SenderState) of the port's first
     /// sender.
-    pub(crate) sender: u64,
-    /// Offset in bytes of the port's window.
-    pub(crate) window: u64,
+    pub(crate) sender: u32,
+    /// Offset in pages of the port's window.
+    window_page: u32,
+    /// Word of a request of [`OP_TX`] with the secret of the tenancy.
+    tx_request: u64,
     /// Offset in bytes of the window of port 0.
     pub(crate) windows: u64,
-    /// Size in bytes of a window.
-    pub(crate) window_size: u64,
+    /// Distance in bytes from one window to the next.
+    pub(crate) window_stride: u64,
 }
 
 /// [`Credentials`] as eight plain words, in the order of memory.
 pub type CredentialWords = [u64; 8];
 
 const _: () = assert!(size_of::<Credentials>() == size_of::<CredentialWords>());
+// The state of any NIC has less than 4 GiB, and all windows fewer than 2^32 pages, so that offsets
+// fit their fields.
+const _: () = {
+    let window = PAGE_SIZE * (1 + MAX_QUEUES as u64)
+        + MAX_RING as u64 * (MAX_QUEUES + MAX_SENDERS * MAX_QUEUES) as u64;
+    assert!(window / PAGE_SIZE * (MAX_PORTS as u64 + 1) <= u32::MAX as u64);
+    let senders = MAX_SENDERS as u64;
+    let lanes = size_of::<LaneState>() as u64 * senders;
+    let most = size_of::<State>() as u64
+        + size_of::<PortState>() as u64 * MAX_PORTS as u64
+        + (size_of::<SenderState>() as u64 + lanes) * senders;
+    assert!(most + PAGE_SIZE <= u32::MAX as u64);
+};
 
 impl Credentials {
     /// The credentials of a tenant of a port. `tenancy` is the number of the tenant's tenancy,
-    /// which is not 0.
-    pub const fn new(geometry: Geometry, port: PortId, tenancy: u32) -> Credentials {
+    /// which is not 0, and `secret` a secret that was drawn for it.
+    pub const fn new(
+        geometry: Geometry,
+        port: PortId,
+        tenancy: u32,
+        secret: Secret,
+    ) -> Credentials {
         Credentials {
             tenancy,
             port: port.number() as u8,
@@ -70,10 +97,11 @@ impl Credentials {
             lane: geometry.lane_offset(0, geometry.sender(port, 0)) as u32,
             ring_mask: geometry.ring() - 1,
             lane_mask: geometry.lane() - 1,
-            sender: sender_offset(geometry, geometry.sender(port, 0)),
-            window: window_offset(geometry, port),
+            sender: sender_offset(geometry, geometry.sender(port, 0)) as u32,
+            window_page: (window_offset(geometry, port) / PAGE_SIZE) as u32,
+            tx_request: secret.request(OP_TX),
             windows: state_size(geometry),
-            window_size: geometry.window_size(),
+            window_stride: window_stride(geometry),
         }
     }
 
@@ -88,11 +116,16 @@ impl Credentials {
         let port = geometry.port(port).ok_or(StateError::Port(port))?;
         match state.tenancy(port) {
             0 => Err(StateError::Port(port.number())),
-            tenancy => Ok(Credentials::new(geometry, port, tenancy)),
+            tenancy => Ok(Credentials::new(
+                geometry,
+                port,
+                tenancy,
+                state.secret(port),
+            )),
         }
     }
 
-    /// The credentials as words, for the seal of a view.
+    /// The credentials as words, for a grant.
     #[allow(unsafe_code, reason = "the words are the structure's own memory")]
     pub const fn words(&self) -> CredentialWords {
         // SAFETY: both types have 64 bytes; no byte of the structure is padding, as the sizes of
@@ -110,8 +143,8 @@ impl Credentials {
         credentials.check().then_some(credentials)
     }
 
-    /// Whether the words are those that [`Credentials::new`] gives for some port, geometry and
-    /// tenancy.
+    /// Whether the words are those that [`Credentials::new`] gives for some port, geometry, tenancy
+    /// and secret.
     pub fn check(&self) -> bool {
         let (ring, lane) = (
             1u32.checked_shl(self.ring_log.into()),
@@ -124,11 +157,24 @@ impl Credentials {
         match Geometry::new(ports, self.queues.into(), ring, lane) {
             Ok(geometry) => {
                 self.tenancy != 0
+                    && self.secret().is_valid()
                     && self.port <= self.last_port
-                    && *self == Credentials::new(geometry, self.port(), self.tenancy)
+                    && self.is(&Credentials::new(
+                        geometry,
+                        self.port(),
+                        self.tenancy,
+                        self.secret(),
+                    ))
             }
             Err(_) => false,
         }
+    }
+
+    /// Whether both have the same words. (The derived comparison may be a call of `memcmp`, which the
+    /// freestanding builds do not have.)
+    fn is(&self, other: &Credentials) -> bool {
+        let pairs = self.words().into_iter().zip(other.words());
+        pairs.fold(0, |differing, (one, two)| differing | (one ^ two)) == 0
     }
 
     /// Geometry of the NIC: its ports, queues and sizes.
@@ -161,6 +207,24 @@ impl Credentials {
         self.tenancy
     }
 
+    /// The secret that the tenant's requests must carry.
+    #[inline]
+    pub const fn secret(&self) -> Secret {
+        Secret::from_word(self.tx_request.wrapping_sub(OP_TX))
+    }
+
+    /// Whether this is the word of a request of [`OP_TX`] with the tenant's secret.
+    #[inline(always)]
+    pub(crate) const fn is_tx(&self, request: u64) -> bool {
+        request == self.tx_request
+    }
+
+    /// Offset in bytes of the port's window.
+    #[inline(always)]
+    pub(crate) const fn window(&self) -> u64 {
+        self.window_page as u64 * PAGE_SIZE
+    }
+
     /// Size in bytes of the memory that a call with these credentials may touch: switch state, all
     /// windows, slack.
     pub const fn size(&self) -> u64 {
@@ -178,23 +242,26 @@ mod tests {
             for (ring, lane) in [(12, 12), (23, 12), (12, 23), (18, 16)] {
                 let geometry = Geometry::new(ports, queues, 1 << ring, 1 << lane).unwrap();
                 let port = geometry.port(ports - 1).unwrap();
-                let credentials = Credentials::new(geometry, port, 0xdead_beef);
+                let secret = Secret::from_word(0x5ec2_e700_dead_beef);
+                let credentials = Credentials::new(geometry, port, 0xdead_beef, secret);
                 let words = credentials.words();
                 assert_eq!(Credentials::from_words(words), Some(credentials));
                 assert_eq!(credentials.geometry(), geometry);
                 assert_eq!(credentials.port(), port);
-                // The low half of the first word is the tenancy: any but 0 will do.
-                for bit in 32..512 {
+                // The low half of the first word is the tenancy: any but 0 will do. The sixth word
+                // is the secret.
+                for bit in (32..320).chain(384..512) {
                     let mut words = credentials.words();
                     words[bit / 64] ^= 1 << (bit % 64);
                     if let Some(other) = Credentials::from_words(words) {
                         panic!("bit {bit} makes {credentials:?} {other:?}");
                     }
                 }
-                assert_eq!(
-                    Credentials::from_words(Credentials::new(geometry, port, 0).words()),
-                    None
-                );
+                for (tenancy, secret) in [(0, secret.word()), (1, 0), (1, 2), (1, u64::MAX)] {
+                    let secret = Secret::from_word(secret);
+                    let words = Credentials::new(geometry, port, tenancy, secret).words();
+                    assert_eq!(Credentials::from_words(words), None);
+                }
             }
         }
         assert_eq!(Credentials::from_words([0; 8]), None);

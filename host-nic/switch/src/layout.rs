@@ -10,6 +10,9 @@
 //!   window_offset(geometry, p)     window of port p                    postern_abi::window
 //!   memory_size(geometry) - SLACK  slack
 //! ```
+//!
+//! Windows of [`LARGE_PAGE`] or more begin at multiples of that, so that the host can have them on
+//! large pages. The padding behind each is nobody's, and all of it may be the same memory.
 #![forbid(unsafe_code)]
 
 use postern_abi::PAGE_SIZE;
@@ -24,11 +27,39 @@ pub const SLACK: u64 = 3 * PAGE_SIZE;
 
 const _: () = assert!(SLACK >= record_size(MAX_FRAME));
 
+/// Size in bytes of a large page of the processor.
+pub const LARGE_PAGE: u64 = 2 << 20;
+
+/// Size in bytes of the pages that windows begin at, as far as a window fills one.
+const fn alignment(geometry: Geometry) -> u64 {
+    if geometry.window_size() < LARGE_PAGE {
+        PAGE_SIZE
+    } else {
+        LARGE_PAGE
+    }
+}
+
+/// The next multiple of [`alignment`].
+const fn align(size: u64, geometry: Geometry) -> u64 {
+    let mask = alignment(geometry) - 1;
+    (size + mask) & !mask
+}
+
 /// Size in bytes of the state of a NIC, a multiple of the page size.
 #[inline]
 pub const fn state_size(geometry: Geometry) -> u64 {
-    let end = sender_offset(geometry, geometry.senders());
-    (end + PAGE_SIZE - 1) & !(PAGE_SIZE - 1)
+    align(sender_offset(geometry, geometry.senders()), geometry)
+}
+
+/// Distance in bytes from one window to the next: itself and [`padding`].
+#[inline]
+pub const fn window_stride(geometry: Geometry) -> u64 {
+    align(geometry.window_size(), geometry)
+}
+
+/// Size in bytes of the padding behind each window, which belongs to nobody.
+pub const fn padding(geometry: Geometry) -> u64 {
+    window_stride(geometry) - geometry.window_size()
 }
 
 /// Offset in bytes of a port's [`PortState`].
@@ -52,10 +83,35 @@ pub const fn sender_offset(geometry: Geometry, sender: u32) -> u64 {
 
 /// Offset in bytes of a port's window.
 pub const fn window_offset(geometry: Geometry, port: PortId) -> u64 {
-    state_size(geometry) + port.number() as u64 * geometry.window_size()
+    state_size(geometry) + port.number() as u64 * window_stride(geometry)
 }
 
-/// Size in bytes of a NIC's memory: switch state, then the windows of all ports, then [`SLACK`].
+/// Size in bytes of a NIC's memory: switch state, then the windows of all ports with their padding,
+/// then [`SLACK`].
 pub const fn memory_size(geometry: Geometry) -> u64 {
-    state_size(geometry) + geometry.ports() as u64 * geometry.window_size() + SLACK
+    state_size(geometry) + geometry.ports() as u64 * window_stride(geometry) + SLACK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_windows_begin_at_large_pages_and_small_ones_waste_nothing() {
+        let large = Geometry::new(3, 1, 8 << 20, 1 << 20).unwrap();
+        assert!(large.window_size() > LARGE_PAGE);
+        for port in large.all_ports() {
+            assert!(window_offset(large, port).is_multiple_of(LARGE_PAGE));
+        }
+        assert!(padding(large) < LARGE_PAGE);
+        let small = Geometry::new(256, 1, 4096, 4096).unwrap();
+        assert!(small.window_size() < LARGE_PAGE);
+        assert_eq!(padding(small), 0);
+        assert_eq!(window_stride(small), small.window_size());
+        for geometry in [large, small] {
+            let last = geometry.port(geometry.ports() - 1).unwrap();
+            let end = window_offset(geometry, last) + window_stride(geometry) + SLACK;
+            assert_eq!(memory_size(geometry), end);
+        }
+    }
 }

@@ -33,7 +33,7 @@
 //!
 //! use postern_abi::service::OP_TX;
 //! use postern_abi::window::{Geometry, Published, RecordHeader, record_size};
-//! use postern_nic_client::memory::Memory;
+//! use postern_nic_client::memory::{Memory, draw_secret};
 //! use postern_switch::switch::serve;
 //!
 //! // Two ports of one queue each, with TX rings and lanes of 64 KiB, and a tenant on each port.
@@ -42,7 +42,7 @@
 //! let ports = [0, 1].map(|number| geometry.port(number).expect("there are two"));
 //! for port in ports {
 //!     let tenancy = 7 + port.number();
-//!     switch.admit(port, tenancy, [2, 0, 0, 0, 0, port.number() as u8]);
+//!     switch.admit(port, tenancy, draw_secret()?, [2, 0, 0, 0, 0, port.number() as u8]);
 //! }
 //! let [sender, receiver] = ports;
 //!
@@ -61,11 +61,13 @@
 //! let producer = switch.tx_producer(sender, 0).expect("every port has a queue 0");
 //! producer.store(record_size(60) as u32, Release);
 //!
-//! // Its vCPU 0 calls. The host knows who calls; the guest says only what it wants.
+//! // Its vCPU 0 calls. The host knows who calls; the guest says what it wants, and that it is not
+//! // any process of its VM, by adding the secret that it has found in its window.
 //! let caller = switch.credentials(sender.number())?;
+//! let request = caller.secret().request(OP_TX);
 //! // SAFETY: the memory is that of the credentials' NIC; all of it is accessed atomically; nobody
 //! // else makes calls.
-//! let taken = unsafe { serve(memory.base().as_ptr(), &caller, 0, OP_TX, 32, 0) };
+//! let taken = unsafe { serve(memory.base().as_ptr(), &caller, 0, request, 32, 0) };
 //! assert_eq!(taken, 1);
 //!
 //! // One word of the receiver's window says how far the lane from this sender is filled, and for
@@ -87,6 +89,7 @@
 //! | --- | --- |
 //! | `std` | for programs on an operating system: the copy uses the processor's widest vector registers |
 //! | `attack-lock` | TEST ONLY: one lock for all senders, which a sender that stops keeps for ever |
+//! | `attack-no-secret` | TEST ONLY: requests are served without the secret of their tenancy too |
 //! | `without-policy` | TEST ONLY: no policy is applied, to measure what policies cost |
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 

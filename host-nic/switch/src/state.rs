@@ -7,13 +7,16 @@
 //!                attached ports, generation (a line)  host; generation:     all calls
 //!                                                     calls that learn, too
 //!                tenancy and mode of each port        host                  all calls
+//!                secret of each tenancy               host                  host
 //!                forwarding database: buckets of      host, calls that      all calls
 //!                  two lines                          learn
 //!   PortState    what the port's guest may do         host; features,       all calls
 //!   of each port                                      tokens: calls
-//!   SenderState  position of the TX queue (a line)    calls for the queue   host
-//!   of each      counters, drops by cause             calls of the vCPU     host
-//!   vCPU         cached routes                        calls of the vCPU     calls of the vCPU
+//!                requests refused                     calls of the port     host
+//!   SenderState  position of the TX queue, and how    calls for the queue   calls for the queue,
+//!   of each        far its first frame came (a line)                        host
+//!   vCPU         counters, drops by cause             calls of the vCPU     host
+//!                cached routes                        calls of the vCPU     calls of the vCPU
 //!                a LaneState (a line) for each        calls of the vCPU     host
 //!                  RX queue of the NIC
 //! ```
@@ -28,6 +31,7 @@
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use postern_abi::ABI_VERSION;
+use postern_abi::service::Secret;
 use postern_abi::window::{Geometry, GeometryError, MAX_PORTS, PortId};
 
 use crate::fdb::Fdb;
@@ -163,6 +167,10 @@ pub struct State {
     pub tenancy: [AtomicU32; MAX_PORTS as usize],
     /// Mode of each port: what its calls have to mind, `MODE_*`.
     pub mode: [AtomicU32; MAX_PORTS as usize],
+    /// Secret of each port's present tenancy, for the host, which makes
+    /// [`Credentials`](crate::credentials::Credentials) of it. Calls compare with the one in their
+    /// credentials.
+    pub secret: [AtomicU64; MAX_PORTS as usize],
     /// The forwarding database: which port each station is behind.
     pub fdb: Fdb,
 }
@@ -204,7 +212,7 @@ pub struct Clock {
 }
 
 /// The state of a port: what its guest may do. All zero is everything. The host writes it, but for
-/// the features and the tokens of the buckets, which calls change.
+/// the features, the tokens of the buckets and the number of refused requests, which calls change.
 #[repr(C, align(128))]
 pub struct PortState {
     /// Features that were agreed on with the port's tenant, `FEATURE_*` of [`postern_abi::window`].
@@ -226,6 +234,8 @@ pub struct PortState {
     pub vlan: Vlan,
     /// Access list of the port.
     pub acl: Acl,
+    /// Number of requests that were refused because they lacked the secret of the tenancy.
+    pub refused: AtomicU64,
 }
 
 impl core::fmt::Debug for PortState {
@@ -250,7 +260,12 @@ pub struct SenderState {
     /// Position up to which the TX queue's records were taken, the NIC's own copy.
     pub tx_next: AtomicU32,
     reserved: AtomicU32,
-    pad: [AtomicU64; 7],
+    /// The frame behind that position, and the ports that it has reached, if it has more
+    /// destinations than one call serves; else 0.
+    pub paused: AtomicU64,
+    /// The mirrors that are still to get a copy of that frame, as in [`State::attached`].
+    pub paused_mirrors: [AtomicU64; MAX_PORTS as usize / 64],
+    pad: [AtomicU64; 2],
     /// Number of frames taken.
     pub frames: AtomicU64,
     /// Number of bytes of the frames taken that had an acceptable length.
@@ -375,6 +390,11 @@ impl State {
     #[inline]
     pub fn tenancy(&self, port: PortId) -> u32 {
         self.tenancy[port.index()].load(Relaxed)
+    }
+
+    /// Secret of a port's present tenancy.
+    pub fn secret(&self, port: PortId) -> Secret {
+        Secret::from_word(self.secret[port.index()].load(Relaxed))
     }
 
     /// Mode of a port: what its calls have to mind, `MODE_*`.

@@ -17,6 +17,7 @@ use crate::sync::{
     Ordering::{AcqRel, Relaxed, Release},
 };
 
+use postern_abi::service::Secret;
 use postern_abi::window::{PortId, Published, WindowHeader};
 
 use crate::fdb::{Key, Station};
@@ -43,6 +44,7 @@ impl Switch<'_> {
         let bit = 1 << (port.number() & 63);
         state.attached[port.index() >> 6].fetch_and(!bit, AcqRel);
         state.tenancy[port.index()].store(0, Release);
+        state.secret[port.index()].store(0, Relaxed);
         state.fdb.forget(port);
         state.generation.fetch_add(1, AcqRel);
     }
@@ -52,8 +54,9 @@ impl Switch<'_> {
     /// database as long as the tenancy lasts. Does nothing if the port is not one of this NIC's.
     ///
     /// `tenancy` must not be 0, nor the number of a former tenancy whose tenant may still make
-    /// calls.
-    pub fn admit(&self, port: PortId, tenancy: u32, mac: [u8; 6]) {
+    /// calls. `secret` must have been drawn for this tenancy alone. It goes into the window, where
+    /// the guest reads it, and nobody else can.
+    pub fn admit(&self, port: PortId, tenancy: u32, secret: Secret, mac: [u8; 6]) {
         let (Some(window), Some(port_state)) = (self.window(port), self.port(port)) else {
             return;
         };
@@ -67,10 +70,11 @@ impl Switch<'_> {
         }
         self.start_rings(port, tenancy);
         self.clear_counters(port);
-        let header = WindowHeader::new(self.geometry(), port, tenancy, mac);
+        let header = WindowHeader::new(self.geometry(), port, tenancy, secret, mac);
         self.write_header(window, &header);
         let station = Station::new(0, mac_word(mac));
         state.fdb.pin(self.key(), station, port);
+        state.secret[port.index()].store(secret.word(), Relaxed);
         state.tenancy[port.index()].store(tenancy, Release);
         let bit = 1 << (port.number() & 63);
         state.attached[port.index() >> 6].fetch_or(bit, AcqRel);
@@ -93,6 +97,7 @@ impl Switch<'_> {
         for queue in 0..geometry.queues() {
             let number = geometry.sender(port, queue);
             if let Some(sender) = self.sender(number) {
+                sender.paused.store(0, Relaxed);
                 let next = sender.tx_next.load(Relaxed);
                 let positions = [self.tx_producer(port, queue), self.tx_consumer(port, queue)];
                 for position in positions.into_iter().flatten() {
@@ -117,6 +122,9 @@ impl Switch<'_> {
     /// Sets the counters of what a port sent and received to zero.
     fn clear_counters(&self, port: PortId) {
         let geometry = self.geometry();
+        if let Some(state) = self.port(port) {
+            state.refused.store(0, Relaxed);
+        }
         for queue in 0..geometry.queues() {
             let number = geometry.sender(port, queue);
             if let Some(sender) = self.sender(number) {
@@ -153,6 +161,7 @@ impl Switch<'_> {
                 u32_at(offset).store(value, Relaxed);
             }
             u64_at(offset_of!(WindowHeader, size)).store(header.size, Relaxed);
+            u64_at(offset_of!(WindowHeader, secret)).store(header.secret.word(), Relaxed);
             for (i, byte) in header.mac.iter().enumerate() {
                 AtomicU8::from_ptr(at(offset_of!(WindowHeader, mac) + i)).store(*byte, Relaxed);
             }

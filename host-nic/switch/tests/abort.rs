@@ -74,7 +74,7 @@ fn send_all(guest: &mut Guest<'_>, skip: usize, changed: bool) {
 }
 
 fn caller(port: u32) -> Credentials {
-    Credentials::new(small(), common::port(port), 1)
+    Credentials::new(small(), common::port(port), 1, common::secret(1))
 }
 
 /// Number of frames of the call that were taken, from the consumer position of the ring.

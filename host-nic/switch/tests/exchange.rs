@@ -4,15 +4,18 @@
 mod common;
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use common::{SMALL, geometry, mac};
-use postern_abi::service::{ERR_BAD_REQUEST, OP_NOP};
-use postern_abi::window::{MAX_FRAME, MIN_FRAME, PAD_WORD, PortId, Published, RecordHeader};
+use postern_abi::service::{ERR_NO_SECRET, OP_NOP};
+use postern_abi::window::{
+    MAX_FRAME, MIN_FRAME, PAD_WORD, PortId, Published, RecordHeader, WindowHeader,
+};
 use postern_guest::direct::{Direct, DirectError};
 use postern_guest::nic::{Nic, WhenFull};
-use postern_guest::service::Service as _;
-use postern_nic_client::memory::Memory;
+use postern_guest::service::{Refused, Service as _};
+use postern_nic_client::memory::{Memory, draw_secret};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -21,7 +24,9 @@ fn memory(ports: u32, size: u32) -> Memory {
     let memory = Memory::create(geometry(ports, 1, size, size)).unwrap();
     for port in memory.geometry().all_ports() {
         let mac = mac(port.number() as u8);
-        memory.switch().admit(port, 1 + port.number(), mac);
+        memory
+            .switch()
+            .admit(port, 1 + port.number(), draw_secret().unwrap(), mac);
     }
     memory
 }
@@ -59,7 +64,8 @@ fn a_port_knows_its_number_and_address() {
     let mut nic = open(&memory, 2);
     assert_eq!((nic.port().number(), nic.mac()), (2, mac(2)));
     assert_eq!(nic.service().call(OP_NOP, 1, 2), Some(0));
-    assert_eq!(nic.service().call(99, 1, 2), Some(ERR_BAD_REQUEST));
+    assert_eq!(nic.service().call(99, 1, 2), Some(ERR_NO_SECRET));
+    assert_eq!(nic.check(), Ok(()));
 }
 
 #[test]
@@ -209,7 +215,7 @@ fn a_record_that_is_none_ends_what_is_there() {
         // SAFETY: the position is in the lane, where a record begins.
         unsafe {
             let header = RecordHeader::plain(length).words().0;
-            std::sync::atomic::AtomicU64::from_ptr(lane.add(at).cast()).store(header, Relaxed);
+            AtomicU64::from_ptr(lane.add(at).cast()).store(header, Relaxed);
         }
         let received = receive(&mut receiver, 9);
         // 65 bytes reach into the next record, whose rest is no header.
@@ -356,4 +362,76 @@ proptest! {
         prop_assert!(expected.is_empty());
         prop_assert_eq!(sender.pending(), 0);
     }
+}
+
+/// A burst that is more than one request may do is sent whole, in order, whatever the frames wait
+/// for.
+#[test]
+fn a_burst_takes_as_many_requests_as_it_needs() {
+    let memory = memory(256, SMALL);
+    let mut sender = open(&memory, 7);
+    let mut receivers = [0, 100, 255].map(|port| open(&memory, port));
+    let frames: Vec<_> = (0..40).map(|seed| broadcast(seed, 60)).collect();
+    for when in [WhenFull::Drop, WhenFull::Hold] {
+        sender.set_when_full(when);
+        let before = sender.stats();
+        assert_eq!(sender.tx_burst(&frames), 40);
+        assert_eq!(sender.pending(), 0);
+        assert_eq!(sender.stats().sent - before.sent, 40);
+        // Five frames are more than 1024 copies.
+        assert_eq!(sender.stats().calls - before.calls, 8, "{when:?}");
+        for receiver in &mut receivers {
+            assert_eq!(receive(receiver, 99), frames);
+        }
+    }
+}
+
+fn broadcast(seed: u8, len: usize) -> Vec<u8> {
+    let mut frame = frame(seed, len);
+    frame[0..6].fill(0xff);
+    frame
+}
+
+#[test]
+fn long_frames_to_one_port_are_sent_whole_too() {
+    let memory = memory(2, 4 << 20);
+    let (mut sender, mut receiver) = (open(&memory, 0), open(&memory, 1));
+    let frames: Vec<_> = (0..250).map(|seed| frame(seed, 9000)).collect();
+    for when in [WhenFull::Drop, WhenFull::Hold] {
+        sender.set_when_full(when);
+        let before = sender.stats().calls;
+        assert_eq!(sender.tx_burst(&frames), 250);
+        assert_eq!(sender.pending(), 0);
+        assert_eq!(sender.stats().calls - before, 3, "{when:?}");
+        assert_eq!(receive(&mut receiver, 999), frames);
+    }
+}
+
+/// A guest that overwrites the secret in its window is told, and ends its calls.
+#[test]
+fn requests_without_the_secret_are_reported() {
+    let memory = memory(2, SMALL);
+    let port = memory.geometry().port(0).unwrap();
+    let window = memory.switch().window(port).unwrap();
+    let offset = std::mem::offset_of!(WindowHeader, secret);
+    // SAFETY: the secret is an aligned word of the window, which is only accessed atomically.
+    let secret = unsafe { AtomicU64::from_ptr(window.add(offset).cast()) };
+    let right = secret.swap(1 << 40, Relaxed);
+    let mut locked_out = open(&memory, 0);
+    assert_eq!(locked_out.check(), Err(Refused::NoSecret));
+    assert_eq!(locked_out.agree(0), None);
+    assert_eq!(locked_out.tx_burst(&[frame(1, 60)]), 1);
+    let stats = locked_out.stats();
+    assert_eq!((stats.calls, stats.refused, stats.sent), (1, 1, 0));
+    assert_eq!(locked_out.pending(), 1);
+    let message = Refused::NoSecret.to_string();
+    assert!(message.contains("secret"), "{message}");
+
+    secret.store(right, Relaxed);
+    let mut nic = open(&memory, 0);
+    assert_eq!(nic.check(), Ok(()));
+    assert_eq!(nic.tx_burst(&[frame(2, 60)]), 1);
+    assert_eq!(receive(&mut open(&memory, 1), 9), [frame(2, 60)]);
+    memory.switch().evict(port);
+    assert_eq!(nic.check(), Err(Refused::BadRequest));
 }

@@ -51,7 +51,6 @@ impl From<ServerError> for CommandError {
             | ServerError::Kept { .. }
             | ServerError::NoSuchPort { .. } => status::CONFIGURATION,
             ServerError::Memory(_)
-            | ServerError::View(_)
             | ServerError::Keeper(_)
             | ServerError::Clock(_)
             | ServerError::Wait(_) => status::NIC,

@@ -106,6 +106,7 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     let outputs = Outputs {
         serial: open_serial(&args.serial)?,
         outbox: args.outbox.as_deref().map(output::create).transpose()?,
+        nic_end: Box::new(|end| eprintln!("postern: {end}")),
     };
     let stats = match args.stats {
         Some(path) => Some((output::create(&path)?, path)),

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path as FilePath;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use postern_nic_client::protocol::TenancyFds;
 use postern_nic_client::request::{self, Tenancy};
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::host_port::HostPort;
+use postern_vmm::nic::NicPort;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -335,4 +336,65 @@ fn without_a_keeper_a_nic_ends_with_its_owner() {
     nic.child = TestNic::child(nic.directory.path(), &["--no-keeper"], "NIC of 2 ports");
     nic.done("stop", &[]);
     assert!(nic.child.wait().unwrap().success());
+}
+
+#[test]
+fn a_port_is_taken_from_its_tenant_and_the_vmm_is_told() {
+    let nic = TestNic::start(&["--ports", "4"]);
+    let socket = nic.path("nic");
+    let port = NicPort::connect(socket.as_ref(), 1, CallPath::ExitUser).unwrap();
+    let (sender, told) = mpsc::channel();
+    let watch = port.watch(move |end| sender.send(end.to_string()).unwrap());
+    let watch = watch.unwrap();
+    let said = nic.done("port", &["1", "revoke"]);
+    let pid = std::process::id();
+    assert!(
+        said.contains(&format!("port 1 is taken from process {pid}")),
+        "{said}"
+    );
+    let told = told.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(
+        told.contains("has lost its port") && told.contains("port 1 was taken"),
+        "{told}"
+    );
+    assert!(watch.finish().unwrap().is_revoked());
+    // This process still has the memory.
+    assert!(nic.done("show", &[]).contains("which has its memory"));
+    assert_eq!(nic.json("ports")[1]["state"], "leaving");
+    assert!(nic.done("show", &["counters"]).contains("leaving"));
+    nic.refused("port", &["2", "revoke"], &["port 2 has no tenant", "show"]);
+    nic.refused("port", &["1", "enable", "--kill"], &["--kill", "revoke"]);
+
+    // A watch that nothing happens to ends when it is told to.
+    let port = NicPort::connect(socket.as_ref(), 2, CallPath::ExitUser).unwrap();
+    let watch = port.watch(|_| ()).unwrap();
+    assert_eq!(watch.finish(), None);
+    // An owner that goes, and takes its keeper with it, leaves the port.
+    let watch = port.watch(|_| ()).unwrap();
+    nic.done("stop", &[]);
+    let end = Instant::now() + Duration::from_secs(30);
+    let gone = loop {
+        match port.watch(|_| ()).unwrap().finish() {
+            Some(gone) => break gone,
+            None => assert!(Instant::now() < end, "the owner is still there"),
+        }
+    };
+    assert!(!gone.is_revoked() && gone.to_string().contains("port 2 goes on"));
+    drop(watch);
+}
+
+#[test]
+fn paths_that_are_not_offered_are_shown_with_the_reason() {
+    let nic = TestNic::start(&["--ports", "4", "--paths", "elisa,exit-user"]);
+    let text = nic.done("show", &["paths"]);
+    let line = |path: &str| {
+        let mut lines = text.lines();
+        lines
+            .find(|line| line.split_whitespace().next() == Some(path))
+            .unwrap()
+    };
+    assert!(line("exit-user").ends_with("offered"));
+    assert!(line("elisa").contains("--image"));
+    assert!(line("direct").contains("--paths"));
+    assert!(nic.json("paths")["paths"][3]["missing"].is_null());
 }

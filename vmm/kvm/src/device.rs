@@ -8,7 +8,8 @@ use std::path::Path;
 use postern_abi::kvm::{CreateEptView, KVM_CAP_EPT_VIEW};
 
 use crate::ioctl;
-use crate::view::View;
+use crate::rights::Rights;
+use crate::template::Template;
 
 /// /dev/kvm, open.
 #[derive(Debug)]
@@ -25,18 +26,25 @@ impl Device {
         file.map(Device)
     }
 
-    /// Whether this KVM makes views: it is patched, they are allowed, and the CPU can have them.
-    pub fn has_views(&self) -> bool {
-        ioctl::check_extension(&self.0, KVM_CAP_EPT_VIEW).is_ok_and(|answer| answer > 0)
+    /// The rights that templates can have here: none where KVM is not patched, views are not
+    /// allowed, or the CPU cannot have them. For some a process needs `CAP_SYS_RAWIO`, too.
+    pub fn rights(&self) -> Rights {
+        let answer = ioctl::check_extension(&self.0, KVM_CAP_EPT_VIEW);
+        Rights::from_bits(answer.map_or(0, i32::unsigned_abs))
     }
 
-    /// Makes an empty view.
+    /// Whether this KVM makes views: [`Device::rights`] are some.
+    pub fn has_views(&self) -> bool {
+        !self.rights().is_empty()
+    }
+
+    /// Makes an empty template.
     ///
     /// # Errors
     ///
     /// When KVM refuses.
-    pub fn create_view(&self) -> io::Result<View> {
-        ioctl::create(&self.0, &CreateEptView::default()).map(View::from)
+    pub fn create_template(&self) -> io::Result<Template> {
+        ioctl::create(&self.0, &CreateEptView::default()).map(Template::from)
     }
 }
 
@@ -53,11 +61,34 @@ pub fn why_no_views() -> String {
     explain(Path::new(PARAMETERS))
 }
 
+/// What the KVM of this host, which has views, lacks to serve VMCALLs itself, and what to do about
+/// it, for people.
+pub fn why_no_hypercall() -> String {
+    explain_hypercall(Path::new(PARAMETERS))
+}
+
+/// The value of a parameter, if there is one.
+fn parameter(parameters: &Path, name: &str) -> Option<bool> {
+    let value = fs::read_to_string(parameters.join(name)).ok()?;
+    Some(matches!(value.trim(), "Y" | "1"))
+}
+
+fn explain_hypercall(parameters: &Path) -> String {
+    match parameter(parameters, "ept_views_hypercall") {
+        Some(false) => "the loaded KVM does not run services in the host's kernel: to allow it, \
+                        load kvm_intel with ept_views=1 ept_views_hypercall=1"
+            .to_owned(),
+        Some(true) => "the loaded KVM was built without a service of its own: build it with \
+                       kernel-patches/build.sh"
+            .to_owned(),
+        None => "the loaded KVM runs no services in the host's kernel: build and load the patched \
+                 one with kernel-patches/build.sh, and ept_views=1 ept_views_hypercall=1"
+            .to_owned(),
+    }
+}
+
 fn explain(parameters: &Path) -> String {
-    let parameter = |name: &str| {
-        let value = fs::read_to_string(parameters.join(name)).ok()?;
-        Some(value.trim() == "Y")
-    };
+    let parameter = |name: &str| parameter(parameters, name);
     match (parameter("ept_views"), parameter("ept_views_insist")) {
         (Some(false), _) => "the loaded KVM has EPT views, but they are off: load kvm_intel with \
                              ept_views=1; postern check says more"
@@ -95,6 +126,10 @@ mod tests {
         set("ept_views_insist", "Y\n");
         let refused = explain(&directory);
         assert!(!refused.contains('=') && refused.contains("postern check"));
+        set("ept_views_hypercall", "N\n");
+        assert!(explain_hypercall(&directory).contains("ept_views=1 ept_views_hypercall=1"));
+        set("ept_views_hypercall", "Y\n");
+        assert!(!explain_hypercall(&directory).contains('='));
         fs::remove_dir_all(&directory).unwrap();
     }
 
@@ -104,7 +139,7 @@ mod tests {
             Err(error) => println!("SKIP: /dev/kvm cannot be opened: {error}"),
             Ok(device) => {
                 assert_eq!(device.has_views(), has_views());
-                assert_eq!(device.create_view().is_ok(), has_views());
+                assert_eq!(device.create_template().is_ok(), has_views());
             }
         }
     }
@@ -113,7 +148,7 @@ mod tests {
     fn what_is_no_kvm_has_no_views() {
         let file = File::open("/dev/null").unwrap();
         let device = Device(file);
-        assert!(!device.has_views());
-        assert!(device.create_view().is_err());
+        assert!(!device.has_views() && device.rights().is_empty());
+        assert!(device.create_template().is_err());
     }
 }

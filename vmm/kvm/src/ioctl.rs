@@ -1,20 +1,21 @@
 //! The table of the view ioctls, with one function each: what is passed is what the kernel gets.
 //!
 //! Nothing is checked here, because tests of the kernel pass what is wrong; programs use the
-//! methods of [`crate::View`] and [`crate::Attachment`].
+//! methods of [`crate::Template`], [`crate::SealedTemplate`] and [`crate::Attachment`].
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use postern_abi::kvm::{
-    AttachEptView, CreateEptView, DetachEptView, EptViewMap, EptViewSeal, EptViewStats,
+    AttachEptView, CreateEptView, DetachEptView, EptViewGrant, EptViewInfo, EptViewMap,
+    EptViewRevoke, EptViewSeal, EptViewStats,
 };
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 /// The numbers of the ioctls.
 mod number {
     use postern_abi::kvm::*;
-    use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr};
+    use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr, ioctl_iowr_nr};
 
     // KVM's own, of linux/kvm.h.
     ioctl_io_nr!(KVM_CHECK_EXTENSION, KVMIO, 0x03);
@@ -38,11 +39,29 @@ mod number {
         KVM_DETACH_EPT_VIEW_NR,
         DetachEptView
     );
-    ioctl_ior_nr!(
+    ioctl_iowr_nr!(
         KVM_GET_EPT_VIEW_STATS,
         KVMIO,
         KVM_GET_EPT_VIEW_STATS_NR,
         EptViewStats
+    );
+    ioctl_iow_nr!(
+        KVM_EPT_VIEW_GRANT,
+        KVMIO,
+        KVM_EPT_VIEW_GRANT_NR,
+        EptViewGrant
+    );
+    ioctl_iow_nr!(
+        KVM_EPT_VIEW_REVOKE,
+        KVMIO,
+        KVM_EPT_VIEW_REVOKE_NR,
+        EptViewRevoke
+    );
+    ioctl_ior_nr!(
+        KVM_GET_EPT_VIEW_INFO,
+        KVMIO,
+        KVM_GET_EPT_VIEW_INFO_NR,
+        EptViewInfo
     );
 }
 
@@ -63,19 +82,24 @@ pub fn check_extension(kvm: &impl AsRawFd, capability: u32) -> io::Result<i32> {
     check(unsafe { ioctl_with_val(kvm, number::KVM_CHECK_EXTENSION(), capability.into()) })
 }
 
-/// `KVM_CREATE_EPT_VIEW` on /dev/kvm: a new view.
+/// A descriptor that a call has returned.
+fn new_descriptor(result: i32) -> io::Result<OwnedFd> {
+    let fd = check(result)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `KVM_CREATE_EPT_VIEW` on /dev/kvm: a new template.
 ///
 /// # Errors
 ///
 /// The `errno` of the ioctl.
 pub fn create(kvm: &impl AsRawFd, argument: &CreateEptView) -> io::Result<OwnedFd> {
     // SAFETY: the call reads the structure that its number says, which is borrowed throughout.
-    let fd = check(unsafe { ioctl_with_ref(kvm, number::KVM_CREATE_EPT_VIEW(), argument) })?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    new_descriptor(unsafe { ioctl_with_ref(kvm, number::KVM_CREATE_EPT_VIEW(), argument) })
 }
 
-/// `KVM_EPT_VIEW_MAP` on a view: pins pages of this process and maps them in the view.
+/// `KVM_EPT_VIEW_MAP` on a template: pins pages of this process and maps them in its views.
 ///
 /// # Errors
 ///
@@ -86,20 +110,54 @@ pub fn create(kvm: &impl AsRawFd, argument: &CreateEptView) -> io::Result<OwnedF
 /// If this process has pages at the address that the argument names, guests read them, and write
 /// them if the argument says so, while and after this call: nothing may refer to them as memory
 /// that only changes by what this process does.
-pub unsafe fn map(view: &impl AsRawFd, argument: &EptViewMap) -> io::Result<()> {
+pub unsafe fn map(template: &impl AsRawFd, argument: &EptViewMap) -> io::Result<()> {
     // SAFETY: the call reads the structure that its number says, which is borrowed throughout; what
     // becomes of the pages that it names is the caller's promise.
-    check(unsafe { ioctl_with_ref(view, number::KVM_EPT_VIEW_MAP(), argument) }).map(drop)
+    check(unsafe { ioctl_with_ref(template, number::KVM_EPT_VIEW_MAP(), argument) }).map(drop)
 }
 
-/// `KVM_EPT_VIEW_SEAL` on a view: completes it.
+/// `KVM_EPT_VIEW_SEAL` on a template: completes it.
 ///
 /// # Errors
 ///
 /// The `errno` of the ioctl.
-pub fn seal(view: &impl AsRawFd, argument: &EptViewSeal) -> io::Result<()> {
+pub fn seal(template: &impl AsRawFd, argument: &EptViewSeal) -> io::Result<()> {
     // SAFETY: the call reads the structure that its number says, which is borrowed throughout.
-    check(unsafe { ioctl_with_ref(view, number::KVM_EPT_VIEW_SEAL(), argument) }).map(drop)
+    check(unsafe { ioctl_with_ref(template, number::KVM_EPT_VIEW_SEAL(), argument) }).map(drop)
+}
+
+/// `KVM_EPT_VIEW_GRANT` on a sealed template: a new grant.
+///
+/// # Errors
+///
+/// The `errno` of the ioctl.
+pub fn grant(template: &impl AsRawFd, argument: &EptViewGrant) -> io::Result<OwnedFd> {
+    // SAFETY: the call reads the structure that its number says, which is borrowed throughout.
+    new_descriptor(unsafe { ioctl_with_ref(template, number::KVM_EPT_VIEW_GRANT(), argument) })
+}
+
+/// `KVM_EPT_VIEW_REVOKE` on a sealed template; gives how many grants it was.
+///
+/// # Errors
+///
+/// The `errno` of the ioctl.
+pub fn revoke(template: &impl AsRawFd, argument: &EptViewRevoke) -> io::Result<u32> {
+    // SAFETY: the call reads the structure that its number says, which is borrowed throughout.
+    check(unsafe { ioctl_with_ref(template, number::KVM_EPT_VIEW_REVOKE(), argument) })
+        .map(i32::unsigned_abs)
+}
+
+/// `KVM_GET_EPT_VIEW_INFO` on a template.
+///
+/// # Errors
+///
+/// The `errno` of the ioctl.
+pub fn info(template: &impl AsRawFd) -> io::Result<EptViewInfo> {
+    let mut info = EptViewInfo::default();
+    // SAFETY: the call writes the structure that its number says, which is borrowed throughout, and
+    // whatever bytes it writes make integers.
+    check(unsafe { ioctl_with_mut_ref(template, number::KVM_GET_EPT_VIEW_INFO(), &mut info) })?;
+    Ok(info)
 }
 
 /// `KVM_ATTACH_EPT_VIEW` on a vCPU.
@@ -122,15 +180,27 @@ pub fn detach(vcpu: &impl AsRawFd, argument: &DetachEptView) -> io::Result<()> {
     check(unsafe { ioctl_with_ref(vcpu, number::KVM_DETACH_EPT_VIEW(), argument) }).map(drop)
 }
 
-/// `KVM_GET_EPT_VIEW_STATS` on a vCPU.
+/// `KVM_GET_EPT_VIEW_STATS` on a vCPU, of one of its slots.
 ///
 /// # Errors
 ///
 /// The `errno` of the ioctl.
-pub fn stats(vcpu: &impl AsRawFd) -> io::Result<EptViewStats> {
-    let mut stats = EptViewStats::default();
-    // SAFETY: the call writes the structure that its number says, which is borrowed throughout, and
-    // whatever bytes it writes make integers.
-    check(unsafe { ioctl_with_mut_ref(vcpu, number::KVM_GET_EPT_VIEW_STATS(), &mut stats) })?;
+pub fn stats(vcpu: &impl AsRawFd, slot: u32) -> io::Result<EptViewStats> {
+    let mut stats = EptViewStats {
+        slot,
+        ..EptViewStats::default()
+    };
+    stats_into(vcpu, &mut stats)?;
     Ok(stats)
+}
+
+/// `KVM_GET_EPT_VIEW_STATS` on a vCPU, with an argument as it is.
+///
+/// # Errors
+///
+/// The `errno` of the ioctl.
+pub fn stats_into(vcpu: &impl AsRawFd, stats: &mut EptViewStats) -> io::Result<()> {
+    // SAFETY: the call reads and writes the structure that its number says, which is borrowed
+    // throughout, and whatever bytes it writes make integers.
+    check(unsafe { ioctl_with_mut_ref(vcpu, number::KVM_GET_EPT_VIEW_STATS(), stats) }).map(drop)
 }

@@ -3,44 +3,54 @@
 //! | object | what it is | calls |
 //! | --- | --- | --- |
 //! | [`Device`] | /dev/kvm | `KVM_CHECK_EXTENSION`, `KVM_CREATE_EPT_VIEW` |
-//! | [`View`] | a view that is being put together | `KVM_EPT_VIEW_MAP`, `KVM_EPT_VIEW_SEAL` |
-//! | [`SealedView`] | a view that is complete, for any number of vCPUs | |
-//! | [`Attachment`] | a sealed view on one vCPU | `KVM_ATTACH_EPT_VIEW`, its detach and stats |
+//! | [`Template`] | a service that is being put together | `KVM_EPT_VIEW_MAP`, `KVM_EPT_VIEW_SEAL` |
+//! | [`SealedTemplate`] | a complete one | `KVM_EPT_VIEW_GRANT`, its revocation and info |
+//! | [`Grant`] | what a VMM is given of it: identity, rights, members | |
+//! | [`Attachment`] | a member of a grant on one vCPU | `KVM_ATTACH_EPT_VIEW`, its detach and stats |
 //!
-//! The owner of a NIC makes views and passes their descriptors to VMMs, which attach them to their
-//! vCPUs. Numbers and structures are those of [`postern_abi::kvm`]; `kvm_ept_view.h`, which the
-//! kernel patches add, documents each call and its errors. [`ioctl`] is the table beneath: the same
-//! calls with arguments that nobody has checked, for tests of the kernel.
+//! The owner of a service makes one template of it, and a grant for each tenant, whose descriptor
+//! goes to a VMM. The VMM attaches its vCPUs as members of the grant, by a [`Right`] that the grant
+//! gives. The owner can revoke the grant at any time. Numbers and structures are those of
+//! [`postern_abi::kvm`]; `kvm_ept_view.h`, which the kernel patches add, documents each call and
+//! its errors. [`ioctl`] is the table beneath: the same calls with arguments that nobody has
+//! checked, for tests of the kernel.
 //!
 //! Every error is the [`std::io::Error`] of the system call: what it means depends on what the
 //! caller wanted, and the caller says it.
 //!
-//! `examples/attach_view.rs` goes all the way from pages of memory to a vCPU with a view.
+//! `examples/attach_view.rs` goes all the way from pages of memory to a vCPU with a service.
 //!
 //! ```
 //! use postern_abi::view::{DATA_GVA, IMAGE_GVA};
-//! use postern_kvm::{Device, Protection, Seal, SharedPages, View, ViewMode};
+//! use postern_kvm::{Device, GrantTerms, Protection, Right, Seal, SharedPages, Template};
 //!
-//! /// Makes a service of a page of code and some data.
-//! fn service(view: View, code: &SharedPages, data: &SharedPages) -> std::io::Result<()> {
-//!     view.map(IMAGE_GVA, code, Protection::ReadExecute)?;
-//!     view.map(DATA_GVA, data, Protection::ReadWrite)?;
-//!     let sealed = view.seal(&Seal {
-//!         mode: ViewMode::Strict,
+//! /// Makes a service of a page of code and some data, and lets a VM of one vCPU call it.
+//! fn service(template: Template, code: &SharedPages, data: &SharedPages) -> std::io::Result<()> {
+//!     template.map(IMAGE_GVA, code, Protection::ReadExecute)?;
+//!     template.map(DATA_GVA, data, Protection::ReadWrite)?;
+//!     let sealed = template.seal(&Seal {
+//!         rights: Right::Strict.into(),
 //!         entry_gva: IMAGE_GVA,
 //!         data_gva: DATA_GVA,
 //!         data_size: data.size(),
+//!     })?;
+//!     let grant = sealed.grant(&GrantTerms {
+//!         id: 7,
+//!         rights: Right::Strict.into(),
+//!         members: 1,
 //!         caller: [0; 8],
 //!     })?;
-//!     // Its descriptor now goes to a VMM.
-//!     drop(sealed);
+//!     // Its descriptor now goes to a VMM; that of the template does not.
+//!     drop(grant);
+//!     // When this returns, that VM has no access any more.
+//!     assert_eq!(sealed.revoke(7)?, 0);
 //!     Ok(())
 //! }
 //!
-//! // Most hosts make no views: their KVM says so, and gives none.
+//! // Most hosts have no views: their KVM says so, and makes no template.
 //! match Device::open() {
-//!     Ok(device) if device.has_views() => assert!(device.create_view().is_ok()),
-//!     Ok(device) => assert!(device.create_view().is_err()),
+//!     Ok(device) if device.has_views() => assert!(device.create_template().is_ok()),
+//!     Ok(device) => assert!(device.create_template().is_err()),
 //!     Err(error) => println!("no /dev/kvm here: {error}"),
 //! }
 //! # let _ = service;
@@ -49,8 +59,12 @@
 mod attachment;
 mod device;
 pub mod ioctl;
-mod view;
+mod rights;
+mod template;
 
-pub use attachment::{AttachMode, Attachment};
-pub use device::{Device, has_views, why_no_views};
-pub use view::{Protection, Seal, SealedView, SharedPages, View, ViewMode};
+pub use attachment::{AttachTerms, Attachment};
+pub use device::{Device, has_views, why_no_hypercall, why_no_views};
+pub use rights::{Right, Rights};
+pub use template::{
+    Grant, GrantTerms, Protection, Seal, SealError, SealedTemplate, SharedPages, Template,
+};

@@ -8,7 +8,11 @@ use std::path::Path;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::Kvm;
-use postern_kvm::Device;
+use postern_abi::source::{Source, hypervisor_below};
+use postern_kvm::{Device, Right};
+
+use super::host_files::HostFiles;
+use crate::event_counters;
 
 /// Whether /dev/kvm opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,22 +38,15 @@ pub struct VmxFeatures {
     pub eptp_switching: Option<bool>,
 }
 
-/// Parameters of the loaded kvm_intel; absent ones are not parameters of this module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvmModule {
-    /// Whether views are allowed. Only the patched module has it.
-    pub ept_views: Option<bool>,
-    /// Whether views are allowed on CPUs that leak.
-    pub ept_views_insist: Option<bool>,
-    /// 1 where guests get Intel PT.
-    pub pt_mode: Option<u32>,
-}
-
 /// The facts; nothing where one cannot be seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// As `uname -r` has it.
-    pub kernel_release: String,
+    /// What /proc and /sys say.
+    pub host: HostFiles,
+    /// What measured figures of this machine are labelled.
+    pub source: Source,
+    /// The hypervisor below, as CPUID names it.
+    pub hypervisor: Option<String>,
     /// Whether /dev/kvm opens.
     pub device: DeviceAccess,
     /// KVM's API version.
@@ -62,15 +59,17 @@ pub struct Facts {
     pub cpu_smap: bool,
     /// Features of VMX.
     pub vmx: Option<VmxFeatures>,
-    /// The loaded kvm_intel.
-    pub module: Option<KvmModule>,
     /// Whether KVM offers views.
     pub views: Option<bool>,
+    /// Whether KVM offers calls of services by VMCALL.
+    pub hypercall: Option<bool>,
 }
 
 impl Facts {
     /// Looks at the host. Nothing is changed or loaded.
     pub fn gather() -> Facts {
+        // First, because an open /dev/kvm is a user of the module.
+        let host = HostFiles::read(Path::new("/"));
         let (device, kvm) = match Kvm::new() {
             Ok(kvm) => (DeviceAccess::Open, Some(kvm)),
             Err(error) => (access_error(io::Error::from(error)), None),
@@ -80,8 +79,11 @@ impl Facts {
             .as_ref()
             .and_then(vmx_by_msrs)
             .or_else(|| vmx_by_flags(&fs::read_to_string("/proc/cpuinfo").ok()?));
+        let rights = Device::open().ok().map(|kvm| kvm.rights());
         Facts {
-            kernel_release: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
+            host,
+            source: Source::decide(event_counters::is_emulated(), hypervisor_below()),
+            hypervisor: hypervisor_name(),
             device,
             api_version: kvm.as_ref().map(Kvm::get_api_version),
             // Leaf 1 exists on every x86-64 CPU.
@@ -89,8 +91,8 @@ impl Facts {
             cpu_smep: (features >> 7) & 1 == 1,
             cpu_smap: (features >> 20) & 1 == 1,
             vmx,
-            module: module(Path::new("/sys/module/kvm_intel")),
-            views: Device::open().ok().map(|kvm| kvm.has_views()),
+            views: rights.map(|rights| !rights.is_empty()),
+            hypercall: rights.map(|rights| rights.contains(Right::Hypercall)),
         }
     }
 }
@@ -105,6 +107,24 @@ fn access_error(error: io::Error) -> DeviceAccess {
         }
         _ => DeviceAccess::Failed(error.to_string()),
     }
+}
+
+/// First leaf that hypervisors answer; EBX, ECX and EDX name them.
+const HYPERVISOR_LEAF: u32 = 0x4000_0000;
+
+/// What the hypervisor below calls itself, such as `KVMKVMKVM` or `Microsoft Hv`.
+fn hypervisor_name() -> Option<String> {
+    if !hypervisor_below() {
+        return None;
+    }
+    let leaf = __cpuid(HYPERVISOR_LEAF);
+    let bytes = [leaf.ebx, leaf.ecx, leaf.edx]
+        .map(u32::to_le_bytes)
+        .concat();
+    let printable = bytes
+        .into_iter()
+        .filter(|byte| (b' '..=b'~').contains(byte));
+    Some(printable.map(char::from).collect())
 }
 
 /// EBX of CPUID leaf 7, subleaf 0.
@@ -165,24 +185,6 @@ fn vmx_by_flags(cpuinfo: &str) -> Option<VmxFeatures> {
     })
 }
 
-fn module(directory: &Path) -> Option<KvmModule> {
-    if !directory.is_dir() {
-        return None;
-    }
-    let parameter = |name: &str| read(directory.join("parameters").join(name));
-    let flag = |name| parameter(name).map(|value| matches!(value.as_str(), "Y" | "1"));
-    Some(KvmModule {
-        ept_views: flag("ept_views"),
-        ept_views_insist: flag("ept_views_insist"),
-        pt_mode: parameter("pt_mode").and_then(|value| value.parse().ok()),
-    })
-}
-
-fn read(path: impl AsRef<Path>) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
-    Some(text.trim().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,31 +204,6 @@ mod tests {
         assert_eq!(vmx_by_flags("flags : vmx ept\n"), None);
         let old = vmx_by_flags("vmx flags : vnmi ept_ad ept\n").unwrap();
         assert_eq!((old.ept, old.eptp_switching), (true, None));
-    }
-
-    #[test]
-    fn parameters_of_the_module() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(module(&dir.path().join("none")), None);
-        let parameters = dir.path().join("parameters");
-        fs::create_dir(&parameters).unwrap();
-        let unpatched = module(dir.path()).unwrap();
-        assert_eq!(unpatched.ept_views, None);
-        for (name, value) in [
-            ("ept_views", "Y\n"),
-            ("ept_views_insist", "N\n"),
-            ("pt_mode", "1\n"),
-        ] {
-            fs::write(parameters.join(name), value).unwrap();
-        }
-        assert_eq!(
-            module(dir.path()),
-            Some(KvmModule {
-                ept_views: Some(true),
-                ept_views_insist: Some(false),
-                pt_mode: Some(1)
-            })
-        );
     }
 
     #[test]

@@ -6,57 +6,16 @@
 #![deny(unsafe_code)]
 
 mod facts;
+mod host_files;
+mod host_rungs;
+mod leaks;
+mod rung;
+mod series;
 
-use serde::Serialize;
-
-pub use facts::{DeviceAccess, Facts, KvmModule, VmxFeatures};
-
-/// Whether a rung is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// The host has it.
-    Ok,
-    /// The host lacks it.
-    Missing,
-    /// It cannot be seen, mostly because an earlier rung is missing.
-    Unknown,
-}
-
-impl State {
-    /// The word for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Ok => "ok",
-            State::Missing => "missing",
-            State::Unknown => "unknown",
-        }
-    }
-
-    fn of(there: Option<bool>) -> State {
-        match there {
-            Some(true) => State::Ok,
-            Some(false) => State::Missing,
-            None => State::Unknown,
-        }
-    }
-}
-
-/// One thing that views need.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Rung {
-    /// Name of the rung, the same in each version.
-    pub name: &'static str,
-    /// Whether the host has it.
-    pub state: State,
-    /// What was found.
-    pub found: String,
-    /// What it is needed for.
-    pub meaning: &'static str,
-    /// What to do where it is not there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
-}
+pub use facts::{DeviceAccess, Facts, VmxFeatures};
+pub use host_files::{HostFiles, KvmModule, VmProcess};
+use rung::rung;
+pub use rung::{Rung, State};
 
 /// What to do about a CPU that lacks something.
 const NO_HARDWARE: &str =
@@ -64,40 +23,34 @@ const NO_HARDWARE: &str =
 
 /// Judges the facts: the rungs from the lowest up.
 pub fn ladder(facts: &Facts) -> Vec<Rung> {
-    vec![
+    let host = &facts.host;
+    let mut ladder = vec![
+        host_rungs::machine(facts),
         device(facts),
         version(facts),
         vmx(facts),
         ept(facts),
         vmfunc(facts),
         supervisor_protection(facts),
+    ];
+    ladder.extend(leaks::rungs(host, facts.views));
+    ladder.extend([
+        host_rungs::kernel(facts),
+        host_rungs::signatures(facts),
+        host_rungs::users(facts),
         views(facts),
-    ]
+        hypercall(facts),
+    ]);
+    ladder
 }
 
-/// Whether every rung is there.
+/// Whether views work: no rung is missing or unknown.
 pub fn complete(ladder: &[Rung]) -> bool {
-    ladder.iter().all(|rung| rung.state == State::Ok)
-}
-
-fn rung(
-    name: &'static str,
-    state: State,
-    found: impl Into<String>,
-    meaning: &'static str,
-    remedy: impl Into<String>,
-) -> Rung {
-    Rung {
-        name,
-        state,
-        found: found.into(),
-        meaning,
-        remedy: (state != State::Ok).then(|| remedy.into()),
-    }
+    ladder.iter().all(|rung| rung.state.suffices())
 }
 
 fn device(facts: &Facts) -> Rung {
-    let release = &facts.kernel_release;
+    let release = &facts.host.kernel_release;
     let (state, found, remedy) = match &facts.device {
         DeviceAccess::Open => (State::Ok, "/dev/kvm opens".to_owned(), String::new()),
         DeviceAccess::Missing => (
@@ -222,10 +175,10 @@ fn supervisor_protection(facts: &Facts) -> Rung {
 }
 
 fn views(facts: &Facts) -> Rung {
-    let release = &facts.kernel_release;
+    let release = &facts.host.kernel_release;
     let state = State::of(facts.views);
     let reload = "modprobe -r kvm_intel && modprobe kvm_intel ept_views=1";
-    let (found, remedy) = match (facts.views, &facts.module) {
+    let (found, remedy) = match (facts.views, &facts.host.module) {
         (Some(true), _) => ("the loaded KVM offers views".to_owned(), String::new()),
         (None, _) => (
             "not seen".to_owned(),
@@ -276,7 +229,39 @@ fn views(facts: &Facts) -> Rung {
         "views",
         state,
         found,
-        "the patched kvm_intel makes views, and serves the path exit-kernel",
+        "the patched kvm_intel makes views",
+        remedy,
+    )
+}
+
+fn hypercall(facts: &Facts) -> Rung {
+    let module = facts.host.module.as_ref();
+    let (state, found, remedy) = match (facts.views, facts.hypercall) {
+        (Some(true), Some(true)) => (State::Ok, "the loaded KVM serves VMCALLs", ""),
+        (Some(true), _) => match module.and_then(|module| module.ept_views_hypercall) {
+            Some(true) => (
+                State::Note,
+                "the patched kvm_intel serves no VMCALLs, though its parameter \
+                 ept_views_hypercall is on",
+                "the kernel's log says why (dmesg | grep 'EPT views'): the module was built \
+                 without a service, or the service without return thunks on a CPU that needs \
+                 them; the other paths do not need it",
+            ),
+            _ => (
+                State::Note,
+                "the patched kvm_intel serves no VMCALLs: its parameter ept_views_hypercall is off",
+                "if the service may run in the host's kernel, for the path exit-kernel, load \
+                 kvm_intel with ept_views=1 ept_views_hypercall=1; the other paths do not need it",
+            ),
+        },
+        _ => (State::Unknown, "not seen", "get the rung views right first"),
+    };
+    rung(
+        "hypercall",
+        state,
+        found,
+        "on the path exit-kernel the service runs in the host's kernel, which its administrator \
+         allows or not",
         remedy,
     )
 }

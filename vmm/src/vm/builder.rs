@@ -151,9 +151,11 @@ impl Builder {
                 .create_vcpu(number as u64)
                 .map_err(kvm::call("KVM_CREATE_VCPU"))?;
             let vcpu = Vcpu::new(number, fd, &host.cpuid(number, config.vcpus))?;
-            let view = nic.as_ref().and_then(|nic| nic.view(config.exit_on_abort));
-            let attached = view
-                .map(|(view, mode)| VcpuView::attach(number, vcpu.as_fd(), view, mode))
+            let access = nic
+                .as_ref()
+                .and_then(|nic| nic.access(config.exit_on_abort));
+            let attached = access
+                .map(|access| VcpuView::attach(number, vcpu.as_fd(), access))
                 .transpose()?;
             vcpus.push((vcpu, attached));
         }

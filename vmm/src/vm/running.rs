@@ -21,7 +21,7 @@ use crate::devices::{
 use crate::event_counters::{CounterSource, EventCounters, EventCounts};
 use crate::measurement::{SnapshotRecorder, ViewStats};
 use crate::memory::Slots;
-use crate::nic::NicPort;
+use crate::nic::{NicEnd, NicPort, NicWatch};
 use crate::run_report::{FinalStats, Outcome, RunReport};
 use crate::signals;
 use crate::vcpu::{Vcpu, VcpuEnd};
@@ -33,6 +33,8 @@ pub struct Outputs {
     pub serial: SerialOutput,
     /// What the guest puts in its outbox.
     pub outbox: Option<File>,
+    /// Is told when the NIC takes the VM's port back, or its owner goes.
+    pub nic_end: Box<dyn FnOnce(&NicEnd) + Send>,
 }
 
 impl fmt::Debug for Outputs {
@@ -134,6 +136,11 @@ impl Vm {
             outbox: Shared::new(Outbox::new(ram, outputs.outbox)),
             recorder,
         };
+        let watch = nic.as_ref().map(|nic| nic.watch(outputs.nic_end));
+        let watch = watch.transpose().map_err(|source| Error::System {
+            what: "watch the connection to the NIC",
+            source,
+        })?;
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads: Vec<JoinHandle<Result<VcpuResult, Error>>> = Vec::new();
         let mut started = Ok(());
@@ -173,7 +180,11 @@ impl Vm {
             Ok(Event::Signal(signal)) => Outcome::Signal(signal),
             Err(mpsc::RecvError) => unreachable!("`sender` is still here"),
         };
-        devices.report(outcome, &results)
+        let nic_end = watch.and_then(NicWatch::finish);
+        Ok(RunReport {
+            nic_end,
+            ..devices.report(outcome, &results)?
+        })
     }
 }
 
@@ -192,11 +203,8 @@ struct VcpuDevices {
 }
 
 impl Devices {
-    fn bus(&self, request: Option<RequestPort>, snapshot: Shared<SnapshotPort>) -> Bus {
+    fn bus(&self, snapshot: Shared<SnapshotPort>) -> Bus {
         let mut bus = Bus::new();
-        if let Some(request) = request {
-            bus.add(platform::PORT_REQUEST, 4, Box::new(request));
-        }
         bus.add(platform::PORT_SNAPSHOT, 4, Box::new(snapshot));
         bus.add(platform::PORT_EXIT, 4, Box::new(ExitPort));
         bus.add(platform::PORT_OUTBOX, 4, Box::new(self.outbox.clone()));
@@ -233,6 +241,7 @@ impl Devices {
         };
         Ok(RunReport {
             outcome,
+            nic_end: None,
             snapshots,
             snapshots_dropped,
             last: FinalStats {
@@ -282,8 +291,8 @@ fn run_vcpu(
     let counters = EventCounters::open(kind)?;
     let snapshot = SnapshotPort::new(number, counters, own.attached, devices.recorder.clone());
     let snapshot = Shared::new(snapshot);
-    let mut bus = devices.bus(own.request, snapshot.clone());
-    notice.end = Some(vcpu.run(&mut bus, stop));
+    let mut bus = devices.bus(snapshot.clone());
+    notice.end = Some(vcpu.run(own.request, &mut bus, stop));
     let (counts, view) = snapshot.with(SnapshotPort::last)?;
     Ok(VcpuResult {
         counts,

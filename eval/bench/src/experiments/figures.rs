@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path as FilePath;
 
 use postern_lab::output;
-use postern_lab::source::Source;
+use postern_lab::source::{self, Source};
 use serde::Serialize;
 
 use super::published::PublishedValue;
@@ -18,6 +18,7 @@ use crate::text_table::TextTable;
 #[serde(rename_all = "lowercase", untagged)]
 pub enum Label {
     /// Measured here.
+    #[serde(serialize_with = "source::serialize")]
     Measured(Source),
     /// Published by others.
     Published(Published),

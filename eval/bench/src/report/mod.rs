@@ -25,7 +25,7 @@ use std::path::Path as FilePath;
 
 use postern_abi::platform::CallPath;
 use postern_lab::output;
-use postern_lab::source::Source;
+use postern_lab::source::{self, Source};
 use serde::Serialize;
 
 use crate::call_path;
@@ -241,6 +241,7 @@ impl Pcap {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DemoReport {
     /// Label of all figures.
+    #[serde(serialize_with = "source::serialize")]
     pub source: Source,
     /// The traffic table.
     pub traffic: Vec<TrafficRow>,

@@ -132,7 +132,7 @@ impl Setting {
     pub fn new(source: Source, rings: RingSizes) -> Setting {
         let counters = match source {
             Source::Emulated => CounterSource::Emulated,
-            Source::Hardware => CounterSource::Perf,
+            Source::Nested | Source::Hardware => CounterSource::Perf,
         };
         Setting { rings, counters }
     }
@@ -292,9 +292,11 @@ mod tests {
             init: file("init"),
             postern: file("postern"),
             viewtest: file("viewtest"),
+            exitcost: file("exitcost"),
             bare_guest: file("bare_guest"),
             nic_image: file("nic-image"),
             locking_image: file("locking-image"),
+            open_image: file("open-image"),
         }
     }
 

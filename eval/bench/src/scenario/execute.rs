@@ -63,7 +63,7 @@ pub fn run(
         Testbed::Emulated(emulated) => {
             run_emulated(emulated, &jobs, definition::memory_mb(inputs), &progress)?
         }
-        Testbed::Hardware(_) => jobs
+        Testbed::Host(_) => jobs
             .iter()
             .map(|job| {
                 progress(&format!("{NAME_LINE}{}", job.name));
@@ -85,7 +85,7 @@ pub fn run(
         kernel,
         machine: match testbed {
             Testbed::Emulated(_) => format!("Bochs, {cpu}"),
-            Testbed::Hardware(_) => cpu,
+            Testbed::Host(_) => cpu,
         },
     })
 }
@@ -101,7 +101,7 @@ fn about(testbed: &Testbed) -> Job {
             Testbed::Emulated(_) => {
                 format!("{script}\nsleep 3; echo 0 >/sys/module/kvm/parameters/halt_poll_ns")
             }
-            Testbed::Hardware(_) => script.to_owned(),
+            Testbed::Host(_) => script.to_owned(),
         },
     )
 }
@@ -115,7 +115,7 @@ fn run_emulated(
 ) -> Result<Vec<Result<JobOutcome>>> {
     let memory_mb = u32::try_from(MEMORY_MB + memory_mb).context("sizing the machine's memory")?;
     let machine = testbed
-        .machine(&format!("{VIEWS} {PARAMETER}"))
+        .machine(&format!("{VIEWS} {PARAMETER}"))?
         .timeout(TIMEOUT)
         .memory_mb(memory_mb)
         .watched(progress);

@@ -110,7 +110,7 @@ pub fn traffic(
     let receiver = vm_stats(receiver, &outcome)?;
     let costs = match source {
         Source::Emulated => stats::traffic_shared_counters(&sender, &receiver)?,
-        Source::Hardware => stats::traffic_own_counters(&sender, &receiver)?,
+        Source::Nested | Source::Hardware => stats::traffic_own_counters(&sender, &receiver)?,
     };
     let dropped = drops(outcome.file(definition::NIC_COUNTERS)?, port)?;
     let name = sent.name();

@@ -85,7 +85,7 @@ struct RawMark {
 struct Snapshot {
     vcpus: Vec<BTreeMap<String, Value>>,
     #[serde(default)]
-    views: Vec<BTreeMap<String, u64>>,
+    views: Vec<BTreeMap<String, Value>>,
 }
 
 /// The statistics of one VM.
@@ -189,7 +189,9 @@ impl VmStats {
         let moved = |name| Ok::<_, Error>(sum(end, name)?.saturating_sub(sum(begin, name)?));
         let deferred = |mark: &RawMark| -> u64 {
             let views = mark.statistics.views.iter();
-            views.filter_map(|view| view.get("deferred_leaves")).sum()
+            views
+                .filter_map(|view| view.get("deferred_leaves").and_then(Value::as_u64))
+                .sum()
         };
         let completed = deferred(end).saturating_sub(deferred(begin));
         Ok(Interval {

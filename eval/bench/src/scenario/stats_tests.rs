@@ -21,7 +21,7 @@ fn at(label: u32, total: u64, exits: u64, interrupts: u64, halts: u64) -> Value 
                 "irq_injections": 0, "halt_exits": halts, "io_exits": 0, "hypercalls": 0,
                 "halt_poll_hist": [1, 2],
             }],
-            "views": [{"vcpu": 0, "deferred_leaves": 0}],
+            "views": [{"vcpu": 0, "deferred_leaves": 0, "revoked": false}],
         },
     })
 }

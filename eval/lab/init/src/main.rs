@@ -48,7 +48,7 @@ impl RecordSender {
 fn main() -> ExitCode {
     if std::process::id() == 1 {
         if let Err(error) = live() {
-            eprintln!("postern-init: {error:#}");
+            complain(&error);
         }
         // The machine is still on only if it is another machine than expected.
         let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
@@ -83,11 +83,17 @@ fn live() -> Result<()> {
     mount_all()?;
     entropy::seed().context("seeding the kernel's random numbers")?;
     let sender = RecordSender(Mutex::new(Ports::open().context("asking for I/O ports")?));
-    let result = carry_out(&sender);
+    if let Err(error) = carry_out(&sender) {
+        complain(&error);
+    }
     // What is still on its way to the console would be lost.
     let _ = rustix::termios::tcdrain(std::io::stdout());
     sender.shutdown();
-    result
+    Ok(())
+}
+
+fn complain(error: &anyhow::Error) {
+    eprintln!("postern-init: {error:#}");
 }
 
 fn mount_all() -> Result<()> {

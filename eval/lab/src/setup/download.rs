@@ -61,6 +61,7 @@ pub fn pinned(cache: &Cache, task: &Task, path: &str, sha256: &str) -> Result<Pa
 pub struct Release<'a> {
     cache: &'a Cache,
     task: &'a Task,
+    root: PathBuf,
     options: Vec<String>,
 }
 
@@ -102,11 +103,17 @@ impl<'a> Release<'a> {
         let release = Self {
             cache,
             task,
+            root,
             options,
         };
         task.show_line(&format!("reading the package lists of Debian {codename}"));
         task.run(release.apt("apt-get").args(["-q", "update"]))?;
         Ok(release)
+    }
+
+    /// The list of where its packages are, for programs like apt.
+    pub fn sources(&self) -> PathBuf {
+        self.root.join("sources.list")
     }
 
     fn apt(&self, program: &str) -> Command {
@@ -172,6 +179,60 @@ impl<'a> Release<'a> {
         self.task
             .run(Command::new("dpkg-deb").arg("-x").args([&file, into]))
     }
+
+    /// Fetches a package and all that it depends on, whatever the host has of it, and unpacks them
+    /// into a directory.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the package.
+    pub fn unpack_with_dependencies(&self, package: &str, into: &Path) -> Result<()> {
+        let archives = into.join("archives");
+        fs::create_dir_all(&archives).with_context(|| format!("making {}", into.display()))?;
+        // Where nothing is installed, a package depends on all that it depends on.
+        let nothing = archives.join("status");
+        fs::write(&nothing, "").context("writing a list of no packages")?;
+        let nothing = format!("Dir::State::status={}", nothing.display());
+        let output = self
+            .apt("apt-get")
+            .args(["-o", &nothing, "-q", "-y", "--no-install-recommends"])
+            .args(["install", "--print-uris", package])
+            .output();
+        let output = output.context("running apt-get")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let packages: Vec<&str> = text.lines().filter_map(package_of_uri).collect();
+        if packages.is_empty() {
+            bail!(
+                "Debian has no package {package}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        self.task.show_line(&format!(
+            "fetching {package} and what it depends on, {} packages",
+            packages.len()
+        ));
+        self.task.run(
+            self.apt("apt-get")
+                .args(["-q", "download"])
+                .args(packages)
+                .current_dir(&archives),
+        )?;
+        let files = fs::read_dir(&archives).context("reading what was fetched")?;
+        for file in files {
+            let file = file.context("reading what was fetched")?.path();
+            if file.extension().is_some_and(|extension| extension == "deb") {
+                self.task
+                    .run(Command::new("dpkg-deb").arg("-x").args([&*file, into]))?;
+            }
+        }
+        fs::remove_dir_all(&archives).context("removing what was unpacked")
+    }
+}
+
+/// The package in a line that `apt-get --print-uris` prints: `'URI' NAME_VERSION_ARCH.deb SIZE ...`.
+fn package_of_uri(line: &str) -> Option<&str> {
+    let file = line.strip_prefix('\'')?.split_whitespace().nth(1)?;
+    Some(file.split_once('_')?.0)
 }
 
 fn hash(path: &Path) -> Result<String> {
@@ -180,4 +241,17 @@ fn hash(path: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     io::copy(&mut file, &mut hasher).with_context(fail)?;
     Ok(hex(&hasher.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_found_among_what_apt_prints() {
+        let line = "'http://deb.debian.org/x/libaio1_0.3.113-4_amd64.deb' libaio1_0.3.113-4_amd64.deb \
+                    13360 MD5Sum:0";
+        assert_eq!(package_of_uri(line), Some("libaio1"));
+        assert_eq!(package_of_uri("Reading package lists..."), None);
+    }
 }

@@ -8,7 +8,9 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use super::cache::{Cache, Key, Step};
+use super::distributed;
 use super::download::Release;
+use super::kernel_tree::KernelTree;
 use super::make::make;
 use super::progress::{Progress, Task};
 use super::series::Series;
@@ -25,19 +27,6 @@ pub enum Flavour {
     Debian,
 }
 
-/// A kernel, and what modules for it are built with.
-#[derive(Clone, Debug)]
-pub struct KernelTree {
-    /// The kernel that a machine boots.
-    pub kernel: Kernel,
-    /// Build tree or headers.
-    pub build: PathBuf,
-    /// `irqbypass.ko`, on which KVM depends.
-    pub irqbypass: PathBuf,
-    /// `kvm.ko` and `kvm-intel.ko` without Postern's patches.
-    pub stock: [PathBuf; 2],
-}
-
 /// Debian's source of the kernel of a series, a compressed archive.
 ///
 /// # Errors
@@ -47,11 +36,12 @@ pub fn source(cache: &Cache, progress: &Progress, series: &Series) -> Result<Pat
     if series.source_archive.exists() {
         return Ok(series.source_archive.clone());
     }
+    let name = series.name();
     let step = Step {
-        name: "linux-source",
-        title: "source of Linux",
+        name: &format!("linux-source-{name}"),
+        title: &format!("source of Linux {name}"),
         about: "a few seconds, by network",
-        key: Key::new().bytes(series.linux.as_bytes()),
+        key: Key::new().bytes(series.source_package.as_bytes()),
         megabytes: 400,
     };
     let directory = cache.step(progress, &step, |directory, task| {
@@ -74,23 +64,33 @@ pub fn build(
     series: &Series,
     flavour: Flavour,
 ) -> Result<KernelTree> {
+    let release = series.name();
+    let own = format!("{release}.config");
+    let own_debug = format!("debug-{release}.config");
     let (name, title, configs): (_, _, &[&str]) = match flavour {
-        Flavour::Small => ("linux", "Linux", &["kernel.config"]),
-        Flavour::Debug => (
-            "linux-debug",
-            "Linux with checks",
-            &["kernel.config", "debug.config"],
+        Flavour::Small => (
+            format!("linux-{release}"),
+            format!("Linux {release}"),
+            &["kernel.config", &own],
         ),
-        Flavour::Debian => return distributed(cache, progress, series),
+        Flavour::Debug => (
+            format!("linux-debug-{release}"),
+            format!("Linux {release} with checks"),
+            &["kernel.config", &own, "debug.config", &own_debug],
+        ),
+        Flavour::Debian => return distributed::fetch(cache, progress, series),
     };
     let configs: Vec<PathBuf> = configs
         .iter()
         .map(|config| root.join(CONFIGURATIONS).join(config))
+        .filter(|config| config.exists())
         .collect();
-    configured(cache, progress, series, (name, title), &configs)
+    configured(cache, progress, series, (&name, &title), &configs)
 }
 
-/// Folder of the kernels' configurations, from the top of the checkout.
+/// Folder of the kernels' configurations, from the top of the checkout: `kernel.config`, what a
+/// series adds to it (`6.12.config`), and the same for kernels with checks (`debug.config`,
+/// `debug-6.12.config`).
 const CONFIGURATIONS: &str = "eval/lab/kernel";
 
 /// A kernel of Debian's source with a configuration of our own.
@@ -122,6 +122,7 @@ fn configured(
         },
         irqbypass: tree.join("virt/lib/irqbypass.ko"),
         stock: ["kvm", "kvm-intel"].map(|name| tree.join(format!("arch/x86/kvm/{name}.ko"))),
+        leaking: Some(tree.join("samples/kmemleak/kmemleak-test.ko")).filter(|path| path.exists()),
         build: tree,
     })
 }
@@ -195,78 +196,4 @@ fn configure(task: &Task, tree: &Path, configs: &[PathBuf]) -> Result<()> {
         "the kernel does not take these of its options: {lost:?}"
     );
     Ok(())
-}
-
-/// Debian's kernel for virtual machines, with the headers of exactly that one.
-fn distributed(cache: &Cache, progress: &Progress, series: &Series) -> Result<KernelTree> {
-    let step = Step {
-        name: "linux-debian",
-        title: "Debian's kernel",
-        about: "half a minute, by network",
-        key: Key::new().bytes(series.linux.as_bytes()).bytes(b"any gcc"),
-        megabytes: 600,
-    };
-    let directory = cache.step(progress, &step, |directory, task| {
-        let release = Release::open(cache, task, &series.debian)?;
-        let image = release.dependency(&series.image_package, "linux-image-")?;
-        let headers = image.replacen("linux-image-", "linux-headers-", 1);
-        let common = headers.replace("-cloud-amd64", "-common");
-        for package in [&*image, &*headers, &*common, &*series.kbuild_package] {
-            release.unpack(package, directory)?;
-        }
-        let version = image.trim_start_matches("linux-image-");
-        fs::write(directory.join("version"), version).context("noting the kernel's version")?;
-        // The headers name each other by where they would be installed.
-        let source = directory.join("usr/src");
-        let makefile = source.join(&headers).join("Makefile");
-        let include = format!(
-            "include {}\n",
-            source.join(&common).join("Makefile").display()
-        );
-        fs::write(&makefile, include).context("adapting the kernel's headers")?;
-        // They ask for the compiler of their own release, by its version.
-        let variables = source.join(&headers).join(".kernelvariables");
-        let text = fs::read_to_string(&variables).context("reading the kernel's headers")?;
-        let text: String = text
-            .lines()
-            .map(|line| without_version(line) + "\n")
-            .collect();
-        fs::write(&variables, text).context("adapting the kernel's headers")
-    })?;
-    let version = fs::read_to_string(directory.join("version")).context("reading a version")?;
-    let modules = directory.join("lib/modules").join(&version).join("kernel");
-    Ok(KernelTree {
-        kernel: Kernel {
-            image: directory.join(format!("boot/vmlinuz-{version}")),
-        },
-        build: directory.join(format!("usr/src/linux-headers-{version}")),
-        irqbypass: modules.join("virt/lib/irqbypass.ko"),
-        stock: ["kvm", "kvm-intel"].map(|name| modules.join(format!("arch/x86/kvm/{name}.ko"))),
-    })
-}
-
-/// The line with which Debian's headers choose a compiler, changed to choose the default one.
-fn without_version(line: &str) -> String {
-    match (line.starts_with("CC ="), line.rfind("gcc-")) {
-        (true, Some(at)) => line[..at].to_owned() + "gcc",
-        _ => line.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_compilers_version_is_taken_away() {
-        let line = "CC = $(if $(X),$(CCACHE)) $(CROSS_COMPILE)gcc-12";
-        assert_eq!(
-            without_version(line),
-            "CC = $(if $(X),$(CCACHE)) $(CROSS_COMPILE)gcc"
-        );
-        assert_eq!(
-            without_version("override ARCH = x86"),
-            "override ARCH = x86"
-        );
-    }
 }

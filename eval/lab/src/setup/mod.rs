@@ -6,8 +6,11 @@
 //! | [`packages`] | Debian packages and Rust targets, installed on the host |
 //! | [`bochs`] | the emulator |
 //! | [`mod@programs`] | Postern's own programs: VMM, guest, images of the NIC, tests |
-//! | [`kernel`] | kernels, of a [`series`] |
+//! | [`kernel`] | kernels of a [`series`], of our own configuration or Debian's own |
 //! | [`modules`] | the patched KVM for a kernel |
+//! | [`clean_root`] | Debian systems in directories, in which packages are tried |
+//! | [`qemu`] | Debian's QEMU |
+//! | [`selftest`] | the series' own test, in the kernel's style |
 //!
 //! [`usage`] says what all that takes, and removes what is not needed any more.
 //!
@@ -17,13 +20,18 @@
 pub mod bochs;
 pub mod cache;
 pub mod checkout;
+pub mod clean_root;
+mod distributed;
 pub mod download;
 pub mod kernel;
+pub mod kernel_tree;
 mod make;
 pub mod modules;
 pub mod packages;
 pub mod programs;
 pub mod progress;
+pub mod qemu;
+pub mod selftest;
 pub mod series;
 pub mod usage;
 
@@ -35,11 +43,13 @@ use anyhow::Result;
 use crate::machine::MachineFiles;
 use cache::Cache;
 pub use checkout::{cargo, metadata, root};
-pub use kernel::{Flavour, KernelTree};
+pub use kernel::Flavour;
+pub use kernel_tree::KernelTree;
 pub use modules::{Defences, Modules};
 pub use packages::Package;
 pub use programs::Programs;
 use progress::Progress;
+pub use qemu::Qemu;
 pub use series::Series;
 
 /// A set-up: where things are made, and for which series of kernels.
@@ -53,16 +63,26 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Opens the cache, and installs packages and Rust targets that are missing.
+    /// Opens the cache for the default series, and installs packages and Rust targets that are
+    /// missing.
     ///
     /// # Errors
     ///
     /// A sentence that says what is missing and what to do.
     pub fn open() -> Result<Self> {
+        Self::of(&Series::default_one(root())?)
+    }
+
+    /// Opens the cache for a series, and installs packages and Rust targets that are missing.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is missing and what to do.
+    pub fn of(series: &Series) -> Result<Self> {
         let setup = Self {
             cache: Cache::open()?,
             progress: Progress::new(),
-            series: Series::default_one(root())?,
+            series: series.clone(),
         };
         usage::remove_old_builds(&setup.cache);
         packages::install(&setup.cache, &setup.progress, packages::PACKAGES)?;
@@ -124,6 +144,25 @@ impl Setup {
         kernel::source(&self.cache, &self.progress, &self.series)
     }
 
+    /// Makes a clean Debian system in a directory, with the headers of the series' kernel.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn clean_root(&self) -> Result<PathBuf> {
+        let host = Series::default_one(root())?;
+        clean_root::make(&self.cache, &self.progress, &self.series, &host)
+    }
+
+    /// Makes the switch as an object for the kernel module.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn kernel_object(&self) -> Result<PathBuf> {
+        programs::kernel_object(&self.cache, &self.progress)
+    }
+
     /// Makes the patched KVM for a kernel.
     ///
     /// # Errors
@@ -152,6 +191,26 @@ impl Setup {
         )
     }
 
+    /// Builds the series' selftest.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn selftest(&self) -> Result<PathBuf> {
+        let source = self.kernel_source()?;
+        let of = (&*self.series.name(), &*source);
+        selftest::build(&self.cache, &self.progress, root(), of)
+    }
+
+    /// Fetches QEMU of the Debian release that has the kernel.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn qemu(&self) -> Result<Qemu> {
+        qemu::fetch(&self.cache, &self.progress, &self.series)
+    }
+
     /// The files of machines with this emulator and this first process.
     pub fn machine_files(&self, bochs: PathBuf, init: PathBuf) -> MachineFiles {
         MachineFiles {
@@ -177,13 +236,14 @@ pub fn install(more: &[Package]) -> Result<()> {
     packages::install(&Cache::open()?, &Progress::new(), &all)
 }
 
-/// A machine's files and kernel without the patched KVM, for those who bring their own modules.
+/// A machine's files and a series' kernel without the patched KVM, for those who bring their own
+/// modules.
 ///
 /// # Errors
 ///
 /// A sentence that says what is missing and what to do.
-pub fn bare(flavour: Flavour) -> Result<(MachineFiles, KernelTree)> {
-    let setup = Setup::open()?;
+pub fn bare(series: &Series, flavour: Flavour) -> Result<(MachineFiles, KernelTree)> {
+    let setup = Setup::of(series)?;
     let (bochs, init) = (setup.bochs()?, setup.init()?);
     let tree = setup.kernel(flavour)?;
     Ok((setup.machine_files(bochs, init), tree))

@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::cache::{Cache, Key, Step};
-use super::kernel::{Flavour, KernelTree};
+use super::kernel::Flavour;
+use super::kernel_tree::KernelTree;
 use super::progress::Progress;
 use super::series::Series;
 
@@ -32,8 +33,9 @@ impl Inputs<'_> {
     /// Stands for all of them by their contents: whatever changes the switch's object, a crate in it
     /// or how it is built, makes other modules.
     fn key(&self, tree: &KernelTree) -> Result<Key> {
+        let folder = |name| self.root.join("kernel-patches").join(name);
         let mut files = self.series.patches()?;
-        files.push(self.script());
+        files.extend([folder("new"), folder("build"), self.script()]);
         files.push(self.service.to_owned());
         Key::new()
             .files(&files)?
@@ -73,15 +75,19 @@ pub fn build(
     defences: Defences,
 ) -> Result<Modules> {
     let mut key = inputs.key(tree)?;
+    let series = inputs.series.name();
     let (mut name, mut title) = match flavour {
-        Flavour::Small => ("modules".to_owned(), "patched KVM".to_owned()),
+        Flavour::Small => (
+            "modules".to_owned(),
+            format!("patched KVM of Linux {series}"),
+        ),
         Flavour::Debug => (
             "modules-debug".to_owned(),
-            "patched KVM with checks".to_owned(),
+            format!("patched KVM of Linux {series} with checks"),
         ),
         Flavour::Debian => (
             "modules-debian".to_owned(),
-            "patched KVM for Debian's kernel".to_owned(),
+            format!("patched KVM for Debian's Linux {series}"),
         ),
     };
     let mut more = Vec::new();
@@ -93,7 +99,7 @@ pub fn build(
         more.extend(["--extra".into(), patch]);
     }
     let step = Step {
-        name: &name,
+        name: &format!("{name}-{series}"),
         title: &title,
         about: "about a minute",
         key,
@@ -104,7 +110,7 @@ pub fn build(
             Command::new(inputs.script())
                 .arg("build")
                 .arg("--series")
-                .arg(inputs.series.name())
+                .arg(&series)
                 .arg("--kdir")
                 .arg(&tree.build)
                 .arg("--out")

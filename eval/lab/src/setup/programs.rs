@@ -20,12 +20,16 @@ pub struct Programs {
     pub postern: PathBuf,
     /// Tests of the patched KVM's calls.
     pub viewtest: PathBuf,
+    /// Instructions that VM exits cost.
+    pub exitcost: PathBuf,
     /// The guest without an operating system.
     pub bare_guest: PathBuf,
     /// The switch, for the NIC view.
     pub nic_image: PathBuf,
     /// The switch with a lock that a stopped sender keeps, for the NIC view, for tests.
     pub locking_image: PathBuf,
+    /// The switch that serves requests without their tenancy's secret, for the NIC view, for tests.
+    pub open_image: PathBuf,
 }
 
 /// A package of this workspace that has a program.
@@ -37,6 +41,8 @@ const INIT: Program = ("postern-init", "postern-init");
 const POSTERN: Program = ("postern-cli", "postern");
 /// Package and program of the tests of the patched KVM's calls.
 const VIEWTEST: Program = ("postern-viewtest", "postern-viewtest");
+/// Package and program that counts what VM exits cost.
+const EXITCOST: Program = ("postern-exitcost", "postern-exitcost");
 /// Package and program of the guest without an operating system.
 const GUEST: Program = ("postern-guest-bare", "postern-guest-bare");
 /// Packages of the VMM, libraries and program, whose tests also run in the emulated machine.
@@ -68,19 +74,22 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
     let builder = Builder::new(cache, progress)?;
     // Until the programs are copied: another run may build them of other sources.
     let _lock = cache.lock_target(progress, builder.target)?;
-    let mut built = builder.build(&MUSL, &[INIT, POSTERN, VIEWTEST])?;
+    let mut built = builder.build(&MUSL, &[INIT, POSTERN, VIEWTEST, EXITCOST])?;
     built.extend(builder.build(&NONE, &[GUEST])?);
     built.push(builder.image(NIC_IMAGE, "")?);
     built.push(builder.image(LOCKING_IMAGE, "attack-lock")?);
+    built.push(builder.image(OPEN_IMAGE, "attack-no-secret")?);
     let directory = builder.keep("programs", &built, MEASURED)?;
     let program = |name| directory.join(name);
     Ok(Programs {
         init: program(INIT.1),
         postern: program(POSTERN.1),
         viewtest: program(VIEWTEST.1),
+        exitcost: program(EXITCOST.1),
         bare_guest: program(GUEST.1),
         nic_image: program(NIC_IMAGE),
         locking_image: program(LOCKING_IMAGE),
+        open_image: program(OPEN_IMAGE),
     })
 }
 
@@ -156,6 +165,8 @@ fn test_program(message: &str) -> Option<(String, PathBuf)> {
 const NIC_IMAGE: &str = "postern-nic-image";
 /// File name of the image with a lock that a stopped sender keeps.
 const LOCKING_IMAGE: &str = "postern-nic-image-lock";
+/// File name of the image that serves requests without a secret.
+const OPEN_IMAGE: &str = "postern-nic-image-open";
 
 /// File name of the switch as an object for the kernel module.
 const KERNEL_OBJECT: &str = "postern-nic-kernel.o";

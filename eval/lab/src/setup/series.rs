@@ -34,11 +34,11 @@ pub struct Series {
     pub image_package: String,
     /// Package without content that depends on the headers of the newest kernel.
     pub headers_package: String,
-    /// Package with the programs that building modules takes.
+    /// Beginning of the name of the package with the programs that building modules takes, on which
+    /// the headers depend.
     pub kbuild_package: String,
-    /// Name of the cover letter, which changes nothing.
-    pub cover_letter: String,
-    /// Names of the patches, with one `*`; sorted by name, they apply one after another.
+    /// Names of the patches, one a step of the series, with one `*`; sorted by name, they apply one
+    /// after another. What they are applied to, `build.sh` knows alone.
     pub patches: String,
     /// The patch that lets a build leave defences out, for tests of attacks only.
     pub omit_defences: PathBuf,
@@ -79,6 +79,18 @@ impl Series {
         Ok(series.remove(0))
     }
 
+    /// The series with this name.
+    ///
+    /// # Errors
+    ///
+    /// There is none; those that there are are named.
+    pub fn named(root: &Path, name: &str) -> Result<Self> {
+        let all = Self::all(root)?;
+        let names: Vec<String> = all.iter().map(Self::name).collect();
+        let found = all.into_iter().find(|series| series.name() == name);
+        found.with_context(|| format!("there is no series {name}, only {}", names.join(", ")))
+    }
+
     fn read(folder: &Path) -> Result<Self> {
         let file = folder.join("series.toml");
         let text = fs::read_to_string(&file)
@@ -93,6 +105,12 @@ impl Series {
         );
         folder.clone_into(&mut series.folder);
         Ok(series)
+    }
+
+    /// True for the kernels of this release, such as `6.1.0-57-cloud-amd64`.
+    pub fn is_for(&self, release: &str) -> bool {
+        let rest = release.strip_prefix(&*self.linux);
+        rest.is_some_and(|rest| rest.starts_with('.'))
     }
 
     /// The name of the series: that of its folder.
@@ -114,7 +132,7 @@ impl Series {
             .map(|entry| entry.path())
             .filter(|path| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with(begin) && name.ends_with(end) && *name != *self.cover_letter
+                name.starts_with(begin) && name.ends_with(end)
             })
             .collect();
         patches.sort();
@@ -153,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cover_letter_is_no_patch_and_patches_are_in_order() {
+    fn patches_are_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let mut series = Series::default_one(root()).unwrap();
         folder.path().clone_into(&mut series.folder);
@@ -164,12 +182,7 @@ mod tests {
                 .to_string()
                 .contains("0*.patch")
         );
-        for name in [
-            "0002-b.patch",
-            "0000-cover-letter.patch",
-            "0001-a.patch",
-            "x",
-        ] {
+        for name in ["0002-b.patch", "0001-a.patch", "x"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
         let names: Vec<_> = series.patches().unwrap();

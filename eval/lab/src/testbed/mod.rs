@@ -10,8 +10,14 @@ pub use emulated::{EmulatedTestbed, VIEWS};
 pub use postern_kvm::has_views as host_has_views;
 
 use crate::job::{Job, JobOutcome};
-use crate::setup::{self, Flavour, Programs};
+use crate::setup::{self, Flavour, Programs, Series};
 use crate::source::Source;
+
+/// Release of this host's kernel, as `uname -r` prints it.
+pub fn host_release() -> String {
+    let name = rustix::system::uname();
+    name.release().to_string_lossy().into_owned()
+}
 
 /// A testbed that is ready to run jobs.
 #[derive(Debug)]
@@ -19,7 +25,15 @@ pub enum Testbed {
     /// The emulated machine.
     Emulated(Box<EmulatedTestbed>),
     /// This host, with the programs that jobs need.
-    Hardware(Programs),
+    Host(Programs),
+}
+
+/// The label of what is measured on the testbed that [`Testbed::prepare`] chooses.
+pub fn source() -> Source {
+    match host_has_views() {
+        true => Source::of_this_cpu(),
+        false => Source::Emulated,
+    }
 }
 
 impl Testbed {
@@ -31,9 +45,10 @@ impl Testbed {
     /// A sentence that says what is missing and what to do.
     pub fn prepare() -> Result<Self> {
         if host_has_views() {
-            return Ok(Self::Hardware(setup::programs()?));
+            return Ok(Self::Host(setup::programs()?));
         }
-        let emulated = EmulatedTestbed::prepare(Flavour::Small)?;
+        let series = Series::default_one(setup::root())?;
+        let emulated = EmulatedTestbed::prepare(&series, Flavour::Small)?;
         Ok(Self::Emulated(Box::new(emulated)))
     }
 
@@ -41,7 +56,7 @@ impl Testbed {
     pub fn source(&self) -> Source {
         match self {
             Self::Emulated(_) => Source::Emulated,
-            Self::Hardware(_) => Source::Hardware,
+            Self::Host(_) => Source::of_this_cpu(),
         }
     }
 
@@ -49,7 +64,7 @@ impl Testbed {
     pub fn programs(&self) -> &Programs {
         match self {
             Self::Emulated(testbed) => &testbed.programs,
-            Self::Hardware(programs) => programs,
+            Self::Host(programs) => programs,
         }
     }
 
@@ -62,7 +77,7 @@ impl Testbed {
     pub fn run(&self, jobs: &[Job], parameters: &str) -> Result<Vec<JobOutcome>> {
         match self {
             Self::Emulated(testbed) => {
-                let outcome = testbed.machine(parameters).run_all(jobs)?;
+                let outcome = testbed.machine(parameters)?.run_all(jobs)?;
                 match outcome.death {
                     None => Ok(outcome.jobs),
                     Some(death) => {
@@ -73,7 +88,7 @@ impl Testbed {
                     }
                 }
             }
-            Self::Hardware(_) => jobs.iter().map(host::run).collect(),
+            Self::Host(_) => jobs.iter().map(host::run).collect(),
         }
     }
 }

@@ -28,7 +28,7 @@ macro_rules! repelled {
         Test {
             name: concat!("attacks/", $attack, " on ", $path, " is repelled"),
             boot: Boot::VIEWS,
-            job: |programs| attack(programs, $attack, $path),
+            job: |programs| attack(programs, &programs.nic_image, $attack, $path),
             judge: Judge::Whole(is_repelled),
         }
     };
@@ -39,8 +39,20 @@ macro_rules! succeeds {
         Test {
             name: concat!("attacks/", $attack, " succeeds ", $without),
             boot: without($defences),
-            job: |programs| attack(programs, $attack, "elisa"),
+            job: |programs| attack(programs, &programs.nic_image, $attack, "elisa"),
             judge: Judge::Whole(succeeds),
+        }
+    };
+}
+
+/// The attack `no-secret`, which the NIC counts besides.
+macro_rules! refused {
+    ($path:literal) => {
+        Test {
+            name: concat!("attacks/no-secret on ", $path, " is repelled"),
+            boot: Boot::VIEWS,
+            job: |programs| attack(programs, &programs.nic_image, "no-secret", $path),
+            judge: Judge::Whole(is_repelled_and_counted),
         }
     };
 }
@@ -49,7 +61,7 @@ macro_rules! succeeds {
 const READ_NIC_DIRECT: Test = Test {
     name: "attacks/read-nic succeeds on direct, which has no isolation",
     boot: Boot::VIEWS,
-    job: |programs| attack(programs, "read-nic", "direct"),
+    job: |programs| attack(programs, &programs.nic_image, "read-nic", "direct"),
     judge: Judge::Whole(succeeds),
 };
 
@@ -68,6 +80,16 @@ pub(super) const TESTS: &[Test] = &[
     repelled!("read-nic", "elisa-strict"),
     repelled!("cpl0", "elisa"),
     repelled!("cpl0", "elisa-strict"),
+    refused!("elisa"),
+    refused!("elisa-strict"),
+    refused!("exit-kernel"),
+    refused!("exit-user"),
+    Test {
+        name: "attacks/no-secret succeeds where requests need no secret",
+        boot: Boot::VIEWS,
+        job: |programs| attack(programs, &programs.open_image, "no-secret", "elisa"),
+        judge: Judge::Whole(succeeds),
+    },
     Test {
         name: "attacks/kill -9 in the middle of calls on elisa harms nobody else",
         boot: Boot::VIEWS,
@@ -87,6 +109,18 @@ pub(super) const TESTS: &[Test] = &[
         judge: Judge::Whole(others_are_stuck),
     },
     READ_NIC_DIRECT,
+    Test {
+        name: "attacks/a build that can leave defences out taints the kernel",
+        boot: without(omit::ARM),
+        job: |_| taint(true),
+        judge: Judge::Whole(|outcome| outcome.success().map(drop)),
+    },
+    Test {
+        name: "attacks/a build with all defences does not",
+        boot: Boot::VIEWS,
+        job: |_| taint(false),
+        judge: Judge::Whole(|outcome| outcome.success().map(drop)),
+    },
     succeeds!(
         "vmfunc-direct",
         "where the entry is always valid",
@@ -96,11 +130,24 @@ pub(super) const TESTS: &[Test] = &[
     succeeds!(
         "breakpoint",
         "where an abort leaves the list alone",
-        omit::DISARM
+        omit::DISARM | omit::DEBUG
     ),
-    succeeds!("idt", "where events enter views", omit::EVENTS | omit::MODE),
+    succeeds!(
+        "idt",
+        "where events enter views",
+        omit::EVENTS | omit::MODE | omit::CPL | omit::RSP
+    ),
     succeeds!("cpl0", "where SMEP and SMAP are not needed", omit::MODE),
 ];
+
+/// Whether the kernel says that its user did something to it (TAINT_USER), as it must.
+fn taint(expected: bool) -> Job {
+    let script = format!(
+        "[ $((($(cat /proc/sys/kernel/tainted) >> 6) & 1)) = {} ]",
+        u8::from(expected)
+    );
+    Job::new("taint", &script)
+}
 
 /// Time for one attack with all that surrounds it.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -127,20 +174,15 @@ echo done
         .timeout(TIMEOUT)
 }
 
-fn attack(programs: &Programs, attack: &str, path: &str) -> Job {
+fn attack(programs: &Programs, image: &Path, attack: &str, path: &str) -> Job {
     let script = format!(
         "
 $vm --port 2 --cmdline 'role=attack attack={attack} timer=1000'; echo \"attacker ended with $?\"
+./postern nic show nic.sock counters
 $vm --port 1 --cmdline 'role=ping frames=64 timer=100'; echo \"ping ended with $?\"
 "
     );
-    with_echo(
-        programs,
-        &programs.nic_image,
-        &format!("attack {attack}"),
-        path,
-        &script,
-    )
+    with_echo(programs, image, &format!("attack {attack}"), path, &script)
 }
 
 /// While two VMs exchange frames, VMs that send as fast as they can, nearly all of their time
@@ -194,6 +236,13 @@ fn is_repelled(outcome: JobOutcome) -> Result<()> {
     Ok(())
 }
 
+fn is_repelled_and_counted(outcome: JobOutcome) -> Result<()> {
+    let text = outcome.text().to_owned();
+    is_repelled(outcome)?;
+    ensure!(text.contains(" requests_without_secret 1000"), "{text}");
+    Ok(())
+}
+
 /// Without its defence the attack is seen to work; what becomes of the host then is no question.
 fn succeeds(outcome: JobOutcome) -> Result<()> {
     let text = outcome.text();
@@ -219,7 +268,11 @@ mod tests {
                 assert!(TESTS.iter().any(|test| test.name == name), "{name}");
             }
         }
-        let attacks = TESTS.iter().filter(|test| !test.name.contains("kill -9"));
+        // The rest are no attacks of a guest's program.
+        let others = ["kill -9", "attacks/a build "];
+        let attacks = TESTS
+            .iter()
+            .filter(|test| !others.iter().any(|other| test.name.contains(other)));
         for test in attacks {
             let known = |name: &&str| test.name.starts_with(&format!("attacks/{name} "));
             assert!(attack::ALL.iter().any(known), "{}", test.name);

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::machine_test::{Boot, Judge, Kvm, Test};
 use postern_lab::job::{Job, JobOutcome};
-use postern_lab::setup::Flavour;
+use postern_lab::setup::{Flavour, Programs};
 
 const BARE: Boot = Boot {
     flavour: Flavour::Small,
@@ -12,6 +12,10 @@ const BARE: Boot = Boot {
 };
 const STOCK: Boot = Boot {
     flavour: Flavour::Small,
+    kvm: Kvm::Stock,
+};
+const DEBIAN: Boot = Boot {
+    flavour: Flavour::Debian,
     kvm: Kvm::Stock,
 };
 
@@ -117,6 +121,10 @@ pub(super) const TESTS: &[Test] = &[
         },
         judge: Judge::Lines,
     },
+];
+
+/// Tests of the kernels of all series.
+pub(super) const OF_ALL_SERIES: &[Test] = &[
     Test {
         name: "machine/the processor has what views need",
         boot: STOCK,
@@ -131,7 +139,37 @@ pub(super) const TESTS: &[Test] = &[
             Ok(())
         }),
     },
+    Test {
+        name: "machine/a guest runs on the stock KVM",
+        boot: STOCK,
+        job: hello,
+        judge: Judge::Whole(said_hello),
+    },
+    Test {
+        name: "machine/a guest runs on the KVM of Debian's own kernel",
+        boot: DEBIAN,
+        job: hello,
+        judge: Judge::Whole(said_hello),
+    },
 ];
+
+/// A guest that needs nothing but a processor, memory and a timer.
+fn hello(programs: &Programs) -> Job {
+    let run =
+        "./postern run --kernel guest --memory 16M --serial - --cmdline 'role=hello timer=100'";
+    Job::new("hello", run)
+        .file("postern", &programs.postern)
+        .file("guest", &programs.bare_guest)
+}
+
+fn said_hello(outcome: JobOutcome) -> Result<()> {
+    let text = outcome.success()?.text();
+    let said = text
+        .lines()
+        .any(|line| line.starts_with("result role=hello "));
+    ensure!(said, "it printed {text:?}");
+    Ok(())
+}
 
 /// Bytes of all values, more than one piece of output holds, and no multiple of four.
 fn pattern() -> Vec<u8> {

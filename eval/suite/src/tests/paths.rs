@@ -11,7 +11,7 @@ use postern_bench::traffic::{Frame, HEADER_LEN, MAX_LEN, Trace};
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::setup::Programs;
 use postern_lab::source::Source;
-use postern_lab::testbed;
+use postern_lab::testbed::source;
 
 use crate::machine_test::{Boot, Judge, Test};
 
@@ -120,13 +120,6 @@ static FRAMES: LazyLock<Trace> = LazyLock::new(|| {
     };
     Trace::new("all lengths", (0..97).map(frame).collect()).cycle_to(400)
 });
-
-fn source() -> Source {
-    match testbed::host_has_views() {
-        true => Source::Hardware,
-        false => Source::Emulated,
-    }
-}
 
 fn inputs() -> &'static [Trace] {
     std::slice::from_ref(&FRAMES)

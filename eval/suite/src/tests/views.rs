@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::machine_test::{Boot, Judge, Kvm, Test};
+use crate::omit;
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::setup::{Flavour, Programs};
 use postern_lab::testbed::VIEWS;
@@ -15,6 +16,28 @@ const DEBIAN: Boot = Boot {
     flavour: Flavour::Debian,
     kvm: Kvm::Patched(VIEWS),
 };
+
+/// The patched KVM as most will load it, without hypercalls. No other test boots it, since one of
+/// its tests takes the modules out.
+const NO_HYPERCALLS: Boot = Boot {
+    flavour: Flavour::Small,
+    kvm: Kvm::Patched("ept_views=1 ept_views_insist=1 ept_views_hypercall=0"),
+};
+
+/// A test of viewtest that fails where a defence is left out, for the reason that has these words.
+macro_rules! fails {
+    ($test:literal, $without:literal, $defences:expr, $words:literal) => {
+        Test {
+            name: concat!("views/", $test, " fails ", $without),
+            boot: Boot {
+                flavour: Flavour::Small,
+                kvm: Kvm::Weakened($defences),
+            },
+            job: |programs| job(programs, concat!("./viewtest \"", $test, "\"")),
+            judge: Judge::Whole(|outcome| has_failed(&outcome, $test, $words)),
+        }
+    };
+}
 
 pub(super) const TESTS: &[Test] = &[
     Test {
@@ -26,16 +49,142 @@ pub(super) const TESTS: &[Test] = &[
     Test {
         name: "views/calls work on Debian's own kernel",
         boot: DEBIAN,
-        job: |programs| job(programs, "uname -r; ./viewtest 'a call'"),
+        job: |programs| job(programs, "uname -r; ./viewtest 'a call' 'large pages'"),
         judge: Judge::Whole(|outcome| {
             let text = outcome.success()?.text();
             ensure!(
-                text.contains("-cloud-amd64\nok a call"),
+                text.contains("-cloud-amd64\nok a call")
+                    && text.contains("ok large pages of the host"),
                 "it printed {text:?}"
             );
             Ok(())
         }),
     },
+    Test {
+        name: "views/the kernel's selftest",
+        boot: Boot::VIEWS,
+        job: |_| Job::new("selftest", "./test"),
+        judge: Judge::Selftest,
+    },
+    Test {
+        name: "views/without the parameter there are no hypercalls, and the module can be unloaded",
+        boot: NO_HYPERCALLS,
+        job: |programs| {
+            let script = "
+./viewtest 'hypercalls need' 'rights to the host' 'a call' revo && rmmod kvm_intel && rmmod kvm
+";
+            job(programs, script)
+        },
+        judge: Judge::Whole(|outcome| {
+            let text = outcome.success()?.text();
+            ensure!(
+                text.contains("ok hypercalls need the module's parameter"),
+                "it printed {text:?}"
+            );
+            Ok(())
+        }),
+    },
+    Test {
+        name: "views/an abort in the stub hands out no stack pointer, where breakpoints stop it there",
+        boot: Boot {
+            flavour: Flavour::Small,
+            kvm: Kvm::Weakened(omit::DEBUG),
+        },
+        job: |programs| job(programs, "./viewtest 'an abort in the stub'"),
+        judge: Judge::Whole(|outcome| outcome.success().map(drop)),
+    },
+    Test {
+        name: "views/a view that is active when it must not be kills the VM",
+        boot: Boot {
+            flavour: Flavour::Small,
+            kvm: Kvm::Weakened(omit::SETTERS),
+        },
+        job: |programs| job(programs, "./viewtest 'a view that is active'"),
+        judge: Judge::Whole(|outcome| {
+            let warnings = outcome.kernel_warnings();
+            ensure!(
+                outcome.status == Some(0)
+                    && warnings.len() == 1
+                    && warnings[0].contains("ept_view_before_entry"),
+                "status {:?}, warnings {warnings:?}: {}",
+                outcome.status,
+                outcome.text()
+            );
+            Ok(())
+        }),
+    },
+    fails!(
+        "no breakpoint of user space observes a service",
+        "where breakpoints are allowed",
+        omit::DEBUG,
+        "a view was entered"
+    ),
+    fails!(
+        "no breakpoint of the guest observes a service",
+        "where breakpoints are allowed",
+        omit::DEBUG,
+        "a view was entered"
+    ),
+    fails!(
+        "an abort in the gate hands out no stack pointer",
+        "where an abort looks at RSP alone",
+        omit::RSP,
+        "rsp: 7ff8"
+    ),
+    fails!(
+        "an abort in the stub hands out no stack pointer",
+        "where an abort looks at RSP alone",
+        omit::RSP | omit::DEBUG,
+        "rsp: 7ff8"
+    ),
+    fails!(
+        "a service that leaves CPL 3 ends at CPL 3",
+        "where segments stay the service's",
+        omit::CPL,
+        "it ended at CPL 0"
+    ),
+    fails!(
+        "setting state aborts a call",
+        "where setters do not abort",
+        omit::SETTERS,
+        "did not abort"
+    ),
+    fails!(
+        "a revoked grant attaches nobody, and its slots are closed",
+        "where vCPUs do not look at revocations",
+        omit::REVOKE,
+        "Out(0)"
+    ),
+    fails!(
+        "revoking stops a vCPU that spins",
+        "where vCPUs do not look at revocations",
+        omit::REVOKE,
+        "Out(0)"
+    ),
+    fails!(
+        "revoking aborts a call",
+        "where vCPUs do not look at revocations",
+        omit::REVOKE,
+        "Out(0)"
+    ),
+    fails!(
+        "after a revocation nothing runs in the view",
+        "where vCPUs do not look at revocations",
+        omit::REVOKE,
+        "calls after the revocation"
+    ),
+    fails!(
+        "a member is attached to one vCPU at a time",
+        "where members are not claimed",
+        omit::MEMBER,
+        "wanted EBUSY"
+    ),
+    fails!(
+        "a CPUID set later disarms views",
+        "where counters are allowed",
+        omit::PMU,
+        "with Pmu the call ended with Out(0)"
+    ),
     Test {
         name: "views/a million calls on elisa under a timer of 5 kHz",
         boot: Boot::VIEWS,
@@ -86,6 +235,18 @@ fn interrupts_waited(outcome: JobOutcome) -> Result<()> {
     ensure!(
         counter("deferred_leaves")? > 0,
         "no interrupt came during a call, so the test shows nothing"
+    );
+    Ok(())
+}
+
+/// The test has failed, for the reason that has these words.
+fn has_failed(outcome: &JobOutcome, test: &str, words: &str) -> Result<()> {
+    let text = outcome.text();
+    let failure = format!("FAILED {test}: ");
+    let failed = text.lines().find(|line| line.starts_with(&failure));
+    ensure!(
+        failed.is_some_and(|line| line.contains(words)),
+        "it did not fail for the reason that has {words:?}, so the test could not fail: {text}"
     );
     Ok(())
 }

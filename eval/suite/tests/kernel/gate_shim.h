@@ -34,6 +34,7 @@ static struct page *ept_view_alloc_page(struct list_head *pages)
 
 #define page_address(page) ((void *)(page)->bytes)
 
-struct page *ept_view_make_gate(struct list_head *pages, u32 mode);
-struct page *ept_view_make_stub(struct list_head *pages, u32 mode, u64 entry);
+struct page *ept_view_make_gate(struct list_head *pages, u32 right, unsigned int slot);
+struct page *ept_view_make_stub(struct list_head *pages, u32 right, unsigned int slot, u64 entry);
 bool ept_view_entry_in_reach(u64 entry);
+unsigned int ept_view_stub_saved_rsp_at(u32 right);

@@ -15,33 +15,28 @@ pub fn all() -> Vec<Series> {
 
 /// A folder with the files `names` as they are after the whole series, each of which it adds.
 pub fn added_files(series: &Series, names: &[&str]) -> tempfile::TempDir {
-    files_after(&series.patches().unwrap(), names)
+    files_after(series, &[], names)
 }
 
-/// A folder with the files `names` as they are after these patches, each of which they add.
-pub fn files_after(patches: &[PathBuf], names: &[&str]) -> tempfile::TempDir {
+/// The same after further patches.
+pub fn files_after(series: &Series, more: &[PathBuf], names: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let mut arguments = vec!["apply".to_owned(), "--unsafe-paths".to_owned()];
-    for name in names {
-        arguments.push(format!("--include={name}"));
-    }
-    for patch in patches {
-        let status = Command::new("git")
-            .args(&arguments)
-            .arg(patch)
-            .current_dir(folder.path())
-            // The folder is no repository, and must not be taken for part of one.
-            .env("GIT_CEILING_DIRECTORIES", folder.path().parent().unwrap())
-            .status()
-            .unwrap();
-        assert!(status.success(), "{} does not apply", patch.display());
-    }
-    for name in names {
-        assert!(
-            folder.path().join(name).exists(),
-            "the patches do not add {name}"
-        );
-    }
+    let output = Command::new(root().join("kernel-patches/build.sh"))
+        .args(["files", "--series", &series.name()])
+        .args(
+            more.iter()
+                .flat_map(|patch| ["--extra".as_ref(), patch.as_os_str()]),
+        )
+        .arg("--out")
+        .arg(folder.path())
+        .args(names)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     folder
 }
 

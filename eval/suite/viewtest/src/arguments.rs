@@ -2,30 +2,41 @@
 
 use std::fs::File;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use kvm_bindings::{KVM_GUESTDBG_ENABLE, kvm_guest_debug, kvm_userspace_memory_region};
 use libc::{
-    EBADF, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOSPC, ENXIO, EOPNOTSUPP, EPERM, ERANGE, EROFS,
+    EACCES, EBADF, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOSPC, ENOTTY, ENXIO, EOPNOTSUPP, EPERM,
+    ERANGE, EROFS,
 };
 use postern_abi::PAGE_SIZE;
 use postern_abi::kvm::{
-    ATTACH_HYPERCALL, AttachEptView, CreateEptView, DetachEptView, EptViewMap, EptViewSeal,
-    VIEW_EXEC, VIEW_MODE_FAST, VIEW_MODE_STRICT, VIEW_READ, VIEW_WRITE,
+    ATTACH_EXIT_ON_ABORT, AttachEptView, CreateEptView, DetachEptView, EptViewGrant, EptViewMap,
+    EptViewRevoke, EptViewSeal, EptViewStats, MAX_MEMBERS, RIGHT_FAST, RIGHT_HYPERCALL,
+    RIGHT_STRICT, VIEW_EXEC, VIEW_READ, VIEW_WRITE,
 };
-use postern_abi::view::{DATA_GVA, IMAGE_GVA, RESERVED_GPA, RESERVED_GPA_SIZE};
+use postern_abi::view::{DATA_GVA, IMAGE_GVA, RESERVED_GPA, RESERVED_GPA_SIZE, SLOTS};
 
 use crate::Test;
-use crate::guest::{ADD, View, Vm, VmOptions};
+use crate::guest::{
+    self, ADD, Cpuid, ENTER, ID, Stop, Template, Vm, VmOptions, and_out, attach_argument, call_slot,
+};
 use crate::sys::{self, Pages, errno};
 
 pub const TESTS: &[Test] = &[
     ("create rejects what it does not know", create),
     ("map rejects bad ranges and protections", map),
-    ("seal rejects bad modes, entries and data", seal),
-    ("fast mode needs CAP_SYS_RAWIO", fast_needs_rawio),
-    ("a sealed view is immutable", sealed_is_immutable),
+    ("seal rejects bad rights, entries and data", seal),
+    ("rights to the host need CAP_SYS_RAWIO", rights_need_rawio),
+    (
+        "hypercalls need the module's parameter",
+        hypercalls_need_parameter,
+    ),
+    ("a sealed template is immutable", sealed_is_immutable),
+    ("grant rejects what it does not know", grant),
+    ("revoke rejects what it does not know", revoke),
     ("attach rejects what it does not know", attach),
     ("attach rejects VMs that cannot have views", attach_refuses),
+    ("a CPUID set later disarms views", cpuid_later),
     ("the reserved range takes no memory slot", reserved_range),
     ("guest debugging is refused", guest_debug),
     ("detach and statistics need a view", detach),
@@ -57,7 +68,7 @@ fn create() -> Result<()> {
 }
 
 fn map() -> Result<()> {
-    let view = View::open(ADD)?;
+    let template = Template::open(ADD)?;
     let pages = Pages::writable(PAGE_SIZE as usize);
     let good = EptViewMap {
         gva: DATA_GVA + (1 << 30),
@@ -193,7 +204,7 @@ fn map() -> Result<()> {
         ),
     ];
     for (what, argument, wanted) in cases {
-        expect(what, errno(sys::map(&view.file, argument)), *wanted)?;
+        expect(what, errno(sys::map(&template.file, argument)), *wanted)?;
     }
     let fixed = Pages::new(PAGE_SIZE as usize, libc::PROT_READ);
     let read_only = EptViewMap {
@@ -202,7 +213,7 @@ fn map() -> Result<()> {
     };
     expect(
         "read-only pages",
-        errno(sys::map(&view.file, &read_only)),
+        errno(sys::map(&template.file, &read_only)),
         EFAULT,
     )?;
     // The second page is not there: the first must be let go again.
@@ -210,17 +221,17 @@ fn map() -> Result<()> {
         size: 512 * PAGE_SIZE,
         ..good
     };
-    expect("a hole", errno(sys::map(&view.file, &half)), EFAULT)?;
-    expect("nothing wrong", errno(sys::map(&view.file, &good)), 0)
+    expect("a hole", errno(sys::map(&template.file, &half)), EFAULT)?;
+    expect("nothing wrong", errno(sys::map(&template.file, &good)), 0)
 }
 
 fn seal() -> Result<()> {
-    let view = View::open(ADD)?;
-    let good = View::seal_argument(VIEW_MODE_STRICT);
+    let template = Template::open(ADD)?;
+    let good = Template::seal_argument(RIGHT_STRICT);
     let fixed = Pages::writable(PAGE_SIZE as usize);
     let gva = DATA_GVA + (1 << 30);
     sys::map(
-        &view.file,
+        &template.file,
         &EptViewMap {
             gva,
             user_addr: fixed.address(),
@@ -230,7 +241,15 @@ fn seal() -> Result<()> {
         },
     )?;
     let cases: &[(&str, EptViewSeal, i32)] = &[
-        ("mode", EptViewSeal { mode: 2, ..good }, EINVAL),
+        ("no right", EptViewSeal { rights: 0, ..good }, EINVAL),
+        (
+            "unknown right",
+            EptViewSeal {
+                rights: RIGHT_STRICT | 8,
+                ..good
+            },
+            EINVAL,
+        ),
         ("flags", EptViewSeal { flags: 1, ..good }, EINVAL),
         (
             "data unaligned",
@@ -292,60 +311,223 @@ fn seal() -> Result<()> {
         ),
     ];
     for (what, argument, wanted) in cases {
-        expect(what, errno(sys::seal(&view.file, argument)), *wanted)?;
+        expect(what, errno(sys::seal(&template.file, argument)), *wanted)?;
     }
     for field in 0..good.reserved.len() {
         let mut argument = good;
         argument.reserved[field] = 1 << 63;
-        expect("reserved", errno(sys::seal(&view.file, &argument)), EINVAL)?;
+        expect(
+            "reserved",
+            errno(sys::seal(&template.file, &argument)),
+            EINVAL,
+        )?;
     }
-    expect("nothing wrong", errno(sys::seal(&view.file, &good)), 0)
+    expect("nothing wrong", errno(sys::seal(&template.file, &good)), 0)
 }
 
-fn fast_needs_rawio() -> Result<()> {
+fn rights_need_rawio() -> Result<()> {
+    for rights in [RIGHT_FAST, RIGHT_HYPERCALL, ENTER] {
+        let status = sys::in_child(|| {
+            let Ok(template) = Template::open(ADD) else {
+                return 100;
+            };
+            if !drop_privileges() {
+                return 101;
+            }
+            let seal = |rights| errno(sys::seal(&template.file, &Template::seal_argument(rights)));
+            let refused = seal(rights);
+            if seal(RIGHT_STRICT) != 0 {
+                102
+            } else {
+                refused as u8
+            }
+        })?;
+        expect("seal without capabilities", status.into(), EPERM)?;
+    }
+    // A VMM without them is attached by what it was granted.
+    let template = Template::sealed(ADD)?;
+    let grant = template.grant()?;
     let status = sys::in_child(|| {
-        let Ok(view) = View::open(ADD) else {
+        let Ok(vm) = Vm::new(&[], VmOptions::default()) else {
             return 100;
         };
-        // Without root, without capabilities.
-        // SAFETY: changes the identity of this child only.
-        if unsafe { libc::setresuid(1000, 1000, 1000) } != 0 {
+        if !drop_privileges() {
             return 101;
         }
-        let fast = errno(sys::seal(&view.file, &View::seal_argument(VIEW_MODE_FAST)));
-        let strict = errno(sys::seal(
-            &view.file,
-            &View::seal_argument(VIEW_MODE_STRICT),
-        ));
-        if strict != 0 { 102 } else { fast as u8 }
+        errno(sys::attach(&vm.vcpu, &attach_argument(&grant, RIGHT_FAST))) as u8
     })?;
-    expect("seal without capabilities", status.into(), EPERM)
+    expect("attach without capabilities", status.into(), 0)
+}
+
+/// Goes on without root, without capabilities.
+fn drop_privileges() -> bool {
+    // SAFETY: changes the identity of this child only.
+    unsafe { libc::setresuid(1000, 1000, 1000) == 0 }
+}
+
+/// Whether the module was told to serve hypercalls.
+pub fn serves_hypercalls() -> Result<bool> {
+    let path = "/sys/module/kvm_intel/parameters/ept_views_hypercall";
+    Ok(std::fs::read_to_string(path)?.trim() == "Y")
+}
+
+fn hypercalls_need_parameter() -> Result<()> {
+    let rights = sys::rights()?;
+    let (wanted, answer) = match serves_hypercalls()? {
+        true => (ENTER | RIGHT_HYPERCALL, 0),
+        false => (ENTER, EOPNOTSUPP),
+    };
+    ensure!(
+        rights == wanted,
+        "KVM_CHECK_EXTENSION says {rights:#x}, wanted {wanted:#x}"
+    );
+    let template = Template::open(ADD)?;
+    let argument = Template::seal_argument(RIGHT_HYPERCALL | RIGHT_STRICT);
+    expect("seal", errno(sys::seal(&template.file, &argument)), answer)
 }
 
 fn sealed_is_immutable() -> Result<()> {
-    let view = View::sealed(VIEW_MODE_STRICT, ADD)?;
+    let template = Template::sealed(ADD)?;
     let other = EptViewMap {
         gva: DATA_GVA + (1 << 30),
-        ..view.data_mapping()
+        ..template.data_mapping()
     };
-    expect("map", errno(sys::map(&view.file, &other)), EROFS)?;
-    let again = View::seal_argument(VIEW_MODE_STRICT);
-    expect("seal", errno(sys::seal(&view.file, &again)), EROFS)
+    expect("map", errno(sys::map(&template.file, &other)), EROFS)?;
+    let again = Template::seal_argument(RIGHT_STRICT);
+    expect("seal", errno(sys::seal(&template.file, &again)), EROFS)
+}
+
+fn grant() -> Result<()> {
+    let template = Template::open(ADD)?;
+    let good = EptViewGrant {
+        rights: RIGHT_STRICT,
+        ..Template::grant_argument()
+    };
+    let grant = |argument: &EptViewGrant| errno(sys::grant(&template.file, argument));
+    expect("not sealed", grant(&good), EINVAL)?;
+    sys::seal(&template.file, &Template::seal_argument(RIGHT_STRICT))?;
+    let cases: &[(&str, EptViewGrant, i32)] = &[
+        ("flags", EptViewGrant { flags: 1, ..good }, EINVAL),
+        ("no right", EptViewGrant { rights: 0, ..good }, EINVAL),
+        (
+            "a right that the template has not",
+            EptViewGrant {
+                rights: ENTER,
+                ..good
+            },
+            EACCES,
+        ),
+        ("no member", EptViewGrant { members: 0, ..good }, EINVAL),
+        (
+            "too many members",
+            EptViewGrant {
+                members: MAX_MEMBERS + 1,
+                ..good
+            },
+            EINVAL,
+        ),
+    ];
+    for (what, argument, wanted) in cases {
+        expect(what, grant(argument), *wanted)?;
+    }
+    let unknown = EptViewGrant {
+        rights: RIGHT_STRICT | 8,
+        ..good
+    };
+    let got = grant(&unknown);
+    ensure!(got == EINVAL || got == EACCES, "unknown right: errno {got}");
+    for field in 0..good.reserved.len() {
+        let mut argument = good;
+        argument.reserved[field] = 1;
+        expect("reserved", grant(&argument), EINVAL)?;
+    }
+    let most = EptViewGrant {
+        members: MAX_MEMBERS,
+        ..good
+    };
+    expect("as many members as can be", grant(&most), 0)?;
+    let file = sys::grant(&template.file, &good)?;
+    // SAFETY: asks for the flags of a descriptor of ours.
+    let flags = unsafe { libc::fcntl(sys::raw(&file), libc::F_GETFD) };
+    ensure!(
+        flags & libc::FD_CLOEXEC != 0,
+        "a grant is passed on by exec"
+    );
+    // A grant is no template: who has it cannot make another.
+    for (what, got) in [
+        ("grant", errno(sys::grant(&file, &good))),
+        (
+            "revoke",
+            errno(sys::revoke(
+                &file,
+                &EptViewRevoke {
+                    id: ID,
+                    ..Default::default()
+                },
+            )),
+        ),
+        ("map", errno(sys::map(&file, &template.data_mapping()))),
+        ("information", errno(sys::info(&file))),
+    ] {
+        expect(&format!("{what} of a grant"), got, ENOTTY)?;
+    }
+    Ok(())
+}
+
+fn revoke() -> Result<()> {
+    let template = Template::sealed(ADD)?;
+    let good = EptViewRevoke {
+        id: ID,
+        ..Default::default()
+    };
+    let revoke = |argument: &EptViewRevoke| errno(sys::revoke(&template.file, argument));
+    expect("flags", revoke(&EptViewRevoke { flags: 1, ..good }), EINVAL)?;
+    for field in 0..good.reserved.len() {
+        let mut argument = good;
+        argument.reserved[field] = 1;
+        expect("reserved", revoke(&argument), EINVAL)?;
+    }
+    expect("nothing granted", revoke(&good), 0)
 }
 
 fn attach() -> Result<()> {
-    let view = View::sealed(VIEW_MODE_FAST, ADD)?;
+    let template = Template::sealed(ADD)?;
+    let grant = template.grant_to(ID, 2)?;
     let vm = Vm::new(&[], VmOptions::default())?;
-    let good = view.attach_argument(0);
-    let open = View::open(ADD)?;
+    let good = attach_argument(&grant, RIGHT_FAST);
     let other = File::open("/dev/null")?;
-    let cases: &[(&str, AttachEptView, i32)] = &[
-        ("slot", AttachEptView { slot: 1, ..good }, EINVAL),
-        ("flags", AttachEptView { flags: 4, ..good }, EINVAL),
+    let mut cases: Vec<(&str, AttachEptView, i32)> = vec![
         (
-            "reserved",
+            "slot",
             AttachEptView {
-                reserved: [0, 0, 0, 0, 1],
+                slot: SLOTS,
+                ..good
+            },
+            EINVAL,
+        ),
+        ("member", AttachEptView { member: 2, ..good }, EINVAL),
+        ("no right", AttachEptView { right: 0, ..good }, EINVAL),
+        (
+            "two rights",
+            AttachEptView {
+                right: ENTER,
+                ..good
+            },
+            EINVAL,
+        ),
+        ("unknown right", AttachEptView { right: 8, ..good }, EINVAL),
+        (
+            "a right that was not granted",
+            AttachEptView {
+                right: RIGHT_HYPERCALL,
+                ..good
+            },
+            EACCES,
+        ),
+        (
+            "flags",
+            AttachEptView {
+                flags: ATTACH_EXIT_ON_ABORT << 1,
                 ..good
             },
             EINVAL,
@@ -353,7 +535,7 @@ fn attach() -> Result<()> {
         (
             "no descriptor",
             AttachEptView {
-                view_fd: -1,
+                grant_fd: -1,
                 ..good
             },
             EBADF,
@@ -361,34 +543,68 @@ fn attach() -> Result<()> {
         (
             "another file",
             AttachEptView {
-                view_fd: sys::raw(&other),
+                grant_fd: sys::raw(&other),
                 ..good
             },
             EBADF,
         ),
-        ("not sealed", open.attach_argument(0), EBADF),
+        (
+            "a template",
+            AttachEptView {
+                grant_fd: sys::raw(&template.file),
+                ..good
+            },
+            EBADF,
+        ),
     ];
-    for (what, argument, wanted) in cases {
+    for field in 0..good.reserved.len() {
+        let mut argument = good;
+        argument.reserved[field] = 1;
+        cases.push(("reserved", argument, EINVAL));
+    }
+    for (what, argument, wanted) in &cases {
         expect(what, errno(sys::attach(&vm.vcpu, argument)), *wanted)?;
     }
-    // What the caller's words mean is the service's own: these name no port of any NIC.
-    let hypercall = errno(sys::attach(
-        &vm.vcpu,
-        &view.attach_argument(ATTACH_HYPERCALL),
-    ));
-    ensure!(
-        hypercall == EINVAL || hypercall == EOPNOTSUPP,
-        "hypercall path: errno {hypercall}"
-    );
+    let strict = sys::grant(
+        &template.file,
+        &EptViewGrant {
+            rights: RIGHT_STRICT,
+            ..Template::grant_argument()
+        },
+    )?;
+    let got = errno(sys::attach(&vm.vcpu, &attach_argument(&strict, RIGHT_FAST)));
+    expect("fast where strict was granted", got, EACCES)?;
     expect("nothing wrong", errno(sys::attach(&vm.vcpu, &good)), 0)?;
-    expect("twice", errno(sys::attach(&vm.vcpu, &good)), EEXIST)
+    let second = AttachEptView { member: 1, ..good };
+    expect("slot taken", errno(sys::attach(&vm.vcpu, &second)), EEXIST)
+}
+
+/// What a CPUID must not have for views. Kernels before 6.4 know nothing of LAM, and let no guest
+/// turn it on.
+fn forbidden() -> Result<&'static [Cpuid]> {
+    const ALL: &[Cpuid] = &[Cpuid::Pcid, Cpuid::Pdcm, Cpuid::Pmu, Cpuid::Lam];
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split('.').map(|part| part.parse::<u32>());
+    let version = (numbers.next(), numbers.next());
+    let (Some(Ok(major)), Some(Ok(minor))) = version else {
+        bail!("what release is {release:?}?");
+    };
+    Ok(if (major, minor) < (6, 4) {
+        &ALL[..3]
+    } else {
+        ALL
+    })
 }
 
 fn attach_refuses() -> Result<()> {
-    let view = View::sealed(VIEW_MODE_FAST, ADD)?;
+    let template = Template::sealed(ADD)?;
+    let grant = template.grant()?;
     let try_with = |options: VmOptions| -> Result<i32> {
         let vm = Vm::new(&[], options)?;
-        Ok(errno(sys::attach(&vm.vcpu, &view.attach_argument(0))))
+        Ok(errno(sys::attach(
+            &vm.vcpu,
+            &attach_argument(&grant, RIGHT_FAST),
+        )))
     };
     let good = VmOptions::default();
     expect(
@@ -399,13 +615,28 @@ fn attach_refuses() -> Result<()> {
         })?,
         ENXIO,
     )?;
-    expect(
-        "PCID",
-        try_with(VmOptions { pcid: true, ..good })?,
-        EOPNOTSUPP,
-    )?;
+    for &cpuid in forbidden()? {
+        let got = try_with(VmOptions { cpuid, ..good })?;
+        expect(&format!("CPUID with {cpuid:?}"), got, EOPNOTSUPP)?;
+    }
     // Only calls need them; they are refused then.
     expect("no SMEP", try_with(VmOptions { cr4: 0, ..good })?, 0)
+}
+
+/// What attaching refuses can come after it, as long as the vCPU has not run.
+fn cpuid_later() -> Result<()> {
+    let template = Template::sealed(ADD)?;
+    for &with in forbidden()? {
+        let mut vm = Vm::attached(&and_out(call_slot(0, 5, 7)), &template, RIGHT_FAST, 0)?;
+        vm.vcpu.set_cpuid2(&guest::cpuid(with)?)?;
+        let stop = vm.run();
+        let stats = sys::stats(&vm.vcpu, 0)?;
+        ensure!(
+            stop == Stop::Shutdown && stats.exits_in_view == 0 && stats.armed == 0,
+            "with {with:?} the call ended with {stop:?}: {stats:?}"
+        );
+    }
+    Ok(())
 }
 
 fn slot_at(vm: &Vm, slot: u32, guest_phys_addr: u64, pages: &Pages) -> i32 {
@@ -425,18 +656,19 @@ fn slot_at(vm: &Vm, slot: u32, guest_phys_addr: u64, pages: &Pages) -> i32 {
 
 fn reserved_range() -> Result<()> {
     let pages = Pages::writable(PAGE_SIZE as usize);
-    let view = View::sealed(VIEW_MODE_FAST, ADD)?;
+    let template = Template::sealed(ADD)?;
+    let grant = template.grant()?;
     let last = RESERVED_GPA + RESERVED_GPA_SIZE - PAGE_SIZE;
 
     let vm = Vm::new(&[], VmOptions::default())?;
     expect("slot before a view", slot_at(&vm, 1, last, &pages), 0)?;
     expect(
         "view after a slot",
-        errno(sys::attach(&vm.vcpu, &view.attach_argument(0))),
+        errno(sys::attach(&vm.vcpu, &attach_argument(&grant, RIGHT_FAST))),
         EEXIST,
     )?;
 
-    let vm = Vm::with_view(&[], &view, 0)?;
+    let vm = Vm::attached(&[], &template, RIGHT_FAST, 0)?;
     expect("first page", slot_at(&vm, 1, RESERVED_GPA, &pages), EINVAL)?;
     expect("last page", slot_at(&vm, 1, last, &pages), EINVAL)?;
     expect(
@@ -448,8 +680,9 @@ fn reserved_range() -> Result<()> {
 }
 
 fn guest_debug() -> Result<()> {
-    let view = View::sealed(VIEW_MODE_FAST, ADD)?;
-    let vm = Vm::with_view(&[], &view, 0)?;
+    let template = Template::sealed(ADD)?;
+    let grant = template.grant()?;
+    let vm = Vm::attached(&[], &template, RIGHT_FAST, 0)?;
     let debug = kvm_guest_debug {
         control: KVM_GUESTDBG_ENABLE,
         ..Default::default()
@@ -468,7 +701,7 @@ fn guest_debug() -> Result<()> {
     expect("without", got, 0)?;
     expect(
         "attach while debugged",
-        errno(sys::attach(&vm.vcpu, &view.attach_argument(0))),
+        errno(sys::attach(&vm.vcpu, &attach_argument(&grant, RIGHT_FAST))),
         EBUSY,
     )
 }
@@ -476,26 +709,65 @@ fn guest_debug() -> Result<()> {
 fn detach() -> Result<()> {
     let vm = Vm::new(&[], VmOptions::default())?;
     let zero = DetachEptView::default();
-    expect("statistics, no view", errno(sys::stats(&vm.vcpu)), ENOENT)?;
-    expect(
-        "detach, no view",
-        errno(sys::detach(&vm.vcpu, &zero)),
-        ENOENT,
-    )?;
-    let view = View::sealed(VIEW_MODE_FAST, ADD)?;
-    sys::attach(&vm.vcpu, &view.attach_argument(0))?;
-    let slot = DetachEptView { slot: 1, ..zero };
-    expect("slot", errno(sys::detach(&vm.vcpu, &slot)), EINVAL)?;
-    let reserved = DetachEptView {
-        reserved: [1, 0],
-        ..zero
+    let detach = |argument: &DetachEptView| errno(sys::detach(&vm.vcpu, argument));
+    let stats = |mut argument: EptViewStats| errno(sys::stats_into(&vm.vcpu, &mut argument));
+    let of = |slot| EptViewStats {
+        slot,
+        ..Default::default()
     };
-    expect("reserved", errno(sys::detach(&vm.vcpu, &reserved)), EINVAL)?;
-    expect("statistics", errno(sys::stats(&vm.vcpu)), 0)?;
-    expect("detach", errno(sys::detach(&vm.vcpu, &zero)), 0)?;
-    expect(
-        "attach again",
-        errno(sys::attach(&vm.vcpu, &view.attach_argument(0))),
-        0,
-    )
+    expect("statistics, nothing attached", stats(of(0)), ENOENT)?;
+    expect("detach, nothing attached", detach(&zero), ENOENT)?;
+    let template = Template::sealed(ADD)?;
+    let grant = template.grant()?;
+    let argument = AttachEptView {
+        slot: 2,
+        ..attach_argument(&grant, RIGHT_FAST)
+    };
+    sys::attach(&vm.vcpu, &argument)?;
+    let good = DetachEptView { slot: 2, ..zero };
+    for (what, argument, wanted) in [
+        (
+            "slot",
+            DetachEptView {
+                slot: SLOTS,
+                ..good
+            },
+            EINVAL,
+        ),
+        ("flags", DetachEptView { flags: 1, ..good }, EINVAL),
+        ("empty slot", DetachEptView { slot: 0, ..good }, ENOENT),
+        (
+            "reserved",
+            DetachEptView {
+                reserved: [1, 0],
+                ..good
+            },
+            EINVAL,
+        ),
+        (
+            "reserved",
+            DetachEptView {
+                reserved: [0, 1],
+                ..good
+            },
+            EINVAL,
+        ),
+    ] {
+        expect(what, detach(&argument), wanted)?;
+    }
+    for (what, argument, wanted) in [
+        ("statistics, slot", of(SLOTS), EINVAL),
+        (
+            "statistics, flags",
+            EptViewStats { flags: 1, ..of(2) },
+            EINVAL,
+        ),
+        ("statistics, empty slot", of(0), ENOENT),
+        ("statistics", of(2), 0),
+    ] {
+        expect(what, stats(argument), wanted)?;
+    }
+    expect("detach", detach(&good), 0)?;
+    expect("statistics, detached", stats(of(2)), ENOENT)?;
+    expect("attach again", errno(sys::attach(&vm.vcpu, &argument)), 0)
 }

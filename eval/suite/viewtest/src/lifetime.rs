@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use postern_abi::kvm::{VIEW_MODE_FAST, VIEW_MODE_STRICT};
+use postern_abi::kvm::{RIGHT_FAST, RIGHT_STRICT};
 
 use crate::Test;
-use crate::guest::{ADD, Stop, View, Vm, WAIT};
+use crate::guest::{ADD, Stop, Template, Vm, WAIT};
 use crate::sys::Pages;
 
 pub const TESTS: &[Test] = &[
     ("dropped views leave nothing behind", dropped),
     (
-        "a view outlives its descriptor and its owner's mappings",
+        "a service outlives all descriptors and its owner's mappings",
         owner_first,
     ),
     (
@@ -27,12 +27,14 @@ pub const TESTS: &[Test] = &[
 
 /// Resources that the kernel holds for views: pinned pages, and references to the module.
 #[derive(Debug, PartialEq, Eq)]
-struct Held {
-    pinned_pages: i64,
-    module_references: i64,
+pub struct Held {
+    /// Pinned pages.
+    pub pinned_pages: i64,
+    /// References to kvm-intel.
+    pub module_references: i64,
 }
 
-fn held() -> Result<Held> {
+pub fn held() -> Result<Held> {
     let vmstat = std::fs::read_to_string("/proc/vmstat")?;
     let counter = |name: &str| -> Result<i64> {
         let line = vmstat.lines().find_map(|line| line.strip_prefix(name));
@@ -49,7 +51,7 @@ fn held() -> Result<Held> {
 }
 
 /// Runs `action`, then waits for the kernel to let go of everything it took.
-fn leaves_nothing(action: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn leaves_nothing(action: impl FnOnce() -> Result<()>) -> Result<()> {
     // The kernel adds up its counters of pages once a second.
     std::thread::sleep(Duration::from_millis(1200));
     let before = held()?;
@@ -77,18 +79,16 @@ fn calling_code() -> Vec<u8> {
 fn dropped() -> Result<()> {
     leaves_nothing(|| {
         for round in 0..20 {
-            let open = View::open(ADD)?;
+            let open = Template::open(ADD)?;
             drop(open);
-            let mode = if round % 2 == 0 {
-                VIEW_MODE_FAST
-            } else {
-                VIEW_MODE_STRICT
-            };
-            let view = View::sealed(mode, ADD)?;
-            let vm = Vm::with_view(&calling_code(), &view, 0)?;
+            let right = [RIGHT_FAST, RIGHT_STRICT][round % 2];
+            let template = Template::sealed(ADD)?;
+            let unused = template.grant()?;
+            let vm = Vm::attached(&calling_code(), &template, right, 0)?;
             if round % 3 == 0 {
-                drop(view);
+                drop(template);
                 drop(vm);
+                drop(unused);
             }
         }
         Ok(())
@@ -97,13 +97,13 @@ fn dropped() -> Result<()> {
 
 fn owner_first() -> Result<()> {
     leaves_nothing(|| {
-        let view = View::sealed(VIEW_MODE_FAST, ADD)?;
+        let template = Template::sealed(ADD)?;
         let mut code = calling_code();
         code.truncate(code.len() - 2);
         code.extend_from_slice(&crate::guest::OUT);
-        let mut vm = Vm::with_view(&code, &view, 0)?;
+        let mut vm = Vm::attached(&code, &template, RIGHT_FAST, 0)?;
         // Closes the descriptor and unmaps code and data.
-        drop(view);
+        drop(template);
         let others = Pages::writable(1 << 20);
         others.write(0, &[0xcc; 1 << 20]);
         let stop = vm.run();
@@ -113,7 +113,7 @@ fn owner_first() -> Result<()> {
 }
 
 /// Forks a child that runs `action` until killed.
-fn spawn(action: impl FnOnce()) -> Result<libc::pid_t> {
+pub fn spawn(action: impl FnOnce()) -> Result<libc::pid_t> {
     // SAFETY: the tests have one thread, so the child's memory is consistent.
     let child = unsafe { libc::fork() };
     ensure!(child >= 0, "fork: {}", std::io::Error::last_os_error());
@@ -125,7 +125,7 @@ fn spawn(action: impl FnOnce()) -> Result<libc::pid_t> {
     Ok(child)
 }
 
-fn kill(child: libc::pid_t) -> Result<()> {
+pub fn kill(child: libc::pid_t) -> Result<()> {
     let mut status = 0;
     // SAFETY: signals and reaps our own child.
     unsafe {
@@ -143,18 +143,18 @@ fn killed_in_call() -> Result<()> {
     leaves_nothing(|| {
         // Shared with the child, which tells through it that the service runs.
         let sign = Pages::writable(4096);
-        for mode in [VIEW_MODE_FAST, VIEW_MODE_STRICT] {
+        for right in [RIGHT_FAST, RIGHT_STRICT] {
             sign.write_word(0, 0);
             let child = spawn(|| {
-                let Ok(view) = View::sealed(mode, WAIT) else {
+                let Ok(template) = Template::sealed(WAIT) else {
                     return;
                 };
-                let Ok(mut vm) = Vm::with_view(&calling_code(), &view, 0) else {
+                let Ok(mut vm) = Vm::attached(&calling_code(), &template, right, 0) else {
                     return;
                 };
                 std::thread::scope(|scope| {
                     scope.spawn(|| {
-                        while view.data.read_word(0) == 0 {
+                        while template.data.read_word(0) == 0 {
                             std::thread::sleep(Duration::from_millis(1));
                         }
                         sign.write_word(0, 1);
@@ -180,15 +180,11 @@ fn killed_anywhere() -> Result<()> {
         for round in 0..40u64 {
             let child = spawn(|| {
                 loop {
-                    let mode = if round % 2 == 0 {
-                        VIEW_MODE_FAST
-                    } else {
-                        VIEW_MODE_STRICT
-                    };
-                    let Ok(view) = View::sealed(mode, ADD) else {
+                    let right = [RIGHT_FAST, RIGHT_STRICT][round as usize % 2];
+                    let Ok(template) = Template::sealed(ADD) else {
                         return;
                     };
-                    let Ok(mut vm) = Vm::with_view(&calling_code(), &view, 0) else {
+                    let Ok(mut vm) = Vm::attached(&calling_code(), &template, right, 0) else {
                         return;
                     };
                     while vm.run() == Stop::Interrupted {}

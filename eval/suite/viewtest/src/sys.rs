@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use postern_abi::kvm::{
-    AttachEptView, CreateEptView, DetachEptView, EptViewMap, EptViewSeal, EptViewStats,
+    AttachEptView, CreateEptView, DetachEptView, EptViewGrant, EptViewInfo, EptViewMap,
+    EptViewRevoke, EptViewSeal, EptViewStats, KVM_CAP_EPT_VIEW,
 };
 use postern_kvm::ioctl as call;
 use vmm_sys_util::ioctl::ioctl;
@@ -31,15 +32,36 @@ pub fn create(argument: &CreateEptView) -> io::Result<File> {
     call::create(&kvm, argument).map(File::from)
 }
 
+/// `KVM_CHECK_EXTENSION` of views: the rights that there can be.
+pub fn rights() -> io::Result<u32> {
+    let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
+    call::check_extension(&kvm, KVM_CAP_EPT_VIEW).map(i32::unsigned_abs)
+}
+
 /// `KVM_EPT_VIEW_MAP`.
-pub fn map(view: &File, argument: &EptViewMap) -> io::Result<()> {
+pub fn map(template: &File, argument: &EptViewMap) -> io::Result<()> {
     // SAFETY: pages that it names are a `Pages`, which is accessed as shared memory, or none.
-    unsafe { call::map(view, argument) }
+    unsafe { call::map(template, argument) }
 }
 
 /// `KVM_EPT_VIEW_SEAL`.
-pub fn seal(view: &File, argument: &EptViewSeal) -> io::Result<()> {
-    call::seal(view, argument)
+pub fn seal(template: &File, argument: &EptViewSeal) -> io::Result<()> {
+    call::seal(template, argument)
+}
+
+/// `KVM_EPT_VIEW_GRANT`.
+pub fn grant(template: &File, argument: &EptViewGrant) -> io::Result<File> {
+    call::grant(template, argument).map(File::from)
+}
+
+/// `KVM_EPT_VIEW_REVOKE`.
+pub fn revoke(template: &File, argument: &EptViewRevoke) -> io::Result<u32> {
+    call::revoke(template, argument)
+}
+
+/// `KVM_GET_EPT_VIEW_INFO`.
+pub fn info(template: &File) -> io::Result<EptViewInfo> {
+    call::info(template)
 }
 
 /// `KVM_ATTACH_EPT_VIEW`.
@@ -52,9 +74,14 @@ pub fn detach(vcpu: &impl AsRawFd, argument: &DetachEptView) -> io::Result<()> {
     call::detach(vcpu, argument)
 }
 
-/// `KVM_GET_EPT_VIEW_STATS`.
-pub fn stats(vcpu: &impl AsRawFd) -> io::Result<EptViewStats> {
-    call::stats(vcpu)
+/// `KVM_GET_EPT_VIEW_STATS` of a slot.
+pub fn stats(vcpu: &impl AsRawFd, slot: u32) -> io::Result<EptViewStats> {
+    call::stats(vcpu, slot)
+}
+
+/// `KVM_GET_EPT_VIEW_STATS`, with an argument as it is.
+pub fn stats_into(vcpu: &impl AsRawFd, argument: &mut EptViewStats) -> io::Result<()> {
+    call::stats_into(vcpu, argument)
 }
 
 /// `KVM_NMI`.
@@ -63,7 +90,7 @@ pub fn nmi(vcpu: &impl AsRawFd) -> io::Result<()> {
     check(unsafe { ioctl(vcpu, number::NMI()) }).map(drop)
 }
 
-/// Pages shared by all that map them: one anonymous memfd.
+/// Pages shared by all that map them.
 #[derive(Debug)]
 pub struct Pages {
     address: *mut u8,
@@ -73,22 +100,34 @@ pub struct Pages {
 impl Pages {
     /// Zeroed pages with these protection bits of mmap.
     pub fn new(size: usize, protection: libc::c_int) -> Pages {
-        // SAFETY: a new shared mapping at an address of the kernel's choice.
+        Pages::with_flags(size, protection, libc::MAP_SHARED)
+            .unwrap_or_else(|error| panic!("mmap of {size} bytes: {error}"))
+    }
+
+    /// Zeroed pages with these protection bits and flags of mmap.
+    pub fn with_flags(
+        size: usize,
+        protection: libc::c_int,
+        flags: libc::c_int,
+    ) -> io::Result<Pages> {
+        // SAFETY: a new mapping at an address of the kernel's choice.
         let address = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 size,
                 protection,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                libc::MAP_ANONYMOUS | flags,
                 -1,
                 0,
             )
         };
-        assert_ne!(address, libc::MAP_FAILED, "mmap of {size} bytes");
-        Pages {
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Pages {
             address: address.cast(),
             size,
-        }
+        })
     }
 
     /// Readable and writable pages.
@@ -127,6 +166,8 @@ impl Pages {
 
 // SAFETY: the mapping belongs to no thread, and its words are read and written one access each.
 unsafe impl Sync for Pages {}
+// SAFETY: as above.
+unsafe impl Send for Pages {}
 
 impl Drop for Pages {
     fn drop(&mut self) {

@@ -6,12 +6,14 @@ use core::fmt;
 use super::geometry::{Geometry, GeometryError, LINE_SIZE};
 use super::port::PortId;
 use super::record::FEATURES;
+use crate::service::Secret;
 
 /// [`WindowHeader::magic`]: "PSTNWIND", little endian.
 pub const WINDOW_MAGIC: u64 = u64::from_le_bytes(*b"PSTNWIND");
 
 /// The first bytes of a window. The host writes them when a guest attaches and does not read them
-/// again.
+/// again: a guest that overwrites its secret has locked itself out of the NIC until the next
+/// tenancy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowHeader {
@@ -35,17 +37,25 @@ pub struct WindowHeader {
     pub features: u32,
     /// Size of the window in bytes, [`Geometry::window_size`].
     pub size: u64,
+    /// The secret of the tenancy, which requests carry.
+    pub secret: Secret,
     /// The MAC address that the NIC suggests for the port.
     pub mac: [u8; 6],
     /// Must be zero.
-    pub reserved: [u8; 10],
+    pub reserved: [u8; 2],
 }
 
 const _: () = assert!(size_of::<WindowHeader>() == LINE_SIZE as usize);
 
 impl WindowHeader {
     /// The header of a port's window.
-    pub const fn new(geometry: Geometry, port: PortId, tenancy: u32, mac: [u8; 6]) -> WindowHeader {
+    pub const fn new(
+        geometry: Geometry,
+        port: PortId,
+        tenancy: u32,
+        secret: Secret,
+        mac: [u8; 6],
+    ) -> WindowHeader {
         WindowHeader {
             magic: WINDOW_MAGIC,
             abi_version: crate::ABI_VERSION,
@@ -57,8 +67,9 @@ impl WindowHeader {
             tenancy,
             features: FEATURES,
             size: geometry.window_size(),
+            secret,
             mac,
-            reserved: [0; 10],
+            reserved: [0; 2],
         }
     }
 
@@ -153,7 +164,7 @@ mod tests {
     fn a_header_is_checked() {
         let geometry = Geometry::new(4, 2, DEFAULT_RING, MIN_RING).expect("valid");
         let port = geometry.port(3).expect("exists");
-        let good = WindowHeader::new(geometry, port, 7, [2; 6]);
+        let good = WindowHeader::new(geometry, port, 7, Secret::from_word(1 << 40), [2; 6]);
         let size = geometry.window_size();
         assert_eq!(good.check(size), Ok((geometry, port)));
         assert_eq!(

@@ -25,3 +25,5 @@ pub const MIN_FRAME: u32 = 14;
 pub const MAX_FRAME: u32 = 9018;
 /// Longest large segment in bytes: an IP packet of 65535 bytes, an Ethernet header and a VLAN tag.
 pub const MAX_SEGMENT: u32 = 65535 + 18;
+/// Most frames that a large segment is cut into, so that it is no more work than a batch.
+pub const MAX_SEGMENTS: u32 = 256;

@@ -29,6 +29,13 @@
 //! word of the guest's once, and bounds it before use. A wrong value harms only the guest that
 //! wrote it.
 //!
+//! # Secret
+//!
+//! The header has the [`Secret`](crate::service::Secret) of the tenancy. Whoever reads it there can
+//! make requests for the port, and nobody else: so a guest maps its window for its driver alone. The
+//! NIC does not read it there, so that a guest that overwrites it harms itself, until the host writes
+//! the header of the next tenancy.
+//!
 //! # Records
 //!
 //! A ring holds *records*: a [`RecordHeader`] of 16 bytes, a frame, and as many bytes as bring the
@@ -87,7 +94,7 @@ pub use geometry::{Geometry, GeometryError, LINE_SIZE, TX_LINES};
 pub use header::{HeaderError, WINDOW_MAGIC, WindowHeader};
 pub use limits::{
     DEFAULT_LANE_MIN, DEFAULT_LANES, DEFAULT_RING, MAX_FRAME, MAX_PORTS, MAX_QUEUES, MAX_RING,
-    MAX_SEGMENT, MAX_SENDERS, MIN_FRAME, MIN_RING,
+    MAX_SEGMENT, MAX_SEGMENTS, MAX_SENDERS, MIN_FRAME, MIN_RING,
 };
 pub use port::PortId;
 pub use record::{

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use postern_abi::source::Source;
 use serde::Serialize;
 
 use crate::host::HostFacts;
@@ -142,6 +143,7 @@ impl RatiosReport {
     /// The system cannot make the directory or write a file.
     pub fn write(&self, directory: &Path) -> Result<(), Box<dyn Error>> {
         fs::create_dir_all(directory)?;
+        let label = Source::of_this_cpu().name();
         let mut csv = fs::File::create(directory.join("ratios.csv"))?;
         writeln!(
             csv,
@@ -159,7 +161,7 @@ impl RatiosReport {
             for (round, [switch, memcpy, vector]) in row.rounds.iter().enumerate() {
                 writeln!(
                     csv,
-                    "hardware,{pattern},{ports},{length},{batch},{slots},{round},\
+                    "{label},{pattern},{ports},{length},{batch},{slots},{round},\
                      {switch:.3},{memcpy:.3},{vector:.3}"
                 )?;
             }
@@ -182,7 +184,7 @@ impl RatiosReport {
             }
         });
         let file = RatiosFile {
-            label: "hardware",
+            label,
             machine: &self.machine,
             rows: rows.collect(),
             left_out: &self.left_out,

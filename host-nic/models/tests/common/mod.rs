@@ -5,7 +5,7 @@
 
 use std::alloc::{Layout, alloc_zeroed};
 
-use postern_abi::service::{OP_TX, TX_HOLD};
+use postern_abi::service::{OP_TX, Secret, TX_HOLD};
 use postern_abi::window::{
     Geometry, KIND_PAD, PAD_WORD, PortId, Published, RecordHeader, record_size,
 };
@@ -25,6 +25,11 @@ pub const SIZE: u32 = 4096;
 pub const RECORD: u32 = 32;
 /// Length in bytes of frames so short that a record is four words, all of them atomics.
 pub const SHORT: u32 = 14;
+
+/// The secret of a tenancy of this number.
+pub fn secret(tenancy: u32) -> Secret {
+    Secret::from_word(0x5ec2_0000_0000_0000 + (u64::from(tenancy) << 16))
+}
 
 /// The memory of a NIC, used by all executions of a model.
 #[derive(Clone, Copy)]
@@ -80,7 +85,8 @@ impl ModelNic {
         state.key[1].store(0xfedc_ba98_7654_3211, Relaxed);
         state.set_geometry(self.geometry);
         for number in 0..self.geometry.ports() {
-            self.switch().admit(port(number), 1, mac(number as u8));
+            self.switch()
+                .admit(port(number), 1, secret(1), mac(number as u8));
         }
     }
 
@@ -97,10 +103,19 @@ impl ModelNic {
     /// Makes a call of tenancy 1 of a port, for `count` frames.
     pub fn call(&self, number: u32, count: u64, hold: bool) -> u64 {
         let tenancy = 1;
-        let caller = Credentials::new(self.geometry, port(number), tenancy);
+        let caller = Credentials::new(self.geometry, port(number), tenancy, secret(tenancy));
         let flags = if hold { TX_HOLD } else { 0 };
         // SAFETY: the memory is of that geometry, and tests make one call of a port at a time.
-        unsafe { serve(self.base, &caller, 0, OP_TX, count, flags) }
+        unsafe {
+            serve(
+                self.base,
+                &caller,
+                0,
+                secret(tenancy).request(OP_TX),
+                count,
+                flags,
+            )
+        }
     }
 
     fn at(&self, number: u32, offset: u64) -> *mut u8 {

@@ -1,6 +1,7 @@
 //! Reading an image: everything about the file is checked before any of it is mapped.
 #![forbid(unsafe_code)]
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -73,7 +74,7 @@ pub enum ImageError {
 }
 
 /// An image of the switch that was checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Image {
     /// The address of its entry in the view.
     pub entry: u64,
@@ -84,12 +85,21 @@ pub struct Image {
 }
 
 /// A segment of the image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Segment {
     /// The segment's address in the view, a multiple of the page size.
     pub gva: u64,
     /// The segment's bytes.
     pub bytes: Vec<u8>,
+}
+
+impl Image {
+    /// A number that tells this image from others, for one version of this program.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 impl Segment {

@@ -1,18 +1,21 @@
 //! Administration of a running NIC: the requests that [`Control`] describes.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
+use postern_abi::platform::CallPath;
 use postern_abi::window::{FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, PortId};
-use postern_nic_client::control::{Control, Holder, PortInfo};
+use postern_nic_client::control::{Control, Holder, PathInfo, PathReport, PortInfo, Revocation};
 use postern_nic_client::mac::Mac;
 use postern_nic_client::policy::port::PortPolicy;
+use postern_nic_client::protocol::Status;
 use postern_switch::state::MODE_NO_LEARNING;
 use serde_json::Value;
 
 use super::Server;
 use super::connection::Stage;
-use super::error::RequestError;
+use super::error::{RequestError, TenancyError};
 use super::nic::suggested_mac;
 use super::policies::{self, PortPolicies};
 use super::ports::Tenant;
@@ -40,6 +43,8 @@ impl Server {
             }
             Control::Enable { port } => ports.enable(port).map(done),
             Control::Disable { port } => self.disable(port).map(done),
+            Control::Revoke { port, kill } => Ok(serde_json::to_value(self.revoke(port, kill)?)?),
+            Control::Paths => Ok(serde_json::to_value(self.path_report())?),
             Control::AddMac { port, mac, vlan } => {
                 stations::add(&ports.nic, &mut ports.saver, port, mac, vlan).map(done)
             }
@@ -130,8 +135,9 @@ impl Server {
                 pid: pid.map(|pid| pid.as_raw_pid()),
                 path: path.name().to_owned(),
             },
-            Tenant::Leaving { pid, .. } => Holder::Leaving {
-                pid: pid.as_raw_pid(),
+            Tenant::Leaving { pid, process } => Holder::Leaving {
+                pid: pid.map(|pid| pid.as_raw_pid()),
+                left: process.is_none(),
             },
             Tenant::Vacant | Tenant::Owner => {
                 if let Some(interface) = self.uplinks.interface(number) {
@@ -153,10 +159,62 @@ impl Server {
     /// Ends the tenancy of a port, and has it let to nobody any more.
     fn disable(&mut self, number: u32) -> Result<(), RequestError> {
         let port = self.ports.disable(number)?;
-        let stage = Stage::Attached(port);
-        if let Some(index) = self.connections.iter().position(|one| one.stage == stage) {
-            self.close(index);
-        }
+        self.end_tenancy(port, "disabled")?;
         Ok(())
+    }
+
+    /// Takes a port from its tenant; the port stays what it is for others.
+    fn revoke(&mut self, number: u32, kill: bool) -> Result<Revocation, RequestError> {
+        let port = self.ports.nic.port(number)?;
+        let pid = match self.ports.tenant(port) {
+            Tenant::Taken { pid, .. } | Tenant::Leaving { pid, .. } => *pid,
+            Tenant::Owner => return Err(TenancyError::Owner { port }.into()),
+            Tenant::Vacant => {
+                let text =
+                    format!("port {port} has no tenant (postern nic show lists who has which)");
+                return Err(RequestError::bad(text));
+            }
+        };
+        let grants = self.end_tenancy(port, "taken from it")?;
+        if kill {
+            self.ports.kill(port)?;
+        }
+        Ok(Revocation {
+            pid: pid.map(|pid| pid.as_raw_pid()),
+            grants,
+            holder: self.holder(port),
+        })
+    }
+
+    /// Ends the tenancy of a port, if it has a tenant, who is told what has become of the port.
+    /// Gives how many grants were taken back.
+    fn end_tenancy(&mut self, port: PortId, became: &str) -> Result<u32, RequestError> {
+        let stage = Stage::Attached(port);
+        let mut connections = self.connections.iter();
+        let Some(index) = connections.position(|one| one.stage == stage) else {
+            return Ok(0);
+        };
+        let grants = self.close(index);
+        let text = format!("port {port} was {became} by postern nic port");
+        self.connections[index].refuse(Status::Revoked, text);
+        grants
+    }
+
+    fn path_report(&self) -> PathReport {
+        let missing: BTreeMap<_, _> = self
+            .missing_paths()
+            .map(|(path, reason)| (path.name(), reason.to_owned()))
+            .collect();
+        let info = |path: CallPath| PathInfo {
+            path: path.name().to_owned(),
+            missing: match self.ports.nic.offers(path) {
+                true => missing.get(path.name()).cloned(),
+                false => Some("the NIC was started without it (--paths)".to_owned()),
+            },
+        };
+        PathReport {
+            paths: CallPath::ALL.map(info).to_vec(),
+            template: self.ports.nic.templates.info(),
+        }
     }
 }

@@ -17,8 +17,29 @@ use rustix::process::Pid;
 pub(super) struct Peer {
     /// Number of the process, if it has one in this PID namespace.
     pub(super) pid: Option<Pid>,
-    /// The pidfd that tells its end, if the number is known and not the server's own.
-    pub(super) process: Option<OwnedFd>,
+    /// How its end is told.
+    pub(super) process: PeerProcess,
+}
+
+/// How the end of a process is told.
+#[derive(Debug)]
+pub(super) enum PeerProcess {
+    /// It is the server's own.
+    Own,
+    /// By a pidfd.
+    Other(OwnedFd),
+    /// Not at all.
+    Unknown,
+}
+
+impl PeerProcess {
+    /// The pidfd, if there is one.
+    pub(super) fn pidfd(&self) -> Option<&OwnedFd> {
+        match self {
+            PeerProcess::Other(pidfd) => Some(pidfd),
+            PeerProcess::Own | PeerProcess::Unknown => None,
+        }
+    }
 }
 
 /// The stage that a connection has reached.
@@ -89,7 +110,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers no. Nobody minds if the client does not hear it.
+    /// Answers no, or says that a tenancy has ended. Nobody minds if the client does not hear it.
     pub(super) fn refuse(&self, status: Status, text: String) {
         let reply = Reply {
             status,

@@ -11,7 +11,6 @@ use postern_nic_client::protocol::Status;
 use rustix::process::Pid;
 
 use crate::image::ImageError;
-use crate::view::ViewError;
 
 /// A NIC that cannot be made, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +21,6 @@ pub enum ServerError {
     /// The file of the NIC's image is none.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// This machine has views, yet none can be made.
-    #[error(transparent)]
-    View(#[from] ViewError),
     /// Another NIC listens at the socket.
     #[error(
         "another NIC is already listening on {}; choose another socket or stop that one",
@@ -112,16 +108,32 @@ pub enum KeeperClientError {
 pub(super) enum TenancyError {
     #[error("there is no port {port}; the NIC has ports 0 to {last}")]
     NoSuchPort { port: u32, last: u32 },
-    #[error("port {port} is taken{}; choose another or stop that VM", process(*.by))]
+    #[error(
+        "port {port} is taken{}; choose another or stop that VM", by_process(*.by)
+    )]
     Taken { port: PortId, by: Option<Pid> },
     #[error("port {port} is an uplink or a capture; choose another or remove that")]
     Owner { port: PortId },
     #[error("port {port} is disabled; choose another or enable it (postern nic port)")]
     Disabled { port: PortId },
     #[error(
-        "port {port} was given up by process {by}, which still has its memory; end that process"
+        "port {port} was given up by {}, which still has its memory; end that process \
+         (postern nic port SOCKET {port} revoke --kill)",
+        process_name(*.by)
     )]
-    Leaving { port: PortId, by: Pid },
+    Leaving { port: PortId, by: Option<Pid> },
+    #[error(
+        "port {port} was given up by {}, which has ended and left its memory to another process; \
+         end what it started",
+        process_name(*.by)
+    )]
+    Left { port: PortId, by: Option<Pid> },
+    #[error(
+        "the NIC cannot see when the process ends that asks for a port: another one has connected \
+         and is gone, or it is in a PID namespace that the NIC does not see; ask from a process \
+         that connects itself, in the NIC's namespace"
+    )]
+    PeerUnknown,
     #[error("the NIC does not offer the path {}", .0.name())]
     PathRefused(CallPath),
     #[error("the path {} needs EPT views: {reason}", path.name())]
@@ -130,8 +142,24 @@ pub(super) enum TenancyError {
     Failed(String),
 }
 
-fn process(pid: Option<Pid>) -> String {
+fn by_process(pid: Option<Pid>) -> String {
     pid.map_or(String::new(), |pid| format!(" by process {pid}"))
+}
+
+/// A process in words.
+pub(super) fn process_name(pid: Option<Pid>) -> String {
+    match pid {
+        Some(pid) => format!("process {pid}"),
+        None => "a process that has no number here".to_owned(),
+    }
+}
+
+/// Grants that KVM did not take back.
+#[derive(Debug, thiserror::Error)]
+#[error("KVM did not take back what was granted for port {port}")]
+pub(super) struct RevocationError {
+    pub(super) port: PortId,
+    pub(super) source: io::Error,
 }
 
 impl TenancyError {
@@ -140,12 +168,20 @@ impl TenancyError {
             TenancyError::NoSuchPort { .. } => Status::NoSuchPort,
             TenancyError::Taken { .. }
             | TenancyError::Leaving { .. }
+            | TenancyError::Left { .. }
             | TenancyError::Owner { .. } => Status::PortTaken,
             TenancyError::Disabled { .. } => Status::Disabled,
+            TenancyError::PeerUnknown => Status::PeerUnknown,
             TenancyError::PathRefused(_) => Status::PathRefused,
             TenancyError::NoViews { .. } => Status::NoViews,
             TenancyError::Failed(_) => Status::Failed,
         }
+    }
+}
+
+impl From<MemoryError> for TenancyError {
+    fn from(error: MemoryError) -> TenancyError {
+        TenancyError::Failed(explain(&error))
     }
 }
 
@@ -187,6 +223,12 @@ impl From<TenancyError> for RequestError {
             status: error.status(),
             text: error.to_string(),
         }
+    }
+}
+
+impl From<RevocationError> for RequestError {
+    fn from(error: RevocationError) -> RequestError {
+        RequestError::failed(explain(&error))
     }
 }
 

@@ -49,6 +49,13 @@ pub enum ServerEvent {
         /// The obstacle.
         reason: String,
     },
+    /// KVM did not take back what was granted for a port. It is let to nobody until that is done.
+    NotRevoked {
+        /// Number of the port.
+        port: u32,
+        /// The obstacle.
+        reason: String,
+    },
     /// The policies that captures need could not be applied.
     PoliciesNotResumed {
         /// The obstacle.
@@ -82,6 +89,9 @@ impl fmt::Display for ServerEvent {
             }
             ServerEvent::PolicyNotResumed { port, reason } => {
                 write!(f, "the policy of port {port} cannot be resumed: {reason}")
+            }
+            ServerEvent::NotRevoked { port, reason } => {
+                write!(f, "port {port} is let to nobody for now: {reason}")
             }
             ServerEvent::PoliciesNotResumed { reason } => {
                 write!(f, "policies cannot be resumed: {reason}")

@@ -19,8 +19,11 @@ pub(super) const WINDOWS: &str = "windows.";
 pub(super) const SAVED_STATE: &str = "saved-state";
 /// Beginning of the names of tenants; port and path follow.
 pub(super) const TENANT: &str = "tenant.";
-/// Beginning of the names of processes that still have a port's memory; port and process follow.
+/// Beginning of the names of processes that still have a port's memory; port and process follow,
+/// which is 0 if it has no number here.
 pub(super) const LEAVING: &str = "leaving.";
+/// Beginning of the names of templates; their numbers follow.
+pub(super) const TEMPLATE: &str = "template.";
 
 /// All that a keeper holds, by name.
 pub(super) type KeptFds = BTreeMap<String, Vec<OwnedFd>>;
@@ -65,7 +68,7 @@ pub(super) enum KeptPort {
     /// A process that still has the memory of a port which it has given up.
     Leaving {
         port: u32,
-        pid: Pid,
+        pid: Option<Pid>,
         process: OwnedFd,
     },
 }
@@ -88,7 +91,7 @@ impl KeptPort {
         let (port, pid) = name.strip_prefix(LEAVING)?.split_once('.')?;
         Some(KeptPort::Leaving {
             port: port.parse().ok()?,
-            pid: Pid::from_raw(pid.parse().ok()?)?,
+            pid: Pid::from_raw(pid.parse().ok()?),
             process: fds.next()?,
         })
     }
@@ -100,6 +103,27 @@ pub(super) fn tenant_name(port: PortId, path: CallPath) -> String {
 }
 
 /// Name of a process that still has the memory of a port.
-pub(super) fn leaving_name(port: PortId, pid: Pid) -> String {
-    format!("{LEAVING}{port}.{}", pid.as_raw_pid())
+pub(super) fn leaving_name(port: PortId, pid: Option<Pid>) -> String {
+    format!("{LEAVING}{port}.{}", Pid::as_raw(pid))
+}
+
+/// Name of a template.
+pub(super) fn template_name(number: u32) -> String {
+    format!("{TEMPLATE}{number}")
+}
+
+/// The templates among all that is kept, by number; they are taken out of it.
+pub(super) fn take_templates(kept: &mut KeptFds) -> BTreeMap<u32, OwnedFd> {
+    let names: Vec<String> = kept.keys().cloned().collect();
+    let mut templates = BTreeMap::new();
+    for name in names {
+        let number = name
+            .strip_prefix(TEMPLATE)
+            .and_then(|rest| rest.parse().ok());
+        if let Some(number) = number {
+            let fds = kept.remove(&name).unwrap_or_default();
+            templates.extend(fds.into_iter().next().map(|fd| (number, fd)));
+        }
+    }
+    templates
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, geteuid, getpid, pidfd_open};
 
-use super::connection::{Connection, Peer, Stage};
+use super::connection::{Connection, Peer, PeerProcess, Stage};
 use super::error::ServerError;
 
 /// A listening socket with a name, which it removes in the end.
@@ -79,9 +79,7 @@ impl Listener {
             }
             Err(_) => return None,
         };
-        let mut peer = peer(&socket, None)?;
-        let other = peer.pid.filter(|pid| *pid != getpid());
-        peer.process = other.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let peer = peer(&socket, None)?;
         let stage = Stage::Fresh { until };
         Some(Connection {
             socket,
@@ -133,19 +131,56 @@ fn remove_leftover(path: &Path, address: &SocketAddrUnix) -> Result<(), ServerEr
     }
 }
 
-/// The process at the other end of a connection, if it may be the owner's client. `process` is the
-/// pidfd that tells its end, if there is one.
-pub(super) fn peer(socket: &OwnedFd, process: Option<OwnedFd>) -> Option<Peer> {
+/// The process at the other end of a connection, if it may be the owner's client. `kept` is the
+/// pidfd of it that was kept, if there is one.
+pub(super) fn peer(socket: &OwnedFd, kept: Option<OwnedFd>) -> Option<Peer> {
     let credentials = credentials(socket)?;
     let own = geteuid().as_raw();
     let allowed = credentials.uid == own || credentials.uid == 0;
     let pid = Pid::from_raw(credentials.pid);
+    let process = match (kept, pid) {
+        (Some(pidfd), _) => PeerProcess::Other(pidfd),
+        (None, Some(pid)) if pid == getpid() => PeerProcess::Own,
+        (None, pid) => pidfd(socket, pid).map_or(PeerProcess::Unknown, PeerProcess::Other),
+    };
     allowed.then_some(Peer { pid, process })
+}
+
+/// A pidfd of the process that connected.
+///
+/// Linux has noted the process itself, and gives a pidfd of it since version 6.5. Before, there is
+/// only its number, which another process has if the first one has ended since. Then the pidfd is
+/// of that one, which lives: it only keeps the port from being let for longer than needed. The
+/// first one's memory is gone with it, and what it may have handed on is found by
+/// [`super::possession`], as after any other end. So a wrong process never frees a port.
+fn pidfd(socket: &OwnedFd, pid: Option<Pid>) -> Option<OwnedFd> {
+    let noted = peer_pidfd(socket);
+    noted.or_else(|| pidfd_open(pid?, PidfdFlags::empty()).ok())
+}
+
+/// The pidfd of the process that connected, of the kernel's own note (SO_PEERPIDFD, Linux 6.5).
+fn peer_pidfd(socket: &OwnedFd) -> Option<OwnedFd> {
+    let mut pidfd: libc::c_int = -1;
+    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the number and its size live through the call, and the size is right.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut pidfd).cast(),
+            &raw mut size,
+        )
+    };
+    if result != 0 || pidfd < 0 {
+        return None;
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nobody else has it.
+    Some(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
 /// The credentials of the process that connected, as the kernel noted them (SO_PEERCRED, unix(7)).
 fn credentials(socket: &OwnedFd) -> Option<libc::ucred> {
-    use std::os::fd::AsRawFd;
     let mut credentials = libc::ucred {
         pid: 0,
         uid: u32::MAX,

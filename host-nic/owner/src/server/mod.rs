@@ -9,8 +9,8 @@
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | `nic` | the NIC's memory, its geometry, its views |
-//! | `ports` | the tenants of the ports, and what each gets |
+//! | `nic`, `templates` | the NIC's memory, its geometry, its templates |
+//! | `ports`, `possession` | the tenants of the ports, what each gets, and who still has it |
 //! | `policies`, `stations` | policies, and stations in the forwarding database |
 //! | `uplinks`, `captures` | ports of the owner's own |
 //! | `clock` | the thread that writes the NIC's clock |
@@ -22,10 +22,18 @@
 //!
 //! # Tenancies
 //!
-//! A port is let to the process at the other end of a connection, and given up when that closes:
-//! from that moment calls of the tenancy are refused. It is let again once the process has ended,
-//! since until then it has the window mapped. (A tenant that hands its descriptors to a process
-//! that outlives it hands on the window with them; do not let ports to users who would.)
+//! A port is let to the process at the other end of a connection, and given up when that closes, or
+//! when somebody takes it from the tenant ([`Control::Revoke`]). From that moment calls of the
+//! tenancy are refused; and where the tenant has views, its grant is revoked, so that no vCPU calls
+//! the NIC by it before anything else happens with the port. The tenant's VM goes on: its guest
+//! gets the exception of an aborted call for each.
+//!
+//! The port is let again once the process has ended and nobody has what it was given, since until
+//! then somebody has the window mapped. The module `possession` tells that also of processes to
+//! which a tenant has handed on memory or connection. A process whose end the server cannot see
+//! gets no port.
+//!
+//! [`Control::Revoke`]: postern_nic_client::control::Control::Revoke
 //!
 //! # Restart
 //!
@@ -41,6 +49,8 @@
 //! * tenancy numbers, policies, disabled ports, stations that people told: from the saved state,
 //!   which is always saved before the owner does what it speaks of. A policy whose change was
 //!   interrupted is applied anew;
+//! * the template, so that it can revoke what a former owner has granted. If its image is another
+//!   one, it makes a template of that, and keeps the old one until no grant of it is left;
 //! * uplinks and captures, which did end with the owner: they are begun again, captures in another
 //!   file.
 //!
@@ -65,9 +75,11 @@ mod nic;
 mod options;
 mod policies;
 mod ports;
+mod possession;
 mod saved_state;
 mod start;
 mod stations;
+mod templates;
 mod uplinks;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -75,6 +87,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postern_abi::platform::CallPath;
 use postern_abi::window::{Geometry, MAX_PORTS};
 use postern_nic_client::counters::NicCounters;
 use postern_nic_client::protocol::{Reply, Request, Status};
@@ -85,11 +98,11 @@ use serde::Serialize;
 use captures::Captures;
 use clock::Clock;
 use connection::{Connection, Incoming, Stage};
-use error::TenancyError;
+use error::{RequestError, TenancyError, explain};
 use json_file::json_file;
 use keeper_client::KeeperClient;
 use listener::Listener;
-use ports::{GrantedTenancy, Ports};
+use ports::{GrantedTenancy, Ports, Tenant};
 use uplinks::Uplinks;
 
 pub use error::{KeeperClientError, ServerError};
@@ -106,6 +119,9 @@ const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time between two looks at the pumps of uplinks.
 const UPLINK_CHECK: Duration = Duration::from_millis(500);
+
+/// Time between two looks at memory that processes have left to others.
+const HEIR_CHECK: Duration = Duration::from_millis(50);
 
 /// Ends a server from another thread, or from a signal's thread.
 #[derive(Clone, Debug)]
@@ -156,9 +172,9 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// The reason why the NIC offers no views, if it does not.
-    pub fn without_views(&self) -> Option<&str> {
-        self.ports.nic.without_views()
+    /// The paths of [`ServerOptions::paths`] that the NIC cannot offer, and why.
+    pub fn missing_paths(&self) -> impl Iterator<Item = (CallPath, &str)> {
+        self.ports.nic.missing_paths()
     }
 
     /// Whether another owner had the NIC before.
@@ -183,7 +199,12 @@ impl Server {
 
     /// The counters of all ports.
     pub fn counters(&self) -> NicCounters {
-        NicCounters::read(&self.ports.nic.switch())
+        let mut counters = NicCounters::read(&self.ports.nic.switch());
+        let ports = self.geometry().all_ports();
+        for (port, counters) in ports.zip(&mut counters.ports) {
+            counters.leaving = matches!(self.ports.tenant(port), Tenant::Leaving { .. });
+        }
+        counters
     }
 
     /// Serves clients until a [`Stopper`] stops it or a client does, and gives each event to
@@ -203,7 +224,7 @@ impl Server {
             if ready.keeper {
                 self.replace_keeper();
             }
-            if ready.leaving {
+            if ready.leaving || self.ports.has_heirs() {
                 self.ports.reap();
             }
             self.events.extend(self.uplinks.check(&self.ports));
@@ -265,7 +286,8 @@ impl Server {
             .min()
             .map(|deadline| deadline.saturating_duration_since(now) + Duration::from_millis(1));
         let check = (!self.uplinks.is_empty()).then_some(UPLINK_CHECK);
-        let left = left.into_iter().chain(check).min()?;
+        let heirs = self.ports.has_heirs().then_some(HEIR_CHECK);
+        let left = left.into_iter().chain(check).chain(heirs).min()?;
         Some(Timespec {
             tv_sec: left.as_secs() as i64,
             tv_nsec: left.subsec_nanos().into(),
@@ -285,10 +307,10 @@ impl Server {
     fn serve(&mut self, index: usize) {
         match self.connections[index].receive() {
             Incoming::Nothing => {}
-            Incoming::End => self.close(index),
+            Incoming::End => self.end_connection(index),
             Incoming::Garbage(problem) => {
                 self.connections[index].refuse(Status::BadRequest, problem.to_string());
-                self.close(index);
+                self.end_connection(index);
             }
             Incoming::Request(Request::Counters) => {
                 let counters = self.counters();
@@ -327,14 +349,14 @@ impl Server {
             Ok(client.send(&reply, &[file.as_fd()])?)
         });
         if sent.is_err() {
-            self.close(index);
+            self.end_connection(index);
         }
     }
 
     /// Ends a connection, unless it stands for a port.
     fn close_unless_attached(&mut self, index: usize) {
         if !matches!(self.connections[index].stage, Stage::Attached(_)) {
-            self.close(index);
+            self.end_connection(index);
         }
     }
 
@@ -356,13 +378,14 @@ impl Server {
                     text: String::new(),
                 };
                 if client.send(&reply, &fds).is_err() {
-                    self.close(index);
+                    self.end_connection(index);
                 }
             }
-            Err(TenancyError::Leaving { .. }) if Instant::now() < until => {}
+            Err(TenancyError::Leaving { .. } | TenancyError::Left { .. })
+                if Instant::now() < until => {}
             Err(error) => {
                 client.refuse(error.status(), error.to_string());
-                self.close(index);
+                self.end_connection(index);
             }
         }
     }
@@ -371,19 +394,34 @@ impl Server {
         for index in 0..self.connections.len() {
             match self.connections[index].stage {
                 Stage::Waiting { .. } => self.attach(index),
-                Stage::Fresh { until } if until <= Instant::now() => self.close(index),
+                Stage::Fresh { until } if until <= Instant::now() => self.end_connection(index),
                 _ => {}
             }
         }
     }
 
     /// Ends a connection; its element goes before the next wait.
-    fn close(&mut self, index: usize) {
+    fn end_connection(&mut self, index: usize) {
+        // Who is to hear of a failure hears of the event.
+        let _ = self.close(index);
+    }
+
+    /// Ends a connection, as [`Server::end_connection`] does.
+    /// Gives how many grants were taken back; KVM's refusal of that is an event, too.
+    fn close(&mut self, index: usize) -> Result<u32, RequestError> {
         let client = &mut self.connections[index];
-        if let Stage::Attached(port) = client.stage {
-            self.ports.release(port, &mut client.peer);
-        }
-        client.stage = Stage::Closed;
+        let stage = std::mem::replace(&mut client.stage, Stage::Closed);
+        let Stage::Attached(port) = stage else {
+            return Ok(0);
+        };
+        let released = self.ports.release(port, &mut client.peer);
+        released.map_err(|error| {
+            self.events.push(ServerEvent::NotRevoked {
+                port: port.number(),
+                reason: explain(&error),
+            });
+            error.into()
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The NIC that is served: its memory and its views, and what a tenant gets of them.
+//! The NIC that is served: its memory and its templates, and what a tenant gets of them.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -13,30 +13,24 @@ use postern_switch::credentials::Credentials;
 use postern_switch::state::MODE_NO_LEARNING;
 use postern_switch::switch::Switch;
 
-use super::error::{TenancyError, explain};
-use crate::view::{Mode, ViewMaker};
-
-/// Views of the NIC, or the reason why there are none.
-#[derive(Debug)]
-pub(super) enum Views {
-    Here(ViewMaker),
-    Missing(String),
-}
+use super::error::TenancyError;
+use super::possession;
+use super::templates::{Templates, right_of};
 
 /// The NIC that is served.
 #[derive(Debug)]
 pub(super) struct ServedNic {
     pub(super) memory: Arc<Memory>,
-    views: Views,
+    pub(super) templates: Templates,
     /// The paths that are offered.
     paths: Vec<CallPath>,
 }
 
 impl ServedNic {
-    pub(super) fn new(memory: Arc<Memory>, views: Views, paths: &[CallPath]) -> ServedNic {
+    pub(super) fn new(memory: Arc<Memory>, templates: Templates, paths: &[CallPath]) -> ServedNic {
         ServedNic {
             memory,
-            views,
+            templates,
             paths: paths.to_vec(),
         }
     }
@@ -49,12 +43,13 @@ impl ServedNic {
         self.memory.switch()
     }
 
-    /// The reason why there are no views, if there are none.
-    pub(super) fn without_views(&self) -> Option<&str> {
-        match &self.views {
-            Views::Here(_) => None,
-            Views::Missing(reason) => Some(reason),
-        }
+    /// The offered paths that tenants do not get, and why.
+    pub(super) fn missing_paths(&self) -> impl Iterator<Item = (CallPath, &str)> {
+        self.paths.iter().filter_map(|path| {
+            let right = right_of(*path)?;
+            let reason = self.templates.why_not(right)?;
+            Some((*path, reason))
+        })
     }
 
     /// The port of that number.
@@ -95,40 +90,45 @@ impl ServedNic {
         tenant: &Credentials,
         path: CallPath,
     ) -> Result<TenancyFds<OwnedFd>, TenancyError> {
-        match path {
-            CallPath::Elisa => self.view(tenant, path, Mode::Fast),
-            // Served from the data of a view that nobody enters.
-            CallPath::ElisaStrict | CallPath::ExitKernel => self.view(tenant, path, Mode::Strict),
-            CallPath::ExitUser | CallPath::Direct => {
-                let windows = self.memory.window_fds().map(duplicate);
-                Ok(TenancyFds::Memory {
-                    state: duplicate(self.memory.state_fd())?,
-                    windows: windows.collect::<Result<_, _>>()?,
-                })
-            }
-        }
+        let port = tenant.port();
+        let Some(right) = right_of(path) else {
+            let windows = self.memory.window_fds().map(duplicate);
+            return Ok(TenancyFds::Memory {
+                state: hand_out(self.memory.state_fd(), port)?,
+                windows: windows.collect::<Result<_, _>>()?,
+            });
+        };
+        let Some(grant) = self.templates.grant(tenant, right) else {
+            let reason = self.templates.why_not(right);
+            let reason = reason.unwrap_or("the NIC's template was made without it");
+            let reason = reason.to_owned();
+            return Err(TenancyError::NoViews { path, reason });
+        };
+        let grant = grant.map_err(|error| {
+            TenancyError::Failed(format!("KVM made no grant for port {port}: {error}"))
+        })?;
+        let window = hand_out(self.window(port), port)?;
+        let grant = grant.into();
+        Ok(TenancyFds::View { grant, window })
     }
 
-    fn view(
-        &self,
-        tenant: &Credentials,
-        path: CallPath,
-        mode: Mode,
-    ) -> Result<TenancyFds<OwnedFd>, TenancyError> {
-        let maker = match &self.views {
-            Views::Here(maker) => maker,
-            Views::Missing(reason) => {
-                let reason = reason.clone();
-                return Err(TenancyError::NoViews { path, reason });
-            }
-        };
-        let view = maker.make(&self.memory, tenant, mode);
-        let view = view.map_err(|error| TenancyError::Failed(explain(&error)))?;
-        let window = self.memory.window_fd(tenant.port());
-        let window = window.expect("the tenant's port is one of the NIC's");
-        let window = duplicate(window)?;
-        Ok(TenancyFds::View { view, window })
+    fn window(&self, port: PortId) -> BorrowedFd<'_> {
+        let window = self.memory.window_fd(port);
+        window.expect("a port of the NIC has a window")
     }
+
+    /// Whether somebody may still have the memory that a tenant of a port was given.
+    pub(super) fn is_possessed(&self, port: PortId) -> bool {
+        let memory = [self.memory.state_fd(), self.window(port)];
+        // What is not known is not over.
+        let possessed = |memory| possession::is_possessed(memory, port).unwrap_or(true);
+        memory.into_iter().any(possessed)
+    }
+}
+
+fn hand_out(memory: BorrowedFd<'_>, port: PortId) -> Result<OwnedFd, TenancyError> {
+    let failed = |error| format!("the NIC cannot open the memory of port {port} for it: {error}");
+    possession::hand_out(memory, port).map_err(|error| TenancyError::Failed(failed(error)))
 }
 
 fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, TenancyError> {

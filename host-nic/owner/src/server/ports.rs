@@ -4,15 +4,17 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use postern_abi::platform::CallPath;
+use postern_abi::service::Secret;
 use postern_abi::window::PortId;
+use postern_nic_client::memory::draw_secret;
 use postern_nic_client::protocol::{Grant, TenancyFds};
 use postern_switch::credentials::Credentials;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, pidfd_send_signal};
 
-use super::connection::{Connection, Peer};
-use super::error::{RequestError, TenancyError};
-use super::kept::{TenantFds, leaving_name, tenant_name};
+use super::connection::{Connection, Peer, PeerProcess};
+use super::error::{KeeperClientError, RequestError, RevocationError, TenancyError, process_name};
+use super::kept::{TenantFds, leaving_name, template_name, tenant_name};
 use super::nic::{ServedNic, suggested_mac};
 use super::saved_state::StateSaver;
 use super::stations;
@@ -28,8 +30,14 @@ pub(super) enum Tenant {
         pid: Option<Pid>,
         path: CallPath,
     },
-    /// A process that has given up the port, and still has the window mapped.
-    Leaving { pid: Pid, process: OwnedFd },
+    /// A process that does not have the port any more, and still has the memory of it, itself or
+    /// by what it has handed on.
+    Leaving {
+        /// The process, if it has a number here.
+        pid: Option<Pid>,
+        /// The pidfd, until it has ended.
+        process: Option<OwnedFd>,
+    },
     /// The owner itself: for an uplink or a capture.
     Owner,
 }
@@ -71,10 +79,15 @@ impl Ports {
     pub(super) fn vacant(&self, number: u32) -> Result<PortId, TenancyError> {
         let port = self.nic.port(number)?;
         match self.tenant(port) {
-            Tenant::Vacant if self.is_disabled(number) => Err(TenancyError::Disabled { port }),
+            Tenant::Vacant | Tenant::Leaving { .. } if self.is_disabled(number) => {
+                Err(TenancyError::Disabled { port })
+            }
             Tenant::Vacant => Ok(port),
             Tenant::Taken { pid, .. } => Err(TenancyError::Taken { port, by: *pid }),
-            Tenant::Leaving { pid, .. } => Err(TenancyError::Leaving { port, by: *pid }),
+            Tenant::Leaving { pid, process } => Err(match process {
+                Some(_) => TenancyError::Leaving { port, by: *pid },
+                None => TenancyError::Left { port, by: *pid },
+            }),
             Tenant::Owner => Err(TenancyError::Owner { port }),
         }
     }
@@ -99,14 +112,16 @@ impl Ports {
         if !self.nic.offers(path) {
             return Err(TenancyError::PathRefused(path));
         }
+        client.peer.check()?;
         let tenancy = self.next_tenancy()?;
-        let credentials = Credentials::new(self.nic.geometry(), port, tenancy);
+        let secret = draw_secret()?;
+        let credentials = Credentials::new(self.nic.geometry(), port, tenancy, secret);
         let fds = self.nic.tenancy_fds(&credentials, path)?;
         let mac = suggested_mac(port);
         let peer = &client.peer;
-        let kept = TenantFds::new(&client.socket, peer.process.as_ref()).into_list();
+        let kept = TenantFds::new(&client.socket, peer.process.pidfd()).into_list();
         self.saver.hold(&tenant_name(port, path), &kept)?;
-        self.admit(port, tenancy);
+        self.admit(port, tenancy, secret);
         let pid = peer.pid;
         self.tenants[port.index()] = Tenant::Taken { pid, path };
         Ok(GrantedTenancy {
@@ -118,7 +133,7 @@ impl Ports {
     /// Lets a vacant port to the owner itself.
     pub(super) fn take(&mut self, port: PortId) -> Result<(), TenancyError> {
         let tenancy = self.next_tenancy()?;
-        self.admit(port, tenancy);
+        self.admit(port, tenancy, draw_secret()?);
         self.tenants[port.index()] = Tenant::Owner;
         Ok(())
     }
@@ -134,7 +149,8 @@ impl Ports {
     }
 
     /// Takes note of a process that another owner knew to be leaving.
-    pub(super) fn resume_leaving(&mut self, port: PortId, pid: Pid, process: OwnedFd) {
+    pub(super) fn resume_leaving(&mut self, port: PortId, pid: Option<Pid>, process: OwnedFd) {
+        let process = Some(process);
         self.tenants[port.index()] = Tenant::Leaving { pid, process };
     }
 
@@ -148,19 +164,46 @@ impl Ports {
         *last = (*last).max(given.unwrap_or(0));
     }
 
-    /// Ends tenancies whose tenants are gone.
+    /// Ends tenancies whose tenants are gone: what was granted is taken back, and who has memory of
+    /// a port is known again.
     pub(super) fn evict_strays(&mut self) {
-        let switch = self.nic.switch();
-        for (port, tenant) in switch.geometry().all_ports().zip(&self.tenants) {
-            if !matches!(tenant, Tenant::Taken { .. }) && switch.state().tenancy(port) != 0 {
+        let ports: Vec<PortId> = self.nic.geometry().all_ports().collect();
+        for port in ports {
+            if matches!(self.tenant(port), Tenant::Taken { .. }) {
+                continue;
+            }
+            if self.nic.switch().state().tenancy(port) != 0 {
                 self.evict(port);
             }
+            let revoked = self.nic.templates.revoke(port).is_ok();
+            let vacant = matches!(self.tenant(port), Tenant::Vacant);
+            if vacant && (!revoked || self.nic.is_possessed(port)) {
+                let (pid, process) = (None, None);
+                self.tenants[port.index()] = Tenant::Leaving { pid, process };
+            }
+        }
+        self.drop_unused_templates();
+    }
+
+    /// Has the keeper hold all templates, before there is a grant of them.
+    pub(super) fn keep_templates(&mut self) -> Result<(), KeeperClientError> {
+        for (number, template) in self.nic.templates.each() {
+            self.saver.hold(&template_name(number), &[template])?;
+        }
+        self.saver.state.templates = self.nic.templates.saved();
+        self.saver.save()
+    }
+
+    /// Lets templates of former owners go that nobody needs.
+    fn drop_unused_templates(&mut self) {
+        for number in self.nic.templates.drop_unused() {
+            self.saver.forget(&template_name(number));
         }
     }
 
-    fn admit(&self, port: PortId, tenancy: u32) {
+    fn admit(&self, port: PortId, tenancy: u32, secret: Secret) {
         let switch = self.nic.switch();
-        switch.admit(port, tenancy, suggested_mac(port));
+        switch.admit(port, tenancy, secret, suggested_mac(port));
         stations::pin_again(&self.nic, &self.saver.state, port);
     }
 
@@ -170,21 +213,34 @@ impl Ports {
         stations::pin_again(&self.nic, &self.saver.state, port);
     }
 
-    /// Ends a tenancy. The port is let again when the tenant's process has ended.
-    pub(super) fn release(&mut self, port: PortId, peer: &mut Peer) {
+    /// Ends a tenancy, and gives how many grants were taken back for that. When it returns, nothing
+    /// of the tenancy reaches the NIC. The port is let again when the tenant's process has ended and
+    /// nobody has the port's memory.
+    pub(super) fn release(
+        &mut self,
+        port: PortId,
+        peer: &mut Peer,
+    ) -> Result<u32, RevocationError> {
         self.evict(port);
-        let old = std::mem::replace(&mut self.tenants[port.index()], Tenant::Vacant);
-        if let (Some(pid), Some(process)) = (peer.pid, peer.process.take())
-            && !has_ended(process.as_fd())
-        {
-            // Held before it is dropped: an owner that comes meanwhile knows of the process.
+        let revoked = self.nic.templates.revoke(port);
+        let pid = peer.pid;
+        let process = match std::mem::replace(&mut peer.process, PeerProcess::Unknown) {
+            PeerProcess::Other(process) if !has_ended(process.as_fd()) => Some(process),
+            _ => None,
+        };
+        // Held before it is dropped: an owner that comes meanwhile knows of the process.
+        if let Some(process) = &process {
             let name = leaving_name(port, pid);
             self.saver.try_hold(&name, &[process.as_fd()]);
-            self.tenants[port.index()] = Tenant::Leaving { pid, process };
         }
+        let left = Tenant::Leaving { pid, process };
+        let old = std::mem::replace(&mut self.tenants[port.index()], left);
         if let Tenant::Taken { path, .. } = old {
             self.saver.forget(&tenant_name(port, path));
         }
+        self.reap();
+        self.drop_unused_templates();
+        revoked.map_err(|source| RevocationError { port, source })
     }
 
     /// Gives up a port that the owner had itself.
@@ -196,23 +252,54 @@ impl Ports {
     /// The processes whose end somebody may wait for.
     pub(super) fn leaving(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.tenants.iter().filter_map(|tenant| match tenant {
-            Tenant::Leaving { process, .. } => Some(process.as_fd()),
+            Tenant::Leaving { process, .. } => Some(process.as_ref()?.as_fd()),
             _ => None,
         })
     }
 
-    /// Makes the ports vacant whose processes have ended.
+    /// Whether a port's memory is somebody's whose end nobody tells.
+    pub(super) fn has_heirs(&self) -> bool {
+        let mut tenants = self.tenants.iter();
+        tenants.any(|tenant| matches!(tenant, Tenant::Leaving { process: None, .. }))
+    }
+
+    /// Makes the ports vacant whose memory nobody has any more.
     pub(super) fn reap(&mut self) {
-        let ports = self.nic.geometry().all_ports();
-        for (port, tenant) in ports.zip(&mut self.tenants) {
-            if let Tenant::Leaving { pid, process } = tenant
-                && has_ended(process.as_fd())
-            {
+        for port in self.nic.geometry().all_ports() {
+            let Tenant::Leaving { pid, process } = &mut self.tenants[port.index()] else {
+                continue;
+            };
+            if let Some(pidfd) = process {
+                if !has_ended(pidfd.as_fd()) {
+                    continue;
+                }
                 let name = leaving_name(port, *pid);
-                *tenant = Tenant::Vacant;
+                *process = None;
                 self.saver.forget(&name);
             }
+            // Asked again if it failed at the end of the tenancy; 0 grants otherwise.
+            if self.nic.templates.revoke(port).is_ok() && !self.nic.is_possessed(port) {
+                self.tenants[port.index()] = Tenant::Vacant;
+            }
         }
+    }
+
+    /// Has the process end that still has a port's memory.
+    pub(super) fn kill(&self, port: PortId) -> Result<(), RequestError> {
+        let (pid, process) = match self.tenant(port) {
+            Tenant::Leaving { pid, process } => (*pid, process.as_ref()),
+            _ => return Ok(()),
+        };
+        let Some(process) = process else {
+            return Err(RequestError::bad(format!(
+                "what is left of port {port} is another process's than its tenant's, which the \
+                 NIC does not know; end what that one started"
+            )));
+        };
+        pidfd_send_signal(process, Signal::KILL).map_err(|errno| {
+            let process = process_name(pid);
+            RequestError::failed(format!("the NIC cannot end {process}: {errno}"))
+        })
     }
 
     /// Lets a disabled port be let again.
@@ -231,6 +318,17 @@ impl Ports {
         self.saver.state.disabled.insert(number);
         self.saver.save()?;
         Ok(port)
+    }
+}
+
+impl Peer {
+    /// Whether the end of the process can be known, which every tenant's must be.
+    fn check(&self) -> Result<(), TenancyError> {
+        match &self.process {
+            PeerProcess::Own => Ok(()),
+            PeerProcess::Other(process) if !has_ended(process.as_fd()) => Ok(()),
+            PeerProcess::Other(_) | PeerProcess::Unknown => Err(TenancyError::PeerUnknown),
+        }
     }
 }
 

@@ -41,6 +41,18 @@ pub(super) struct SavedState {
     pub(super) uplinks: BTreeMap<u32, (String, bool)>,
     /// Captures by the port through which their frames come.
     pub(super) captures: BTreeMap<u32, SavedCapture>,
+    /// Templates by the number under which they are kept.
+    #[serde(default)]
+    pub(super) templates: BTreeMap<u32, SavedTemplate>,
+}
+
+/// A template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SavedTemplate {
+    /// The rights that it was sealed with.
+    pub(super) rights: u32,
+    /// What tells its image from others.
+    pub(super) image: u64,
 }
 
 /// A capture.

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -20,14 +21,14 @@ use super::keeper::address;
 use super::keeper_client::{FoundKeeper, KeeperClient};
 use super::kept::{self, KeptFds, KeptPort, TenantFds, leaving_name, tenant_name};
 use super::listener::{self, Listener};
-use super::nic::{ServedNic, Views};
+use super::nic::ServedNic;
 use super::options::ServerOptions;
 use super::policies::PortPolicies;
 use super::ports::{Ports, Tenant};
 use super::saved_state::{SavedState, StateSaver};
+use super::templates::Templates;
 use super::uplinks::Uplinks;
 use crate::image::Image;
-use crate::view::ViewMaker;
 
 impl Server {
     /// Creates the NIC and listens, or takes over the one that is kept for the socket. Clients are
@@ -36,34 +37,34 @@ impl Server {
     /// # Errors
     ///
     /// Anything is missing that the options ask for. That this machine has no views is no error
-    /// here but an answer to whoever asks for one; see [`Server::without_views`].
+    /// here but an answer to whoever asks for one; see [`Server::missing_paths`].
     pub fn bind(options: &ServerOptions) -> Result<Server, ServerError> {
-        let views = match &options.image {
-            None => Views::Missing("the NIC was started without an image (--image)".to_owned()),
-            Some(path) => match ViewMaker::new(&Image::read(path)?) {
-                Ok(maker) => Views::Here(maker),
-                Err(error) if error.is_absence() => Views::Missing(explain(&error)),
-                Err(error) => return Err(error.into()),
-            },
-        };
+        let image = options.image.as_deref().map(Image::read).transpose()?;
         let found = match options.keeper {
             Some(_) => KeeperClient::find(&options.socket)?,
             None => FoundKeeper::Nothing,
         };
         match found {
             FoundKeeper::Owned => Err(ServerError::InUse(options.socket.clone())),
-            FoundKeeper::Nothing => Server::create(options, views),
-            FoundKeeper::Kept(keeper, kept) => Server::take_over(options, views, keeper, kept),
+            FoundKeeper::Nothing => Server::create(options, image.as_ref()),
+            FoundKeeper::Kept(keeper, kept) => {
+                Server::take_over(options, image.as_ref(), keeper, kept)
+            }
         }
     }
 
-    fn create(options: &ServerOptions, views: Views) -> Result<Server, ServerError> {
+    fn create(options: &ServerOptions, image: Option<&Image>) -> Result<Server, ServerError> {
         let unlearned = unlearned(options, options.geometry)?;
         let listener = Listener::bind(&options.socket)?;
         let memory = Arc::new(Memory::create(options.geometry)?);
-        let nic = ServedNic::new(memory, views, &options.paths);
+        let none = SavedState::default();
+        let templates = BTreeMap::new();
+        let templates = Templates::make(options, image, &memory, templates, &none.templates);
+        let mut saver = StateSaver::default();
+        saver.state.templates = templates.saved();
+        let nic = ServedNic::new(memory, templates, &options.paths);
         nic.do_not_learn(&unlearned);
-        let ports = Ports::new(nic, StateSaver::default());
+        let ports = Ports::new(nic, saver);
         let mut server = Server::new(options, ports, listener)?;
         if let Some(program) = &options.keeper {
             let keeper = KeeperClient::start(program, &server.listener, &server.socket)?;
@@ -99,7 +100,7 @@ impl Server {
 
     fn take_over(
         options: &ServerOptions,
-        views: Views,
+        image: Option<&Image>,
         keeper: KeeperClient,
         mut kept: KeptFds,
     ) -> Result<Server, ServerError> {
@@ -130,10 +131,13 @@ impl Server {
         let unlearned = unlearned(options, geometry)?;
         let state = SavedState::read(&saved);
         let state = state.map_err(|_| garbage("its saved state cannot be read"))?;
-        let nic = ServedNic::new(memory, views, &options.paths);
+        let templates = kept::take_templates(&mut kept);
+        let templates = Templates::make(options, image, &memory, templates, &state.templates);
+        let nic = ServedNic::new(memory, templates, &options.paths);
         nic.do_not_learn(&unlearned);
         let keeper = Some(keeper);
-        let ports = Ports::new(nic, StateSaver { state, keeper });
+        let mut ports = Ports::new(nic, StateSaver { state, keeper });
+        ports.keep_templates()?;
         let listener = Listener::adopt(socket, options.socket.clone());
         let mut server = Server::new(options, ports, listener)?;
         server.resumed = true;
@@ -201,6 +205,7 @@ impl Server {
             saver.hold(&format!("{}{number}", kept::WINDOWS), part)?;
         }
         saver.save()?;
+        self.ports.keep_templates()?;
         for port in memory.geometry().all_ports() {
             match self.ports.tenant(port) {
                 Tenant::Taken { path, .. } => {
@@ -208,14 +213,15 @@ impl Server {
                     let stage = Stage::Attached(port);
                     let client = self.connections.iter().find(|one| one.stage == stage);
                     if let Some(client) = client {
-                        let process = client.peer.process.as_ref();
+                        let process = client.peer.process.pidfd();
                         let fds = TenantFds::new(&client.socket, process).into_list();
                         self.ports.saver.hold(&name, &fds)?;
                     }
                 }
                 Tenant::Leaving { pid, process } => {
                     let name = leaving_name(port, *pid);
-                    if let Ok(process) = process.try_clone() {
+                    // Whoever has the memory without one is found by the memory.
+                    if let Some(Ok(process)) = process.as_ref().map(OwnedFd::try_clone) {
                         self.ports.saver.hold(&name, &[process.as_fd()])?;
                     }
                 }

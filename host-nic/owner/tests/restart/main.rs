@@ -204,17 +204,20 @@ fn who_ends_while_there_is_no_owner_is_found_out() {
     echo.kill();
     drop(tenant);
     let mut owner = bench.owner("taken over");
-    let pid = std::process::id() as i32;
+    let leaving = Holder::Leaving {
+        pid: Some(std::process::id() as i32),
+        left: false,
+    };
     eventually("vacant port", || {
         let ports = bench.ports();
         // This process has the memory of the NIC, maybe.
-        ports[0].holder == Holder::Leaving { pid } && ports[1].holder == Holder::Vacant
+        ports[0].holder == leaving && ports[1].holder == Holder::Vacant
     });
     assert!(bench.ports().iter().all(|port| port.tenancy == 0));
     // The next owner knows that, too.
     owner.kill();
     owner = bench.owner("taken over");
-    assert_eq!(bench.ports()[0].holder, Holder::Leaving { pid });
+    assert_eq!(bench.ports()[0].holder, leaving);
     drop(bench.echo());
     control::<()>(&bench.socket(), &Control::Stop { keep: false }).unwrap();
     owner.end();

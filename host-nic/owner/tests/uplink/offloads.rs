@@ -11,7 +11,7 @@ use postern_abi::window::{
     FEATURE_CSUM, FEATURES, FLAG_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Geometry,
     MAX_FRAME, RecordHeader,
 };
-use postern_nic_client::memory::Memory;
+use postern_nic_client::memory::{Memory, draw_secret};
 use postern_nic_owner::frame_port::{Frame, FramePort};
 use postern_nic_owner::host_port::HostPort;
 use postern_nic_owner::uplink::{Pump, PumpThread, PumpWait};
@@ -31,7 +31,8 @@ fn ports(lane: u32) -> [HostPort; 2] {
     [0, 1].map(|number| {
         let port = geometry.port(number).unwrap();
         let mac = [2, b'P', b'S', b'T', 0, number as u8];
-        memory.switch().admit(port, 1 + number, mac);
+        let secret = draw_secret().unwrap();
+        memory.switch().admit(port, 1 + number, secret, mac);
         HostPort::open(Arc::clone(&memory), port).unwrap()
     })
 }

@@ -12,8 +12,8 @@ use crate::policy::headers::Headers;
 use crate::state::{Cause, PortState, SOURCE_FIXED};
 
 impl Call<'_> {
-    /// Applies the policy of the sender's port: source address, VLAN, access list, rate. Sorts the
-    /// frame, of `length` bytes, into its VLAN.
+    /// Applies the policy of the sender's port: source address, VLAN, access list, rate (unless an
+    /// earlier call has counted the frame). Sorts the frame, of `length` bytes, into its VLAN.
     ///
     /// # Errors
     ///
@@ -23,6 +23,7 @@ impl Call<'_> {
         sender: &PortState,
         headers: &mut Headers,
         length: u32,
+        counted: bool,
     ) -> Result<(), Cause> {
         let source = sender.source.load(Relaxed);
         if source & SOURCE_FIXED != 0 && headers.source != source & MAC_MASK {
@@ -38,7 +39,7 @@ impl Call<'_> {
             return Err(Cause::Policy);
         }
         let now = self.state().clock.now.load(Relaxed);
-        if !sender.ingress.take(now, length) {
+        if !counted && !sender.ingress.take(now, length) {
             return Err(Cause::Rate);
         }
         Ok(())

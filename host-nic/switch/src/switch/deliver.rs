@@ -169,6 +169,7 @@ impl<'a> Call<'a> {
         let mut segments = Segments::new(packet.snapshot, shape);
         let mut begun = false;
         while let Some(payload) = segments.advance() {
+            progress.count_copies(1);
             let (from, end) = (payload.offset, payload.offset.wrapping_add(payload.length));
             let sum = segments
                 .sum()

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use postern_abi::service::MAX_TX_BYTES;
+use postern_abi::service::{MAX_TX_BYTES, MAX_TX_COPIES};
 
 use super::call::Call;
 use super::lanes::Lanes;
@@ -20,16 +20,22 @@ impl<'a> Call<'a> {
     pub fn fan_out(
         &self,
         records: &mut Records,
-        mut ports: PortSet,
+        ports: PortSet,
         addresses: Addresses,
         progress: &mut Progress,
         lanes: &mut Lanes<'a>,
     ) {
-        let copies = u64::from(ports.count());
+        let copies = ports.count();
+        // Most runs are short of the limit on copies, whatever is collected.
+        let is_far = progress.copies + copies * (MAX_COLLECTED as u32) < MAX_TX_COPIES;
+        let most = match is_far {
+            true => MAX_COLLECTED,
+            false => progress.frames_to(copies) as usize,
+        };
         let mut frames = [const { MaybeUninit::<Frame>::uninit() }; MAX_COLLECTED];
         let mut count = 0;
         let mut bytes = 0u64;
-        for element in &mut frames {
+        for element in frames.iter_mut().take(most) {
             // SAFETY: the stretch was made from the records just now.
             match unsafe { records.stretch().read(self.caller.span) } {
                 Some(frame) if frame.addresses.same_way(addresses) => {
@@ -41,7 +47,9 @@ impl<'a> Call<'a> {
                 _ => break,
             }
             progress.budget = progress.budget.wrapping_sub(1);
-            let copied = bytes.wrapping_mul(copies).wrapping_add(progress.copied);
+            let copied = bytes
+                .wrapping_mul(copies.into())
+                .wrapping_add(progress.copied);
             if progress.budget == 0 || copied >= MAX_TX_BYTES {
                 break;
             }
@@ -52,18 +60,28 @@ impl<'a> Call<'a> {
         // below 64.
         let frames: &[Frame] =
             unsafe { core::slice::from_raw_parts(frames.as_ptr().cast(), count as usize & 63) };
+        self.copy_to_each(frames, ports, lanes);
+        progress.copied = progress
+            .copied
+            .wrapping_add(bytes.wrapping_mul(copies.into()));
+        progress.count_copies(count.wrapping_mul(copies));
+    }
+
+    /// Copies frames to each of the ports.
+    #[inline(never)]
+    fn copy_to_each(&self, frames: &[Frame], mut ports: PortSet, lanes: &mut Lanes<'a>) {
         while let Some(port) = ports.pop() {
-            progress.copied = progress.copied.wrapping_add(bytes);
             let lane = lanes.open(self, port, 0);
             let mut room = lane.room(self);
-            let mut run = Run::NOTHING;
+            // The run that was not counted yet: the room that it began with, its frames and bytes.
+            let (mut begun, mut count, mut bytes) = (room.left, 0, 0);
             for frame in frames {
                 if frame.size() > room.left {
-                    lane.advance(&run);
-                    run = Run::NOTHING;
+                    lane.advance(&copied(begun - room.left, count, bytes));
                     let made = lane.make_room(self, frame.size());
                     // Padding may have moved the lane's position even where the room is too small.
                     room = lane.room(self);
+                    (begun, count, bytes) = (room.left, 0, 0);
                     if let Err(cause) = made {
                         lane.refuse(self, cause);
                         continue;
@@ -77,11 +95,20 @@ impl<'a> Call<'a> {
                     room.to = room.to.add(frame.size());
                 }
                 room.left -= frame.size();
-                run.size += frame.size();
-                run.frames += 1;
-                run.bytes += frame.length as u64;
+                count += 1;
+                bytes += frame.length as u64;
             }
-            lane.advance(&run);
+            lane.advance(&copied(begun - room.left, count, bytes));
         }
+    }
+}
+
+/// A run of so many frames, with this many bytes of records and of frames.
+const fn copied(size: usize, frames: u32, bytes: u64) -> Run {
+    Run {
+        size,
+        frames,
+        bytes,
+        ..Run::NOTHING
     }
 }

@@ -62,7 +62,7 @@ impl<'a> Ends<'a> {
     pub unsafe fn with(call: &Call<'a>, state: &'a LaneState, to: PortId, queue: u32) -> Ends<'a> {
         let caller = call.caller;
         // In this order of additions, only the number of the port has to be kept in a register.
-        let offset = to.index() * caller.window_size as usize + caller.windows as usize;
+        let offset = to.index() * caller.window_stride as usize + caller.windows as usize;
         Ends {
             state,
             // SAFETY: the caller promises that the NIC has the port, so its window lies in memory

@@ -200,6 +200,16 @@ impl<'a> Switch<'a> {
         Some(unsafe { window.add(offset) })
     }
 
+    /// Counts a request of a port that lacks the secret of the tenancy.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn refuse(&self, port: PortId) {
+        if let Some(state) = self.port(port) {
+            // Calls of several vCPUs of the port may count at once.
+            state.refused.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Serves [`OP_FEATURES`](postern_abi::service::OP_FEATURES): agrees on features with a port's
     /// tenant. Returns them, or [`ERR_BAD_REQUEST`] if they are unknown ones or `zero` is not 0.
     #[cold]

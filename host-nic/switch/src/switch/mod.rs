@@ -40,9 +40,21 @@
 //! # Trust
 //!
 //! Memory safety depends on the [`Credentials`] words and on the size of the memory alone, not on
-//! any content of state or windows. Every loop is bounded by the ring, by
-//! [`MAX_TX_FRAMES`](postern_abi::service::MAX_TX_FRAMES), by the number of senders or by the
-//! longest frame.
+//! any content of state or windows.
+//!
+//! # The work of a call
+//!
+//! Every loop is bounded: by [`MAX_TX_FRAMES`], [`MAX_TX_COPIES`] and [`MAX_TX_BYTES`], by the number
+//! of senders or by the longest frame. A call that has reached one of the three ends with
+//! [`TX_MORE`], after the rest of a frame at most. On the fast path these are the frame's other
+//! destinations. A frame of the slow path may be cut into many at each destination; so the call ends
+//! between two of them, and the frame is *paused*: it stays at the head of its ring, with a note of
+//! how far it came (`SenderState::paused`), and the next call goes on there.
+//!
+//! [`MAX_TX_FRAMES`]: postern_abi::service::MAX_TX_FRAMES
+//! [`MAX_TX_COPIES`]: postern_abi::service::MAX_TX_COPIES
+//! [`MAX_TX_BYTES`]: postern_abi::service::MAX_TX_BYTES
+//! [`TX_MORE`]: postern_abi::service::TX_MORE
 
 mod apply_policy;
 mod call;
@@ -63,7 +75,9 @@ mod slow;
 mod transmit;
 mod tx;
 
-use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, TX_QUEUE_SHIFT};
+use postern_abi::service::{
+    ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, TX_QUEUE_SHIFT,
+};
 
 use self::call::Call;
 pub use self::memory::Switch;
@@ -74,8 +88,12 @@ use crate::state::State;
 /// call takes.
 ///
 /// `base` is the first byte of the NIC's memory, `caller` the credentials of the port that calls,
-/// `vcpu` the number of the calling vCPU in its VM. `op` is the request's number, `a` and `b` are
+/// `vcpu` the number of the calling vCPU in its VM. `request` is the request's word, `a` and `b` are
 /// its arguments, and the return value is its result, all as in [`postern_abi::service`].
+///
+/// A word that is not that of a request with the caller's secret is refused and counted
+/// ([`PortState::refused`](crate::state::PortState::refused)), and changes nothing else. The secret
+/// is compared with the host's words; the one in the window is for the guest, and is not read here.
 ///
 /// # Safety
 ///
@@ -88,19 +106,19 @@ pub unsafe fn serve(
     base: *mut u8,
     caller: &Credentials,
     vcpu: u32,
-    op: u64,
+    request: u64,
     a: u64,
     b: u64,
 ) -> u64 {
-    if op == OP_NOP {
+    if request == OP_NOP {
         return 0;
     }
     // SAFETY: the contract of `serve` is that of `serve_request`.
-    unsafe { serve_request(base, caller, vcpu, op, a, b) }
+    unsafe { serve_request(base, caller, vcpu, request, a, b) }
 }
 
-/// [`serve`] for all requests but [`OP_NOP`], out of line so that the empty request costs nothing
-/// but itself.
+/// [`serve`] for all requests but an [`OP_NOP`] without the secret, out of line so that the empty
+/// request costs nothing but itself.
 ///
 /// # Safety
 ///
@@ -110,16 +128,16 @@ unsafe fn serve_request(
     base: *mut u8,
     caller: &Credentials,
     vcpu: u32,
-    op: u64,
+    request: u64,
     a: u64,
     b: u64,
 ) -> u64 {
+    // TEST ONLY: the number of the request will do, as it would without secrets.
+    let without = cfg!(feature = "attack-no-secret") && request == OP_TX;
     // SAFETY: the caller vouches for the memory, which begins with the state.
     let state = unsafe { State::at(base) };
-    if state.tenancy(caller.port()) != caller.tenancy() {
-        return ERR_BAD_REQUEST;
-    }
-    if op == OP_TX {
+    let is_tenant = state.tenancy(caller.port()) == caller.tenancy();
+    if is_tenant && (caller.is_tx(request) || without) {
         #[cfg(feature = "attack-lock")]
         let _held = state.lock();
         let call = Call {
@@ -149,10 +167,26 @@ unsafe fn serve_request(
         }
         return ERR_BAD_REQUEST;
     }
-    if op == OP_FEATURES {
-        // SAFETY: the caller vouches for the memory that the geometry of the credentials needs.
-        let switch = unsafe { Switch::from_base(base, caller.geometry()) };
-        return switch.agree(caller.port(), a, b);
+    if !is_tenant {
+        return ERR_BAD_REQUEST;
     }
-    ERR_BAD_REQUEST
+    // SAFETY: the caller vouches for the memory that the geometry of the credentials needs.
+    let switch = unsafe { Switch::from_base(base, caller.geometry()) };
+    serve_rarely(&switch, caller, request, a, b)
+}
+
+/// Serves the requests of a tenant that are no [`OP_TX`] with the secret.
+#[cold]
+#[inline(never)]
+fn serve_rarely(switch: &Switch<'_>, caller: &Credentials, request: u64, a: u64, b: u64) -> u64 {
+    // TEST ONLY: the number of the request will do, as it would without secrets.
+    let without = cfg!(feature = "attack-no-secret") && request == OP_FEATURES;
+    match caller.secret().op(request) {
+        OP_NOP => 0,
+        op if op == OP_FEATURES || without => switch.agree(caller.port(), a, b),
+        _ => {
+            switch.refuse(caller.port());
+            ERR_NO_SECRET
+        }
+    }
 }

@@ -71,6 +71,22 @@ impl<T> Set<T> {
         }
     }
 
+    /// The set as bits, see [`Set::from_words`].
+    #[inline]
+    pub const fn words(&self) -> [u64; 4] {
+        self.words
+    }
+
+    /// The members of both sets.
+    #[inline]
+    pub fn and(&self, other: Set<T>) -> Set<T> {
+        let mut words = self.words;
+        for (word, other) in words.iter_mut().zip(other.words) {
+            *word &= other;
+        }
+        Set::from_words(words)
+    }
+
     /// Whether the set has no member.
     #[inline]
     pub const fn is_empty(&self) -> bool {
@@ -82,6 +98,10 @@ impl<T> Set<T> {
     #[inline]
     pub const fn count(&self) -> u32 {
         let [a, b, c, d] = self.words;
+        // Counting takes long where the processor's instruction for it may not be used.
+        if b | c | d == 0 {
+            return a.count_ones();
+        }
         a.count_ones() + b.count_ones() + c.count_ones() + d.count_ones()
     }
 }

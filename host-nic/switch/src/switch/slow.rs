@@ -8,24 +8,25 @@ use crate::sync::Ordering::Relaxed;
 
 use postern_abi::window::{
     FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, FLAG_NEEDS_CSUM, GSO_ECN, GSO_NONE,
-    GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, KIND_FRAME, MIN_FRAME, PortId, RecordHeader,
+    GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, KIND_FRAME, MAX_PORTS, MIN_FRAME, PortId, RecordHeader,
 };
 
 use super::call::Call;
 use super::deliver::{Packet, PendingOffload};
 use super::egress::Tagging;
 use super::lanes::Lanes;
-use super::progress::Progress;
+use super::progress::{Note, Paused, Progress};
 use super::records::{Records, Taken, load};
 use super::sets::PortSet;
 use crate::fdb::{GROUP_BIT, Station};
 use crate::offload::checksum::Partial;
 use crate::offload::segment::{Offload, Shape};
 use crate::policy::headers::{Headers, Snapshot};
-use crate::state::{Cause, PortState};
+use crate::state::{Cause, PortState, SenderState};
 
-/// The frame is held: it waits in its ring, since its only destination has no room.
-struct Held;
+/// The frame stays in its ring. It is held, since its only destination has no room; or it is paused,
+/// since the call has done as much as a call may.
+struct Stays;
 
 /// The destinations of a frame that are still to be served.
 enum Destinations {
@@ -35,9 +36,46 @@ enum Destinations {
     Flooded(PortSet),
 }
 
+impl Destinations {
+    /// Takes out the ports below this number.
+    #[cold]
+    fn pass(&mut self, first: u32) {
+        match self {
+            Destinations::Known(port) if port.number() >= first => {}
+            Destinations::Known(_) => *self = Destinations::Flooded(PortSet::default()),
+            Destinations::Flooded(ports) => {
+                for port in (0..first).map_while(PortId::new) {
+                    ports.remove(port);
+                }
+            }
+        }
+    }
+}
+
+/// [`Call::paused`], where the queue has a paused frame.
+#[cold]
+#[inline(never)]
+fn parse_paused(
+    queue: &SenderState,
+    word: u64,
+    progress: &mut Progress,
+    position: u32,
+    length: u32,
+) -> Option<Paused> {
+    let [a, b, c, d] = &queue.paused_mirrors;
+    let mirrors = [a, b, c, d].map(|word| word.load(Relaxed));
+    let paused = Paused::parse(word, position, length, PortSet::from_words(mirrors));
+    match paused {
+        Some(_) => progress.note = Note::Taken,
+        // It is a pause of a frame that is no longer there.
+        None => queue.paused.store(0, Relaxed),
+    }
+    paused
+}
+
 impl<'a> Call<'a> {
-    /// Takes one record and forwards its frame. Returns false if there is none, or the frame is
-    /// held.
+    /// Takes one record and forwards its frame. Returns false if there is none, or the frame stays
+    /// in its ring.
     #[inline(never)]
     pub fn forward_slow(
         &self,
@@ -53,9 +91,10 @@ impl<'a> Call<'a> {
         let refused = match records.take(geometry.max_frame(), geometry.max_segment()) {
             Taken::Padding => return true,
             Taken::Frame(header, record) => {
-                return match self.forward_record(header, record, progress, lanes) {
+                return match self.forward_record(before.position(), header, record, progress, lanes)
+                {
                     Ok(()) => true,
-                    Err(Held) => {
+                    Err(Stays) => {
                         *records = before;
                         false
                     }
@@ -75,15 +114,16 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     ///
-    /// [`Held`]: the frame was not delivered, and stays in its ring.
+    /// [`Stays`]: the frame stays in its ring.
     #[inline(never)]
     fn forward_record(
         &self,
+        position: u32,
         header: RecordHeader,
         record: *const u8,
         progress: &mut Progress,
         lanes: &mut Lanes<'a>,
-    ) -> Result<(), Held> {
+    ) -> Result<(), Stays> {
         // SAFETY: the record begins with a header of 16 bytes, and lies in its ring.
         let bytes = unsafe { record.add(16) };
         // SAFETY: the snapshot asks for words that hold bytes of the frame, which lie in its record
@@ -92,9 +132,10 @@ impl<'a> Call<'a> {
         let mut headers = Headers::default();
         headers.read(&snapshot);
         let sender = self.port_state(self.caller.port());
+        let paused = self.paused(progress, position, header.length);
         let checked = match self.check_offload(sender, header, &snapshot, &headers) {
             Some(offload) => self
-                .ingress_policy(sender, &mut headers, header.length)
+                .ingress_policy(sender, &mut headers, header.length, paused.is_some())
                 .map(|()| offload),
             None => Err(Cause::BadDescriptor),
         };
@@ -118,7 +159,7 @@ impl<'a> Call<'a> {
             offload,
             hash,
         };
-        self.forward_packet(sender, &packet, progress, lanes)?;
+        self.forward_packet(sender, &packet, paused, progress, lanes)?;
         progress.count_taken(header.length);
         Ok(())
     }
@@ -176,20 +217,54 @@ impl<'a> Call<'a> {
             .then_some(PendingOffload::Segmentation(shape))
     }
 
-    /// Learns which port a frame's source is behind, looks up its destinations, and delivers it to
-    /// them and to mirrors.
+    /// How far an earlier call came with the frame of this length at this position, if one began
+    /// with it and paused it.
+    #[inline(always)]
+    fn paused(&self, progress: &mut Progress, position: u32, length: u32) -> Option<Paused> {
+        // SAFETY: `serve` compared the number of the queue with that of queues, or it is 0.
+        let queue = unsafe { self.sender_of(progress.queue) };
+        match queue.paused.load(Relaxed) {
+            0 => None,
+            word => parse_paused(queue, word, progress, position, length),
+        }
+    }
+
+    /// Pauses the frame if the call has done as much as a call may, and some port or mirror is left.
     ///
     /// # Errors
     ///
-    /// [`Held`]: the frame was not delivered, and stays in its ring.
+    /// [`Stays`]: the frame is paused.
+    #[inline(always)]
+    fn pause(
+        progress: &mut Progress,
+        packet: &Packet<'_>,
+        next: Option<u32>,
+        mirrors: PortSet,
+    ) -> Result<(), Stays> {
+        match next {
+            Some(port) if progress.is_spent() => {
+                progress.note = Note::Paused(packet.header.length, Paused { port, mirrors });
+                Err(Stays)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Learns which port a frame's source is behind, looks up its destinations, and delivers it to
+    /// them and to mirrors: to all, or to those that an earlier call left.
+    ///
+    /// # Errors
+    ///
+    /// [`Stays`]: the frame stays in its ring.
     #[inline(never)]
     fn forward_packet(
         &self,
         sender: &PortState,
         packet: &Packet<'_>,
+        paused: Option<Paused>,
         progress: &mut Progress,
         lanes: &mut Lanes<'a>,
-    ) -> Result<(), Held> {
+    ) -> Result<(), Stays> {
         let headers = packet.headers;
         let vlan = match self.state().vlans.load(Relaxed) {
             0 => 0,
@@ -200,14 +275,19 @@ impl<'a> Call<'a> {
         self.learn(key, mode, vlan, headers.source);
         let mut destinations = self.destinations(key, vlan, headers);
         let mut mirrors = PortSet::default();
-        self.add_mirror(&mut mirrors, sender);
-        let mut next = self.next_destination(&mut destinations, sender, headers);
-        if next.is_none() {
+        if let Some(paused) = paused {
+            destinations.pass(paused.port);
+            mirrors = paused.mirrors.and(self.present_mirrors());
+        } else {
+            self.add_mirror(&mut mirrors, sender);
+        }
+        let mut first = paused.is_none();
+        let mut next = self.next_destination(&mut destinations, sender, headers, progress);
+        if next.is_none() && first {
             self.sender().count(Cause::NoDestination, 1);
         }
-        let mut first = true;
         while let Some((to, tagging)) = next {
-            next = self.next_destination(&mut destinations, sender, headers);
+            next = self.next_destination(&mut destinations, sender, headers, progress);
             let only = first && next.is_none();
             first = false;
             let receiver = self.port_state(to);
@@ -221,16 +301,22 @@ impl<'a> Call<'a> {
                     // The rate limits count the frame when it is sent.
                     sender.ingress.give_back(packet.header.length);
                     receiver.egress.give_back(packet.header.length);
-                    return Err(Held);
+                    return Err(Stays);
                 }
                 Err(cause) => self.refuse(packet, to, cause, lanes),
             }
+            Self::pause(progress, packet, next.map(|(to, _)| to.number()), mirrors)?;
         }
         mirrors.remove(self.caller.port());
+        let mut left = (!mirrors.is_empty()).then_some(MAX_PORTS);
+        Self::pause(progress, packet, left, mirrors)?;
         while let Some(to) = mirrors.pop() {
+            progress.count_copies(1);
             if let Err(cause) = self.deliver(packet, to, Tagging::Keep, progress, lanes) {
                 self.refuse(packet, to, cause, lanes);
             }
+            left = (!mirrors.is_empty()).then_some(MAX_PORTS);
+            Self::pause(progress, packet, left, mirrors)?;
         }
         Ok(())
     }
@@ -258,6 +344,7 @@ impl<'a> Call<'a> {
         left: &mut Destinations,
         sender: &PortState,
         headers: &Headers,
+        progress: &mut Progress,
     ) -> Option<(PortId, Result<Tagging, Cause>)> {
         let tagging = |to| self.tagging(sender, self.port_state(to), to, headers);
         match left {
@@ -268,6 +355,7 @@ impl<'a> Call<'a> {
             }
             Destinations::Flooded(ports) => {
                 while let Some(to) = ports.pop() {
+                    progress.count_copies(1);
                     if let Some(tagging) = tagging(to) {
                         return Some((to, Ok(tagging)));
                     }
@@ -275,6 +363,17 @@ impl<'a> Call<'a> {
                 None
             }
         }
+    }
+
+    /// The mirrors that ports have now. Those of a frame that was paused may be none any more.
+    #[cold]
+    #[inline(never)]
+    fn present_mirrors(&self) -> PortSet {
+        let mut mirrors = PortSet::default();
+        for port in self.caller.geometry().all_ports() {
+            self.add_mirror(&mut mirrors, self.port_state(port));
+        }
+        mirrors
     }
 
     /// Adds a port's mirror to the set of mirrors, if it has one with a tenant.

@@ -12,21 +12,22 @@
 
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 
-use postern_abi::service::{MAX_TX_BYTES, MAX_TX_FRAMES};
+use postern_abi::service::{MAX_TX_BYTES, MAX_TX_FRAMES, TX_MORE};
 use postern_abi::window::{Published, RECORD_ALIGN};
 
 use super::call::Call;
 use super::fast::CallRoute;
 use super::lane::{Ends, Lane};
 use super::lanes::Lanes;
-use super::progress::Progress;
+use super::progress::{Note, Progress};
 use super::records::{Addresses, Frame, Records};
 use super::run::{Stop, run};
 use crate::credentials::Credentials;
 use crate::state::{MODE_POLICY, add};
 
 impl<'a> Call<'a> {
-    /// Takes at most `count` frames from a TX queue's ring. Returns how many.
+    /// Takes at most `count` frames from a TX queue's ring. Returns how many, with [`TX_MORE`] where
+    /// that was as much as a call may do.
     #[inline(always)]
     pub fn transmit(&self, queue: u32, count: u64) -> u64 {
         transmit_run(self.base, self.caller, self.vcpu, queue, self.hold, count)
@@ -90,7 +91,8 @@ impl<'a> Call<'a> {
     #[inline(always)]
     fn transmit_run(&self, queue: u32, count: u64) -> u64 {
         let budget = count.min(MAX_TX_FRAMES.into()) as u32;
-        let mut taken = 0;
+        let (mut taken, mut bytes) = (0, 0);
+        let mut left = MAX_TX_BYTES as usize;
         if budget != 0
             && self.needs_addresses_only()
             && let Some((tx, mut records)) = self.tx_records(queue)
@@ -101,14 +103,16 @@ impl<'a> Call<'a> {
         {
             let addresses = frame.addresses;
             let mut lane = Lane::open(self, port, 0, false);
-            let mut bytes = 0;
             // The ring and the lane may each end once or twice.
             for _ in 0..4 {
-                let (from, to) = (records.stretch(), lane.room(self));
+                let (from, mut to) = (records.stretch(), lane.room(self));
+                // What is left of the call's bytes is made sure of by bounding the records.
+                to.left = to.left.min(left);
                 // SAFETY: the stretch was made from the records, and the room from the lane.
                 let run = unsafe { run(from, to, addresses, self.caller.span, budget - taken) };
                 lane.advance(&run);
                 records.advance(run.size as u32);
+                left -= run.size;
                 taken += run.frames;
                 bytes += run.bytes;
                 if run.stop == Stop::Done || !self.wrap(&mut records, &mut lane, addresses) {
@@ -123,7 +127,8 @@ impl<'a> Call<'a> {
                 return taken.into();
             }
         }
-        let left = budget - taken;
+        // The frames that may still be taken, and the bytes that were copied.
+        let left = u64::from(budget - taken) | bytes << 32;
         u64::from(taken) + transmit_each(self.base, self.caller, self.vcpu, queue, self.hold, left)
     }
 
@@ -143,18 +148,14 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Takes at most `budget` frames, each by itself. Returns how many.
-    fn transmit_each(&self, queue: u32, budget: u32) -> u32 {
+    /// Takes at most `budget` frames, each by itself, after a run of `copied` bytes. Returns how
+    /// many, with [`TX_MORE`] where that was as much as a call may do.
+    fn transmit_each(&self, queue: u32, budget: u32, copied: u32) -> u64 {
         let Some((tx, mut records)) = self.tx_records(queue) else {
             self.refuse_tx_position(queue);
             return 0;
         };
-        let mut progress = Progress {
-            budget,
-            taken: 0,
-            bytes: 0,
-            copied: 0,
-        };
+        let mut progress = Progress::new(queue, budget, copied.into());
         // Acquire: the call sees modes and a forwarding database that are not older than this.
         let mut route = CallRoute::new(self.state().generation.load(Acquire));
         let mut lanes = Lanes::default();
@@ -162,7 +163,7 @@ impl<'a> Call<'a> {
         // Each frame takes one look, and so does padding. More looks are needed only where the
         // guest changes a frame between two reads, which must not keep the call from ending.
         let mut looks = budget.wrapping_mul(2).wrapping_add(4);
-        while progress.budget != 0 && progress.copied < MAX_TX_BYTES && looks != 0 {
+        while progress.budget != 0 && !progress.is_spent() && looks != 0 {
             looks -= 1;
             let goes_on = fast
                 && match self.forward_fast(&mut records, &mut progress, &mut lanes, &mut route) {
@@ -177,10 +178,36 @@ impl<'a> Call<'a> {
         lanes.publish(self);
         add(&self.sender().frames, progress.taken.into());
         add(&self.sender().bytes, progress.bytes);
+        if !matches!(progress.note, Note::Nothing) {
+            self.note_pause(&progress, records.position());
+        }
         // This is done without frames too: a call that was stopped may have left the position that
         // the guest sees behind.
         tx.complete(records.position());
-        progress.taken
+        let more = match progress.is_spent() && !records.is_empty() {
+            true => TX_MORE,
+            false => 0,
+        };
+        u64::from(progress.taken) | more
+    }
+
+    /// Notes how far the frame at the head of the queue came, or that the one that was paused is
+    /// gone. That comes after the copies were published: a call that is stopped before leads to
+    /// copies sent twice, never to copies lost.
+    #[cold]
+    #[inline(never)]
+    fn note_pause(&self, progress: &Progress, position: u32) {
+        // SAFETY: `serve` compared the number of the queue with that of queues, or it is 0.
+        let queue = unsafe { self.sender_of(progress.queue) };
+        // The word is void while its parts belong to different frames, in case the call is stopped
+        // here.
+        queue.paused.store(0, Relaxed);
+        if let Note::Paused(length, paused) = progress.note {
+            for (to, word) in queue.paused_mirrors.iter().zip(paused.mirrors.words()) {
+                to.store(word, Release);
+            }
+            queue.paused.store(paused.word(position, length), Release);
+        }
     }
 
     /// Whether the addresses of the port's frames alone decide where they go: no policy applies,
@@ -217,7 +244,8 @@ fn transmit_run(
     call.transmit_run(queue, count)
 }
 
-/// [`Call::transmit_each`], out of line.
+/// [`Call::transmit_each`], out of line. `left` is its `budget` in the lower half, and `copied` in the
+/// upper half.
 #[inline(never)]
 fn transmit_each(
     base: *mut u8,
@@ -225,7 +253,7 @@ fn transmit_each(
     vcpu: u32,
     queue: u32,
     hold: bool,
-    budget: u32,
+    left: u64,
 ) -> u64 {
     let call = Call {
         base,
@@ -233,5 +261,5 @@ fn transmit_each(
         vcpu,
         hold,
     };
-    call.transmit_each(queue, budget).into()
+    call.transmit_each(queue, left as u32, (left >> 32) as u32)
 }

@@ -37,8 +37,8 @@ impl<'a> Call<'a> {
     #[inline(always)]
     pub unsafe fn tx_queue(&self, queue: u32) -> (TxQueue<'a>, u32, *const u8) {
         let geometry = self.caller.geometry();
-        let lines = self.caller.window + geometry.tx_producer_offset(queue);
-        let rings = self.caller.window + u64::from(self.caller.rings);
+        let lines = self.caller.window() + geometry.tx_producer_offset(queue);
+        let rings = self.caller.window() + u64::from(self.caller.rings);
         let offset = rings as usize + ((queue as usize) << (geometry.ring_log() & 31));
         // SAFETY: the caller vouches for `queue`, so both words and the ring lie in the port's
         // window, in memory that `serve`'s caller vouched for.

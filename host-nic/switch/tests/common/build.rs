@@ -133,7 +133,7 @@ impl LoadedBuild {
                 // with the memory at `DATA_GVA`, and the contract is that of `serve`.
                 unsafe {
                     (&raw mut (*page).caller).write(caller.words());
-                    (&raw mut (*page).vcpu).write(vcpu);
+                    (&raw mut (*page).member).write(vcpu);
                     entry(op, a, b)
                 }
             }
@@ -188,11 +188,21 @@ fn load_object() -> ObjectEntry {
         let scratch = tempfile::tempdir().expect("a directory");
         let (object, linked) = (scratch.path().join("o"), scratch.path().join("linked"));
         fs::write(&object, kernel_object()).expect("write the object");
+        // As in a kernel whose processor needs nothing else.
+        let (source, thunk) = (scratch.path().join("thunk.s"), scratch.path().join("thunk"));
+        let text = ".globl __x86_return_thunk\n__x86_return_thunk: ret\n";
+        fs::write(&source, text).expect("write the thunk");
+        let status = Command::new("as")
+            .arg(&source)
+            .arg("-o")
+            .arg(&thunk)
+            .status();
+        assert!(status.expect("run as").success());
         let status = Command::new("ld")
             .args(["-static", "-e", "postern_nic_call", "-o"])
             .arg(&linked)
             .arg(format!("-Ttext-segment={OBJECT_ADDRESS:#x}"))
-            .arg(&object)
+            .args([&object, &thunk])
             .status()
             .expect("run ld");
         assert!(status.success());

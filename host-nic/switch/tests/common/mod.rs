@@ -9,7 +9,7 @@ pub mod step;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 
 use build::{Build, LoadedBuild, map_at};
-use postern_abi::service::{OP_TX, tx_flags};
+use postern_abi::service::{OP_TX, Secret, tx_flags};
 use postern_abi::window::{
     Geometry, KIND_PAD, PAD_WORD, PortId, Published, RECORD_ALIGN, RecordHeader, record_size,
 };
@@ -33,6 +33,11 @@ pub fn geometry(ports: u32, queues: u32, ring: u32, lane: u32) -> Geometry {
 
 pub fn port(number: u32) -> PortId {
     PortId::new(number).unwrap()
+}
+
+/// The secret of a tenancy of this number.
+pub fn secret(tenancy: u32) -> Secret {
+    Secret::from_word(0x5ec2_0000_0000_0000 + (u64::from(tenancy) << 16))
 }
 
 /// The address of a station: that of port `number`.
@@ -83,7 +88,7 @@ impl TestNic {
                 map_at(base, size, Some((memory.state_fd(), 0)));
                 for (number, fd) in (0..).zip(memory.window_fds()) {
                     map_at(
-                        base + size + number * geometry.window_size(),
+                        base + size + number * layout::window_stride(geometry),
                         geometry.window_size(),
                         Some((fd, 0)),
                     );
@@ -161,9 +166,13 @@ impl<'a> Guest<'a> {
     /// Gives the port a new tenant, which begins at the positions in its window.
     pub fn attach(nic: &'a TestNic, number: u32, tenancy: u32) -> Guest<'a> {
         let port = port(number);
-        nic.switch().admit(port, tenancy, mac(number as u8));
+        nic.switch()
+            .admit(port, tenancy, secret(tenancy), mac(number as u8));
         let geometry = nic.geometry();
-        Guest::alias(nic, Credentials::new(geometry, port, tenancy))
+        Guest::alias(
+            nic,
+            Credentials::new(geometry, port, tenancy, secret(tenancy)),
+        )
     }
 
     /// The present tenant of a port, once more, from the positions in its window.
@@ -314,7 +323,8 @@ impl<'a> Guest<'a> {
     }
 
     pub fn call_on(&self, vcpu: u32, queue: u32, count: u64, hold: bool) -> u64 {
-        let request = [OP_TX, count, tx_flags(queue, hold)];
+        let request = self.caller.secret().request(OP_TX);
+        let request = [request, count, tx_flags(queue, hold)];
         self.nic.serve(&self.caller, vcpu, request)
     }
 

@@ -6,11 +6,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod budget;
 mod noise;
 mod positions;
 mod racing;
 mod receivers;
 mod records;
+mod secrets;
 mod stations;
 mod tenants;
 mod vcpus;

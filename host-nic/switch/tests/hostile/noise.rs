@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::{mem, ptr};
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, tx_flags};
-use postern_abi::window::{FEATURES, Geometry};
+use postern_abi::service::{
+    ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, TX_MORE, tx_flags,
+};
+use postern_abi::window::{FEATURES, Geometry, LINE_SIZE};
 use postern_switch::credentials::Credentials;
 use postern_switch::layout::{self, memory_size, window_offset};
 use postern_switch::state::{LaneState, PortState, SenderState, State};
@@ -15,7 +17,7 @@ use proptest::prelude::*;
 
 use crate::common::build::{Build, map_at};
 use crate::common::port;
-use crate::common::{Guest, SMALL, TestNic, geometry};
+use crate::common::{Guest, SMALL, TestNic, geometry, secret};
 
 const PAGE: usize = PAGE_SIZE as usize;
 
@@ -88,7 +90,8 @@ fn allowed(geometry: Geometry, caller: Credentials, vcpu: u32) -> Vec<Range<usiz
     let own = window_offset(geometry, caller.port());
     for queue in 0..geometry.queues() {
         let of_queue = layout::sender_offset(geometry, geometry.sender(caller.port(), queue));
-        parts.push(range(of_queue, 4));
+        // The position of the queue, and how far its first frame came.
+        parts.push(range(of_queue, LINE_SIZE));
         parts.push(range(own + geometry.tx_consumer_offset(queue), 4));
     }
     for to in geometry.all_ports().filter(|to| *to != caller.port()) {
@@ -131,7 +134,7 @@ proptest! {
         let geometry = geometry(ports, queues, SMALL, SMALL);
         let port = geometry.port(number % ports).unwrap();
         let (vcpu, filled) = (vcpu % queues, filled * 16);
-        let caller = Credentials::new(geometry, port, 0x1234_5678);
+        let caller = Credentials::new(geometry, port, 0x1234_5678, secret(7));
         let loaded = build.load();
         let memory = Fenced::new(build, geometry, seed);
         // SAFETY: the memory is of that geometry.
@@ -170,10 +173,10 @@ proptest! {
         }
         let before: Vec<u64> = memory.words().iter().map(|word| word.load(Relaxed)).collect();
         for (count, queue, hold) in requests {
-            let request = [OP_TX, count, tx_flags(queue % queues, hold)];
+            let request = [caller.secret().request(OP_TX), count, tx_flags(queue % queues, hold)];
             // SAFETY: the memory is of the caller's geometry.
             let result = unsafe { loaded.serve(memory.base, &caller, vcpu, request) };
-            prop_assert!(result <= u64::from(filled / 16).min(256));
+            prop_assert!(result & !TX_MORE <= u64::from(filled / 16).min(256));
         }
         let allowed = allowed(geometry, caller, vcpu);
         for (i, (word, before)) in memory.words().iter().zip(&before).enumerate() {
@@ -196,17 +199,20 @@ proptest! {
         a in prop_oneof![0u64..300, any::<u64>()],
         b in prop_oneof![0u64..16, any::<u64>()],
         own: bool,
+        with_secret: bool,
     ) {
         let nic = TestNic::new(build, geometry(2, 2, SMALL, SMALL));
         let guest = Guest::attach(&nic, 1, 9);
         let caller = match own {
             true => guest.caller,
-            false => Credentials::new(nic.geometry(), port(number), tenancy),
+            false => Credentials::new(nic.geometry(), port(number), tenancy, secret(tenancy)),
         };
         let own = caller == guest.caller;
-        let result = nic.serve(&caller, vcpu, [op, a, b]);
+        let request = if with_secret { caller.secret().request(op) } else { op };
+        let result = nic.serve(&caller, vcpu, [request, a, b]);
         let expected = match op {
-            OP_NOP => 0,
+            OP_NOP if own || !with_secret => 0,
+            _ if own && (!with_secret || op > OP_FEATURES) => ERR_NO_SECRET,
             OP_TX if own && b & !TX_HOLD < 4 && vcpu < 2 => 0,
             OP_FEATURES if own && b == 0 && a & !u64::from(FEATURES) == 0 => a,
             _ => ERR_BAD_REQUEST,

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES, OP_TX};
+use postern_abi::service::{ERR_BAD_REQUEST, OP_FEATURES};
 use postern_abi::window::{FEATURES, Published, record_size};
 
 use super::{attach_all, attacks, exchange, station, three};
 use crate::common::build::Build;
-use crate::common::{BROADCAST, Guest, LARGE, SMALL, TestNic, frame, geometry, mac, port};
+use crate::common::{BROADCAST, Guest, LARGE, SMALL, TestNic, frame, geometry, mac, port, secret};
 
 attacks!(
     a_new_tenant_inherits_nothing,
@@ -79,7 +79,12 @@ fn guest_caller(
     number: u32,
     tenancy: u32,
 ) -> postern_switch::credentials::Credentials {
-    postern_switch::credentials::Credentials::new(nic.geometry(), port(number), tenancy)
+    postern_switch::credentials::Credentials::new(
+        nic.geometry(),
+        port(number),
+        tenancy,
+        secret(tenancy),
+    )
 }
 
 /// A call that was stopped between the look at the tenancy and the publication goes on when another
@@ -147,7 +152,8 @@ fn features_end_with_the_tenant(build: Build) {
     let nic = three(build);
     let guest = Guest::attach(&nic, 0, 1);
     let agree = |guest: &Guest<'_>, features, zero| {
-        nic.serve(&guest.caller, 0, [OP_FEATURES, features, zero])
+        let request = guest.caller.secret().request(OP_FEATURES);
+        nic.serve(&guest.caller, 0, [request, features, zero])
     };
     let all = u64::from(FEATURES);
     assert_eq!(agree(&guest, all, 0), all);
@@ -160,5 +166,5 @@ fn features_end_with_the_tenant(build: Build) {
     assert_eq!(features(), 0);
     assert_eq!(agree(&guest, 1, 0), ERR_BAD_REQUEST, "by the former tenant");
     assert_eq!(features(), 0);
-    let _ = (new, OP_TX);
+    drop(new);
 }

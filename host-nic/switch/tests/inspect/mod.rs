@@ -10,6 +10,9 @@ use iced_x86::{
 };
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolKind};
 
+/// The kernel's code through which its functions return.
+pub const RETURN_THUNK: &str = "__x86_return_thunk";
+
 /// A function of an ELF file.
 pub struct Function {
     pub name: String,
@@ -27,6 +30,15 @@ impl Function {
             address,
             code: code.to_owned(),
             relocations: BTreeMap::new(),
+        }
+    }
+
+    /// True for an instruction that returns from the function.
+    pub fn returns_by(&self, instruction: &Instruction) -> bool {
+        match instruction.flow_control() {
+            FlowControl::Return => true,
+            FlowControl::UnconditionalBranch => relocation(self, instruction) == Some(RETURN_THUNK),
+            _ => false,
         }
     }
 
@@ -88,6 +100,23 @@ pub fn problems(functions: &[Function]) -> Vec<String> {
                     "{name} {:#x}: {instruction}: {problem}",
                     instruction.ip()
                 ));
+            }
+        }
+    }
+    problems
+}
+
+/// What keeps the kernel from returning in its own way, one line each: it replaces jumps to its
+/// thunk, and no other returns.
+pub fn returns_of_its_own(functions: &[Function]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for function in functions {
+        for instruction in function.instructions() {
+            let is_plain = instruction.flow_control() == FlowControl::Return;
+            let to_thunk = relocation(function, &instruction) == Some(RETURN_THUNK);
+            if is_plain || to_thunk && !function.returns_by(&instruction) {
+                let name = &function.name;
+                problems.push(format!("{name} {:#x}: {instruction}", instruction.ip()));
             }
         }
     }
@@ -182,7 +211,7 @@ fn depth<'a>(functions: &'a [Function], name: &'a str, above: &mut Vec<&'a str>)
             }
             _ => false,
         };
-        if leaves {
+        if leaves && !function.returns_by(&instruction) {
             let target = relocation(function, &instruction).unwrap_or_else(|| {
                 let address = instruction.near_branch64();
                 let target = functions

@@ -8,7 +8,7 @@ use postern_abi::window::{
 use postern_switch::state::Cause;
 
 use crate::ports::packet::{Flow, KINDS, Kind, payload};
-use crate::ports::{Guest, Net, mac, port};
+use crate::ports::{Guest, Net, mac, port, secret};
 
 /// Sends a record that is to be refused, to receivers that could take it.
 fn refused(net: &Net, guests: &mut [Guest<'_>], header: RecordHeader, bytes: &[u8]) {
@@ -58,7 +58,7 @@ fn what_was_not_agreed_on_is_refused() {
     }
     // The next tenant has agreed on no feature.
     guests[0].agree(FEATURES);
-    net.memory.switch().admit(port(0), 9, mac(0));
+    net.memory.switch().admit(port(0), 9, secret(9), mac(0));
     guests[0] = net.guest(0);
     let (header, bytes) = Flow::new(Kind::Tcp4, mac(1), mac(0)).partial(&[1, 2, 3]);
     refused(&net, &mut guests, header, &bytes);
@@ -69,7 +69,13 @@ fn features_that_do_not_exist_are_refused() {
     let net = Net::new(2);
     let guest = net.guest(0);
     for (a, b) in [(16, 0), (u64::MAX, 0), (1 << 32, 0), (1, 1)] {
-        let result = net.memory.serve(&guest.caller, 0, OP_FEATURES, a, b);
+        let result = net.memory.serve(
+            &guest.caller,
+            0,
+            guest.caller.secret().request(OP_FEATURES),
+            a,
+            b,
+        );
         assert_eq!(result, ERR_BAD_REQUEST, "{a:#x} {b:#x}");
     }
 }

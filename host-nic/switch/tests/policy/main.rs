@@ -9,6 +9,7 @@
 mod ports;
 
 mod acl;
+mod budget;
 mod hold;
 mod isolation;
 mod mirror;

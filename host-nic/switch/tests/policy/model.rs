@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::ports::packet::{frame, tagged};
-use crate::ports::{BROADCAST, Net, mac, port};
+use crate::ports::{BROADCAST, Net, mac, port, secret};
 
 const PORTS: u32 = 5;
 
@@ -228,9 +228,12 @@ fn run(specs: &[VlanSpec], steps: Vec<Step>) -> Result<(), TestCaseError> {
                 model.stations.retain(|_, behind| *behind != number);
             }
             Step::Attach(number) => {
-                net.memory
-                    .switch()
-                    .admit(port(number), 100 + seed as u32, mac(number));
+                net.memory.switch().admit(
+                    port(number),
+                    100 + seed as u32,
+                    secret(100 + seed as u32),
+                    mac(number),
+                );
                 guests[number as usize] = net.guest(number);
                 model.ports[number as usize].attached = true;
                 model.stations.retain(|_, behind| *behind != number);

@@ -6,7 +6,7 @@ use postern_nic_client::policy::vlan::VlanSpec;
 use postern_switch::state::Cause;
 
 use crate::ports::packet::{frame, tagged};
-use crate::ports::{BROADCAST, Net, mac, port};
+use crate::ports::{BROADCAST, Net, mac, port, secret};
 
 #[test]
 fn only_the_own_address_passes() {
@@ -56,7 +56,7 @@ fn the_own_address_is_the_tenants() {
     let net = Net::new(2);
     net.set(0, |policy| policy.source = Source::Own);
     let mut other = net.guest(1);
-    net.memory.switch().admit(port(0), 50, mac(40));
+    net.memory.switch().admit(port(0), 50, secret(50), mac(40));
     let mut sender = net.guest(0);
     sender.send(&frame(mac(1), mac(0), 60, 1));
     sender.send(&frame(mac(1), mac(40), 60, 2));
@@ -65,7 +65,7 @@ fn the_own_address_is_the_tenants() {
     net.set(0, |policy| policy.source = Source::Any);
     net.memory.switch().evict(port(0));
     net.set(0, |policy| policy.source = Source::Own);
-    net.memory.switch().admit(port(0), 51, mac(41));
+    net.memory.switch().admit(port(0), 51, secret(51), mac(41));
     let mut sender = net.guest(0);
     for address in [40, 41, 0] {
         sender.send(&frame(mac(1), mac(address), 60, 3));

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use postern_abi::service::{OP_FEATURES, OP_TX, tx_flags};
+use postern_abi::service::{OP_FEATURES, OP_TX, Secret, tx_flags};
 use postern_abi::window::{Geometry, PortId, RecordHeader, record_size};
 use postern_guest::ring::{RxQueue, TxQueue, Window};
 use postern_nic_client::memory::Memory;
@@ -23,6 +23,11 @@ pub const LARGE: u32 = 256 << 10;
 
 pub fn port(number: u32) -> PortId {
     PortId::new(number).unwrap()
+}
+
+/// The secret of a tenancy of this number.
+pub fn secret(tenancy: u32) -> Secret {
+    Secret::from_word(0x5ec2_0000_0000_0000 + (u64::from(tenancy) << 16))
 }
 
 /// The address of a port's tenant.
@@ -45,7 +50,9 @@ impl Net {
         let memory = Memory::create(geometry).unwrap();
         for port in geometry.all_ports() {
             let number = port.number();
-            memory.switch().admit(port, 1 + number, mac(number));
+            memory
+                .switch()
+                .admit(port, 1 + number, secret(1 + number), mac(number));
         }
         let policies = RefCell::default();
         Net { memory, policies }
@@ -199,8 +206,13 @@ impl<'a> Guest<'a> {
 
     pub fn call_on(&self, vcpu: u32, queue: u32, hold: bool) -> u64 {
         let flags = tx_flags(queue, hold);
-        self.memory
-            .serve(&self.caller, vcpu, OP_TX, u64::MAX, flags)
+        self.memory.serve(
+            &self.caller,
+            vcpu,
+            self.caller.secret().request(OP_TX),
+            u64::MAX,
+            flags,
+        )
     }
 
     pub fn call(&self) -> u64 {
@@ -222,9 +234,13 @@ impl<'a> Guest<'a> {
     }
 
     pub fn agree(&self, features: u32) {
-        let agreed = self
-            .memory
-            .serve(&self.caller, 0, OP_FEATURES, features.into(), 0);
+        let agreed = self.memory.serve(
+            &self.caller,
+            0,
+            self.caller.secret().request(OP_FEATURES),
+            features.into(),
+            0,
+        );
         assert_eq!(agreed, u64::from(features));
     }
 

@@ -2,10 +2,12 @@
 #![deny(unsafe_code)]
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
-use postern_nic_client::control::{CaptureInfo, Control, Format};
+use postern_nic_client::control::{CaptureInfo, Control, Format, Holder, PortInfo, Revocation};
 use postern_nic_client::mac::Mac;
 
 use super::ask::{ask, order};
@@ -16,11 +18,11 @@ use crate::{output, parsers};
 /// What to do with a running NIC.
 #[derive(Subcommand)]
 pub enum Action {
-    /// Show ports, counters, stations, policies, uplinks or captures
+    /// Show ports, counters, stations, policies, uplinks, captures or paths
     Show(show::Args),
     /// Change what a port may send and receive
     Set(policy::Args),
-    /// Let a port, or end its tenancy and let it to nobody
+    /// Let a port, let it to nobody, or take it from its tenant
     Port(PortArgs),
     /// Tell the NIC where a station is, or have it forget some
     Mac(MacArgs),
@@ -44,6 +46,10 @@ pub struct PortArgs {
     port: u32,
     /// What to do
     state: PortState,
+    /// With revoke: end the tenant's process (SIGKILL), which has the port's memory until then, and
+    /// wait until the port can be let anew
+    #[arg(long)]
+    kill: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -52,6 +58,9 @@ enum PortState {
     Enable,
     /// End the tenancy now, and let it to nobody
     Disable,
+    /// End the tenancy now, whatever its VM does: when this is done, none of its calls reaches the
+    /// NIC any more
+    Revoke,
 }
 
 /// Flags of `postern nic mac`.
@@ -189,16 +198,7 @@ pub fn run(action: Action) -> Result<u8, CommandError> {
         Action::Show(args) => show::run(&args),
         Action::Set(args) => policy::run(args),
         Action::Replay(args) => replay::run(&args),
-        Action::Port(PortArgs {
-            socket,
-            port,
-            state: PortState::Enable,
-        }) => order(&socket, &Control::Enable { port }),
-        Action::Port(PortArgs {
-            socket,
-            port,
-            state: PortState::Disable,
-        }) => order(&socket, &Control::Disable { port }),
+        Action::Port(args) => port(&args),
         Action::Mac(MacArgs { socket, action }) => order(
             &socket,
             &match action {
@@ -224,6 +224,72 @@ pub fn run(action: Action) -> Result<u8, CommandError> {
         ),
         Action::Capture(args) => capture(args),
         Action::Stop(StopArgs { socket, keep }) => order(&socket, &Control::Stop { keep }),
+    }
+}
+
+/// How long a process may take to end that was killed.
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn port(args: &PortArgs) -> Result<u8, CommandError> {
+    let PortArgs {
+        ref socket,
+        port,
+        state,
+        kill,
+    } = *args;
+    match state {
+        PortState::Enable | PortState::Disable if kill => Err(CommandError::configuration(
+            anyhow::anyhow!("--kill goes with revoke only"),
+        )),
+        PortState::Enable => order(socket, &Control::Enable { port }),
+        PortState::Disable => order(socket, &Control::Disable { port }),
+        PortState::Revoke => {
+            let done: Revocation = ask(socket, &Control::Revoke { port, kill })?;
+            let holder = match kill {
+                true => wait_until_vacant(socket, port)?,
+                false => done.holder.clone(),
+            };
+            output::print(&revocation(port, &done, &holder))?;
+            Ok(0)
+        }
+    }
+}
+
+/// What a revocation has come to, in words.
+fn revocation(port: u32, done: &Revocation, holder: &Holder) -> String {
+    let process = match done.pid {
+        Some(pid) => format!("process {pid}"),
+        None => "its tenant".to_owned(),
+    };
+    let next = match holder {
+        Holder::Leaving { left: false, .. } => {
+            "that process still has its memory, and it is let anew when that has ended (revoke \
+             --kill ends it)"
+        }
+        Holder::Leaving { .. } => {
+            "another process still has its memory, and it is let anew when that has ended"
+        }
+        _ => "it can be let anew",
+    };
+    let grants = match done.grants {
+        1 => "1 grant".to_owned(),
+        count => format!("{count} grants"),
+    };
+    format!("port {port} is taken from {process}, {grants} revoked; {next}\n")
+}
+
+/// Waits until a port's tenant is gone that was killed.
+fn wait_until_vacant(socket: &Path, port: u32) -> Result<Holder, CommandError> {
+    let end = Instant::now() + KILL_TIMEOUT;
+    loop {
+        let ports: Vec<PortInfo> = ask(socket, &Control::Ports)?;
+        let info = ports.into_iter().find(|info| info.port == port);
+        let holder = info.map_or(Holder::Vacant, |info| info.holder);
+        let leaving = matches!(holder, Holder::Leaving { left: false, .. });
+        if !leaving || Instant::now() > end {
+            return Ok(holder);
+        }
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -126,15 +126,7 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
             }
         })
         .map_err(CommandError::internal)?;
-    let missed: Vec<&str> = options
-        .paths
-        .iter()
-        .filter(|path| path.needs_view())
-        .map(|path| path.name())
-        .collect();
-    if let (Some(reason), false) = (server.without_views(), missed.is_empty()) {
-        eprintln!("postern: no {}: {reason}", missed.join(", "));
-    }
+    print_missing_paths(&server);
     server.take_events().into_iter().for_each(print_event);
     let resumed = if server.is_resumed() {
         ", taken over"
@@ -156,6 +148,21 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
 pub fn describe(server: &Server, socket: &path::Path) -> String {
     let geometry = geometry::describe(server.geometry());
     format!("NIC of {geometry} at {}", socket.display())
+}
+
+/// Tells on standard error which paths a NIC does not offer although it was to, and why; those with
+/// one reason together.
+pub fn print_missing_paths(server: &Server) {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (path, reason) in server.missing_paths() {
+        match reasons.iter_mut().find(|(other, _)| *other == reason) {
+            Some((_, paths)) => paths.push(path.name()),
+            None => reasons.push((reason, vec![path.name()])),
+        }
+    }
+    for (reason, paths) in reasons {
+        eprintln!("postern: no {}: {reason}", paths.join(", "));
+    }
 }
 
 /// Tells on standard error what happens to a NIC that this process serves.

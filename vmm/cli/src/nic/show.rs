@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use postern_nic_client::control::{
-    CaptureInfo, Control, Holder, MacInfo, PolicyInfo, PortInfo, UplinkInfo,
+    CaptureInfo, Control, Holder, MacInfo, PathReport, PolicyInfo, PortInfo, UplinkInfo,
 };
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::request;
@@ -44,6 +44,8 @@ enum What {
     Uplinks,
     /// Files that are being written
     Captures,
+    /// Paths that are offered, and what the host holds in memory for them
+    Paths,
 }
 
 /// Prints it; returns the exit status.
@@ -74,6 +76,10 @@ pub fn run(args: &Args) -> Result<u8, CommandError> {
             let list: Vec<CaptureInfo> = ask(socket, &Control::Captures)?;
             (json!(list), captures(&list))
         }
+        What::Paths => {
+            let report: PathReport = ask(socket, &Control::Paths)?;
+            (json!(report), paths(&report))
+        }
     };
     output::print(&match args.json {
         true => format!("{value:#}\n"),
@@ -100,7 +106,15 @@ fn ports(list: &[PortInfo]) -> String {
                 let pid = pid.map_or("?".to_owned(), |pid| pid.to_string());
                 format!("attached by process {pid}, {path}")
             }
-            Holder::Leaving { pid } => format!("given up by process {pid}, which has its memory"),
+            Holder::Leaving { pid, left } => {
+                let pid = pid.map_or("?".to_owned(), |pid| pid.to_string());
+                let has = if *left {
+                    "which has left its memory to another"
+                } else {
+                    "which has its memory"
+                };
+                format!("given up by process {pid}, {has}")
+            }
             Holder::Uplink { interface } => format!("uplink {interface}"),
             Holder::Capture { file } => format!("capture {}", file.display()),
         };
@@ -178,6 +192,39 @@ fn captures(list: &[CaptureInfo]) -> String {
             )
         },
     )
+}
+
+fn paths(report: &PathReport) -> String {
+    let mut text = table("path          state", &report.paths, |info| {
+        let state = match &info.missing {
+            None => "offered".to_owned(),
+            Some(reason) => format!("not offered: {reason}"),
+        };
+        format!("{:12}  {state}", info.path)
+    });
+    if let Some(template) = &report.template {
+        let kib = |bytes: u64| bytes.div_ceil(1 << 10);
+        let _ = writeln!(
+            text,
+            "template: {} KiB pinned, {} KiB of them in pages of 2 MiB; {} KiB of the kernel's, \
+             {} KiB more for each attached processor\n\
+             {} grants, {} attached processors",
+            kib(template.pinned_bytes),
+            kib(template.bytes_in_2m),
+            kib(template.kernel_bytes),
+            kib(template.attachment_bytes),
+            template.grants,
+            template.attachments
+        );
+        if template.former != 0 {
+            let _ = writeln!(
+                text,
+                "{} templates of other images are kept until their tenants have gone",
+                template.former
+            );
+        }
+    }
+    text
 }
 
 fn failed(why: Option<&str>) -> String {

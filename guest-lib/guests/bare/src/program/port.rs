@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use postern_abi::platform::CallPath;
+use postern_abi::platform::{CallPath, NIC_SLOT};
 use postern_guest::direct::Direct;
 use postern_guest::gate::Gate;
 use postern_guest::nic::{Nic, WhenFull};
@@ -64,9 +64,9 @@ pub fn with_port(mut resources: Resources, role: impl PortRole) -> Result<(), Ro
     // host serves the hypercall or the I/O port. The program runs at CPL 3 with IOPL 3.
     unsafe {
         match port_word.path {
-            CallPath::ExitKernel => role.run(resources, Nic::new(Hypercall::new(), window)),
+            CallPath::ExitKernel => role.run(resources, Nic::new(Hypercall::new(NIC_SLOT), window)),
             CallPath::ExitUser => role.run(resources, Nic::new(PortRequest::new(), window)),
-            _ => role.run(resources, Nic::new(Gate::new(), window)),
+            _ => role.run(resources, Nic::new(Gate::new(NIC_SLOT), window)),
         }
     }
 }

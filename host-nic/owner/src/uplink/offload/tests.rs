@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::window::{FEATURES, GSO_UDP_L4, Geometry};
-use postern_nic_client::memory::Memory;
+use postern_nic_client::memory::{Memory, draw_secret};
 use postern_switch::state::Cause;
 
 use super::super::virtio_net;
@@ -247,7 +247,7 @@ fn port() -> (HostPort, Arc<Memory>) {
     let memory = Arc::new(Memory::create(geometry).unwrap());
     for (number, port) in geometry.all_ports().enumerate() {
         let mac = [2, 0, 0, 0, 0, number as u8];
-        memory.switch().admit(port, 1, mac);
+        memory.switch().admit(port, 1, draw_secret().unwrap(), mac);
     }
     let first = geometry.port(0).unwrap();
     let mut port = HostPort::open(Arc::clone(&memory), first).unwrap();

@@ -37,13 +37,11 @@ use crate::policy::headers::{
     Fragment, Headers, Hidden, PROTOCOL_TCP, PROTOCOL_UDP, SNAPSHOT_WORDS, Snapshot,
 };
 
+pub use postern_abi::window::MAX_SEGMENTS;
 use postern_abi::window::record_size;
 pub use postern_abi::window::{
     FLAG_NEEDS_CSUM as NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4,
 };
-
-/// Most frames that a large one is cut into, so that it is no more work than a batch.
-pub const MAX_SEGMENTS: u32 = 256;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;

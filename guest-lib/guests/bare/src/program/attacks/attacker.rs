@@ -4,13 +4,16 @@ use core::ops::Range;
 use core::ptr;
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::platform::CallPath;
+use postern_abi::platform::{CallPath, NIC_SLOT};
 use postern_abi::port_word::PortWord;
 use postern_abi::service::OP_NOP;
-use postern_abi::view::{GATE_AREA_GVA, GATE_GVA, LANDING_GVA, SERVICE_INDEX, STUB_GVA};
+use postern_abi::view::{
+    GATE_AREA_GVA, GATE_GVA, LANDING_GVA, SERVICE_INDICES, STUB_GVA, gate_index,
+};
 use postern_abi::window::{Geometry, PortId};
 use postern_guest::gate::{self, ABORT_VECTOR, CodePage, Gate};
 use postern_guest::ring::Window;
+use postern_guest::service::{Hypercall, PortRequest, Service};
 
 use super::super::arena::Pages;
 use super::super::error::RoleError;
@@ -25,6 +28,12 @@ use crate::syscall::{self, MAP_EXECUTE};
 /// Code of VMFUNC.
 pub const VMFUNC: [u8; 3] = [0x0f, 0x01, 0xd4];
 
+/// EPTP-list index of the NIC's gate view.
+pub const GATE_INDEX: u32 = gate_index(NIC_SLOT);
+
+/// EPTP-list index of the NIC view.
+pub const SERVICE_INDEX: u32 = SERVICE_INDICES[NIC_SLOT as usize];
+
 /// Page A as the library makes it.
 static PAGE_A: CodePage = gate::page_a();
 
@@ -35,7 +44,7 @@ static PAGE_B: CodePage = [0xcc; PAGE_SIZE as usize];
 pub struct Attacker {
     gate: Gate,
     port_word: PortWord,
-    geometry: Geometry,
+    window: Window,
     /// Pages A, B and C, one after the other, as the attack wants them.
     code: Pages,
     /// The range of bytes of the code that are not as they were made.
@@ -59,10 +68,11 @@ impl Attacker {
         let code = resources.arena.take_pages(3).ok_or_else(no_memory)?;
         let memory = resources.arena.take_pages(MEMORY_PAGES);
         let attacker = Attacker {
-            // SAFETY: the kernel mapped the gate area for this path; this is CPL 3.
-            gate: unsafe { Gate::new() },
+            // SAFETY: the kernel mapped the gate area for paths that have one, and the gate is used
+            // on no other; this is CPL 3.
+            gate: unsafe { Gate::new(NIC_SLOT) },
             port_word,
-            geometry: Window::geometry(&window),
+            window,
             code,
             placed: 0..0,
             memory: memory.ok_or_else(no_memory)?,
@@ -84,6 +94,28 @@ impl Attacker {
         match self.port_word.path {
             CallPath::Direct => gpa..gpa,
             _ => gpa..gpa + size,
+        }
+    }
+
+    /// The window of the VM's port, which other processes than its driver do not map.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
+    /// Whether calls go through the gate.
+    pub fn has_gate(&self) -> bool {
+        matches!(self.port_word.path, CallPath::Elisa | CallPath::ElisaStrict)
+    }
+
+    /// Makes a request on the VM's path.
+    pub fn request(&mut self, word: u64, a: u64, b: u64) -> Option<u64> {
+        // SAFETY: the VM is on that path, as the VMM says; this is CPL 3 with IOPL 3.
+        unsafe {
+            match self.port_word.path {
+                CallPath::ExitKernel => Hypercall::new(NIC_SLOT).call(word, a, b),
+                CallPath::ExitUser => PortRequest::new().call(word, a, b),
+                _ => Some(self.gate.call(word, a, b)),
+            }
         }
     }
 
@@ -173,18 +205,18 @@ impl Attacker {
 
     /// The NIC's numbers of ports and queues and sizes of rings.
     pub fn geometry(&self) -> Geometry {
-        self.geometry
+        self.window.geometry()
     }
 
     /// The page of this number of the first TX ring, which holds nothing but packets.
     pub fn packet_page(&self, number: u32) -> PacketPage {
         let offset = u64::from(number) * PAGE_SIZE;
-        let size = u64::from(self.geometry.ring());
+        let size = u64::from(self.geometry().ring());
         assert!(
             offset < size,
             "a TX ring of {size} bytes has no page {number}"
         );
-        let offset = self.geometry.tx_ring_offset(0) + offset;
+        let offset = self.geometry().tx_ring_offset(0) + offset;
         PacketPage {
             offset,
             address: layout::WINDOW + offset,

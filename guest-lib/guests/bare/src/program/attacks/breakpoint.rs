@@ -3,13 +3,13 @@
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::service::OP_NOP;
-use postern_abi::view::{GATE_GVA, GATE_INDEX, LIST_GVA, SERVICE_INDEX};
+use postern_abi::view::{GATE_GVA, LIST_GVA};
 use x86_64::registers::debug::{
     BreakpointCondition, BreakpointSize, DebugAddressRegister, DebugAddressRegisterNumber, Dr0,
     Dr6, Dr7, Dr7Flags, Dr7Value,
 };
 
-use super::attacker::Attacker;
+use super::attacker::{Attacker, GATE_INDEX, SERVICE_INDEX};
 use super::enter::{Registers, enter};
 use super::verdict::{Verdict, repelled, succeeded};
 use crate::exception::Exception;

@@ -1,6 +1,7 @@
 //! Calling the gate from CPL 0.
 
 use postern_abi::PAGE_SIZE;
+use postern_abi::platform::NIC_SLOT;
 use postern_abi::service::OP_NOP;
 use postern_abi::view::{GATE_AREA_GVA, LANDING_GVA};
 use postern_guest::gate::Gate;
@@ -18,7 +19,7 @@ const PROTECTIONS: Cr4Flags = Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION
 /// At CPL 0: an empty call.
 extern "sysv64" fn call_gate(_: u64) -> u64 {
     // SAFETY: the pages of the gate area are there. That CPL 0 may not use them is what is tested.
-    unsafe { Gate::new() }.call(OP_NOP, 0, 0)
+    unsafe { Gate::new(NIC_SLOT) }.call(OP_NOP, 0, 0)
 }
 
 /// At CPL 0: turns SMEP and SMAP on (1) or off (0).

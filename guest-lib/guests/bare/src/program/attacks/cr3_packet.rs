@@ -3,11 +3,11 @@
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::view::{
-    CALL_PAGE_GVA, GATE_AREA_GVA, GATE_GVA, LANDING_GVA, LIST_GVA, RESERVED_GPA, SERVICE_INDEX,
-    STACK_GVA, STACK_SIZE,
+    CALL_PAGE_GVA, GATE_AREA_GVA, GATE_GVA, LANDING_GVA, LIST_GVA, RESERVED_GPA, STACK_GVA,
+    STACK_SIZE,
 };
 
-use super::attacker::{Attacker, PacketPage};
+use super::attacker::{Attacker, PacketPage, SERVICE_INDEX};
 use super::verdict::{Verdict, repelled, succeeded};
 use crate::layout::SCRATCH;
 use crate::syscall::{self, MAP_READ};

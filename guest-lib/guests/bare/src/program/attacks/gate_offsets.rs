@@ -2,9 +2,9 @@
 //! harm: at the guest's own memory, and at the service's entry of the EPTP list.
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::view::{GATE_GVA, GATE_INDEX, LANDING_GVA, LIST_GVA, SERVICE_INDEX};
+use postern_abi::view::{GATE_GVA, LANDING_GVA, LIST_GVA};
 
-use super::attacker::{Attacker, MEMORY_PAGES, VMFUNC};
+use super::attacker::{Attacker, GATE_INDEX, MEMORY_PAGES, SERVICE_INDEX, VMFUNC};
 use super::enter::{Registers, enter};
 use super::verdict::{Verdict, repelled, succeeded};
 

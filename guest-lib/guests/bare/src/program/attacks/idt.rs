@@ -7,7 +7,7 @@
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::service::OP_NOP;
-use postern_abi::view::{DATA_GVA, GATE_GVA, GATE_INDEX, IMAGE_GVA, MAX_IMAGE_SIZE};
+use postern_abi::view::{DATA_GVA, GATE_GVA, IMAGE_GVA, MAX_IMAGE_SIZE};
 use postern_switch::layout::window_offset;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, SS, Segment};
@@ -16,7 +16,7 @@ use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::Descriptor;
 use x86_64::structures::tss::TaskStateSegment;
 
-use super::attacker::{Attacker, PacketPage, VMFUNC};
+use super::attacker::{Attacker, GATE_INDEX, PacketPage, VMFUNC};
 use super::cpl0::set_protections;
 use super::enter::{Registers, enter};
 use super::verdict::{Verdict, repelled, succeeded};

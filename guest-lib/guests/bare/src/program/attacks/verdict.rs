@@ -52,7 +52,7 @@ impl Verdict {
     /// The same verdict, unless a repelled attack has left the gate out of order: then it
     /// succeeded.
     pub fn and_still_works(self, attacker: &mut Attacker) -> Verdict {
-        if !self.repelled {
+        if !self.repelled || !attacker.has_gate() {
             return self;
         }
         if attacker.entry_is_armed() {

@@ -1,9 +1,9 @@
 //! VMFUNC from the default view to anything but the gate view.
 #![deny(unsafe_code)]
 
-use postern_abi::view::{DEFAULT_INDEX, GATE_INDEX, SERVICE_INDEX, STUB_GVA};
+use postern_abi::view::{DEFAULT_INDEX, STUB_GVA};
 
-use super::attacker::{Attacker, VMFUNC, is_refused_vmfunc};
+use super::attacker::{Attacker, GATE_INDEX, SERVICE_INDEX, VMFUNC, is_refused_vmfunc};
 use super::verdict::{Verdict, repelled, succeeded};
 
 /// Number of indices that are tried: the entries of an EPTP list, and some more.
