@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use postern_lab::machine::RunDirectory;
 use postern_lab::setup::cache::Cache;
 use postern_lab::setup::{Flavour, Series, Setup};
 
@@ -78,10 +79,8 @@ fn try_package(root: &Path, series: &Series) -> Result<Verdict> {
     let setup = Setup::of(series)?;
     let system = setup.clean_root()?;
     let cache = Cache::open()?;
-    let run = cache.path("run");
-    fs::create_dir_all(&run).with_context(|| format!("making {}", run.display()))?;
     // On the cache's disk: it becomes as large as a build.
-    let scratch = tempfile::tempdir_in(&run).context("making a directory for a package")?;
+    let scratch = RunDirectory::new(&cache.path("run"), false)?;
     let (success, output) = capture(
         &format!("package for {}", series.name()),
         Command::new(root.join("kernel-patches/build.sh"))

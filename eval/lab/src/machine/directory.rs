@@ -7,10 +7,11 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::error::MachineError;
 
-/// A directory of one machine, gone when the machine is.
+/// A directory of one machine or test, gone when that is.
 ///
 /// Its lock says that somebody uses it, so that one left behind by a program that was killed can be
 /// told and removed.
+#[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
     kept: bool,
@@ -18,7 +19,12 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Makes a directory below `parent`, and removes those that nobody uses any more.
+    /// Makes a directory below `parent`, and removes those that nobody uses any more: whatever is in
+    /// `parent` without a lock that somebody holds.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made or locked.
     pub fn new(parent: &Path, kept: bool) -> Result<Self, MachineError> {
         let prepare = |source| MachineError::Prepare {
             what: format!("making a directory in {}", parent.display()),

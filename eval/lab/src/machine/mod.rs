@@ -20,7 +20,7 @@
 //! | `emulated` | [`EmulatedMachine`]: what is wanted, the boot, what came of it |
 //! | `files` | programs, firmware and kernels that machines are made of |
 //! | `disc` | the disc of one boot: [`initramfs`] and `iso` |
-//! | `directory` | the directory of one boot, removed when it ends |
+//! | `directory` | [`RunDirectory`], of one boot or one test, removed when it ends |
 //! | `bochs` | the emulator's process and configuration |
 //! | `console` | the serial console |
 //! | `results` | outcomes of jobs, from the records that `postern-init` sends |
@@ -43,6 +43,7 @@ mod results;
 mod shell;
 mod tool;
 
+pub use directory::RunDirectory;
 pub use emulated::{BootOutcome, EmulatedMachine};
 pub use error::MachineError;
 pub use files::{Kernel, MachineFiles};
