@@ -1,18 +1,21 @@
 //! The guest side of Postern: how a VM calls a service of the host without leaving guest mode, and
 //! how it sends and receives packets that way.
 //!
-//! The library has three layers, each of which can be used without the one above it:
+//! The library has layers, each of which can be used without the one above it:
 //!
 //! | layer | module | object |
 //! | --- | --- | --- |
+//! | a port on Linux | `linux` | the device in sysfs, its memory, a `Nic` for each queue (feature `std`) |
 //! | a port | [`nic`] | [`Nic`](nic::Nic): bursts of frames out and in, counters |
 //! | rings | [`ring`] | the guest's ends of the rings in its window |
 //! | a call | [`service`] | one request to the host, on any path |
 //! | a call | `direct` | a call without a gate, where all of the NIC is mapped (feature `direct`) |
 //! | a call | [`gate`] | the two pages of code through which a VMFUNC call goes |
 //!
-//! Numbers and layouts are those of [`postern_abi`]. The library is `no_std`, allocates nothing and
-//! starts no thread; it suits a kernel, a user program and bare metal alike.
+//! [`frames`] has the frames that test guests send to each other.
+//!
+//! Numbers and layouts are those of [`postern_abi`]. The library is `no_std` but for its top layer,
+//! allocates nothing and starts no thread; it suits a kernel, a user program and bare metal alike.
 //!
 //! # Example
 //!
@@ -53,11 +56,14 @@
 //! assert_eq!(receiver.stats().calls, 0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
 
 #[cfg(feature = "direct")]
 pub mod direct;
+pub mod frames;
 pub mod gate;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub mod linux;
 pub mod nic;
 pub mod ring;
 pub mod service;

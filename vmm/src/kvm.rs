@@ -5,6 +5,7 @@ use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::fmt;
 
+use crate::cpuid::{self, CpuModel, VcpuIdentity};
 use crate::layout;
 
 /// What can fail with KVM.
@@ -30,6 +31,9 @@ pub enum Error {
         /// Largest number that KVM gives a VM.
         most: usize,
     },
+    /// A CPUID that is too long.
+    #[error("a CPUID of {0} leaves is too long: KVM takes {KVM_MAX_CPUID_ENTRIES}")]
+    TooManyLeaves(usize),
     /// A call was refused.
     #[error("{call} failed")]
     Call {
@@ -98,12 +102,38 @@ impl Host {
         }
     }
 
-    /// What the CPUID of vCPU `number` of `count` says.
-    pub fn cpuid(&self, number: usize, count: usize) -> CpuId {
-        let tsc_deadline = self.kvm.check_extension(Cap::TscDeadlineTimer);
-        let mut cpuid = self.cpuid.clone();
-        crate::cpuid::adapt(&mut cpuid, number, count, tsc_deadline);
-        cpuid
+    /// What the CPUID of vCPU `number` of `count` says, whose TSC has that frequency in kHz.
+    ///
+    /// # Errors
+    ///
+    /// When the VM's topology makes more leaves than KVM takes.
+    pub fn cpuid(
+        &self,
+        number: usize,
+        count: usize,
+        model: CpuModel,
+        tsc_khz: Option<u32>,
+    ) -> Result<CpuId, Error> {
+        let vcpu = VcpuIdentity {
+            number,
+            count,
+            model,
+            tsc_deadline: self.kvm.check_extension(Cap::TscDeadlineTimer),
+            tsc_khz,
+        };
+        let entries = cpuid::adapt(self.cpuid.as_slice(), &vcpu);
+        CpuId::from_entries(&entries).map_err(|_| Error::TooManyLeaves(entries.len()))
+    }
+
+    /// The model-specific registers that KVM keeps for a vCPU.
+    ///
+    /// # Errors
+    ///
+    /// When KVM does not tell.
+    pub fn msrs(&self) -> Result<Vec<u32>, Error> {
+        let list = self.kvm.get_msr_index_list();
+        let list = list.map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
+        Ok(list.as_slice().to_vec())
     }
 
     /// Makes a VM with its interrupt controllers, without memory and vCPUs.

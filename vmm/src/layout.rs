@@ -2,14 +2,18 @@
 //!
 //! ```text
 //!   0x0000_0000   64 KiB    RAM, left free for the guest's real-mode trampolines
-//!   0x0001_0000   52 KiB    RAM, boot structures (see the constants); the guest may reuse them
-//!   0x0001_d000             RAM, free
-//!   0x000a_0000   384 KiB   RAM, but reserved in the memory map: where PCs have the VGA and BIOS
+//!   0x0001_0000   56 KiB    RAM, boot structures (see the constants); the guest may reuse them
+//!   0x0001_e000             RAM, free
+//!   0x000a_0000   384 KiB   RAM, but reserved in the memory map: where PCs have the VGA and BIOS;
+//!                           ACPI tables from 0x000e_0000
 //!   0x0010_0000             RAM: kernel from here, initrd at its end
-//!   0xc000_0000   1004 MiB  the NIC's memory, up to the I/O APIC (abi::platform::NIC_GPA)
+//!   0xc000_0000   992 MiB   PCI memory: BARs below 4 GiB. The NIC's memory is its BAR at the
+//!                           beginning (abi::platform::NIC_GPA), registers are in the last 224 MiB
+//!   0xfe00_0000   1 MiB     configuration space of PCI bus 0 (ECAM)
 //!   0xfec0_0000             I/O APIC, then local APICs, KVM's own pages: no memory slot here
 //!   0x1_0000_0000           RAM beyond the first 3 GiB (abi::platform::HIGH_RAM_GPA)
 //!   256 GiB       64 GiB    only views use it: no memory slot here (abi::view::RESERVED_GPA)
+//!   320 GiB       192 GiB   PCI memory: BARs that find no place below 4 GiB
 //! ```
 #![deny(unsafe_code)]
 
@@ -61,12 +65,27 @@ pub const CMDLINE: GuestAddress = GuestAddress(0x1_c000);
 /// Room for the command line in bytes, its NUL included.
 pub const CMDLINE_SIZE: usize = PAGE_SIZE as usize;
 
+/// The zero page of the Linux boot protocol (`boot_params`): one page.
+pub const BOOT_PARAMS: GuestAddress = GuestAddress(0x1_d000);
+
 /// First byte after the boot structures.
-pub const BOOT_END: GuestAddress = GuestAddress(0x1_d000);
+pub const BOOT_END: GuestAddress = GuestAddress(0x1_e000);
 
 /// Where PCs have video memory and firmware: RAM here, but reserved in the memory map so that no
 /// kernel takes it for free.
 pub const LEGACY_HOLE: GuestAddress = GuestAddress(0xa_0000);
+
+/// The root system description pointer of ACPI: 36 bytes, on one of the 16-byte boundaries that
+/// kernels search.
+pub const ACPI_RSDP: GuestAddress = GuestAddress(0xe_0000);
+
+/// The other ACPI tables, up to [`RESET_VECTOR`]: 128 KiB, of which a VM with the most vCPUs needs
+/// less than 8.
+pub const ACPI_TABLES: GuestAddress = GuestAddress(0xe_0040);
+
+/// Where real mode begins after a reset of PCs (F000:FFF0): the last 16 bytes below 1 MiB. Kernels jump
+/// there to reset the machine.
+pub const RESET_VECTOR: GuestAddress = GuestAddress(0xf_fff0);
 
 /// First byte of RAM that is the kernel's.
 pub const KERNEL_START: GuestAddress = GuestAddress(0x10_0000);
@@ -76,6 +95,47 @@ pub const MIN_RAM: u64 = 2 << 20;
 
 /// Unit of RAM sizes, in bytes.
 pub const RAM_UNIT: u64 = PAGE_SIZE;
+
+/// First byte of the window of PCI bus 0 for BARs below 4 GiB. Memory BARs are placed from here on,
+/// that of the NIC first. It ends at [`PCI_ECAM`].
+pub const PCI_LOW: GuestAddress = GuestAddress(platform::NIC_GPA);
+
+/// First byte of the part of the low window in which the VMM places BARs that are registers, and
+/// nothing else.
+pub const PCI_REGISTERS: GuestAddress = GuestAddress(0xf000_0000);
+
+/// Configuration space of PCI bus 0 by the enhanced configuration access mechanism: 4 KiB a
+/// function, 8 functions a device, 32 devices (PCI Firmware Specification, "MCFG Table").
+pub const PCI_ECAM: GuestAddress = GuestAddress(0xfe00_0000);
+
+/// Size of the configuration space of one bus in bytes.
+pub const PCI_ECAM_SIZE: u64 = 1 << 20;
+
+/// First byte of the window of PCI bus 0 for BARs above 4 GiB, right behind the range of views.
+pub const PCI_HIGH: GuestAddress = GuestAddress(view::RESERVED_GPA + view::RESERVED_GPA_SIZE);
+
+/// First byte after that window: processors of 39 address bits, the fewest that have room for the
+/// range of views, reach it.
+pub const PCI_HIGH_END: GuestAddress = GuestAddress(1 << 39);
+
+/// I/O port of the PCI configuration address register (PCI Local Bus Specification, "Configuration
+/// Mechanism"): only 32-bit accesses are its.
+pub const PCI_CONFIG_ADDRESS: u16 = 0xcf8;
+
+/// First of the four I/O ports of the PCI configuration data register.
+pub const PCI_CONFIG_DATA: u16 = 0xcfc;
+
+/// Number of devices that a PCI bus has room for, the host bridge included.
+pub const PCI_DEVICES: usize = 32;
+
+/// Global system interrupt of the INTx pin (INTA, level-triggered, active low) of a device of PCI
+/// bus 0: pins 16 to 23 of the I/O APIC in turn.
+pub const fn pci_intx_gsi(device: usize) -> u32 {
+    16 + (device % 8) as u32
+}
+
+/// First global system interrupt that no pin of the I/O APIC has: messages of MSI-X from here on.
+pub const FIRST_MSI_GSI: u32 = 24;
 
 /// Registers of the in-kernel I/O APIC (Linux: `IOAPIC_DEFAULT_BASE_ADDRESS`); one page.
 pub const IO_APIC: GuestAddress = GuestAddress(0xfec0_0000);
@@ -113,10 +173,16 @@ pub fn ram_parts(size: u64) -> Vec<(GuestAddress, u64)> {
 const _: () = {
     assert!(STACK_TOP.0 == STACK.0 + PAGE_SIZE);
     assert!(PAGE_DIRECTORIES.0 + 4 * PAGE_SIZE == START_INFO.0);
-    assert!(CMDLINE.0 + CMDLINE_SIZE as u64 == BOOT_END.0);
+    assert!(CMDLINE.0 + CMDLINE_SIZE as u64 == BOOT_PARAMS.0);
+    assert!(BOOT_PARAMS.0 + PAGE_SIZE == BOOT_END.0);
     assert!(BOOT_END.0 <= LEGACY_HOLE.0);
     assert!(KERNEL_START.0 < MIN_RAM);
-    assert!(platform::NIC_GPA < IO_APIC.0);
+    assert!(ACPI_RSDP.0 >= LEGACY_HOLE.0 && ACPI_RSDP.0 + 36 <= ACPI_TABLES.0);
+    assert!(ACPI_TABLES.0 < RESET_VECTOR.0 && RESET_VECTOR.0 + 16 == KERNEL_START.0);
+    assert!(PCI_LOW.0 < PCI_REGISTERS.0 && PCI_REGISTERS.0 < PCI_ECAM.0);
+    assert!(PCI_ECAM.0.is_multiple_of(PCI_ECAM_SIZE));
+    assert!(PCI_ECAM.0 + PCI_ECAM_SIZE <= IO_APIC.0);
+    assert!(PCI_HIGH.0 < PCI_HIGH_END.0);
 };
 
 #[cfg(test)]

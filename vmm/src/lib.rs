@@ -6,8 +6,11 @@
 //! | [`kvm`] | KVM of the host, and what the VMM needs of it |
 //! | [`vcpu`] | a virtual processor and the loop that runs it |
 //! | [`memory`], [`layout`] | memory slots; every guest-physical address that the VMM chooses |
-//! | [`loader`], [`boot`], [`cpuid`] | what a guest finds at its start |
-//! | [`devices`] | port I/O: console, exit, snapshots, outbox, requests to the NIC |
+//! | [`loader`], [`boot`], [`acpi`], [`cpuid`] | what a guest finds at its start |
+//! | [`console`] | where the serial port's output goes and its input comes from; the terminal |
+//! | [`control`] | the socket at which a running VM is asked for statistics and its console |
+//! | [`devices`] | port I/O: serial port, power, panic, exit, snapshots, outbox, requests to the NIC |
+//! | [`pci`], [`virtio`] | the PCI bus and its functions; virtio devices |
 //! | [`nic`], [`view`] | the VM's port of the shared NIC, and the NIC's view on a vCPU |
 //! | [`event_counters`], [`kvm_stats`], [`measurement`] | what is counted, and snapshots of it |
 //! | [`run_report`], [`status`] | how a VM ended |
@@ -55,8 +58,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod acpi;
 pub mod boot;
 pub mod check;
+pub mod console;
+pub mod control;
 pub mod cpuid;
 pub mod devices;
 pub mod event_counters;
@@ -68,6 +74,7 @@ pub mod loader;
 pub mod measurement;
 pub mod memory;
 pub mod nic;
+pub mod pci;
 pub mod run_report;
 pub mod self_test;
 pub mod signals;
@@ -76,5 +83,7 @@ pub mod socket_path;
 pub mod status;
 pub mod topology;
 pub mod vcpu;
+mod vcpu_state;
 pub mod view;
+pub mod virtio;
 pub mod vm;

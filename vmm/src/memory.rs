@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -40,6 +41,9 @@ pub enum Error {
         /// The system's error.
         source: vm_memory::mmap::FromRangesError,
     },
+    /// The host would not clear the RAM.
+    #[error("cannot clear the VM's memory")]
+    Clear(#[source] io::Error),
     /// A slot that does not begin and end at page boundaries, is empty or wraps around.
     #[error("memory slot of {name}: {size:#x} bytes at {gpa:#x} are not whole pages")]
     BadSlot {
@@ -69,6 +73,9 @@ pub enum Error {
         /// First byte after it.
         other_end: u64,
     },
+    /// No slot of that number is to be placed.
+    #[error("there is no memory slot {0} that is nowhere")]
+    NoSuchSlot(usize),
     /// KVM refused a slot.
     #[error("KVM refused the memory slot of {name} ({size:#x} bytes at {gpa:#x})")]
     SetSlot {
@@ -106,13 +113,32 @@ pub fn reserve_ram(size: u64) -> Result<GuestMemoryMmap, Error> {
     GuestMemoryMmap::from_ranges(&parts).map_err(|source| Error::Reserve { size, source })
 }
 
+/// Makes all of `ram` zero, and gives its pages back to the host.
+///
+/// # Errors
+///
+/// When the host refuses.
+pub fn clear(ram: &GuestMemoryMmap) -> Result<(), Error> {
+    for region in ram.iter() {
+        let (start, size) = (region.as_ptr(), region.len() as usize);
+        // SAFETY: the region is one mapping of `size` bytes at `start`, made by `reserve_ram`:
+        // anonymous and private, so that its pages read as zeros afterwards. Nothing refers to its
+        // content by Rust references.
+        if unsafe { libc::madvise(start.cast(), size, libc::MADV_DONTNEED) } != 0 {
+            return Err(Error::Clear(io::Error::last_os_error()));
+        }
+    }
+    Ok(())
+}
+
 /// Keeps a slot's host memory mapped for as long as the VM may use it.
 pub type MemoryOwner = Arc<dyn Any + Send + Sync>;
 
-/// One contiguous piece of guest-physical memory.
+/// One contiguous piece of memory.
 struct Slot {
     name: String,
-    gpa: u64,
+    /// Where the guest sees it; a BAR can be nowhere.
+    gpa: Option<u64>,
     size: u64,
     host: usize,
     _owner: MemoryOwner,
@@ -136,7 +162,12 @@ pub struct Slots {
 }
 
 /// Addresses that no slot may touch, with their ends.
-const RESERVED_RANGES: [(&str, u64, u64); 2] = [
+const RESERVED_RANGES: [(&str, u64, u64); 3] = [
+    (
+        "the configuration space of PCI functions",
+        layout::PCI_ECAM.0,
+        layout::PCI_ECAM.0 + layout::PCI_ECAM_SIZE,
+    ),
     (
         "the platform's interrupt controllers",
         layout::IO_APIC.0,
@@ -184,43 +215,107 @@ impl Slots {
         host: usize,
         owner: MemoryOwner,
     ) -> Result<(), Error> {
-        let start = gpa.raw_value();
-        let bad = || Error::BadSlot {
-            name: name.to_owned(),
-            gpa: start,
-            size,
-        };
-        let whole = |value: u64| value.is_multiple_of(PAGE_SIZE);
-        if size == 0 || !whole(start) || !whole(size) || !whole(host as u64) {
-            return Err(bad());
-        }
-        let end = start.checked_add(size).ok_or_else(bad)?;
-        let slots = self
-            .slots
-            .iter()
-            .map(|slot| (slot.name.as_str(), slot.gpa, slot.gpa + slot.size));
-        if let Some((other, other_gpa, other_end)) = RESERVED_RANGES
-            .into_iter()
-            .chain(slots)
-            .find(|&(_, other_start, other_end)| start < other_end && other_start < end)
-        {
-            return Err(Error::Overlap {
-                name: name.to_owned(),
-                gpa: start,
-                end,
-                other: other.to_owned(),
-                other_gpa,
-                other_end,
-            });
-        }
+        self.check(name, gpa.raw_value(), size, host)?;
+        self.push(name, Some(gpa.raw_value()), size, host, owner);
+        Ok(())
+    }
+
+    /// Adds a slot that the guest does not see yet; returns its number for [`Slots::place`].
+    pub fn add_unplaced(
+        &mut self,
+        name: &str,
+        size: u64,
+        host: usize,
+        owner: MemoryOwner,
+    ) -> usize {
+        self.push(name, None, size, host, owner)
+    }
+
+    fn push(
+        &mut self,
+        name: &str,
+        gpa: Option<u64>,
+        size: u64,
+        host: usize,
+        owner: MemoryOwner,
+    ) -> usize {
         self.slots.push(Slot {
             name: name.to_owned(),
-            gpa: start,
+            gpa,
             size,
             host,
             _owner: owner,
         });
-        Ok(())
+        self.slots.len() - 1
+    }
+
+    /// Checks that memory can be at `gpa` beside all that is placed.
+    fn check(&self, name: &str, gpa: u64, size: u64, host: usize) -> Result<(), Error> {
+        let bad = || Error::BadSlot {
+            name: name.to_owned(),
+            gpa,
+            size,
+        };
+        let whole = |value: u64| value.is_multiple_of(PAGE_SIZE);
+        if size == 0 || !whole(gpa) || !whole(size) || !whole(host as u64) {
+            return Err(bad());
+        }
+        let end = gpa.checked_add(size).ok_or_else(bad)?;
+        let placed = self
+            .slots
+            .iter()
+            .filter_map(|slot| Some((slot.name.as_str(), slot.gpa?, slot.gpa? + slot.size)));
+        let other = RESERVED_RANGES
+            .into_iter()
+            .chain(placed)
+            .find(|&(_, other_start, other_end)| gpa < other_end && other_start < end);
+        match other {
+            None => Ok(()),
+            Some((other, other_gpa, other_end)) => Err(Error::Overlap {
+                name: name.to_owned(),
+                gpa,
+                end,
+                other: other.to_owned(),
+                other_gpa,
+                other_end,
+            }),
+        }
+    }
+
+    /// Shows a slot that is nowhere to the guest at `gpa`, at any time while the VM lives.
+    ///
+    /// # Errors
+    ///
+    /// There is no such slot; as [`Slots::add`]; KVM refuses.
+    pub fn place(&mut self, vm: &VmFd, number: usize, gpa: u64) -> Result<(), Error> {
+        let slot = self.slots.get(number).filter(|slot| slot.gpa.is_none());
+        let slot = slot.ok_or(Error::NoSuchSlot(number))?;
+        self.check(&slot.name, gpa, slot.size, slot.host)?;
+        self.slots[number].gpa = Some(gpa);
+        let set = self.set(vm, number);
+        if set.is_err() {
+            self.slots[number].gpa = None;
+        }
+        set
+    }
+
+    /// Hides a slot from the guest.
+    pub fn displace(&mut self, vm: &VmFd, number: usize) {
+        let Some(slot) = self.slots.get_mut(number) else {
+            return;
+        };
+        if let Some(gpa) = slot.gpa.take() {
+            let region = kvm_userspace_memory_region {
+                slot: number as u32,
+                flags: 0,
+                guest_phys_addr: gpa,
+                memory_size: 0,
+                userspace_addr: slot.host as u64,
+            };
+            // SAFETY: a size of 0 takes the slot away; KVM reaches no memory by it. If there is none
+            // KVM says so, and nothing is to be done.
+            let _ = unsafe { vm.set_user_memory_region(region) };
+        }
     }
 
     /// Gives all slots to KVM. The table must outlive the VM's last run.
@@ -229,24 +324,28 @@ impl Slots {
     ///
     /// When KVM refuses one.
     pub fn install(&self, vm: &VmFd) -> Result<(), Error> {
-        for (number, slot) in self.slots.iter().enumerate() {
-            let region = kvm_userspace_memory_region {
-                slot: number as u32,
-                flags: 0,
-                guest_phys_addr: slot.gpa,
-                memory_size: slot.size,
-                userspace_addr: slot.host as u64,
-            };
-            // SAFETY: the slot's owner holds the mapping of `size` bytes at `host`, and `add` made
-            // sure that no other slot has these guest-physical addresses.
-            unsafe { vm.set_user_memory_region(region) }.map_err(|source| Error::SetSlot {
-                name: slot.name.clone(),
-                gpa: slot.gpa,
-                size: slot.size,
-                source,
-            })?;
-        }
-        Ok(())
+        (0..self.slots.len()).try_for_each(|number| self.set(vm, number))
+    }
+
+    /// Gives a slot to KVM, if it is somewhere.
+    fn set(&self, vm: &VmFd, number: usize) -> Result<(), Error> {
+        let slot = &self.slots[number];
+        let Some(gpa) = slot.gpa else { return Ok(()) };
+        let region = kvm_userspace_memory_region {
+            slot: number as u32,
+            flags: 0,
+            guest_phys_addr: gpa,
+            memory_size: slot.size,
+            userspace_addr: slot.host as u64,
+        };
+        // SAFETY: the slot's owner holds the mapping of `size` bytes at `host`, and `check` made
+        // sure that no other slot has these guest-physical addresses.
+        unsafe { vm.set_user_memory_region(region) }.map_err(|source| Error::SetSlot {
+            name: slot.name.clone(),
+            gpa,
+            size: slot.size,
+            source,
+        })
     }
 }
 
@@ -254,6 +353,7 @@ impl Slots {
 mod tests {
     use super::*;
     use postern_abi::platform;
+    use vm_memory::Bytes as _;
 
     const HOST: usize = 0x7000_0000_0000;
 
@@ -300,6 +400,7 @@ mod tests {
     #[test]
     fn platform_and_views_keep_their_addresses() {
         for gpa in [
+            layout::PCI_ECAM.0,
             layout::IO_APIC.0,
             layout::KVM_TSS.0,
             view::RESERVED_GPA,
@@ -328,6 +429,17 @@ mod tests {
     }
 
     #[test]
+    fn cleared_memory_is_zero() {
+        let ram = reserve_ram(layout::MIN_RAM).unwrap();
+        let last = GuestAddress(layout::MIN_RAM - 8);
+        ram.write_obj(u64::MAX, last).unwrap();
+        clear(&ram).unwrap();
+        assert_eq!(ram.read_obj::<u64>(last).unwrap(), 0);
+        ram.write_obj(7_u64, last).unwrap();
+        assert_eq!(ram.read_obj::<u64>(last).unwrap(), 7);
+    }
+
+    #[test]
     fn ram_sizes() {
         assert!(matches!(reserve_ram(0), Err(Error::TooSmall(0))));
         assert!(matches!(reserve_ram(u64::MAX), Err(Error::TooLarge(_))));
@@ -340,6 +452,6 @@ mod tests {
         let mut slots = Slots::new();
         slots.add_ram(&ram).unwrap();
         assert_eq!(slots.slots.len(), 2);
-        assert_eq!(slots.slots[1].gpa, platform::HIGH_RAM_GPA);
+        assert_eq!(slots.slots[1].gpa, Some(platform::HIGH_RAM_GPA));
     }
 }

@@ -7,7 +7,8 @@
 //! | `exit-user` | the port's window | OUT, served here, in a mapping of the NIC's whole memory |
 //! | `direct` | all of it | none leave the guest |
 //!
-//! What the guest sees begins at [`platform::NIC_GPA`].
+//! What the guest sees is BAR 2 of a PCI function ([`Ivshmem`](crate::pci::Ivshmem)). It begins at
+//! `platform::NIC_GPA` (`postern_abi`), if it has room below 4 GiB, until the guest moves it.
 //!
 //! The NIC keeps apart what different vCPUs of a port send, by KVM's number of the vCPU, as far as
 //! the port has queues. So a VM has at most as many vCPUs as that; on the path `direct` the guest
@@ -22,8 +23,8 @@ use std::path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use postern_abi::platform::{self, CallPath};
-use postern_abi::port_word::PortWord;
+use postern_abi::nic_device::NicDevice;
+use postern_abi::platform::CallPath;
 use postern_abi::window::{Geometry, MAX_QUEUES};
 use postern_kvm::{Grant, Right};
 use postern_nic_client::memory::{Memory, MemoryError};
@@ -32,10 +33,10 @@ use postern_nic_client::request::{self, ClientError, EndReason, Tenancy};
 use postern_switch::credentials::Credentials;
 use postern_switch::layout::window_offset;
 use serde_json::{Value, json};
-use vm_memory::{FileOffset, GuestAddress, MmapRegion};
+use vm_memory::{FileOffset, MmapRegion};
 
 use crate::devices::RequestPort;
-use crate::memory::{self, Slots};
+use crate::pci::BarMemory;
 use crate::view::NicAccess;
 
 /// Why a VM has no NIC port.
@@ -157,14 +158,24 @@ impl NicPort {
         self.tenancy.credentials
     }
 
-    /// Guest-physical address and size in bytes of what the guest sees of the NIC's memory.
-    pub fn guest_range(&self) -> (GuestAddress, u64) {
+    /// What the guest is told of the port: where requests go, and how much it sees of the NIC's
+    /// memory. With a doorbell the device has an interrupt vector for each of the port's queues.
+    pub fn device(&self, doorbell: bool) -> NicDevice {
         let caller = self.caller();
-        let size = match self.path() {
-            CallPath::Direct => caller.size(),
-            _ => caller.geometry().window_size(),
-        };
-        (GuestAddress(platform::NIC_GPA), size)
+        let geometry = caller.geometry();
+        NicDevice {
+            path: self.path(),
+            port: caller.port(),
+            size: match self.path() {
+                CallPath::Direct => caller.size(),
+                _ => geometry.window_size(),
+            },
+            vectors: if doorbell {
+                geometry.queues() as u16
+            } else {
+                0
+            },
+        }
     }
 
     /// Checks that the NIC can tell the VM's vCPUs apart.
@@ -176,30 +187,16 @@ impl NicPort {
         check_vcpus(vcpus, self.caller().geometry(), self.path())
     }
 
-    /// The word of the command line that describes the port to the guest.
-    pub fn cmdline_word(&self) -> String {
-        let (gpa, size) = self.guest_range();
-        let word = PortWord {
-            path: self.path(),
-            port: self.caller().port(),
-            gpa: gpa.0,
-            size,
-        };
-        word.to_string()
-    }
-
-    /// Adds the memory that the guest sees.
-    ///
-    /// # Errors
-    ///
-    /// When it does not fit below the platform's devices.
-    pub fn add_slots(&self, slots: &mut Slots) -> Result<(), memory::Error> {
-        let (gpa, size) = self.guest_range();
+    /// The memory that the guest sees.
+    pub fn memory(&self) -> BarMemory {
+        let size = self.device(false).size;
         match &self.mapped {
-            Mapped::Window(region, _) => {
-                let host = region.as_ptr() as usize;
-                slots.add("the NIC's window", gpa, size, host, region.clone())
-            }
+            Mapped::Window(region, _) => BarMemory {
+                name: "the NIC's window",
+                host: region.as_ptr() as usize,
+                size,
+                owner: region.clone(),
+            },
             Mapped::Whole(memory) => {
                 let (name, offset) = match self.path() {
                     CallPath::Direct => ("the NIC's memory", 0),
@@ -209,8 +206,12 @@ impl NicPort {
                         ("the NIC's window", offset)
                     }
                 };
-                let host = memory.base().as_ptr() as usize + offset as usize;
-                slots.add(name, gpa, size, host, memory.clone())
+                BarMemory {
+                    name,
+                    host: memory.base().as_ptr() as usize + offset as usize,
+                    size,
+                    owner: memory.clone(),
+                }
             }
         }
     }

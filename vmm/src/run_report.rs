@@ -36,6 +36,9 @@ impl Outcome {
         match self {
             Outcome::Ended { end, .. } => match end {
                 VcpuEnd::Guest(status) => *status,
+                VcpuEnd::PowerOff => status::POWER_OFF,
+                VcpuEnd::Reset => status::RESET,
+                VcpuEnd::Panic => status::PANIC,
                 VcpuEnd::Shutdown(_) => status::SHUTDOWN,
                 VcpuEnd::AbortedCall(_) => status::ABORTED_CALL,
                 VcpuEnd::Stuck(_) => status::STUCK,
@@ -51,7 +54,7 @@ impl Outcome {
         matches!(
             self,
             Outcome::Ended {
-                end: VcpuEnd::Guest(_),
+                end: VcpuEnd::Guest(_) | VcpuEnd::PowerOff,
                 ..
             }
         )
@@ -61,6 +64,9 @@ impl Outcome {
         let kind = match self {
             Outcome::Ended { end, .. } => match end {
                 VcpuEnd::Guest(_) => "guest",
+                VcpuEnd::PowerOff => "power-off",
+                VcpuEnd::Reset => "reset",
+                VcpuEnd::Panic => "panic",
                 VcpuEnd::Shutdown(_) => "shutdown",
                 VcpuEnd::AbortedCall(_) => "aborted-call",
                 VcpuEnd::Stuck(_) => "stuck",
@@ -97,6 +103,9 @@ impl fmt::Display for Outcome {
         match self {
             Outcome::Ended { vcpu, end } => match end {
                 VcpuEnd::Guest(status) => write!(f, "the guest ended with status {status}"),
+                VcpuEnd::PowerOff => f.write_str("the guest switched itself off"),
+                VcpuEnd::Reset => f.write_str("the guest reset itself"),
+                VcpuEnd::Panic => f.write_str("the guest's kernel panicked: its console says why"),
                 VcpuEnd::Shutdown(state) => {
                     write!(f, "vCPU {vcpu} shut down (triple fault) at {state}")
                 }
@@ -115,7 +124,7 @@ impl fmt::Display for Outcome {
 }
 
 /// Exit reasons by which calls are aborted (SDM volume 3, appendix "VMX Basic Exit Reasons").
-fn reason_name(reason: u32) -> &'static str {
+pub fn reason_name(reason: u32) -> &'static str {
     match reason {
         0 => "exception or NMI",
         2 => "triple fault",
@@ -210,6 +219,9 @@ mod tests {
     fn statuses_tell_ends_apart() {
         let outcomes = [
             ended(VcpuEnd::Guest(17)),
+            ended(VcpuEnd::PowerOff),
+            ended(VcpuEnd::Reset),
+            ended(VcpuEnd::Panic),
             ended(VcpuEnd::Shutdown(CrashRegisters::default())),
             ended(VcpuEnd::AbortedCall(AbortExit::default())),
             ended(VcpuEnd::Stuck(String::new())),
@@ -217,9 +229,9 @@ mod tests {
         ];
         assert_eq!(
             outcomes.each_ref().map(Outcome::status),
-            [17, 67, 68, 69, 143]
+            [17, 0, 72, 71, 67, 68, 69, 143]
         );
-        assert_eq!(outcomes.iter().filter(|end| end.by_guest()).count(), 1);
+        assert_eq!(outcomes.iter().filter(|end| end.by_guest()).count(), 2);
     }
 
     #[test]

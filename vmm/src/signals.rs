@@ -25,6 +25,9 @@ pub enum Error {
 /// Signals that end the program in an orderly way.
 const ENDING: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
+/// Signals by which a shell stops a job and lets it go on.
+const JOB_CONTROL: [c_int; 2] = [libc::SIGTSTP, libc::SIGCONT];
+
 /// Calls `act` with each ending signal (SIGINT, SIGTERM, SIGHUP, SIGQUIT) that arrives from now on,
 /// on a thread of its own. Call it before any other thread is started: the signals are blocked
 /// in the calling thread and in all that it starts.
@@ -33,7 +36,22 @@ const ENDING: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIG
 ///
 /// When the system refuses.
 pub fn on_ending_signal(act: impl Fn(c_int) + Send + 'static) -> Result<(), Error> {
-    let set = create_sigset(&ENDING).map_err(|error| Error::Mask(error.into()))?;
+    on_signals(&ENDING, act)
+}
+
+/// The same with SIGTSTP and SIGCONT, too: for those who use a terminal. The process does not stop
+/// by itself at SIGTSTP then.
+///
+/// # Errors
+///
+/// When the system refuses.
+pub fn on_terminal_signal(act: impl Fn(c_int) + Send + 'static) -> Result<(), Error> {
+    let signals = [ENDING.as_slice(), &JOB_CONTROL].concat();
+    on_signals(&signals, act)
+}
+
+fn on_signals(signals: &[c_int], act: impl Fn(c_int) + Send + 'static) -> Result<(), Error> {
+    let set = create_sigset(signals).map_err(|error| Error::Mask(error.into()))?;
     // SAFETY: `set` is an initialised signal set; the old mask is not asked for.
     let refused = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
     if refused != 0 {
@@ -53,6 +71,12 @@ pub fn on_ending_signal(act: impl Fn(c_int) + Send + 'static) -> Result<(), Erro
         .spawn(wait)
         .map_err(Error::Thread)?;
     Ok(())
+}
+
+/// Stops this process, as SIGTSTP does by itself; returns when it goes on.
+pub fn stop_this_process() {
+    // SAFETY: takes an integer; SIGSTOP has no handler.
+    unsafe { libc::raise(libc::SIGSTOP) };
 }
 
 /// How often a vCPU that has not ended is signalled.
@@ -79,11 +103,18 @@ pub fn enable_kicks() -> Result<(), Error> {
 /// to. One signal would not do: it may arrive between that look and KVM_RUN.
 pub fn kick<T>(threads: &[JoinHandle<T>]) {
     while threads.iter().any(|thread| !thread.is_finished()) {
-        for thread in threads.iter().filter(|thread| !thread.is_finished()) {
-            // A thread that ends in between is still joinable: its handle is valid.
+        kick_once(threads);
+        thread::sleep(KICK_INTERVAL);
+    }
+}
+
+/// Takes the threads out of KVM_RUN, those of them that are in it now.
+pub fn kick_once<'a, T: 'a>(threads: impl IntoIterator<Item = &'a JoinHandle<T>>) {
+    for thread in threads {
+        // A thread that has ended is still joinable: its handle is valid.
+        if !thread.is_finished() {
             let _ = thread.kill(SIGRTMIN());
         }
-        thread::sleep(KICK_INTERVAL);
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kvm_bindings::{CpuId, kvm_run};
+use kvm_bindings::{CpuId, Msrs, kvm_run};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use postern_abi::kvm::{AbortExit, KVM_EXIT_EPT_VIEW};
 use postern_abi::platform::PORT_REQUEST;
@@ -12,6 +12,7 @@ use postern_abi::platform::PORT_REQUEST;
 use crate::boot::{self, Descriptors};
 use crate::devices::{Bus, DeviceError, Effect, RequestPort};
 use crate::loader::Entry;
+use crate::vcpu_state::VcpuState;
 
 /// A call that KVM refused.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,12 @@ pub struct Error {
 pub enum VcpuEnd {
     /// The guest ended the VM with this status.
     Guest(u8),
+    /// The guest switched the VM off.
+    PowerOff,
+    /// The guest reset the VM.
+    Reset,
+    /// The guest's kernel panicked, and said so to the panic device.
+    Panic,
     /// The vCPU shut down: a triple fault.
     Shutdown(CrashRegisters),
     /// A call in a view was aborted.
@@ -83,14 +90,30 @@ impl Vcpu {
     ///
     /// # Errors
     ///
-    /// When KVM refuses the CPUID or the local interrupts.
+    /// When KVM refuses the CPUID, the registers that firmware sets, or the local interrupts.
     pub fn new(number: usize, fd: VcpuFd, cpuid: &CpuId) -> Result<Vcpu, Error> {
         let vcpu = Vcpu { number, fd };
         vcpu.fd
             .set_cpuid2(cpuid)
             .map_err(vcpu.error("KVM_SET_CPUID2"))?;
+        vcpu.set_msrs()?;
         vcpu.set_local_interrupts()?;
         Ok(vcpu)
+    }
+
+    fn set_msrs(&self) -> Result<(), Error> {
+        let entries = boot::firmware_msrs();
+        let refused = || kvm_ioctls::Error::new(libc::EINVAL);
+        let msrs =
+            Msrs::from_entries(&entries).map_err(|_| self.error("KVM_SET_MSRS")(refused()))?;
+        let set = self
+            .fd
+            .set_msrs(&msrs)
+            .map_err(self.error("KVM_SET_MSRS"))?;
+        match set == entries.len() {
+            true => Ok(()),
+            false => Err(self.error("KVM_SET_MSRS")(refused())),
+        }
     }
 
     /// Sets the local interrupt pins as firmware would: LINT0 takes interrupts of the PIC, LINT1
@@ -139,12 +162,31 @@ impl Vcpu {
             .map_err(self.error("KVM_SET_REGS"))
     }
 
+    /// Its state, with those of the registers `msrs` that KVM shows.
+    ///
+    /// # Errors
+    ///
+    /// When KVM does not tell it.
+    pub(crate) fn state(&self, msrs: &[u32]) -> Result<VcpuState, Error> {
+        VcpuState::of(&self.fd, msrs).map_err(|(call, source)| self.error(call)(source))
+    }
+
+    /// Brings it back to that state. It must not run.
+    ///
+    /// # Errors
+    ///
+    /// When KVM refuses a part of it.
+    pub(crate) fn restore(&mut self, state: &VcpuState) -> Result<(), Error> {
+        let refused = state.restore(&mut self.fd);
+        refused.map_err(|(call, source)| self.error(call)(source))
+    }
+
     /// Runs until the VM ends, with a port for requests to the NIC on the path `exit-user`, and the
     /// devices on `bus`. `stop` is looked at whenever KVM_RUN returns; who sets it sends the
     /// thread a signal until it has ended.
     pub fn run(
         &mut self,
-        mut request: Option<RequestPort>,
+        mut request: Option<&mut RequestPort>,
         bus: &mut Bus,
         stop: &AtomicBool,
     ) -> VcpuEnd {
@@ -172,12 +214,13 @@ impl Vcpu {
                     bus.read(port, data);
                     Effect::Continue
                 }
-                Ok(VcpuExit::MmioRead(_, data)) => {
-                    data.fill(0xff);
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    bus.read_mmio(address, data);
                     Effect::Continue
                 }
-                Ok(VcpuExit::MmioWrite(..) | VcpuExit::Intr) => Effect::Continue,
-                Ok(VcpuExit::Shutdown) => return VcpuEnd::Shutdown(self.state()),
+                Ok(VcpuExit::MmioWrite(address, data)) => bus.write_mmio(address, data),
+                Ok(VcpuExit::Intr) => Effect::Continue,
+                Ok(VcpuExit::Shutdown) => return VcpuEnd::Shutdown(self.crash_registers()),
                 Ok(VcpuExit::FailEntry(reason, cpu)) => {
                     return VcpuEnd::Stuck(format!(
                         "VM entry failed on CPU {cpu} (hardware reason {reason:#x})"
@@ -205,13 +248,16 @@ impl Vcpu {
             match effect {
                 Effect::Continue => {}
                 Effect::Exit(status) => return VcpuEnd::Guest(status),
+                Effect::PowerOff => return VcpuEnd::PowerOff,
+                Effect::Reset => return VcpuEnd::Reset,
+                Effect::Panic => return VcpuEnd::Panic,
                 Effect::Fail(error) => return VcpuEnd::Device(error),
             }
         }
     }
 
     /// Where the guest is; zeros if KVM does not tell, since this only makes a message better.
-    fn state(&self) -> CrashRegisters {
+    fn crash_registers(&self) -> CrashRegisters {
         let regs = self.fd.get_regs().unwrap_or_default();
         let sregs = self.fd.get_sregs().unwrap_or_default();
         CrashRegisters {

@@ -37,6 +37,9 @@ fn a_sane_kernel_is_loaded() {
         Kernel {
             entry: Entry::Long(GuestAddress(0x10_0000)),
             end: GuestAddress(0x20_0004),
+            initrd_end: RAM,
+            max_cmdline: 4095,
+            setup: None,
         }
     );
     let mut found = [0; 5];
@@ -84,7 +87,7 @@ fn every_truncation_is_noticed() {
     for length in 0..file.len() {
         let error = place_kernel(&ram(), &file[..length]).unwrap_err();
         match error {
-            ImageError::NotElf => assert!(length < 4),
+            ImageError::Foreign { .. } => assert!(length < 4),
             ImageError::Truncated { end, size, .. } => {
                 assert!(end > size && size == length as u64);
             }
@@ -143,7 +146,7 @@ fn files_of_other_kinds_are_named() {
     for other in [&b"\x1f\x8b\x08\0"[..], b"MZ", b"", b"#!/bin/sh\n"] {
         assert!(matches!(
             place_kernel(&ram(), other),
-            Err(ImageError::NotElf)
+            Err(ImageError::Foreign { .. })
         ));
     }
 }
@@ -217,7 +220,7 @@ fn the_initrd_is_at_the_end_of_memory() {
     let too_much = vec![1; (RAM - 0x10_0000) as usize];
     assert!(matches!(
         place_initrd(&ram, &too_much, &kernel),
-        Err(ImageError::NoRoom(_))
+        Err(ImageError::NoRoom { .. })
     ));
 }
 

@@ -18,6 +18,7 @@
 //! | [`setup`] | everything that must exist first |
 //! | [`machine`] | the emulated machine |
 //! | [`testbed`] | this host's KVM or the emulated machine |
+//! | [`topology_files`] | what a topology needs, to run it in the machine |
 //! | [`job`] | a piece of work for a testbed, and its outcome |
 //! | [`source`] | the label of a figure: emulated, nested or hardware |
 //! | [`diagnosis`] | signs of trouble in logs |
@@ -53,3 +54,4 @@ pub mod output;
 pub mod setup;
 pub mod source;
 pub mod testbed;
+pub mod topology_files;

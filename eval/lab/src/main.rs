@@ -34,7 +34,7 @@ enum Command {
     Clean(commands::CleanArgs),
     /// The emulated machine
     #[command(subcommand)]
-    Machine(commands::MachineCommand),
+    Machine(Box<commands::machine::MachineCommand>),
 }
 
 fn main() -> ExitCode {
@@ -51,8 +51,8 @@ fn run(Cli { series, command }: Cli) -> Result<ExitCode> {
         Command::Cache => commands::cache(),
         Command::Clean(arguments) => commands::clean(&arguments),
         Command::Machine(command) => match series {
-            Some(series) => commands::machine(&series, command),
-            None => commands::machine(&Series::default_one(setup::root())?, command),
+            Some(series) => commands::machine::run_command(&series, *command),
+            None => commands::machine::run_command(&Series::default_one(setup::root())?, *command),
         },
     }
 }

@@ -13,19 +13,31 @@ use postern_lab::machine::MachineError;
 use postern_lab::setup::{self, Flavour, Series};
 use postern_lab::testbed::{EmulatedTestbed, Testbed, VIEWS};
 
+use crate::disks;
+use crate::networks;
 use crate::report::{TestReport, Verdict};
 use crate::stock_users;
 use crate::testbeds::Testbeds;
+use crate::tests::{linux, linux_nic};
 
 /// A test that makes its own machines.
 pub struct OwnBootTest {
     /// `area/what holds`.
     pub name: &'static str,
-    run: fn(&EmulatedTestbed) -> Result<()>,
+    /// Runs it.
+    pub run: fn(&EmulatedTestbed) -> Result<()>,
 }
 
 /// All tests that boot machines by themselves.
-pub const ALL: &[OwnBootTest] = &[
+pub fn all() -> impl Iterator<Item = &'static OwnBootTest> {
+    OF_MACHINES
+        .iter()
+        .chain(linux::TESTS)
+        .chain(linux_nic::TESTS)
+}
+
+/// Those of machines, of stock KVM and of disks.
+const OF_MACHINES: &[OwnBootTest] = &[
     OwnBootTest {
         name: "machine/equal machines run equal instructions",
         run: repeatable,
@@ -55,6 +67,10 @@ pub const ALL: &[OwnBootTest] = &[
         run: nothing_left,
     },
     OwnBootTest {
+        name: "machine/large files of jobs are disks",
+        run: large_files,
+    },
+    OwnBootTest {
         name: "machine/four runs at once from one checkout do not disturb each other",
         run: runs_at_once,
     },
@@ -65,6 +81,18 @@ pub const ALL: &[OwnBootTest] = &[
     OwnBootTest {
         name: "stock-users/Linux in Debian's QEMU makes the same exits on the patched modules",
         run: stock_users::qemu,
+    },
+    OwnBootTest {
+        name: "linux/disk: what a guest reads and writes is what the host has",
+        run: disks::content,
+    },
+    OwnBootTest {
+        name: "linux/disk: a read costs at most the instructions of Debian's QEMU",
+        run: disks::costs,
+    },
+    OwnBootTest {
+        name: "linux/net: a packet of vhost-net costs at most 1.05 times that of Debian's QEMU",
+        run: networks::costs,
     },
     OwnBootTest {
         name: "demo/the same run twice shows the same counts",
@@ -207,16 +235,50 @@ fn unfit_module(testbed: &EmulatedTestbed) -> Result<()> {
 }
 
 fn nothing_left(testbed: &EmulatedTestbed) -> Result<()> {
+    // Of its own: in the cache's one, others make and remove directories meanwhile.
+    let run = tempfile::tempdir().context("making a directory")?;
+    let mut testbed = testbed.clone();
+    testbed.files.run = run.path().to_owned();
     testbed.bare_machine().run(Job::new("x", "true"))?;
-    let left: Vec<_> = std::fs::read_dir(&testbed.files.run)
+    let left: Vec<_> = std::fs::read_dir(run.path())
         .context("reading the directory of machines")?
         .flatten()
-        .filter(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            name.starts_with(&format!("{}-", std::process::id())) && !name.ends_with(".kept")
-        })
         .collect();
     ensure!(left.is_empty(), "these are left: {left:?}");
+    Ok(())
+}
+
+/// Two disks, on both channels, with all of their content; what is written to them is lost.
+fn large_files(testbed: &EmulatedTestbed) -> Result<()> {
+    let directory = tempfile::tempdir().context("making a directory")?;
+    let mut job = Job::new(
+        "disks",
+        "cat a b | md5sum; echo x | dd of=a conv=notrunc 2> /dev/null; sync; head -c 2 a",
+    );
+    let mut all = Vec::new();
+    for (name, blocks) in [("a", 65_537), ("b", 65_539)] {
+        let content: Vec<u8> = (0..blocks * 512_u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect();
+        let path = directory.path().join(name);
+        std::fs::write(&path, &content).context("writing a large file")?;
+        all.extend(content);
+        job = job.file(name, path);
+    }
+    let path = directory.path().join("all");
+    std::fs::write(&path, &all).context("writing a large file")?;
+    let mut md5sum = std::process::Command::new("md5sum");
+    let md5sum = md5sum.stdin(std::fs::File::open(&path).context("opening a large file")?);
+    let sum = String::from_utf8(md5sum.output().context("running md5sum")?.stdout)?;
+    let text = testbed.bare_machine().run(job)?.success()?.text();
+    ensure!(
+        text == format!("{sum}x\n"),
+        "it printed {text:?}, not {sum}"
+    );
+    ensure!(
+        std::fs::read(directory.path().join("a")).context("reading a file")? == all[..65_537 * 512],
+        "the file has changed"
+    );
     Ok(())
 }
 

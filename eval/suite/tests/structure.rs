@@ -13,28 +13,33 @@ fn root() -> PathBuf {
 }
 
 /// Crates of this workspace, and those of it that each may depend on. Tests may depend on any.
-const MAY_DEPEND_ON: [(&str, &[&str]); 20] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 25] = [
     ("abi", &[]),
     ("switch", &["abi"]),
     ("guest", &["abi", "switch"]),
     ("guest-bare", &["abi", "guest", "switch"]),
+    ("guest-linux", &["abi", "guest"]),
     ("nic-image", &["abi", "switch"]),
     ("nic-kernel", &["switch"]),
     ("nic-models", &["abi"]),
     ("nic-bench", &["abi", "switch"]),
     ("kvm", &["abi"]),
     ("nic-client", &["abi", "switch"]),
+    ("tap", &[]),
     (
         "nic-owner",
-        &["abi", "guest", "kvm", "nic-client", "switch"],
+        &["abi", "guest", "kvm", "nic-client", "switch", "tap"],
     ),
-    ("vmm", &["abi", "kvm", "nic-client", "switch"]),
+    ("vmm", &["abi", "kvm", "nic-client", "switch", "tap"]),
     ("cli", &["abi", "nic-client", "nic-owner", "switch", "vmm"]),
     ("init", &["abi"]),
+    ("guest-init", &["abi"]),
     ("lab", &["abi", "init", "kvm"]),
     ("bench", &["abi", "lab", "vmm"]),
     ("paper", &["bench", "lab"]),
     ("viewtest", &["abi", "kvm", "nic-client", "switch"]),
+    ("disktest", &[]),
+    ("nettest", &[]),
     ("exitcost", &[]),
     ("suite", &["abi", "bench", "lab"]),
 ];

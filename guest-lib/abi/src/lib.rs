@@ -12,6 +12,7 @@
 //! | [`window`] | the memory that a guest shares with the NIC: rings, positions | guest, NIC |
 //! | [`platform`] | a VM as its guest sees it: addresses, I/O ports, paths | guest, VMM |
 //! | [`port_word`] | the command-line word that describes a VM's NIC port | guest, VMM |
+//! | [`nic_device`] | the VM's NIC port as a PCI device | guest, VMM |
 //! | [`guest_words`] | what the bare guest prints and others look for | guest, tests |
 //! | [`emulated`] | exact event counters of the emulated machine | emulated machine, VMM |
 //! | [`source`] | labels of figures: which kind of machine they come from | VMM, benchmarks |
@@ -47,6 +48,7 @@
 pub mod emulated;
 pub mod guest_words;
 pub mod kvm;
+pub mod nic_device;
 pub mod platform;
 pub mod port_word;
 pub mod service;

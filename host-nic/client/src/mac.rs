@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 /// A MAC address. As text it has six bytes of one or two hexadecimal digits each, with colons
@@ -30,6 +32,19 @@ impl Mac {
             *byte = u8::from_str_radix(part, 16).ok()?;
         }
         parts.next().is_none().then_some(Mac(bytes))
+    }
+
+    /// Draws an address that no other station has, but for bad luck: a locally administered one.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no random numbers.
+    pub fn draw() -> io::Result<Mac> {
+        let mut bytes = [0; 6];
+        // So few bytes come whole (getrandom(2)).
+        getrandom(&mut bytes, GetRandomFlags::empty())?;
+        bytes[0] = bytes[0] & !1 | 2;
+        Ok(Mac(bytes))
     }
 
     /// Whether it is the address of a group of stations: whether its group bit is set.
@@ -71,6 +86,13 @@ impl From<Mac> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drawn_addresses_are_of_stations_and_differ() {
+        let (one, other) = (Mac::draw().unwrap(), Mac::draw().unwrap());
+        assert_ne!(one, other);
+        assert_eq!((one.0[0] & 3, other.0[0] & 3), (2, 2));
+    }
 
     #[test]
     fn addresses_are_read_and_written() {

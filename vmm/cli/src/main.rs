@@ -1,12 +1,16 @@
 //! The program `postern`: one subcommand a file.
 
 mod check;
+mod console;
 mod error;
 mod nic;
 mod output;
 mod parsers;
+mod ps;
 mod run;
+mod run_dir;
 mod stat;
+mod trace;
 mod up;
 
 use std::process::ExitCode;
@@ -46,7 +50,21 @@ enum Command {
     #[command(hide = true)]
     NicKeeper,
 
-    /// Show the counters of a running NIC.
+    /// List the topologies and VMs of this user that run.
+    Ps(ps::Args),
+
+    /// End a topology that runs, and wait for its end.
+    Down(ps::DownArgs),
+
+    /// Join the console of a VM that runs; Ctrl-A d leaves it.
+    Console(console::Args),
+
+    /// Print aborts of calls in views of a VM that runs.
+    #[command(after_help = trace::HELP)]
+    Trace(trace::Args),
+
+    /// Show what is counted of what runs: exits by reason, traffic and drops of ports.
+    #[command(after_help = stat::HELP)]
     Stat(stat::Args),
 }
 
@@ -68,6 +86,10 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(args),
         Command::Nic(args) => nic::run(*args),
         Command::NicKeeper => nic::serve::keep(),
+        Command::Ps(args) => ps::run(&args),
+        Command::Down(args) => ps::down(&args),
+        Command::Console(args) => console::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Stat(args) => stat::run(args),
     };
     match result {

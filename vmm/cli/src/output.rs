@@ -24,7 +24,7 @@ pub fn print(text: &str) -> Result<(), CommandError> {
 
 /// Creates a file that the user asked for.
 pub fn create(path: &Path) -> Result<File, CommandError> {
-    File::create(path)
+    postern_vmm::console::create_output(path)
         .with_context(|| format!("cannot create {}", path.display()))
         .map_err(CommandError::configuration)
 }

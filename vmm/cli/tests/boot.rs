@@ -8,42 +8,13 @@
 
 mod common;
 
-use std::arch::global_asm;
 use std::fs;
 use std::process::Output;
 
 use common::elf::{Elf, Segment};
-use common::{postern, skip_without_vmx, stderr};
+use common::{guest, postern, skip_without_vmx, stderr};
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Assembles a guest. It is linked nowhere: its code must not depend on its address.
-macro_rules! guest {
-    ($name:ident, $start:literal, $end:literal, $($line:literal),* $(,)?) => {
-        global_asm!(
-            concat!(".globl ", $start),
-            concat!(".globl ", $end),
-            concat!($start, ":"),
-            $($line,)*
-            concat!($end, ":"),
-        );
-
-        fn $name() -> &'static [u8] {
-            unsafe extern "C" {
-                #[link_name = $start]
-                static START: u8;
-                #[link_name = $end]
-                static END: u8;
-            }
-            let (start, end) = (&raw const START, &raw const END);
-            // SAFETY: both symbols are in the block above, the second after the first.
-            unsafe {
-                let length = end.offset_from(start) as usize;
-                std::slice::from_raw_parts(start, length)
-            }
-        }
-    };
-}
 
 // Ends with status 42.
 guest!(

@@ -107,6 +107,40 @@ fn flags_that_make_no_sense() {
         CONFIGURATION,
         &["none, emulated, perf"],
     );
+    directory.refuse(
+        &["--disk", "path=a,readonyl"],
+        CONFIGURATION,
+        &["--disk", "no key \"readonyl\"", "readonly, serial=ID"],
+    );
+}
+
+#[test]
+fn disks_that_cannot_be() {
+    if !kvm() {
+        return;
+    }
+    let directory = TestDirectory::new();
+    let disk = |path: &str| format!("path={path}");
+    for (path, parts) in [
+        (directory.path("none"), ["there is no disk", "truncate"]),
+        (directory.path("."), ["is a directory", "block device"]),
+        (
+            directory.write("odd", &[0; 700]),
+            ["700 bytes", "truncate -s %512"],
+        ),
+        (
+            directory.write("image", b"QFI\xfb"),
+            ["format qcow2", "qemu-img convert -O raw"],
+        ),
+    ] {
+        directory.refuse(&["--disk", &disk(&path)], CONFIGURATION, &parts);
+    }
+    let good = disk(&directory.write("good", &[0; 512]));
+    directory.refuse(
+        &["--disk", &good, "--disk", &good],
+        CONFIGURATION,
+        &["in use by another VM or program", "readonly to all"],
+    );
 }
 
 #[test]
@@ -125,7 +159,12 @@ fn kernels_that_are_none() {
     let missing = directory.path("no-such-file");
     directory.refuse_kernel(&missing, &[], CONFIGURATION, &[&missing, "No such file"]);
     let text = directory.write("text", b"#!/bin/sh\n");
-    directory.refuse_kernel(&text, &[], CONFIGURATION, &[&text, "not an ELF file"]);
+    directory.refuse_kernel(
+        &text,
+        &[],
+        CONFIGURATION,
+        &[&text, "a script", "give a bzImage"],
+    );
     let whole = Elf::kernel(&[0xf4; 100]).bytes();
     let cut = directory.write("cut", &whole[..whole.len() - 1]);
     directory.refuse_kernel(&cut, &[], CONFIGURATION, &[&cut, "truncated", "segment 0"]);
@@ -140,6 +179,44 @@ fn kernels_that_are_none() {
     );
     let folder = directory.path("");
     directory.refuse_kernel(&folder, &[], CONFIGURATION, &["directory"]);
+    directory.refuse_kernel("/dev/zero", &[], CONFIGURATION, &["is a device"]);
+    directory.refuse(
+        &["--initrd", "/dev/zero"],
+        CONFIGURATION,
+        &["initrd /dev/zero", "is a device"],
+    );
+}
+
+#[test]
+fn kernels_of_other_formats_are_named_with_a_remedy() {
+    let directory = TestDirectory::new();
+    let mut arm64 = vec![0; 4096];
+    arm64[..2].copy_from_slice(b"MZ");
+    arm64[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    let mut bzimage = vec![0; 4096];
+    bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+    bzimage[0x206..0x208].copy_from_slice(&[0xf, 2]);
+    let cases: [(&str, &[u8], &[&str]); 4] = [
+        ("Image", &arm64, &["arm64", "x86-64"]),
+        ("vmlinux.gz", b"\x1f\x8b\x08\0", &["gzip", "decompress"]),
+        ("bzImage-i386", &bzimage, &["64-bit mode", "amd64"]),
+        ("cut", &bzimage[..0x220], &["truncated"]),
+    ];
+    for (name, content, parts) in cases {
+        let file = directory.write(name, content);
+        directory.refuse_kernel(&file, &[], CONFIGURATION, parts);
+    }
+}
+
+#[test]
+fn processors_and_resets_are_of_known_kinds() {
+    let directory = TestDirectory::new();
+    directory.refuse(&["--cpu", "max"], CONFIGURATION, &["view-compatible"]);
+    directory.refuse(
+        &["--on-reboot", "halt"],
+        CONFIGURATION,
+        &["restart or exit"],
+    );
 }
 
 #[test]
@@ -319,21 +396,6 @@ fn nics_that_give_no_port() {
 }
 
 #[test]
-fn nics_larger_than_the_guests_room() {
-    if !kvm() {
-        return;
-    }
-    let directory = TestDirectory::new();
-    let (nic, _) = RunningNic::start_and_line(&directory, &["--ports", "16", "--lane", "4M"]);
-    directory.refuse(
-        &["--nic", &nic.socket, "--port", "0", "--path", "direct"],
-        CONFIGURATION,
-        &["the NIC's memory", "overlaps", "interrupt controllers"],
-    );
-    assert_eq!(nic.end(libc::SIGINT), Some(0));
-}
-
-#[test]
 fn nics_that_cannot_be() {
     let directory = TestDirectory::new();
     let socket = directory.path("nic");
@@ -414,7 +476,14 @@ fn counters_of_a_nic() {
     let output = postern(&["stat", "--socket", &socket]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("vacant"));
     assert_eq!(postern(&["stat", &socket]).stdout, output.stdout);
-    assert_refused(&postern(&["stat"]), CONFIGURATION, &["SOCKET"]);
+    let output = postern(&["stat", &socket, "--prometheus"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("# TYPE postern_port_frames_total counter\n"),
+        "{text}"
+    );
+    let nobody = postern(&["stat", "nobody-is-called-so"]);
+    assert_refused(&nobody, CONFIGURATION, &["nobody-is-called-so"]);
     assert_refused(
         &postern(&["stat", &socket, "--socket", &socket]),
         CONFIGURATION,
@@ -547,9 +616,13 @@ fn topologies_that_cannot_be() {
     );
     assert_refused(&output, CONFIGURATION, &["topology.toml:6:", "kernal"]);
     let output = up(&directory, "[[vm]]\nname = \"a\"\nkernel = \"missing\"\n");
+    let kernel = directory.path("missing");
+    let fault = format!("topology.toml:3: VM a: the kernel {kernel} cannot be used: No such");
+    assert_refused(&output, CONFIGURATION, &[&fault]);
+    let kernel = directory.write("text", b"no kernel");
+    let output = up(&directory, "[[vm]]\nname = \"a\"\nkernel = \"text\"\n");
     assert_refused(&output, CONFIGURATION, &["VM a ended with status 64"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let kernel = directory.path("missing");
     assert!(
         text.contains("a | postern: kernel") && text.contains(&kernel),
         "{text}"
@@ -559,7 +632,8 @@ fn topologies_that_cannot_be() {
 #[test]
 fn the_nic_of_a_topology_is_named() {
     let directory = TestDirectory::new();
-    let vm = "[[vm]]\nname = \"a\"\nkernel = \"missing\"\n";
+    directory.write("text", b"no kernel");
+    let vm = "[[vm]]\nname = \"a\"\nkernel = \"text\"\n";
     let said =
         "postern: NIC of 2 ports with 1 queue each, TX rings of 256 KiB, lanes of 256 KiB at ";
     let output = up(&directory, &format!("[nic]\nports = 2\n{vm}"));
@@ -577,7 +651,7 @@ fn the_nic_of_a_topology_is_named() {
         &directory,
         &format!("[nic]\nports = 2\nsocket = \"nic\"\n{vm}"),
     );
-    assert_refused(&taken, CONFIGURATION, &[&nic.socket, "already listening"]);
+    assert_refused(&taken, CONFIGURATION, &[&nic.socket, "a NIC listens at"]);
     assert_eq!(nic.end(libc::SIGTERM), Some(0));
 }
 
@@ -617,13 +691,14 @@ fn one_vm_that_fails_takes_the_others_down() {
         return;
     }
     let directory = TestDirectory::new();
+    directory.write("text", b"no kernel");
     // The first would sleep for ever, or (where KVM makes no VM) fail as well.
     let start = Instant::now();
     let output = up(
         &directory,
         "[nic]\nports = 2\nstats = \"nic.json\"\n\
          [[vm]]\nname = \"sleeper\"\nkernel = \"kernel\"\nport = 0\npath = \"direct\"\n\
-         [[vm]]\nname = \"broken\"\nkernel = \"missing\"\nport = 1\npath = \"direct\"\n",
+         [[vm]]\nname = \"broken\"\nkernel = \"text\"\nport = 1\npath = \"direct\"\n",
     );
     assert!(start.elapsed() < Duration::from_secs(60));
     let text = stderr(&output);
@@ -631,4 +706,61 @@ fn one_vm_that_fails_takes_the_others_down() {
     assert!(text.contains("VM sleeper ended with status"), "{text}");
     assert!(matches!(output.status.code(), Some(64 | 65)), "{text}");
     assert!(PathBuf::from(directory.path("nic.json")).exists());
+}
+
+/// `postern up --check`.
+fn check(directory: &TestDirectory, text: &str) -> Output {
+    let file = directory.write("topology.toml", text.as_bytes());
+    postern(&["up", "--check", &file])
+}
+
+#[test]
+fn a_check_says_all_and_starts_nothing() {
+    let directory = TestDirectory::new();
+    let output = check(
+        &directory,
+        "[nic]\nports = 2\nsockt = \"s\"\n\n\
+         [[vm]]\nname = \"a\"\nkernel = \"kernel\"\nport = 2\npath = \"exit-usr\"\n\
+         [[vm]]\nname = \"a\"\nkernel = \"kernel\"\nvcpus = 0\n",
+    );
+    let faults = [
+        "topology.toml:3: there is no key sockt in [nic]; did you mean socket?",
+        "topology.toml:8: there is no port 2",
+        "topology.toml:9: there is no path exit-usr; did you mean exit-user?",
+        "topology.toml:11: two VMs have the name a",
+        "topology.toml:13: a VM has 1 to",
+    ];
+    assert_refused(&output, CONFIGURATION, &faults);
+    assert_eq!(stderr(&output).lines().count(), faults.len());
+
+    let output = check(
+        &directory,
+        "[nic]\nports = 2\nimage = \"no-image\"\n[[nic.port]]\nnumber = 0\nuplink = \"packet:nonesuch\"\n\
+         [[vm]]\nname = \"a\"\nkernel = \"missing\"\n[[vm.disk]]\npath = \"no.img\"\n",
+    );
+    let faults = [
+        "topology.toml:3: the image",
+        "topology.toml:6: there is no interface nonesuch",
+        "topology.toml:9: VM a: the kernel",
+        "topology.toml:10: VM a: the disk",
+    ];
+    assert_refused(&output, CONFIGURATION, &faults);
+    if !kvm() {
+        return;
+    }
+    directory.write("text", b"no kernel");
+    let vm =
+        "[nic]\nports = 2\nsocket = \"s\"\n[[vm]]\nname = \"a\"\nport = 0\npath = \"direct\"\n";
+    let output = check(
+        &directory,
+        &format!("{vm}kernel = \"text\"\nmemory = \"1M\"\n"),
+    );
+    assert_refused(&output, CONFIGURATION, &["topology.toml:9: VM a:"]);
+    let output = check(&directory, &format!("{vm}kernel = \"text\"\n"));
+    assert_refused(&output, CONFIGURATION, &["topology.toml:8: VM a:", "text"]);
+    let output = check(&directory, &format!("{vm}kernel = \"kernel\"\n"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("1 VM; nothing is wrong"), "{said}");
+    assert!(!PathBuf::from(directory.path("s")).exists());
 }

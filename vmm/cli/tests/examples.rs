@@ -14,15 +14,18 @@ use postern_abi::window::PortId;
 use postern_guest_bare::cmdline::GuestOptions;
 use postern_vmm::topology::{Topology, VmConfig};
 
-/// The kernel of all examples: the guest without an operating system.
+/// The kernel of examples: the guest without an operating system.
 const GUEST: &str = "guest";
+
+/// Ends of what examples name as the kernel and the initrd of Linux guests.
+const LINUX: [&str; 2] = ["/kernel", "/initrd"];
 
 /// The NIC's image of all examples.
 const IMAGE: &str = "nic-image";
 
 /// The command line as the VMM makes it.
 fn cmdline(vm: &VmConfig) -> String {
-    match vm.port {
+    match &vm.port {
         None => vm.cmdline.clone(),
         Some(port) => {
             let word = PortWord {
@@ -39,16 +42,25 @@ fn cmdline(vm: &VmConfig) -> String {
 /// Reads a topology, and has its guests read their command lines.
 fn check(name: &str, text: &str) -> Topology {
     let topology = Topology::parse(text, Path::new("")).unwrap_or_else(|error| {
-        panic!("{name}:{}: {error}", error.line(text));
+        panic!("{name}: {error}");
     });
     for vm in &topology.vms {
+        let kernel = vm.kernel.to_str().unwrap();
+        if kernel.ends_with(LINUX[0]) {
+            let initrd = vm.initrd.as_deref().and_then(Path::to_str);
+            assert!(
+                initrd.is_some_and(|initrd| initrd.ends_with(LINUX[1])),
+                "{name}"
+            );
+            continue;
+        }
         assert_eq!(vm.kernel, Path::new(GUEST), "{name}");
         let cmdline = cmdline(vm);
         if let Err(error) = GuestOptions::parse(&cmdline) {
             panic!("{name}: {}: {error}", vm.name);
         }
     }
-    let image = topology.nic.as_ref().and_then(|nic| nic.image.as_deref());
+    let image = topology.nics.first().and_then(|nic| nic.image.as_deref());
     assert!(
         image.is_none_or(|image| image == Path::new(IMAGE)),
         "{name}"
@@ -110,15 +122,25 @@ fn each_key_of_the_help_is_one() {
     let help = help();
     let keys = between(&help, "These keys are optional", "The first VM that ends");
     let text = keys
-        .replace("[nic]", "[nic]\nports = 2")
+        .replacen("  [nic]  ", "  [nic]\nports = 4\n", 1)
         .replace("[[vm]]", "[[vm]]\nname = \"a\"\nkernel = \"guest\"");
     let topology = Topology::parse(&text, Path::new(""));
     let topology = topology.unwrap_or_else(|error| panic!("{error}: {text}"));
     // As many as there are: whoever adds a key is to describe it.
-    let nic = topology.nic.unwrap();
+    assert!(topology.name.is_some());
+    let nic = &topology.nics[0];
     assert!(nic.image.is_some() && nic.socket.is_some() && nic.stats.is_some());
     assert_eq!(nic.no_learning, [0]);
+    assert!(!nic.paths.is_empty() && nic.ageing.is_some());
+    let [station, uplink] = &nic.ports[..] else {
+        panic!("two ports");
+    };
+    assert!(!station.stations.is_empty() && station.policy.is_some());
+    assert!(uplink.uplink.is_some());
+    let capture = &nic.captures[0];
+    assert!(capture.port.is_some() && capture.via.is_some() && capture.snap.is_some());
     let vm = &topology.vms[0];
+    assert!(vm.rng && vm.vsock.is_some() && vm.disks[0].readonly && vm.nets.len() == 1);
     assert!(vm.initrd.is_some() && vm.serial.is_some() && vm.outbox.is_some());
     assert!(vm.stats.is_some() && vm.port.is_some() && !vm.cmdline.is_empty());
 }

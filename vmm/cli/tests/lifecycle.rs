@@ -7,12 +7,13 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path as FilePath;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::elf::Elf;
-use common::{postern, program, skip_without_vmx, stderr};
+use common::{guest, postern, program, skip_without_vmx, stderr};
 use postern_nic_client::request;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -48,8 +49,33 @@ impl TestDirectory {
     fn start(&self, args: &[&str]) -> Child {
         let mut command = Command::new(program());
         command.args(args).env("TMPDIR", self.path("tmp"));
+        command.env("XDG_RUNTIME_DIR", self.path("tmp"));
         let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
         quiet.spawn().unwrap()
+    }
+
+    /// Runs `postern` to its end, with the same directories.
+    fn postern(&self, args: &[&str], input: &str) -> Output {
+        let mut child = Command::new(program())
+            .args(args)
+            .env("TMPDIR", self.path("tmp"))
+            .env("XDG_RUNTIME_DIR", self.path("tmp"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut to_child = child.stdin.take().unwrap();
+        to_child.write_all(input.as_bytes()).unwrap();
+        drop(to_child);
+        child.wait_with_output().unwrap()
+    }
+
+    /// What `postern ps` shows.
+    fn ps(&self) -> Value {
+        let output = self.postern(&["ps", "--json"], "");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     fn run_on(&self, socket: &str, guest: &str, path: &str) -> Vec<String> {
@@ -207,5 +233,180 @@ fn the_first_failure_is_the_status_of_all() {
     assert_eq!(up.wait().unwrap().code(), Some(42));
     assert_eq!(directory.exit_kind("a.json").unwrap(), "signal");
     assert_eq!(directory.exit_kind("b.json").unwrap(), "guest");
+    assert_eq!(leftovers(&directory), 0);
+}
+
+// Raises RTS, sends back what it receives, and ends with 42 after a 'q'.
+guest!(
+    echo,
+    "postern_test_lifecycle_echo",
+    "postern_test_lifecycle_echo_end",
+    "mov dx, 0x3fc",
+    "mov al, 3",
+    "out dx, al",
+    "2: mov dx, 0x3fd",
+    "in al, dx",
+    "test al, 1",
+    "jz 2b",
+    "mov dx, 0x3f8",
+    "in al, dx",
+    "out dx, al",
+    "cmp al, 'q'",
+    "jne 2b",
+    "mov dx, 0xce0",
+    "mov eax, 42",
+    "out dx, eax",
+    "4: hlt",
+    "jmp 4b",
+);
+
+fn running(entry: &Value) -> bool {
+    let vms = entry["vms"].as_array().unwrap();
+    vms.iter().all(|vm| vm["state"] == "running")
+}
+
+#[test]
+fn what_runs_is_listed_and_taken_down() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    let mut up = two_sleepers(&directory);
+    wait_until("both VMs", || running(&directory.ps()[0]));
+    let entries = directory.ps();
+    assert_eq!(entries.as_array().unwrap().len(), 1, "{entries}");
+    let entry = &entries[0];
+    assert_eq!(
+        (&entry["name"], &entry["pid"]),
+        (&"topology".into(), &up.id().into())
+    );
+    let [a, b] = &entry["vms"].as_array().unwrap()[..] else {
+        panic!("two VMs");
+    };
+    assert_eq!((&a["name"], &b["name"]), (&"a".into(), &"b".into()));
+    assert_eq!((&a["port"], &a["vcpus"]), (&"0 direct".into(), &1.into()));
+    assert!(
+        a["pid"]
+            .as_u64()
+            .is_some_and(|pid| pid != u64::from(up.id()))
+    );
+    let table = directory.postern(&["ps"], "");
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert_eq!(table.lines().count(), 3, "{table}");
+
+    // Nobody else's business.
+    let base = directory.0.path().join("tmp/postern");
+    let mode = |path: &FilePath| {
+        let permissions = fs::metadata(path).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o777
+    };
+    assert_eq!(mode(&base), 0o700);
+    assert_eq!(mode(&base.join("topology")), 0o700);
+    assert_eq!(mode(&base.join("topology/a.vm")), 0o600);
+
+    let stat = directory.postern(&["stat", "topology", "--json"], "");
+    let stat: Value = serde_json::from_slice(&stat.stdout).unwrap();
+    let topology = &stat["topologies"][0];
+    assert!(
+        topology["vms"][0][1]["vcpus"][0]["exits"].is_u64(),
+        "{stat}"
+    );
+    assert_eq!(
+        topology["nics"][0]["counters"]["ports"][1]["attached"],
+        true
+    );
+    let stat = directory.postern(&["stat", "--prometheus"], "");
+    let stat = String::from_utf8(stat.stdout).unwrap();
+    assert!(
+        stat.contains("postern_port_attached{topology=\"topology\",nic=\"nic\",port=\"1\"} 1"),
+        "{stat}"
+    );
+
+    let nobody = directory.postern(&["down", "nobody"], "");
+    assert_eq!(nobody.status.code(), Some(64));
+    assert!(
+        stderr(&nobody).contains("there are topology"),
+        "{}",
+        stderr(&nobody)
+    );
+    // By its file.
+    let file = directory.path("topology.toml");
+    let down = directory.postern(&["down", &file], "");
+    assert_eq!(down.status.code(), Some(0), "{}", stderr(&down));
+    assert_eq!(
+        up.try_wait().unwrap().unwrap().code(),
+        Some(128 + libc::SIGTERM)
+    );
+    assert_eq!(directory.exit_kind("a.json").unwrap(), "signal");
+    assert_eq!(directory.ps(), Value::Array(Vec::new()));
+    assert_eq!(leftovers(&directory), 0);
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    let mut up = two_sleepers(&directory);
+    wait_until("both VMs", || running(&directory.ps()[0]));
+    signal(&up, libc::SIGKILL);
+    up.wait().unwrap();
+    assert_ne!(leftovers(&directory), 0);
+    assert_eq!(directory.ps(), Value::Array(Vec::new()));
+    assert_eq!(leftovers(&directory), 0);
+}
+
+#[test]
+fn the_consoles_of_a_topology_are_joined() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    fs::write(directory.path("echo"), Elf::kernel(echo()).bytes()).unwrap();
+    let vm = |name| format!("[[vm]]\nname = \"{name}\"\nkernel = \"echo\"\n");
+    let file = directory.path("topology.toml");
+    fs::write(&file, format!("name = \"t\"\n{}", vm("a"))).unwrap();
+    let mut up = directory.start(&["up", &file]);
+    wait_until("the VM", || {
+        let entries = directory.ps();
+        !entries.as_array().unwrap().is_empty() && running(&entries[0])
+    });
+    // The name is taken.
+    let second = directory.postern(&["up", &file], "");
+    assert_eq!(second.status.code(), Some(64));
+    assert!(
+        stderr(&second).contains("t runs already"),
+        "{}",
+        stderr(&second)
+    );
+    let nobody = directory.postern(&["console", "b"], "");
+    assert_eq!(nobody.status.code(), Some(64));
+    assert!(
+        stderr(&nobody).contains("there are t/a"),
+        "{}",
+        stderr(&nobody)
+    );
+    let joined = directory.postern(&["console", "t/a"], "helloq");
+    assert_eq!(joined.status.code(), Some(0), "{}", stderr(&joined));
+    assert_eq!(joined.stdout, b"helloq");
+    assert_eq!(up.wait().unwrap().code(), Some(42));
+    assert_eq!(leftovers(&directory), 0);
+}
+
+#[test]
+fn a_vm_with_a_name_is_seen() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    let kernel = directory.path("sleeper");
+    let run = [
+        "run", "--kernel", &kernel, "--serial", "none", "--name", "lonely",
+    ];
+    let mut vm = directory.start(&run);
+    wait_until("the VM", || {
+        let entries = directory.ps();
+        !entries.as_array().unwrap().is_empty() && running(&entries[0])
+    });
+    let down = directory.postern(&["down", "lonely"], "");
+    assert_eq!(down.status.code(), Some(0), "{}", stderr(&down));
+    assert_eq!(vm.wait().unwrap().code(), Some(128 + libc::SIGTERM));
     assert_eq!(leftovers(&directory), 0);
 }

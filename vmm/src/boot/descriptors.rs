@@ -28,8 +28,8 @@ pub struct Descriptors {
 }
 
 /// Writes GDT, IDT and TSS, and returns what the segment registers have to be loaded with. The
-/// GDT holds, in this order: null, ring 0 code and data, ring 3 data and code, the TSS. No gate of
-/// the IDT is present: an exception before the guest has its own IDT ends the VM with a triple
+/// GDT holds, in this order: null, ring 3 data, ring 0 code and data (at the selectors that the Linux
+/// boot protocol asks for), ring 3 code, the TSS. No gate of the IDT is present: an exception before the guest has its own IDT ends the VM with a triple
 /// fault, which the VMM reports with the guest's RIP.
 ///
 /// # Errors
@@ -37,9 +37,9 @@ pub struct Descriptors {
 /// When RAM does not hold them.
 pub fn write_descriptors(ram: &GuestMemoryMmap) -> Result<Descriptors, Error> {
     let mut gdt = GlobalDescriptorTable::new();
+    gdt.append(Descriptor::user_data_segment());
     let code = gdt.append(Descriptor::kernel_code_segment());
     let data = gdt.append(Descriptor::kernel_data_segment());
-    gdt.append(Descriptor::user_data_segment());
     gdt.append(Descriptor::user_code_segment());
     let task = gdt.append(task_descriptor(layout::TSS.0));
 

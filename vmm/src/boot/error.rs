@@ -1,9 +1,8 @@
 //! Why a guest's start cannot be prepared.
 #![deny(unsafe_code)]
 
+use linux_loader::configurator;
 use vm_memory::GuestMemoryError;
-
-use crate::layout;
 
 /// Why a guest's start cannot be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -16,13 +15,18 @@ pub enum Error {
         /// The error of the write.
         source: GuestMemoryError,
     },
+    /// The zero page could not be written.
+    #[error("cannot write the zero page into guest memory")]
+    BootParams(#[source] configurator::Error),
     /// The command line has bytes that cannot be passed.
     #[error("the command line {0:?} has a byte that is not printable ASCII")]
     CmdlineByte(String),
     /// The command line is too long.
-    #[error(
-        "the command line has {0} bytes; there is room for {max}",
-        max = layout::CMDLINE_SIZE - 1
-    )]
-    CmdlineTooLong(usize),
+    #[error("the command line has {length} bytes, but the kernel takes at most {max}: shorten it")]
+    CmdlineTooLong {
+        /// Bytes of the command line.
+        length: usize,
+        /// The most that the kernel takes.
+        max: usize,
+    },
 }

@@ -31,13 +31,20 @@ pub fn set_regs(entry: Entry) -> kvm_regs {
             rip: address.0,
             ..common
         },
+        Entry::Linux(address) => kvm_regs {
+            rip: address.0,
+            rsp: layout::STACK_TOP.0,
+            rsi: layout::BOOT_PARAMS.0,
+            rbx: 0,
+            ..common
+        },
     }
 }
 
 /// Changes `sregs`, as KVM has them after reset, to what `entry` needs.
 pub fn set_sregs(sregs: &mut kvm_sregs, entry: Entry, tables: &Descriptors) {
     match entry {
-        Entry::Long(_) => set_long_mode(sregs, tables),
+        Entry::Long(_) | Entry::Linux(_) => set_long_mode(sregs, tables),
         Entry::Pvh(_) => set_protected_mode(sregs),
     }
 }
@@ -142,6 +149,10 @@ mod tests {
         assert_eq!(sregs.cr0 & 0x8000_0001, 0x8000_0001);
         assert_eq!(sregs.cr4 & (1 << 17), 0, "no PCID");
         assert_eq!(sregs.cs.l, 1);
+        // Linux: `__BOOT_CS`, `__BOOT_DS`.
+        assert_eq!((sregs.cs.selector, sregs.ds.selector), (0x10, 0x18));
+        let regs = set_regs(Entry::Linux(GuestAddress(0x100_0200)));
+        assert_eq!((regs.rip, regs.rsi), (0x100_0200, layout::BOOT_PARAMS.0));
         let regs = set_regs(entry);
         assert_eq!((regs.rip, regs.rdi), (0x10_0000, layout::START_INFO.0));
         assert_eq!(regs.rflags, 2);

@@ -1,11 +1,11 @@
-//! The `hvm_start_info` and what it points to: command line, initrd, memory map.
+//! The `hvm_start_info` of the PVH boot ABI and what it points to: initrd, memory map.
 #![deny(unsafe_code)]
 
 use linux_loader::loader::elf::start_info::{
     hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
-use postern_abi::{platform, view};
-use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use postern_abi::view;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::error::Error;
 use crate::layout;
@@ -30,10 +30,13 @@ pub struct StartInfo<'a> {
     pub cmdline: &'a str,
     /// The initrd in guest memory.
     pub initrd: Option<Module>,
+    /// Address of the ACPI tables' RSDP.
+    pub rsdp: GuestAddress,
 }
 
-/// The memory map of a VM with this RAM, in ascending order. What is in no entry is not there; the
-/// NIC's memory and the range of views are reserved.
+/// The memory map of a VM with this RAM, in ascending order. What is in no entry is not there, or the
+/// window of a PCI bus; configuration space, interrupt controllers and the range of views are
+/// reserved.
 pub fn memory_map(ram: &GuestMemoryMmap) -> Vec<hvm_memmap_table_entry> {
     let entry = |addr, end, type_| hvm_memmap_table_entry {
         addr,
@@ -49,7 +52,8 @@ pub fn memory_map(ram: &GuestMemoryMmap) -> Vec<hvm_memmap_table_entry> {
             map.push(entry(0, hole, RAM));
             map.push(entry(hole, kernel, RESERVED));
             map.push(entry(kernel, end, RAM));
-            map.push(entry(platform::NIC_GPA, layout::PLATFORM_END.0, RESERVED));
+            // Not the windows for BARs: Linux keeps PCI functions out of reserved ranges.
+            map.push(entry(layout::PCI_ECAM.0, layout::PLATFORM_END.0, RESERVED));
         } else {
             map.push(entry(start, end, RAM));
         }
@@ -66,19 +70,9 @@ pub fn memory_map(ram: &GuestMemoryMmap) -> Vec<hvm_memmap_table_entry> {
 ///
 /// # Errors
 ///
-/// When the command line is unfit or RAM does not hold all.
+/// When RAM does not hold all.
 pub fn write_start_info(ram: &GuestMemoryMmap, info: &StartInfo<'_>) -> Result<(), Error> {
-    let printable = |byte: u8| (b' '..=b'~').contains(&byte);
-    if !info.cmdline.bytes().all(printable) {
-        return Err(Error::CmdlineByte(info.cmdline.to_owned()));
-    }
-    if info.cmdline.len() >= layout::CMDLINE_SIZE {
-        return Err(Error::CmdlineTooLong(info.cmdline.len()));
-    }
     let write = |what| move |source| Error::Write { what, source };
-    ram.write_slice(info.cmdline.as_bytes(), layout::CMDLINE)
-        .map_err(write("command line"))?;
-
     let modules: Vec<hvm_modlist_entry> = info
         .initrd
         .iter()
@@ -103,7 +97,7 @@ pub fn write_start_info(ram: &GuestMemoryMmap, info: &StartInfo<'_>) -> Result<(
             layout::MODULE_LIST.0
         },
         cmdline_paddr: layout::CMDLINE.0,
-        rsdp_paddr: 0,
+        rsdp_paddr: info.rsdp.0,
         memmap_paddr: layout::MEMORY_MAP.0,
         memmap_entries: map.len() as u32,
         reserved: 0,
@@ -119,7 +113,7 @@ fn write_array<T: vm_memory::ByteValued>(
 ) -> Result<(), vm_memory::GuestMemoryError> {
     for (index, item) in items.iter().enumerate() {
         let offset = (index * size_of::<T>()) as u64;
-        ram.write_obj(*item, vm_memory::GuestAddress(address + offset))?;
+        ram.write_obj(*item, GuestAddress(address + offset))?;
     }
     Ok(())
 }
@@ -128,7 +122,6 @@ fn write_array<T: vm_memory::ByteValued>(
 mod tests {
     use super::*;
     use crate::memory::reserve_ram;
-    use vm_memory::GuestAddress;
 
     #[test]
     fn the_guest_finds_everything() {
@@ -140,14 +133,13 @@ mod tests {
         let info = StartInfo {
             cmdline: "console=ttyS0 postern.test",
             initrd: Some(initrd),
+            rsdp: layout::ACPI_RSDP,
         };
         write_start_info(&ram, &info).unwrap();
         let found: hvm_start_info = ram.read_obj(layout::START_INFO).unwrap();
         assert_eq!((found.magic, found.version), (MAGIC, 1));
-        let mut text = vec![0; info.cmdline.len() + 1];
-        ram.read_slice(&mut text, GuestAddress(found.cmdline_paddr))
-            .unwrap();
-        assert_eq!(text, b"console=ttyS0 postern.test\0");
+        assert_eq!(found.rsdp_paddr, layout::ACPI_RSDP.0);
+        assert_eq!(found.cmdline_paddr, layout::CMDLINE.0);
         assert_eq!(found.nr_modules, 1);
         let module: hvm_modlist_entry = ram.read_obj(GuestAddress(found.modlist_paddr)).unwrap();
         assert_eq!((module.paddr, module.size), (0x300_0000, 1234));
@@ -170,26 +162,5 @@ mod tests {
         let hole = layout::KERNEL_START.0 - layout::LEGACY_HOLE.0;
         assert_eq!(usable, (3 << 30) + (512 << 20) - hole);
         assert!(map.len() * size_of::<hvm_memmap_table_entry>() <= 4096);
-    }
-
-    #[test]
-    fn bad_command_lines() {
-        let ram = reserve_ram(layout::MIN_RAM).unwrap();
-        let write = |cmdline: &str| {
-            write_start_info(
-                &ram,
-                &StartInfo {
-                    cmdline,
-                    initrd: None,
-                },
-            )
-        };
-        assert!(matches!(write("a\0b"), Err(Error::CmdlineByte(_))));
-        assert!(matches!(write("a\nb"), Err(Error::CmdlineByte(_))));
-        assert!(write(&"x".repeat(layout::CMDLINE_SIZE - 1)).is_ok());
-        assert!(matches!(
-            write(&"x".repeat(layout::CMDLINE_SIZE)),
-            Err(Error::CmdlineTooLong(4096))
-        ));
     }
 }

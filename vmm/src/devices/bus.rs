@@ -1,9 +1,9 @@
-//! The port I/O bus of a vCPU, and what a device is to it.
+//! The buses of a vCPU, for port I/O and memory-mapped I/O, and what a device is to them.
 #![deny(unsafe_code)]
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 /// What a write to a device means for the VM.
 #[derive(Debug)]
@@ -12,6 +12,12 @@ pub enum Effect {
     Continue,
     /// The guest ends the VM with this status.
     Exit(u8),
+    /// The guest switches the VM off.
+    PowerOff,
+    /// The guest resets the VM.
+    Reset,
+    /// The guest's kernel has panicked.
+    Panic,
     /// A file of the device's cannot be used; the VM cannot go on.
     Fail(DeviceError),
 }
@@ -38,6 +44,16 @@ pub trait PioDevice {
     fn write(&mut self, offset: u16, data: &[u8]) -> Effect;
 }
 
+/// A device that is reached by memory accesses, at addresses that it knows itself.
+pub trait MmioDevice {
+    /// Fills `data` (1 to 8 bytes) with what a read at that guest-physical address gives, if the
+    /// address is the device's.
+    fn read(&mut self, address: u64, data: &mut [u8]) -> bool;
+
+    /// Takes a write of `data` (1 to 8 bytes), if the address is the device's.
+    fn write(&mut self, address: u64, data: &[u8]) -> Option<Effect>;
+}
+
 /// A device on the buses of several vCPUs.
 pub struct Shared<T>(Arc<Mutex<T>>);
 
@@ -57,6 +73,17 @@ impl<T> Shared<T> {
     pub fn with<R>(&self, act: impl FnOnce(&mut T) -> R) -> R {
         // A device holds no invariant that a panic elsewhere could have broken half-way.
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<T> Shared<T> {
+    /// Does something with the device, unless somebody uses it now.
+    pub fn try_with<R>(&self, act: impl FnOnce(&mut T) -> R) -> Option<R> {
+        match self.0.try_lock() {
+            Ok(mut device) => Some(act(&mut device)),
+            Err(TryLockError::Poisoned(device)) => Some(act(&mut device.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 
@@ -83,10 +110,11 @@ struct BusEntry {
     device: Box<dyn PioDevice>,
 }
 
-/// The port I/O devices that one vCPU reaches.
+/// The devices that one vCPU reaches.
 #[derive(Default)]
 pub struct Bus {
     entries: Vec<BusEntry>,
+    mmio: Vec<Box<dyn MmioDevice>>,
     strays: u64,
 }
 
@@ -94,6 +122,7 @@ impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bus")
             .field("devices", &self.entries.len())
+            .field("mmio", &self.mmio.len())
             .field("strays", &self.strays)
             .finish_non_exhaustive()
     }
@@ -153,7 +182,25 @@ impl Bus {
         }
     }
 
-    /// How many accesses met no device.
+    /// Puts a device at the addresses that it knows. The first that takes an access has it.
+    pub fn add_mmio(&mut self, device: Box<dyn MmioDevice>) {
+        self.mmio.push(device);
+    }
+
+    /// Reads memory where no slot is: without an effect on the VM, or all ones where no device is.
+    pub fn read_mmio(&mut self, address: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        let _taken = self.mmio.iter_mut().any(|one| one.read(address, data));
+    }
+
+    /// Writes to memory where no slot is; what no device takes is ignored.
+    pub fn write_mmio(&mut self, address: u64, data: &[u8]) -> Effect {
+        let mut devices = self.mmio.iter_mut();
+        let taken = devices.find_map(|one| one.write(address, data));
+        taken.unwrap_or(Effect::Continue)
+    }
+
+    /// How many accesses to ports met no device.
     pub fn strays(&self) -> u64 {
         self.strays
     }

@@ -1,7 +1,8 @@
 //! The port by which a guest writes bytes to a file of the host.
 #![deny(unsafe_code)]
 
-use std::fs::File;
+use std::fmt;
+use std::io::{self, Write};
 
 use postern_abi::platform;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -14,16 +15,26 @@ use super::bus::{DeviceError, Effect, PioDevice, word};
 /// All of it is the guest's: the descriptor is read once, the range checked, and the bytes go to
 /// the file as they are when they are copied. A request that names anything but RAM, or comes
 /// without a file, is refused and counted.
-#[derive(Debug)]
 pub struct Outbox {
     ram: GuestMemoryMmap,
-    file: Option<File>,
+    file: Option<Box<dyn Write + Send>>,
     refused: u64,
+}
+
+/// Most bytes that are copied at once.
+const CHUNK: usize = 64 << 10;
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox")
+            .field("refused", &self.refused)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Outbox {
     /// An outbox of a VM with this RAM; without a file it refuses everything.
-    pub fn new(ram: GuestMemoryMmap, file: Option<File>) -> Outbox {
+    pub fn new(ram: GuestMemoryMmap, file: Option<Box<dyn Write + Send>>) -> Outbox {
         Outbox {
             ram,
             file,
@@ -48,7 +59,7 @@ impl Outbox {
         })
     }
 
-    fn append(&mut self, address: u32) -> Option<std::io::Result<()>> {
+    fn append(&mut self, address: u32) -> Option<io::Result<()>> {
         let found = self.descriptor(address)?;
         let start = GuestAddress(found.gpa);
         let length = usize::try_from(found.len).ok()?;
@@ -56,9 +67,27 @@ impl Outbox {
             return None;
         }
         let file = self.file.as_mut()?;
-        let written = self.ram.write_all_volatile_to(start, file, length);
-        Some(written.map_err(std::io::Error::other))
+        Some(copy(&self.ram, start, length, file))
     }
+}
+
+/// Appends a range of RAM to a file.
+fn copy(
+    ram: &GuestMemoryMmap,
+    start: GuestAddress,
+    length: usize,
+    file: &mut dyn Write,
+) -> io::Result<()> {
+    let mut bytes = vec![0; length.min(CHUNK)];
+    let mut done = 0;
+    while done < length {
+        let part = &mut bytes[..CHUNK.min(length - done)];
+        let from = GuestAddress(start.0 + done as u64);
+        ram.read_slice(part, from).map_err(io::Error::other)?;
+        file.write_all(part)?;
+        done += part.len();
+    }
+    Ok(())
 }
 
 impl PioDevice for Outbox {
@@ -81,6 +110,7 @@ impl PioDevice for Outbox {
 mod tests {
     use super::*;
     use crate::memory::reserve_ram;
+    use std::fs::File;
     use std::io::{Read, Seek};
 
     const RAM: u64 = 4 << 20;
@@ -90,7 +120,7 @@ mod tests {
         let ram = reserve_ram(RAM).unwrap();
         let file = tempfile::tempfile().unwrap();
         let copy = file.try_clone().unwrap();
-        (Outbox::new(ram.clone(), Some(file)), ram, copy)
+        (Outbox::new(ram.clone(), Some(Box::new(file))), ram, copy)
     }
 
     fn describe(ram: &GuestMemoryMmap, gpa: u64, len: u64) {

@@ -1,10 +1,12 @@
-//! COM1: a 16550A whose output goes to a file or the terminal.
+//! COM1: a 16550A, in both directions.
 #![deny(unsafe_code)]
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::Arc;
 
-use vm_superio::{Trigger, serial::NoEvents};
+use vm_superio::Trigger;
+use vm_superio::serial::SerialEvents;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::{DeviceError, Effect, PioDevice};
@@ -20,11 +22,65 @@ impl Trigger for Irq {
     }
 }
 
+/// Tells who brings input that the guest takes some.
+struct Room(Arc<dyn Fn() + Send + Sync>);
+
+impl SerialEvents for Room {
+    fn in_buffer_empty(&self) {
+        (self.0)();
+    }
+
+    fn buffer_read(&self) {}
+
+    fn out_byte(&self) {}
+
+    fn tx_lost_byte(&self) {}
+}
+
 /// Where the console's output goes.
 pub type Output = Box<dyn Write + Send>;
 
 /// The serial port, [`postern_abi::platform::PORT_SERIAL`].
-pub struct Serial(vm_superio::Serial<Irq, NoEvents, Output>);
+pub struct Serial {
+    uart: vm_superio::Serial<Irq, Room, Output>,
+    room: Arc<dyn Fn() + Send + Sync>,
+    /// Whether the guest is ready for input.
+    ready: bool,
+}
+
+/// Registers, by their offsets, and bits of them (PC16550D data sheet, "Summary of Registers").
+mod register {
+    pub(super) const DATA: u16 = 0;
+    pub(super) const IER: u16 = 1;
+    pub(super) const LCR: u16 = 3;
+    pub(super) const MCR: u16 = 4;
+    pub(super) const LSR: u16 = 5;
+    const SCRATCH: u16 = 7;
+    /// A byte has been received.
+    pub(super) const LSR_DATA: u8 = 1 << 0;
+    /// OUT2, with which the interrupt goes out.
+    const MCR_OUT2: u8 = 1 << 3;
+    /// 8 data bits.
+    const LCR_8_BITS: u8 = 3;
+    /// What brings the registers to their state at the start, in this order: 9600 baud, no interrupt.
+    pub(super) const AT_RESET: [(u16, u8); 7] = [
+        (LCR, LCR_DIVISOR),
+        (DATA, 12),
+        (IER, 0),
+        (LCR, LCR_8_BITS),
+        (IER, 0),
+        (MCR, MCR_OUT2),
+        (SCRATCH, 0),
+    ];
+    /// An interrupt for received bytes.
+    pub(super) const IER_RECEIVED: u8 = 1 << 0;
+    /// The divisor is at the first two offsets.
+    pub(super) const LCR_DIVISOR: u8 = 1 << 7;
+    /// Request to send.
+    pub(super) const MCR_RTS: u8 = 1 << 1;
+    /// What is sent is received.
+    pub(super) const MCR_LOOP: u8 = 1 << 4;
+}
 
 impl fmt::Debug for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,9 +89,55 @@ impl fmt::Debug for Serial {
 }
 
 impl Serial {
-    /// A serial port that raises `irq` and writes to `output`.
-    pub fn new(irq: EventFd, output: Output) -> Serial {
-        Serial(vm_superio::Serial::new(Irq(irq), output))
+    /// A serial port that raises `irq` and writes to `output`, and calls `room` when it takes input
+    /// again.
+    pub fn new(irq: EventFd, output: Output, room: Arc<dyn Fn() + Send + Sync>) -> Serial {
+        Serial {
+            uart: vm_superio::Serial::with_events(Irq(irq), Room(Arc::clone(&room)), output),
+            room,
+            ready: false,
+        }
+    }
+
+    /// Gives the guest input; returns how many of the bytes it took. It takes none before it has
+    /// raised RTS or asked for interrupts of received bytes, since what comes earlier is lost when its
+    /// driver starts.
+    pub fn feed(&mut self, bytes: &[u8]) -> usize {
+        if !self.ready {
+            return 0;
+        }
+        // The only error besides a full FIFO is that of the interrupt's event descriptor.
+        self.uart.enqueue_raw_bytes(bytes).unwrap_or(0)
+    }
+
+    /// Looks whether the guest is ready for input, after it wrote a register.
+    fn look_at_ready(&mut self) {
+        let modem = self.uart.read(register::MCR as u8);
+        let divisor = self.uart.read(register::LCR as u8) & register::LCR_DIVISOR != 0;
+        let interrupts = match divisor {
+            true => 0,
+            false => self.uart.read(register::IER as u8),
+        };
+        let asked = modem & register::MCR_RTS != 0 || interrupts & register::IER_RECEIVED != 0;
+        let ready = asked && modem & register::MCR_LOOP == 0;
+        if ready && !self.ready {
+            (self.room)();
+        }
+        self.ready = ready;
+    }
+
+    /// A reset: its registers are as they were when the guest started, and what it had received is
+    /// gone. What it was to send stays.
+    pub fn reset(&mut self) {
+        // A byte is lost with each read; the FIFO is finite, and nobody fills it meanwhile.
+        while self.uart.read(register::LSR as u8) & register::LSR_DATA != 0 {
+            self.uart.read(register::DATA as u8);
+        }
+        for (offset, value) in register::AT_RESET {
+            // None of them sends, and the interrupt is off.
+            let _ = self.uart.write(offset as u8, value);
+        }
+        self.ready = false;
     }
 
     /// Number of its ports.
@@ -47,7 +149,7 @@ impl Serial {
     ///
     /// When the output's file cannot be written.
     pub fn flush(&mut self) -> Result<(), DeviceError> {
-        self.0.writer_mut().flush().map_err(device_error)
+        self.uart.writer_mut().flush().map_err(device_error)
     }
 }
 
@@ -61,14 +163,14 @@ fn device_error(source: io::Error) -> DeviceError {
 impl PioDevice for Serial {
     fn read(&mut self, offset: u16, data: &mut [u8]) {
         if let [byte] = data {
-            *byte = self.0.read(offset as u8);
+            *byte = self.uart.read(offset as u8);
         }
     }
 
     fn write(&mut self, offset: u16, data: &[u8]) -> Effect {
         // The registers are bytes; a string of OUTs arrives as several at the same port.
         for &byte in data {
-            match self.0.write(offset as u8, byte) {
+            match self.uart.write(offset as u8, byte) {
                 Ok(()) | Err(vm_superio::serial::Error::FullFifo) => {}
                 // An eventfd of its own refuses nothing but a count near 2^64.
                 Err(vm_superio::serial::Error::Trigger(_)) => {}
@@ -77,6 +179,9 @@ impl PioDevice for Serial {
                 }
             }
         }
+        if matches!(offset, register::IER | register::LCR | register::MCR) {
+            self.look_at_ready();
+        }
         Effect::Continue
     }
 }
@@ -84,7 +189,72 @@ impl PioDevice for Serial {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn serial(output: Output) -> Serial {
+        counting(output).0
+    }
+
+    /// A serial port, and how often it has told that there is room.
+    fn counting(output: Output) -> (Serial, Arc<AtomicU32>) {
+        let irq = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let told = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&told);
+        let room = Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        (Serial::new(irq, output, room), told)
+    }
+
+    fn register(serial: &mut Serial, offset: u16) -> u8 {
+        let mut byte = [0xff];
+        serial.read(offset, &mut byte);
+        byte[0]
+    }
+
+    #[test]
+    fn input_waits_for_the_guest() {
+        let (mut serial, told) = counting(Box::new(Sink::default()));
+        let told = || told.load(Ordering::Relaxed);
+        assert_eq!(serial.feed(b"early"), 0);
+        // Linux looks for the port with RTS in loopback mode.
+        assert!(matches!(serial.write(4, &[0x1a]), Effect::Continue));
+        assert_eq!(serial.feed(b"early"), 0);
+        // The divisor is no interrupt enable register.
+        serial.write(4, &[0x08]);
+        serial.write(3, &[0x83]);
+        serial.write(1, &[1]);
+        assert_eq!(serial.feed(b"early"), 0);
+        serial.write(3, &[0x03]);
+        assert_eq!(told(), 0);
+        serial.write(4, &[0x0b]);
+        assert_eq!(told(), 1, "input is taken");
+        let long = [b'x'; 100];
+        let taken = serial.feed(&long);
+        assert!((16..100).contains(&taken), "{taken}");
+        assert_eq!(serial.feed(&long), 0, "full");
+        assert_eq!(register(&mut serial, 5) & 1, 1, "data ready");
+        for _ in 0..taken {
+            assert_eq!(register(&mut serial, 0), b'x');
+        }
+        assert_eq!(told(), 2, "there is room");
+        assert_eq!(register(&mut serial, 5) & 1, 0);
+    }
+
+    #[test]
+    fn interrupts_of_received_bytes_are_raised() {
+        let mut serial = serial(Box::new(Sink::default()));
+        serial.write(1, &[1]);
+        assert_eq!(serial.feed(b"a"), 1);
+        assert_eq!(serial.uart.interrupt_evt().0.read().unwrap(), 1);
+        assert_eq!(
+            register(&mut serial, 2) & 0x0f,
+            4,
+            "received data available"
+        );
+        assert_eq!(register(&mut serial, 0), b'a');
+    }
 
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -103,7 +273,7 @@ mod tests {
     #[test]
     fn bytes_come_out_in_order() {
         let sink = Sink::default();
-        let mut serial = Serial::new(EventFd::new(0).unwrap(), Box::new(sink.clone()));
+        let mut serial = serial(Box::new(sink.clone()));
         for byte in b"hello\n" {
             assert!(matches!(serial.write(0, &[*byte]), Effect::Continue));
         }
@@ -129,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_lost_file_ends_the_vm() {
-        let mut serial = Serial::new(EventFd::new(0).unwrap(), Box::new(Full));
+        let mut serial = serial(Box::new(Full));
         assert!(matches!(serial.write(0, b"x"), Effect::Fail(_)));
     }
 }

@@ -8,9 +8,6 @@ use linux_loader::loader;
 
 use crate::size::Bytes;
 
-/// The largest kernel or initrd file that is read, in bytes.
-pub const MAX_FILE: u64 = 1 << 30;
-
 /// A file that cannot be used, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -38,16 +35,28 @@ pub enum ImageError {
     /// The file cannot be read.
     #[error("cannot be read")]
     Read(#[source] io::Error),
-    /// The file is larger than any that is accepted.
+    /// Something that has no size, or no bytes.
+    #[error("is {0}: give a regular file")]
+    NotAFile(&'static str),
+    /// Not a kernel, or one that has to be unpacked.
+    #[error("is {what}: {remedy}")]
+    Foreign {
+        /// Kind of file.
+        what: &'static str,
+        /// Advice to the user.
+        remedy: &'static str,
+    },
+    /// A bzImage without an entry point in 64-bit mode.
     #[error(
-        "has {size}; at most {max} are read: strip its debug information",
-        size = Bytes(*.0),
-        max = Bytes(MAX_FILE)
+        "is a Linux kernel that cannot be entered in 64-bit mode (boot protocol {}.{:02}): give one \
+         for x86-64 (Debian: amd64), of Linux 3.8 or later",
+        .version >> 8,
+        .version & 0xff
     )]
-    FileTooLarge(u64),
-    /// Not an ELF file.
-    #[error("is not an ELF file: give an ELF64 kernel for x86-64 (a bzImage is not one)")]
-    NotElf,
+    Not64Bit {
+        /// The boot protocol's version, as in its header: major number, then minor.
+        version: u16,
+    },
     /// An ELF file of another kind.
     #[error("is {found}, but a guest kernel must be {wanted}")]
     WrongKind {
@@ -124,17 +133,24 @@ pub enum ImageError {
     },
     /// Linux that can only be entered with parameters that this VMM does not make.
     #[error(
-        "is a Linux kernel without CONFIG_PVH, which cannot be started here: build it with \
-         CONFIG_PVH=y, or take a distribution's, and give the uncompressed vmlinux"
+        "is a Linux kernel without CONFIG_PVH, which cannot be started here: give its \
+         bzImage (a distribution's vmlinuz), or build it with CONFIG_PVH=y"
     )]
     LinuxWithoutPvh,
     /// No room is left for the initrd.
     #[error(
-        "has {size}, but the VM's memory has no such room above the kernel: give the VM more with \
-         --memory",
-        size = Bytes(*.0)
+        "has {size}, but the VM's memory has no such room above the kernel, from {start:#x} to \
+         {end:#x}: give the VM more with --memory",
+        size = Bytes(*.size)
     )]
-    NoRoom(u64),
+    NoRoom {
+        /// Size of the initrd in bytes.
+        size: u64,
+        /// First byte after the kernel.
+        start: u64,
+        /// First byte after memory, or after what the kernel reaches.
+        end: u64,
+    },
     /// linux-loader refused what the checks here accept.
     #[error("cannot be loaded")]
     Load(#[source] loader::Error),

@@ -5,9 +5,10 @@ use std::ops::Range;
 
 use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr, PT_INTERP, PT_LOAD, PT_NOTE};
 use postern_abi::platform;
-use vm_memory::{ByteValued, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::error::ImageError;
+use super::file::{Reader, Source};
 use crate::layout;
 
 /// The headers of an ELF file, found consistent with the file's size.
@@ -16,13 +17,9 @@ pub(super) struct Image {
 }
 
 impl Image {
-    pub(super) fn parse(file: &[u8]) -> Result<Image, ImageError> {
+    pub(super) fn parse<S: Source>(reader: &mut Reader<'_, S>) -> Result<Image, ImageError> {
         const WANTED: &str = "a statically linked ELF64 executable for x86-64";
-        let size = file.len() as u64;
-        if !file.starts_with(b"\x7fELF") {
-            return Err(ImageError::NotElf);
-        }
-        let header: Elf64_Ehdr = read_header(file, 0, || "the ELF header".to_owned())?;
+        let header: Elf64_Ehdr = reader.header(0, || "the ELF header".to_owned())?;
         let wrong = |found: String| ImageError::WrongKind {
             found,
             wanted: WANTED,
@@ -68,11 +65,11 @@ impl Image {
         let mut programs = Vec::with_capacity(usize::from(header.e_phnum));
         for number in 0..u64::from(header.e_phnum) {
             let offset = (number * size_of::<Elf64_Phdr>() as u64).checked_add(header.e_phoff);
-            let program: Elf64_Phdr = read_header(file, offset.unwrap_or(u64::MAX), || {
+            let program: Elf64_Phdr = reader.header(offset.unwrap_or(u64::MAX), || {
                 format!("program header {number}")
             })?;
             if matches!(program.p_type, PT_LOAD | PT_NOTE) {
-                in_file(program.p_offset, program.p_filesz, size, || {
+                reader.check(program.p_offset, program.p_filesz, || {
                     format!("segment {number}")
                 })?;
             }
@@ -84,19 +81,30 @@ impl Image {
         Ok(Image { programs })
     }
 
-    /// Whether this is Linux: linked where x86-64 Linux is (`__START_KERNEL_map` of Linux's
-    /// arch/x86/include/asm/page_64_types.h), with its banner (`linux_banner`).
-    pub(super) fn is_linux(&self, file: &[u8]) -> bool {
+    /// Whether this is linked where x86-64 Linux is (`__START_KERNEL_map` of Linux's
+    /// arch/x86/include/asm/page_64_types.h).
+    pub(super) fn is_linked_as_linux(&self) -> bool {
+        self.loaded_as_linux().next().is_some()
+    }
+
+    fn loaded_as_linux(&self) -> impl Iterator<Item = &Elf64_Phdr> {
         const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+        let programs = self.programs.iter();
+        programs.filter(|one| one.p_type == PT_LOAD && one.p_vaddr >= START_KERNEL_MAP)
+    }
+
+    /// Whether this is Linux: linked so, with its banner (`linux_banner`).
+    pub(super) fn is_linux<S: Source>(
+        &self,
+        reader: &mut Reader<'_, S>,
+    ) -> Result<bool, ImageError> {
         const BANNER: &[u8] = b"Linux version ";
-        let has_banner = |program: &Elf64_Phdr| {
-            let start = program.p_offset as usize;
-            let bytes = file.get(start..start.saturating_add(program.p_filesz as usize));
-            bytes.is_some_and(|bytes| bytes.windows(BANNER.len()).any(|part| part == BANNER))
-        };
-        let loaded = |program: &&Elf64_Phdr| program.p_type == PT_LOAD;
-        let mut loaded = self.programs.iter().filter(loaded);
-        loaded.any(|program| program.p_vaddr >= START_KERNEL_MAP && has_banner(program))
+        for program in self.loaded_as_linux() {
+            if reader.contains(program.p_offset, program.p_filesz, BANNER)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The guest-physical ranges of all loaded segments, none of which overlap, and all of which
@@ -174,33 +182,4 @@ fn outside(segment: String, start: u64, end: u64, ram: &GuestMemoryMmap) -> Imag
         ram,
         remedy,
     }
-}
-
-fn in_file(
-    start: u64,
-    length: u64,
-    size: u64,
-    part: impl FnOnce() -> String,
-) -> Result<Range<usize>, ImageError> {
-    let end = start.saturating_add(length);
-    if end > size || end == u64::MAX {
-        return Err(ImageError::Truncated {
-            part: part(),
-            start,
-            end,
-            size,
-        });
-    }
-    Ok(start as usize..end as usize)
-}
-
-fn read_header<T: ByteValued + Default>(
-    file: &[u8],
-    offset: u64,
-    part: impl Fn() -> String,
-) -> Result<T, ImageError> {
-    let range = in_file(offset, size_of::<T>() as u64, file.len() as u64, &part)?;
-    let mut header = T::default();
-    header.as_mut_slice().copy_from_slice(&file[range]);
-    Ok(header)
 }

@@ -1,22 +1,33 @@
-//! Guest kernels: ELF64 files, checked whole before a byte of them is loaded.
+//! Guest kernels and initrds, checked whole before a byte of them is loaded.
 //!
-//! A kernel is entered at its ELF entry point in 64-bit mode, or, where it carries the note
-//! `XEN_ELFNOTE_PHYS32_ENTRY`, at the address in the note as the PVH boot ABI asks.
-//! Only what the checks here accept reaches linux-loader, which does the copying.
+//! | kernel | entered |
+//! | --- | --- |
+//! | bzImage | by the Linux boot protocol, in 64-bit mode |
+//! | ELF64 with the note `XEN_ELFNOTE_PHYS32_ENTRY` | at the address in the note, as the PVH boot ABI asks |
+//! | other ELF64 | at its entry point in 64-bit mode |
+//!
+//! Only what the checks here accept reaches linux-loader, which does the copying. Files are read in
+//! pieces, straight into guest memory, so their size costs the VMM nothing.
 #![deny(unsafe_code)]
 
+mod bzimage;
 mod error;
+mod file;
+mod foreign;
 mod image;
 
 use std::fs::File;
-use std::io::{Cursor, Read};
-use std::path::Path;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
 
+use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{self, KernelLoader, PvhBootCapability};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::layout;
-pub use error::{Error, ImageError, MAX_FILE};
+pub use error::{Error, ImageError};
+use file::Reader;
+pub use file::Source;
 use image::Image;
 
 /// Where a loaded kernel begins to run.
@@ -26,15 +37,23 @@ pub enum Entry {
     Long(GuestAddress),
     /// In 32-bit protected mode without paging, as the PVH boot ABI has it.
     Pvh(GuestAddress),
+    /// In 64-bit mode with the boot page tables, as the Linux boot protocol has it.
+    Linux(GuestAddress),
 }
 
 /// A kernel in guest memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Kernel {
     /// Place and mode in which the kernel begins to run.
     pub entry: Entry,
-    /// First byte after the kernel's last segment in the low part of RAM.
+    /// First byte after what the kernel needs in the low part of RAM.
     pub end: GuestAddress,
+    /// First byte after what an initrd may occupy.
+    pub initrd_end: u64,
+    /// The longest command line that the kernel takes, in bytes without its NUL.
+    pub max_cmdline: usize,
+    /// The setup header of a bzImage, as it is in the file.
+    pub setup: Option<setup_header>,
 }
 
 /// A file in guest memory.
@@ -46,63 +65,113 @@ pub struct Module {
     pub size: u64,
 }
 
-/// Checks the kernel at `path` and copies it into `ram`.
-///
-/// # Errors
-///
-/// When the file cannot be read, is not a whole and consistent ELF64 kernel, or does not fit.
-pub fn load_kernel(ram: &GuestMemoryMmap, path: &Path) -> Result<Kernel, Error> {
-    read_file(path)
-        .and_then(|file| place_kernel(ram, &file))
-        .map_err(|source| Error::Kernel {
-            path: path.to_owned(),
-            source,
-        })
+/// A kernel's file, which stays open: it is read at the start and again when the VM is reset.
+#[derive(Debug)]
+pub struct KernelFile {
+    path: PathBuf,
+    file: File,
 }
 
-/// Copies the initrd at `path` to the end of the low part of `ram`, above `kernel`.
-///
-/// # Errors
-///
-/// When the file cannot be read or does not fit.
-pub fn load_initrd(ram: &GuestMemoryMmap, path: &Path, kernel: &Kernel) -> Result<Module, Error> {
-    read_file(path)
-        .and_then(|file| place_initrd(ram, &file, kernel))
-        .map_err(|source| Error::Initrd {
-            path: path.to_owned(),
-            source,
-        })
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
-    let file = File::open(path).map_err(ImageError::Read)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(ImageError::Read)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(ImageError::FileTooLarge(bytes.len() as u64));
+impl KernelFile {
+    /// Opens the file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is no regular file.
+    pub fn open(path: &Path) -> Result<KernelFile, Error> {
+        let opened = file::open(path);
+        let path = path.to_owned();
+        match opened {
+            Ok(file) => Ok(KernelFile { path, file }),
+            Err(source) => Err(Error::Kernel { path, source }),
+        }
     }
-    Ok(bytes)
+
+    /// Checks the kernel and copies it into `ram`.
+    ///
+    /// # Errors
+    ///
+    /// When the file is not a whole and consistent kernel of a kind that is known, or does not fit.
+    pub fn load(&mut self, ram: &GuestMemoryMmap) -> Result<Kernel, Error> {
+        kernel_from(ram, &mut self.file).map_err(|source| Error::Kernel {
+            path: self.path.clone(),
+            source,
+        })
+    }
 }
 
-/// Checks the kernel `file` and copies it into `ram`: [`load_kernel`] without the reading.
+/// An initrd's file, which stays open.
+#[derive(Debug)]
+pub struct InitrdFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl InitrdFile {
+    /// Opens the file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is no regular file.
+    pub fn open(path: &Path) -> Result<InitrdFile, Error> {
+        let opened = file::open(path);
+        let path = path.to_owned();
+        match opened {
+            Ok(file) => Ok(InitrdFile { path, file }),
+            Err(source) => Err(Error::Initrd { path, source }),
+        }
+    }
+
+    /// Copies the initrd to the end of the low part of `ram`, above `kernel` and where that finds it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or does not fit.
+    pub fn load(&mut self, ram: &GuestMemoryMmap, kernel: &Kernel) -> Result<Module, Error> {
+        initrd_from(ram, &mut self.file, kernel).map_err(|source| Error::Initrd {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+/// Checks the kernel `file` and copies it into `ram`: [`KernelFile::load`] without the file.
 ///
 /// # Errors
 ///
-/// As [`load_kernel`].
+/// As [`KernelFile::load`].
 pub fn place_kernel(ram: &GuestMemoryMmap, file: &[u8]) -> Result<Kernel, ImageError> {
-    let image = Image::parse(file)?;
+    kernel_from(ram, &mut Cursor::new(file))
+}
+
+fn kernel_from<S: Source>(ram: &GuestMemoryMmap, source: &mut S) -> Result<Kernel, ImageError> {
+    let mut reader = Reader::new(source)?;
+    let beginning = reader.beginning(foreign::BEGINNING.max(bzimage::BEGINNING))?;
+    if beginning.starts_with(b"\x7fELF") {
+        elf(ram, &mut reader)
+    } else if bzimage::is_bzimage(&beginning) {
+        bzimage::load(ram, &mut reader)
+    } else {
+        let (what, remedy) = foreign::identify(&beginning);
+        Err(ImageError::Foreign { what, remedy })
+    }
+}
+
+/// The longest command line of Linux on x86 (`COMMAND_LINE_SIZE`), without its NUL: one that is
+/// longer would be cut without a word.
+const MAX_LINUX_CMDLINE: usize = 2047;
+
+fn elf<S: Source>(ram: &GuestMemoryMmap, reader: &mut Reader<'_, S>) -> Result<Kernel, ImageError> {
+    let image = Image::parse(reader)?;
     let segments = image.segments(ram)?;
-    let loaded =
-        loader::Elf::load(ram, None, &mut Cursor::new(file), None).map_err(ImageError::Load)?;
+    let loaded = loader::Elf::load(ram, None, reader.at(0)?, None).map_err(ImageError::Load)?;
     let (entry, kind) = match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(entry) => (Entry::Pvh(entry), "PVH entry point"),
-        _ if image.is_linux(file) => return Err(ImageError::LinuxWithoutPvh),
+        _ if image.is_linux(reader)? => return Err(ImageError::LinuxWithoutPvh),
         _ => (Entry::Long(loaded.kernel_load), "entry point"),
     };
     let address = match entry {
-        Entry::Long(address) | Entry::Pvh(address) => address.0,
+        Entry::Long(address) | Entry::Pvh(address) | Entry::Linux(address) => address.0,
     };
     if !segments.iter().any(|range| range.contains(&address)) {
         return Err(ImageError::Entry {
@@ -120,27 +189,49 @@ pub fn place_kernel(ram: &GuestMemoryMmap, file: &[u8]) -> Result<Kernel, ImageE
     Ok(Kernel {
         entry,
         end: GuestAddress(end.max(layout::KERNEL_START.0)),
+        initrd_end: low_end,
+        max_cmdline: match image.is_linked_as_linux() {
+            true => MAX_LINUX_CMDLINE,
+            false => layout::CMDLINE_SIZE - 1,
+        },
+        setup: None,
     })
 }
 
-/// Copies the initrd `file` into `ram`: [`load_initrd`] without the reading.
+/// Copies the initrd `file` into `ram`: [`InitrdFile::load`] without the file.
 ///
 /// # Errors
 ///
-/// As [`load_initrd`].
+/// As [`InitrdFile::load`].
 pub fn place_initrd(
     ram: &GuestMemoryMmap,
     file: &[u8],
     kernel: &Kernel,
 ) -> Result<Module, ImageError> {
-    let size = file.len() as u64;
-    let start = low_ram(ram)
+    initrd_from(ram, &mut Cursor::new(file), kernel)
+}
+
+fn initrd_from<S: Source>(
+    ram: &GuestMemoryMmap,
+    source: &mut S,
+    kernel: &Kernel,
+) -> Result<Module, ImageError> {
+    let mut reader = Reader::new(source)?;
+    let size = reader.size();
+    let end = low_ram(ram).min(kernel.initrd_end);
+    let start = end
         .checked_sub(size)
         .map(|start| start & !(postern_abi::PAGE_SIZE - 1))
         .filter(|&start| start >= kernel.end.0)
-        .ok_or(ImageError::NoRoom(size))?;
+        .ok_or(ImageError::NoRoom {
+            size,
+            start: kernel.end.0,
+            end,
+        })?;
     let start = GuestAddress(start);
-    ram.write_slice(file, start).map_err(ImageError::Copy)?;
+    let source = reader.at(0)?;
+    ram.read_exact_volatile_from(start, source, size as usize)
+        .map_err(ImageError::Copy)?;
     Ok(Module { start, size })
 }
 

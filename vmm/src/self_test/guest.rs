@@ -17,6 +17,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::code::{self, MARKS, Work};
 use super::error::{Error, call};
 use super::pages::Pages;
+use crate::cpuid::CpuModel;
 use crate::kvm::Host;
 use crate::layout::MIN_RAM;
 use crate::memory::{self, Slots};
@@ -101,7 +102,8 @@ impl Guest {
         slots.add_ram(&ram).map_err(Error::Memory)?;
         slots.install(&vm).map_err(Error::Memory)?;
         let vcpu = vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
-        vcpu.set_cpuid2(&host.cpuid(0, 1))
+        let cpuid = host.cpuid(0, 1, CpuModel::ViewCompatible, None);
+        vcpu.set_cpuid2(&cpuid.map_err(Error::Host)?)
             .map_err(call("KVM_SET_CPUID2"))?;
         let changing = [Pages::filled(1, MARKS[1])?, Pages::filled(1, MARKS[2])?];
         let sregs = start_sregs(vcpu.get_sregs().map_err(call("KVM_GET_SREGS"))?);

@@ -1,6 +1,7 @@
 //! Why a file or a text describes no topology.
 #![deny(unsafe_code)]
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -15,22 +16,26 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
-    /// Something in it is wrong.
-    #[error("{}:{line}: {message}", file.display())]
-    Content {
+    /// It is no file, or too large for one that people write.
+    #[error("{} is no topology: {what}", file.display())]
+    NoText {
         /// The file.
         file: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// The fault, in words.
-        message: String,
+        /// What it is, in words.
+        what: &'static str,
+    },
+    /// Things in it are wrong: `FILE:LINE: SENTENCE`, one a line.
+    #[error("{}", faults.join("\n"))]
+    Content {
+        /// The faults.
+        faults: Vec<String>,
     },
     /// TOML cannot hold it.
     #[error("cannot write the topology as TOML")]
     Write(#[source] Box<toml::ser::Error>),
 }
 
-/// A text that describes no topology: its fault, and where it is.
+/// A fault of a text, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ContentError {
@@ -46,4 +51,25 @@ impl ContentError {
         let before = text.as_bytes().iter().take(self.offset);
         1 + before.filter(|&&byte| byte == b'\n').count()
     }
+
+    /// The fault as people are told: `FILE:LINE: SENTENCE`.
+    pub fn told(&self, file: &std::path::Path, text: &str) -> String {
+        format!("{}:{}: {}", file.display(), self.line(text), self.message)
+    }
 }
+
+/// All faults of a text that describes no topology, in the order of the text; one at least.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentErrors(pub Vec<ContentError>);
+
+impl fmt::Display for ContentErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            let end = if index == 0 { "" } else { "; " };
+            write!(f, "{end}{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ContentErrors {}

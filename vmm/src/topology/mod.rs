@@ -1,15 +1,35 @@
-//! A topology: several VMs and perhaps a NIC that they share, described in a TOML file.
+//! A topology: several VMs and the NICs that they share, described in a TOML file.
 //!
 //! ```toml
-//! [nic]                    # optional; a VM with a port needs it
-//! ports = 2
+//! name = "lab"             # by which postern ps and others know it; optional: the file's name
+//!
+//! [nic]                    # a VM with a port needs one; several are [[nic]], each with a name
+//! name = "inner"           # optional, if there is one
+//! ports = 4
 //! queues = 1               # of each port; as many as a VM with a port has vCPUs; optional
 //! ring = "256K"            # size of each TX ring; optional
 //! lane = "256K"            # size of each lane; optional
 //! image = "nic-image"      # for elisa, elisa-strict and exit-kernel
 //! socket = "nic.socket"    # where postern stat and postern nic find it; optional
+//! paths = ["elisa"]        # what it offers; optional: all
+//! ageing = 300             # seconds for which silent stations are known; optional
 //! no_learning = [0]        # ports from whose frames no stations are learned; optional
 //! stats = "nic.json"       # the counters of all ports, at the end; optional
+//!
+//! [[nic.port]]             # what is set of a port (postern nic set, mac, uplink, port)
+//! number = 2
+//! stations = ["02:00:00:00:00:05", "02:00:00:00:00:06@12"] # behind it for good
+//! uplink = "tap:tap0"      # or packet:INTERFACE, xdp:INTERFACE
+//! busy = false             # whether the uplink looks for frames all the time
+//! enabled = true
+//! policy = { source = "own", acl = { rules = ["deny in ipv4 tcp dport 25"] } }
+//!
+//! [[nic.capture]]          # what is captured (postern nic capture)
+//! file = "trace.pcapng"
+//! port = 0                 # optional: all
+//! via = 3                  # optional: the last one
+//! format = "pcapng"        # or pcap
+//! snap = 128               # optional: whole frames
 //!
 //! [[vm]]
 //! name = "sender"
@@ -18,187 +38,130 @@
 //! cmdline = "role=send"    # optional
 //! memory = "64M"           # optional
 //! vcpus = 1                # optional
+//! nic = "inner"            # where there are several NICs
 //! port = 0                 # optional, together with path
 //! path = "elisa"
 //! exit_on_abort = false    # optional
-//! serial = "sender.log"    # optional; by default each line is printed with the VM's name
+//! serial = "sender.log"    # optional; as postern run --serial takes it; by default each line is
+//!                          # printed with the VM's name
 //! outbox = "frames.pcap"   # optional
 //! stats = "sender.json"    # optional
 //! counters = "none"        # optional: none, emulated, perf
+//!
+//! rng = false              # optional: an entropy device
+//!
+//! vsock = { cid = 3 }      # optional: sockets to the host, as postern run --vsock takes it
+//!
+//! [[vm.disk]]              # as postern run --disk takes it
+//! path = "root.img"
+//! readonly = true
+//!
+//! [[vm.net]]               # as postern run --net takes it
+//! tap = "tap0"
 //! ```
 //!
 //! Relative file names are relative to the directory of the file.
 //!
 //! [`Topology::read`] and [`Topology::parse`] read such a text, and [`Topology::to_toml`] writes
-//! one that reads as the same topology.
+//! one that reads as the same topology. All faults are told, each with its line.
 #![deny(unsafe_code)]
 
 mod error;
+mod nic;
 mod parse;
+mod parse_nic;
+mod parse_vm;
+mod reader;
+mod vm;
 
 use std::fs;
-use std::path::{self, PathBuf};
+use std::io::Read;
+use std::path;
 
-use postern_abi::platform::CallPath;
-use postern_abi::window::Geometry;
 use serde::{Serialize, Serializer};
 
-use crate::event_counters::CounterSource;
-use crate::size::Bytes;
+pub use error::{ContentError, ContentErrors, Error};
+pub use nic::{CaptureConfig, NicConfig, PortSettings, Station, StationError};
+pub use reader::{Places, is_name};
+pub use vm::{DEFAULT_MEMORY, PortConfig, VmConfig};
 
-pub use error::{ContentError, Error};
-
-/// Memory of a VM where the file does not say.
-pub const DEFAULT_MEMORY: Bytes = Bytes(64 << 20);
-
-/// Several VMs and perhaps a NIC.
+/// Several VMs and the NICs that they share.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Topology {
-    /// The NIC that the VMs share.
+    /// Its name, if the file says one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub nic: Option<NicConfig>,
+    pub name: Option<String>,
+    /// The NICs.
+    #[serde(
+        rename = "nic",
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "write_nics"
+    )]
+    pub nics: Vec<NicConfig>,
     /// The VMs, one at least, in the order of the file.
     #[serde(rename = "vm")]
     pub vms: Vec<VmConfig>,
 }
 
-/// A NIC.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct NicConfig {
-    /// Ports, queues and sizes.
-    #[serde(flatten, serialize_with = "write_geometry")]
-    pub geometry: Geometry,
-    /// The program of its views.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image: Option<PathBuf>,
-    /// Where it listens; a private name where the file does not say.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub socket: Option<PathBuf>,
-    /// Ports from whose frames no stations are learned.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub no_learning: Vec<u32>,
-    /// Where its counters go at the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stats: Option<PathBuf>,
-}
-
-impl NicConfig {
-    /// A NIC of that geometry, without an image, that listens at a private name.
-    pub fn new(geometry: Geometry) -> NicConfig {
-        NicConfig {
-            geometry,
-            image: None,
-            socket: None,
-            no_learning: Vec::new(),
-            stats: None,
-        }
+/// One NIC is `[nic]`, several are `[[nic]]`.
+fn write_nics<S: Serializer>(nics: &[NicConfig], serializer: S) -> Result<S::Ok, S::Error> {
+    match nics {
+        [only] => only.serialize(serializer),
+        several => several.serialize(serializer),
     }
 }
 
-/// A VM.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct VmConfig {
-    /// Its name, unlike that of any other.
-    pub name: String,
-    /// Its kernel.
-    pub kernel: PathBuf,
-    /// Its initrd.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub initrd: Option<PathBuf>,
-    /// Its command line.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub cmdline: String,
-    /// Its memory.
-    pub memory: Bytes,
-    /// Number of its vCPUs.
-    pub vcpus: usize,
-    /// Its port of the NIC.
-    #[serde(flatten)]
-    pub port: Option<PortConfig>,
-    /// Whether the abort of a call in a view ends it.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub exit_on_abort: bool,
-    /// Where its serial console goes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub serial: Option<PathBuf>,
-    /// Where the bytes of its outbox go.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outbox: Option<PathBuf>,
-    /// Where its statistics go.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stats: Option<PathBuf>,
-    /// Which counters are read at its snapshots.
-    pub counters: CounterSource,
+/// A topology, and the file that it was read from.
+#[derive(Clone, Debug)]
+pub struct TopologyFile {
+    /// What it says.
+    pub topology: Topology,
+    /// Where each key stands in the text.
+    pub places: Places,
+    /// The file.
+    pub file: path::PathBuf,
+    /// Its text.
+    pub text: String,
 }
 
-impl VmConfig {
-    /// A VM of that name with that kernel: one vCPU, [`DEFAULT_MEMORY`], no port, no files.
-    pub fn new(name: impl Into<String>, kernel: impl Into<PathBuf>) -> VmConfig {
-        VmConfig {
-            name: name.into(),
-            kernel: kernel.into(),
-            initrd: None,
-            cmdline: String::new(),
-            memory: DEFAULT_MEMORY,
-            vcpus: 1,
-            port: None,
-            exit_on_abort: false,
-            serial: None,
-            outbox: None,
-            stats: None,
-            counters: CounterSource::None,
-        }
+impl TopologyFile {
+    /// A fault about a key, as people are told.
+    pub fn fault(&self, key: &str, message: impl Into<String>) -> String {
+        self.places.fault(key, message).told(&self.file, &self.text)
     }
 }
 
-/// A VM's port of the NIC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct PortConfig {
-    /// Number of the port.
-    #[serde(rename = "port")]
-    pub number: u32,
-    /// How requests reach the NIC.
-    #[serde(serialize_with = "write_path")]
-    pub path: CallPath,
-}
-
-fn write_geometry<S: Serializer>(geometry: &Geometry, serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Fields {
-        ports: u32,
-        queues: u32,
-        ring: Bytes,
-        lane: Bytes,
-    }
-    let fields = Fields {
-        ports: geometry.ports(),
-        queues: geometry.queues(),
-        ring: Bytes(geometry.ring().into()),
-        lane: Bytes(geometry.lane().into()),
-    };
-    fields.serialize(serializer)
-}
-
-fn write_path<S: Serializer>(path: &CallPath, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(path.name())
-}
+/// Largest file that is read, in bytes.
+const MAX_FILE: u64 = 4 << 20;
 
 impl Topology {
     /// Reads a file.
     ///
     /// # Errors
     ///
-    /// When it cannot be read, or what it says cannot be; the message has the file and the line.
+    /// When it cannot be read, or what it says cannot be; the message has the file and the line of
+    /// each fault.
     pub fn read(file: &path::Path) -> Result<Topology, Error> {
-        let text = fs::read_to_string(file).map_err(|source| Error::Read {
-            file: file.to_owned(),
-            source,
-        })?;
+        Topology::read_file(file).map(|read| read.topology)
+    }
+
+    /// Reads a file, and keeps where what stands.
+    ///
+    /// # Errors
+    ///
+    /// As [`Topology::read`].
+    pub fn read_file(file: &path::Path) -> Result<TopologyFile, Error> {
+        let text = read_text(file)?;
         let directory = file.parent().unwrap_or(path::Path::new(""));
-        Topology::parse(&text, directory).map_err(|source| Error::Content {
+        let (parsed, places) =
+            parse::parse(&text, directory).map_err(|ContentErrors(faults)| Error::Content {
+                faults: faults.iter().map(|fault| fault.told(file, &text)).collect(),
+            })?;
+        Ok(TopologyFile {
+            topology: parsed.into(),
+            places,
             file: file.to_owned(),
-            line: source.line(&text),
-            message: source.message,
+            text,
         })
     }
 
@@ -207,9 +170,9 @@ impl Topology {
     ///
     /// # Errors
     ///
-    /// When what it says cannot be.
-    pub fn parse(text: &str, directory: &path::Path) -> Result<Topology, ContentError> {
-        parse::parse(text, directory)
+    /// When what it says cannot be: all faults.
+    pub fn parse(text: &str, directory: &path::Path) -> Result<Topology, ContentErrors> {
+        parse::parse(text, directory).map(|(parsed, _)| parsed.into())
     }
 
     /// Writes a text that reads as this topology.
@@ -219,6 +182,46 @@ impl Topology {
     /// When a file name is not Unicode, which TOML cannot hold.
     pub fn to_toml(&self) -> Result<String, Error> {
         toml::to_string(self).map_err(|source| Error::Write(Box::new(source)))
+    }
+
+    /// The NIC that a port is of.
+    pub fn nic_of(&self, port: &PortConfig) -> Option<(usize, &NicConfig)> {
+        let mut nics = self.nics.iter().enumerate();
+        nics.find(|(_, nic)| nic.name == port.nic || self.nics.len() == 1)
+    }
+}
+
+impl From<parse::Parsed> for Topology {
+    fn from(parsed: parse::Parsed) -> Topology {
+        let parse::Parsed { name, nics, vms } = parsed;
+        Topology { name, nics, vms }
+    }
+}
+
+/// The text of a file that people write: a regular one, and not too large.
+fn read_text(file: &path::Path) -> Result<String, Error> {
+    let failed = |source| Error::Read {
+        file: file.to_owned(),
+        source,
+    };
+    let no_text = |what| Error::NoText {
+        file: file.to_owned(),
+        what,
+    };
+    let metadata = fs::metadata(file).map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(no_text("it is a directory"));
+    }
+    let mut text = String::new();
+    let opened = fs::File::open(file).map_err(failed)?;
+    let read = opened.take(MAX_FILE + 1).read_to_string(&mut text);
+    match read {
+        Ok(size) if size as u64 > MAX_FILE => Err(no_text("it has more than 4 MiB")),
+        Ok(_) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            Err(no_text("it is not text in UTF-8"))
+        }
+        Err(error) => Err(failed(error)),
     }
 }
 

@@ -1,14 +1,38 @@
 //! Topologies read, refused, and written.
 
+use crate::cpuid::CpuModel;
+use crate::vm::OnReboot;
 use std::path;
 
 use proptest::prelude::*;
 
 use super::*;
 
+use std::path::PathBuf;
+
+use postern_abi::platform::CallPath;
+use postern_abi::window::Geometry;
+use postern_nic_client::control::{Control, Format};
+use postern_nic_client::policy::port::{PortPolicy, Source};
+
+use crate::console::Destination;
+use crate::event_counters::CounterSource;
+use crate::size::Bytes;
+use crate::virtio::blk::DiskConfig;
+
+/// The topology, or the line and the message of each fault.
+fn parse_all(text: &str) -> Result<Topology, Vec<(usize, String)>> {
+    let parsed = Topology::parse(text, path::Path::new("/dir"));
+    parsed.map_err(|ContentErrors(faults)| {
+        let each = faults.into_iter();
+        each.map(|fault| (fault.line(text), fault.message))
+            .collect()
+    })
+}
+
+/// The same with the first fault alone.
 fn parse(text: &str) -> Result<Topology, (usize, String)> {
-    Topology::parse(text, path::Path::new("/dir"))
-        .map_err(|error| (error.line(text), error.message))
+    parse_all(text).map_err(|faults| faults.into_iter().next().unwrap())
 }
 
 const TWO: &str = r#"
@@ -40,7 +64,9 @@ outbox = "out.pcap"
 #[test]
 fn a_whole_topology() {
     let topology = parse(TWO).unwrap();
-    let nic = topology.nic.unwrap();
+    let [nic] = &topology.nics[..] else {
+        panic!("one NIC");
+    };
     let lane = Geometry::default_lane(2, 2, 1 << 20);
     assert_eq!(nic.geometry, Geometry::new(2, 2, 1 << 20, lane).unwrap());
     assert_eq!(nic.image, Some("/dir/image".into()));
@@ -50,13 +76,7 @@ fn a_whole_topology() {
     };
     assert_eq!(sender.kernel, PathBuf::from("/abs/kernel"));
     assert_eq!((sender.memory, sender.vcpus), (Bytes(32 << 20), 2));
-    assert_eq!(
-        sender.port,
-        Some(PortConfig {
-            number: 0,
-            path: CallPath::ElisaStrict,
-        })
-    );
+    assert_eq!(sender.port, Some(PortConfig::new(0, CallPath::ElisaStrict)));
     assert_eq!(sender.counters, CounterSource::Emulated);
     assert_eq!(receiver.kernel, PathBuf::from("/dir/kernel"));
     assert_eq!((receiver.memory, receiver.vcpus), (DEFAULT_MEMORY, 1));
@@ -77,7 +97,7 @@ fn mistakes_are_told_with_their_line() {
             "ports = 2",
             "ports = 2\nspeed = 10",
             4,
-            "unknown field `speed`",
+            "no key speed in [nic]; there are name, ports",
         ),
         ("memory = \"32M\"", "memory = \"lots\"", 13, "not a size"),
         ("memory = \"32M\"", "memory = 32", 13, "invalid type"),
@@ -86,11 +106,26 @@ fn mistakes_are_told_with_their_line() {
         ("port = 1\n", "", 22, "a path needs a port"),
         ("path = \"exit-user\"\n", "", 22, "a port needs a path"),
         ("\"exit-user\"", "\"teleport\"", 23, "elisa, elisa-strict"),
+        (
+            "\"exit-user\"",
+            "\"exit-usr\"",
+            23,
+            "did you mean exit-user?",
+        ),
+        ("cmdline =", "cmdlin =", 12, "did you mean cmdline?"),
+        (
+            "kernel = \"kernel\"",
+            "kernal = \"kernel\"",
+            21,
+            "did you mean kernel?",
+        ),
         ("\"receiver\"", "\"sender\"", 20, "two VMs have the name"),
         ("\"receiver\"", "\"two words\"", 20, "letters, digits"),
         ("\"emulated\"", "\"all\"", 17, "none, emulated, perf"),
         ("image = \"image\"\n", "", 15, "needs the NIC's image"),
-        ("kernel = \"kernel\"\n", "", 19, "missing field `kernel`"),
+        ("kernel = \"kernel\"\n", "", 19, "[[vm]] has no kernel"),
+        ("vcpus = 2", "vcpus = 0", 14, "1 to"),
+        ("[nic]", "name = \"a b\"\n[nic]", 2, "letters, digits"),
         ("[nic]", "[nic", 2, ""),
     ];
     for (old, new, line, part) in cases {
@@ -122,7 +157,8 @@ fn what_is_written_is_read() {
     let whole = parse(TWO).unwrap();
     assert_eq!(round_trip(&whole), whole);
     let least = Topology {
-        nic: None,
+        name: None,
+        nics: Vec::new(),
         vms: vec![VmConfig::new("a", "kernel")],
     };
     assert_eq!(round_trip(&least), least);
@@ -135,8 +171,8 @@ fn sockets_have_a_longest_name() {
     let (least, _) = TWO.split_once("queues").unwrap();
     let (_, rest) = TWO.split_once("ports = 2\n").unwrap();
     let topology = |name: &str| format!("{least}socket = \"{name}\"\n{rest}");
-    let found = parse(&topology("nic")).unwrap().nic.unwrap().socket;
-    assert_eq!(found, Some("/dir/nic".into()));
+    let found = parse(&topology("nic")).unwrap();
+    assert_eq!(found.nics[0].socket, Some("/dir/nic".into()));
     let (line, message) = parse(&topology(&"s".repeat(200))).unwrap_err();
     assert_eq!(line, 4);
     assert!(
@@ -161,15 +197,18 @@ fn vm(port: u32) -> impl Strategy<Value = VmConfig> {
             cmdline,
             memory: Bytes(memory),
             vcpus,
-            port: path.map(|path| PortConfig {
-                number: port,
-                path: CallPath::ALL[path],
-            }),
+            cpu: (counters > 0).then(|| CpuModel::ALL[counters - 1]),
+            on_reboot: [OnReboot::Restart, OnReboot::Exit][vcpus - 1],
+            port: path.map(|path| PortConfig::new(port, CallPath::ALL[path])),
             exit_on_abort,
-            serial: files.1,
+            serial: files.1.map(|file| file.to_str().unwrap().parse().unwrap()),
             outbox: files.2,
             stats: files.3,
             counters: CounterSource::ALL[counters].1,
+            rng: vcpus == 2,
+            vsock: None,
+            disks: Vec::new(),
+            nets: Vec::new(),
         },
     )
 }
@@ -191,7 +230,232 @@ proptest! {
             stats,
             ..NicConfig::new(geometry)
         };
-        let topology = Topology { nic: Some(nic), vms: vec![first, second] };
+        let topology = Topology { name: Some("t".into()), nics: vec![nic], vms: vec![first, second] };
         prop_assert_eq!(round_trip(&topology), topology);
+    }
+}
+
+const EVERYTHING: &str = r#"
+name = "lab"
+
+[[nic]]
+name = "inner"
+ports = 4
+image = "image"
+paths = ["elisa", "exit-user"]
+ageing = 0
+[[nic.port]]
+number = 1
+stations = ["02:00:00:00:00:05", "02:00:00:00:00:06@12"]
+policy = { source = "own" }
+[[nic.port]]
+number = 2
+uplink = "tap:tap0"
+busy = true
+[[nic.port]]
+number = 0
+enabled = false
+[[nic.capture]]
+file = "trace.pcap"
+port = 1
+format = "pcap"
+snap = 64
+
+[[nic]]
+name = "outer"
+ports = 2
+
+[[vm]]
+name = "a"
+kernel = "kernel"
+nic = "inner"
+port = 1
+path = "elisa"
+serial = "unix:a.console"
+vsock = { cid = 9 }
+[[vm.disk]]
+path = "root.img"
+readonly = true
+
+[[vm]]
+name = "b"
+kernel = "kernel"
+nic = "outer"
+port = 1
+path = "direct"
+serial = "pty"
+vsock = { cid = 3 }
+[[vm.disk]]
+path = "root.img"
+readonly = true
+[[vm.disk]]
+path = "data.img"
+[[vm.net]]
+tap = "tap1"
+mac = "02:00:00:00:00:09"
+"#;
+
+#[test]
+fn all_that_a_nic_is_told_can_be_said() {
+    let topology = parse_all(EVERYTHING).unwrap();
+    assert_eq!(topology.name.as_deref(), Some("lab"));
+    let [inner, outer] = &topology.nics[..] else {
+        panic!("two NICs");
+    };
+    assert_eq!(inner.paths, [CallPath::Elisa, CallPath::ExitUser]);
+    assert_eq!((inner.ageing, outer.ageing), (Some(0), None));
+    let own = PortPolicy {
+        source: Source::Own,
+        ..PortPolicy::default()
+    };
+    let station = |text: &str| text.parse::<Station>().unwrap();
+    let add = |text: &str| Control::AddMac {
+        port: 1,
+        mac: station(text).mac,
+        vlan: station(text).vlan,
+    };
+    let controls = [
+        (
+            "port.0.policy",
+            Control::SetPolicy {
+                port: 1,
+                policy: Box::new(own),
+            },
+        ),
+        ("port.0.stations", add("02:00:00:00:00:05")),
+        ("port.0.stations", add("02:00:00:00:00:06@12")),
+        (
+            "port.1.uplink",
+            Control::AddUplink {
+                port: 2,
+                interface: "tap:tap0".into(),
+                busy: true,
+            },
+        ),
+        ("port.2.enabled", Control::Disable { port: 0 }),
+        (
+            "capture.0.file",
+            Control::AddCapture {
+                port: Some(1),
+                via: None,
+                file: "/dir/trace.pcap".into(),
+                format: Format::Pcap,
+                snap: Some(64),
+            },
+        ),
+    ];
+    assert_eq!(
+        inner.controls(),
+        controls.map(|(key, control)| (key.to_owned(), control))
+    );
+    let [a, b] = &topology.vms[..] else {
+        panic!("two VMs");
+    };
+    assert_eq!(a.serial, Some(Destination::Unix("/dir/a.console".into())));
+    assert_eq!(b.serial, Some(Destination::Pty));
+    let [_, data] = &b.disks[..] else {
+        panic!("two disks");
+    };
+    assert_eq!(data, &DiskConfig::new("/dir/data.img"));
+    let port = b.port.as_ref().unwrap();
+    assert_eq!(topology.nic_of(port).unwrap().0, 1);
+    assert_eq!(round_trip(&topology), topology);
+}
+
+#[test]
+fn what_cannot_be_together_is_told() {
+    let cases = [
+        (
+            "name = \"outer\"",
+            "name = \"inner\"",
+            28,
+            "two NICs have the name",
+        ),
+        ("name = \"outer\"\n", "", 27, "give each a name"),
+        (
+            "nic = \"outer\"",
+            "nic = \"oute\"",
+            46,
+            "did you mean outer?",
+        ),
+        ("nic = \"outer\"\n", "", 46, "there are several NICs"),
+        ("number = 2", "number = 1", 15, "two [[nic.port]]"),
+        ("number = 2", "number = 4", 15, "no port 4"),
+        (":06@12", ":05", 12, "behind port 1 already"),
+        (":06@12", ":06@4095", 12, "stations: "),
+        ("uplink = \"tap:tap0\"\n", "", 16, "busy goes with uplink"),
+        ("\"own\"", "\"owner\"", 13, "no source address"),
+        ("{ source", "{ sorce", 13, "did you mean source?"),
+        ("source = \"own\"", "mirror = 1", 13, "mirror itself"),
+        ("snap = 64", "snap = 0", 25, "snap"),
+        ("\"pcap\"", "\"pcapgn\"", 24, "did you mean pcapng?"),
+        (
+            "nic = \"inner\"\nport = 1",
+            "nic = \"inner\"\nport = 2",
+            35,
+            "has an uplink",
+        ),
+        (
+            "nic = \"inner\"\nport = 1",
+            "nic = \"inner\"\nport = 0",
+            35,
+            "is disabled",
+        ),
+        (
+            "nic = \"inner\"\nport = 1",
+            "nic = \"inner\"\nport = 3",
+            35,
+            "of a capture",
+        ),
+        (
+            "path = \"elisa\"",
+            "path = \"direct\"",
+            36,
+            "does not offer",
+        ),
+        ("data.img\"", "root.img\"", 54, "of VM a, too"),
+        ("readonly", "read_only", 41, "did you mean readonly?"),
+        ("[[vm.disk]]", "[[vm.dsk]]", 39, "did you mean disk?"),
+    ];
+    for (old, new, line, part) in cases {
+        assert!(EVERYTHING.contains(old), "{old}");
+        let (found, message) = parse(&EVERYTHING.replacen(old, new, 1)).unwrap_err();
+        assert!(message.contains(part), "{new}: {message}");
+        assert_eq!(found, line, "{new}: {message}");
+    }
+    // What two VMs cannot have.
+    let net = "[[vm.net]]\ntap = \"tap1\"\nmac = \"02:00:00:00:00:09\"\n";
+    let text = EVERYTHING.replacen("[[vm.disk]]", &format!("{net}[[vm.disk]]"), 1);
+    let faults = parse_all(&text).unwrap_err();
+    let messages: Vec<&str> = faults.iter().map(|(_, message)| message.as_str()).collect();
+    assert_eq!(messages.len(), 2, "{messages:?}");
+    assert!(messages[0].contains("the TAP tap1 is of VM a, too"));
+    assert!(messages[1].contains("02:00:00:00:00:09 is of VM a, too"));
+    // A disk that two can write to.
+    let text = EVERYTHING.replacen("readonly = true\n", "", 1);
+    let (line, message) = parse(&text).unwrap_err();
+    assert_eq!(line, 50);
+    assert!(message.contains("of VM a, too"), "{message}");
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let text = "[nic]\nports = 1\nspeed = 2\n[[vm]]\nname = 7\n[[vm]]\nname = \"a\"\nkernel = \"k\"\n\
+                memory = \"1X\"\n";
+    let faults = parse_all(text).unwrap_err();
+    let lines: Vec<usize> = faults.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [1, 3, 4, 5, 9], "{faults:?}");
+    // Where the text is no TOML, that is told.
+    assert_eq!(parse("[nic\nports = 1\n").unwrap_err().0, 1);
+}
+
+proptest! {
+    #[test]
+    fn no_text_breaks_the_parser(text in "\\PC{0,60}", at in 0..2000_usize) {
+        let _ = parse_all(&text);
+        let mut whole = EVERYTHING.to_owned();
+        let at = at.min(whole.len());
+        whole.insert_str(at, &text);
+        let _ = parse_all(&whole);
     }
 }

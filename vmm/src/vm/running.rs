@@ -7,30 +7,35 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use kvm_ioctls::VmFd;
-use postern_abi::platform;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::devices::{Devices, Pci};
 use super::error::Error;
-use crate::devices::{
-    Bus, ExitPort, Outbox, RequestPort, Serial, SerialOutput, Shared, SnapshotPort,
-};
-use crate::event_counters::{CounterSource, EventCounters, EventCounts};
-use crate::measurement::{SnapshotRecorder, ViewStats};
-use crate::memory::Slots;
+use super::event::Event;
+use super::reset::Restart;
+use super::vcpu_thread::{self, Common, VcpuParts, VcpuResult, VcpuThread};
+use crate::console::{self, Console};
+use crate::control::LiveStats;
+use crate::devices::{Outbox, Serial, Shared};
+use crate::event_counters::CounterSource;
+use crate::kvm_stats::KvmStats;
+use crate::measurement::SnapshotRecorder;
 use crate::nic::{NicEnd, NicPort, NicWatch};
+use crate::pci::{ConfigPorts, KvmMachine, Segment};
 use crate::run_report::{FinalStats, Outcome, RunReport};
 use crate::signals;
-use crate::vcpu::{Vcpu, VcpuEnd};
-use crate::view::VcpuView;
+use crate::vcpu::VcpuEnd;
 
 /// Where a VM's output goes.
 pub struct Outputs {
-    /// What the guest writes to COM1.
-    pub serial: SerialOutput,
+    /// Where COM1 goes.
+    pub console: Console,
+    /// Is told what a user at the console asks for by the escape key.
+    pub console_action: Box<dyn FnMut(console::Action) + Send>,
     /// What the guest puts in its outbox.
     pub outbox: Option<File>,
     /// Is told when the NIC takes the VM's port back, or its owner goes.
@@ -45,35 +50,30 @@ impl fmt::Debug for Outputs {
     }
 }
 
-/// What the threads of a VM tell the one that waits for its end.
-#[derive(Debug)]
-enum Event {
-    Ended { vcpu: usize, end: VcpuEnd },
-    Signal(i32),
-}
-
 /// Ends a VM from outside.
 #[derive(Debug, Clone)]
 pub struct Stopper(Sender<Event>);
 
 impl Stopper {
-    /// Ends the VM because of that signal.
-    pub fn stop(&self, signal: i32) {
-        // If nobody listens any more, the VM has ended.
-        let _ = self.0.send(Event::Signal(signal));
+    /// Ends the VM because of that signal; false if it has ended already.
+    pub fn stop(&self, signal: i32) -> bool {
+        self.0.send(Event::Signal(signal)).is_ok()
     }
 }
 
 /// What a VM that is ready to run consists of.
 pub(super) struct Parts {
     pub(super) counters: CounterSource,
-    pub(super) vcpus: Vec<(Vcpu, Option<VcpuView>)>,
+    pub(super) vcpus: Vec<VcpuParts>,
     pub(super) ram: GuestMemoryMmap,
     pub(super) irq: EventFd,
     pub(super) recorder: Option<Shared<SnapshotRecorder>>,
     pub(super) nic: Option<NicPort>,
-    pub(super) slots: Slots,
-    pub(super) vm: VmFd,
+    pub(super) segment: Option<Arc<Segment>>,
+    pub(super) machine: Arc<KvmMachine>,
+    pub(super) vm: Arc<VmFd>,
+    /// What a reset needs, if the VM is to start again then.
+    pub(super) restart: Option<Restart>,
 }
 
 /// A VM that is ready to run.
@@ -87,16 +87,9 @@ impl fmt::Debug for Vm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vm")
             .field("vcpus", &self.parts.vcpus.len())
-            .field("slots", &self.parts.slots)
+            .field("machine", &self.parts.machine)
             .finish_non_exhaustive()
     }
-}
-
-/// What the thread of a vCPU has counted when it ends.
-struct VcpuResult {
-    counts: EventCounts,
-    view: Option<ViewStats>,
-    strays: u64,
 }
 
 impl Vm {
@@ -114,6 +107,18 @@ impl Vm {
         Stopper(self.sender.clone())
     }
 
+    /// KVM's statistics, to be read while the VM runs.
+    ///
+    /// # Errors
+    ///
+    /// When KVM has none.
+    pub fn live_stats(&self) -> Result<LiveStats, Error> {
+        let own = KvmStats::open("the VM", self.parts.vm.as_ref())?;
+        let each = self.parts.vcpus.iter();
+        let each = each.map(|parts| KvmStats::open("a vCPU", parts.vcpu.fd()));
+        Ok(LiveStats::new(own, each.collect::<Result<_, _>>()?))
+    }
+
     /// Runs the VM to its end: the first vCPU that ends, or the first signal, ends all.
     ///
     /// # Errors
@@ -127,43 +132,77 @@ impl Vm {
             irq,
             recorder,
             nic,
+            segment,
+            vm,
+            mut restart,
             // Memory, and the VM itself, stay until the vCPUs are gone.
-            slots: _slots,
-            vm: _vm,
+            machine: _machine,
         } = self.parts;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (writer, pump, wake) = outputs.console.split(Arc::clone(&stop));
+        let room = {
+            let wake = Arc::clone(&wake);
+            Arc::new(move || wake.wake())
+        };
+        let serial = Serial::new(irq, Box::new(writer), room);
+        let outbox = outputs.outbox.map(|file| {
+            let stream = console::Stream::new(file, Arc::clone(&stop));
+            Box::new(stream) as Box<dyn io::Write + Send>
+        });
         let devices = Devices {
-            serial: Shared::new(Serial::new(irq, outputs.serial)),
-            outbox: Shared::new(Outbox::new(ram, outputs.outbox)),
+            serial: Shared::new(serial),
+            outbox: Shared::new(Outbox::new(ram, outbox)),
             recorder,
+            pci: segment.map(|segment| Pci {
+                ports: ConfigPorts::new(Arc::clone(&segment)),
+                segment,
+            }),
         };
         let watch = nic.as_ref().map(|nic| nic.watch(outputs.nic_end));
         let watch = watch.transpose().map_err(|source| Error::System {
             what: "watch the connection to the NIC",
             source,
         })?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut threads: Vec<JoinHandle<Result<VcpuResult, Error>>> = Vec::new();
+        let console = {
+            let (serial, stop, act) = (
+                devices.serial.clone(),
+                Arc::clone(&stop),
+                outputs.console_action,
+            );
+            thread::Builder::new()
+                .name("console".to_owned())
+                .spawn(move || pump.run(&serial, &stop, act))
+                .map_err(|source| Error::System {
+                    what: "start a thread for the console",
+                    source,
+                })?
+        };
+        let common = Common {
+            devices,
+            counters: kind,
+            halt: Arc::new(AtomicBool::new(false)),
+            events: self.sender.clone(),
+        };
+        let mut threads: Vec<VcpuThread> = Vec::new();
         let mut started = Ok(());
-        for (vcpu, attached) in vcpus {
-            let (devices, stop, sender) = (devices.clone(), Arc::clone(&stop), self.sender.clone());
-            let own = VcpuDevices {
-                request: nic.as_ref().and_then(|nic| nic.request_port(vcpu.number())),
-                attached,
-            };
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{}", vcpu.number()))
-                .spawn(move || run_vcpu(vcpu, &devices, own, kind, &stop, &sender));
-            match thread {
+        for parts in vcpus {
+            let request = nic
+                .as_ref()
+                .and_then(|nic| nic.request_port(parts.vcpu.number()));
+            match vcpu_thread::start(parts, request, common.clone()) {
                 Ok(thread) => threads.push(thread),
-                Err(source) => {
-                    let what = "start a thread for a vCPU";
-                    started = Err(Error::System { what, source });
+                Err(error) => {
+                    started = Err(error);
                     break;
                 }
             }
         }
-        let event = started.map(|()| self.events.recv());
+        let outcome =
+            started.and_then(|()| wait(&vm, restart.as_mut(), &threads, &common, &self.events));
         stop.store(true, Ordering::Relaxed);
+        common.halt.store(true, Ordering::Relaxed);
+        // Without a sender of orders, threads of vCPUs that have stopped end.
+        let threads: Vec<_> = threads.into_iter().map(|thread| thread.handle).collect();
         signals::kick(&threads);
         let mut results = Vec::with_capacity(threads.len());
         for thread in threads {
@@ -173,130 +212,85 @@ impl Vm {
                     source: io::Error::other("its thread panicked"),
                 })
             });
-            results.push(ended?);
+            results.push(ended);
         }
-        let outcome = match event? {
-            Ok(Event::Ended { vcpu, end }) => Outcome::Ended { vcpu, end },
-            Ok(Event::Signal(signal)) => Outcome::Signal(signal),
-            Err(mpsc::RecvError) => unreachable!("`sender` is still here"),
-        };
+        wake.wake();
+        // A console that panicked has said so; the guest's end counts.
+        let _ = console.join();
+        let results: Vec<VcpuResult> = results.into_iter().collect::<Result<_, _>>()?;
+        let outcome = outcome?;
         let nic_end = watch.and_then(NicWatch::finish);
         Ok(RunReport {
             nic_end,
-            ..devices.report(outcome, &results)?
+            ..report(&common.devices, outcome, &results)?
         })
     }
 }
 
-/// The devices that all vCPUs of a VM share.
-#[derive(Clone)]
-struct Devices {
-    serial: Shared<Serial>,
-    outbox: Shared<Outbox>,
-    recorder: Option<Shared<SnapshotRecorder>>,
-}
-
-/// The devices of one vCPU.
-struct VcpuDevices {
-    request: Option<RequestPort>,
-    attached: Option<VcpuView>,
-}
-
-impl Devices {
-    fn bus(&self, snapshot: Shared<SnapshotPort>) -> Bus {
-        let mut bus = Bus::new();
-        bus.add(platform::PORT_SNAPSHOT, 4, Box::new(snapshot));
-        bus.add(platform::PORT_EXIT, 4, Box::new(ExitPort));
-        bus.add(platform::PORT_OUTBOX, 4, Box::new(self.outbox.clone()));
-        bus.add(
-            platform::PORT_SERIAL,
-            Serial::PORTS,
-            Box::new(self.serial.clone()),
-        );
-        bus
-    }
-
-    fn report(&self, outcome: Outcome, results: &[VcpuResult]) -> Result<RunReport, Error> {
-        let flushed = self.serial.with(Serial::flush);
-        let outcome = match (outcome, flushed) {
+/// Waits for the VM's end, through resets by the guest.
+fn wait(
+    vm: &VmFd,
+    mut restart: Option<&mut Restart>,
+    threads: &[VcpuThread],
+    common: &Common,
+    events: &Receiver<Event>,
+) -> Result<Outcome, Error> {
+    loop {
+        match (events.recv(), &mut restart) {
             (
-                Outcome::Ended {
-                    vcpu,
-                    end: VcpuEnd::Guest(_),
-                },
-                Err(error),
-            ) => Outcome::Ended {
+                Ok(Event::Ended {
+                    end: VcpuEnd::Reset,
+                    ..
+                }),
+                Some(restart),
+            ) => {
+                let ended = restart.reset(vm, &common.devices, threads, common, events)?;
+                if let Some(outcome) = ended {
+                    return Ok(outcome);
+                }
+            }
+            (Ok(Event::Ended { vcpu, end }), _) => return Ok(Outcome::Ended { vcpu, end }),
+            (Ok(Event::Signal(signal)), _) => return Ok(Outcome::Signal(signal)),
+            (Ok(Event::Restored), _) => {}
+            (Err(mpsc::RecvError), _) => unreachable!("`common` has a sender"),
+        }
+    }
+}
+
+/// The end of a VM with these devices.
+fn report(devices: &Devices, outcome: Outcome, results: &[VcpuResult]) -> Result<RunReport, Error> {
+    let flushed = devices.serial.with(Serial::flush);
+    let outcome = match (outcome, flushed) {
+        (
+            Outcome::Ended {
                 vcpu,
-                end: VcpuEnd::Device(error),
+                end: VcpuEnd::Guest(_) | VcpuEnd::PowerOff,
             },
-            (outcome, _) => outcome,
-        };
-        let views = results.iter().filter_map(|one| one.view).collect();
-        let (snapshots, snapshots_dropped, statistics) = match &self.recorder {
-            Some(recorder) => recorder.with(|recorder| {
-                let now = recorder.now(views)?;
-                Ok::<_, Error>((recorder.taken(), recorder.dropped(), Some(now)))
-            })?,
-            None => (Vec::new(), 0, None),
-        };
-        Ok(RunReport {
-            outcome,
-            nic_end: None,
-            snapshots,
-            snapshots_dropped,
-            last: FinalStats {
-                statistics,
-                counters: results.iter().map(|one| one.counts).collect(),
-                stray_accesses: results.iter().map(|one| one.strays).sum(),
-                outbox_refused: self.outbox.with(|outbox| outbox.refused()),
-            },
-        })
-    }
-}
-
-/// Tells the waiting thread that a vCPU has ended, however its own thread ends.
-struct EndNotice<'a> {
-    events: &'a Sender<Event>,
-    vcpu: usize,
-    end: Option<VcpuEnd>,
-}
-
-impl Drop for EndNotice<'_> {
-    fn drop(&mut self) {
-        // Without an end, the thread's own result says what happened.
-        let end = self.end.take().unwrap_or(VcpuEnd::Stopped);
-        // Who listens is gone only once all threads have ended.
-        let _ = self.events.send(Event::Ended {
-            vcpu: self.vcpu,
-            end,
-        });
-    }
-}
-
-/// The thread of a vCPU.
-fn run_vcpu(
-    mut vcpu: Vcpu,
-    devices: &Devices,
-    own: VcpuDevices,
-    kind: CounterSource,
-    stop: &AtomicBool,
-    events: &Sender<Event>,
-) -> Result<VcpuResult, Error> {
-    let number = vcpu.number();
-    let mut notice = EndNotice {
-        events,
-        vcpu: number,
-        end: None,
+            Err(error),
+        ) => Outcome::Ended {
+            vcpu,
+            end: VcpuEnd::Device(error),
+        },
+        (outcome, _) => outcome,
     };
-    let counters = EventCounters::open(kind)?;
-    let snapshot = SnapshotPort::new(number, counters, own.attached, devices.recorder.clone());
-    let snapshot = Shared::new(snapshot);
-    let mut bus = devices.bus(snapshot.clone());
-    notice.end = Some(vcpu.run(own.request, &mut bus, stop));
-    let (counts, view) = snapshot.with(SnapshotPort::last)?;
-    Ok(VcpuResult {
-        counts,
-        view,
-        strays: bus.strays(),
+    let views = results.iter().filter_map(|one| one.view).collect();
+    let (snapshots, snapshots_dropped, statistics) = match &devices.recorder {
+        Some(recorder) => recorder.with(|recorder| {
+            let now = recorder.now(views)?;
+            Ok::<_, Error>((recorder.taken(), recorder.dropped(), Some(now)))
+        })?,
+        None => (Vec::new(), 0, None),
+    };
+    Ok(RunReport {
+        outcome,
+        nic_end: None,
+        snapshots,
+        snapshots_dropped,
+        last: FinalStats {
+            statistics,
+            counters: results.iter().map(|one| one.counts).collect(),
+            stray_accesses: results.iter().map(|one| one.strays).sum(),
+            outbox_refused: devices.outbox.with(|outbox| outbox.refused()),
+        },
     })
 }

@@ -8,6 +8,7 @@ use postern_abi::window::Geometry;
 use postern_lab::job::Job;
 use postern_lab::setup::Programs;
 use postern_lab::source::Source;
+use postern_vmm::cpuid::CpuModel;
 use postern_vmm::event_counters::CounterSource;
 use postern_vmm::size::Bytes;
 use postern_vmm::topology::{NicConfig, PortConfig, Topology, VmConfig};
@@ -159,7 +160,9 @@ impl Setting {
         VmConfig {
             cmdline,
             memory: Bytes((GUEST_MEMORY_MB + data.div_ceil(1 << 20)) << 20),
-            port: Some(PortConfig { number: port, path }),
+            // The same processor on all paths, with views or without.
+            cpu: Some(CpuModel::ViewCompatible),
+            port: Some(PortConfig::new(port, path)),
             stats: Some(stats_file(name).into()),
             counters: self.counters,
             ..VmConfig::new(name, GUEST)
@@ -197,7 +200,8 @@ impl Scenario {
                 trace.name()
             ),
             topology: Topology {
-                nic: Some(setting.nic()?),
+                name: None,
+                nics: vec![setting.nic()?],
                 vms: vec![receiver, sender],
             },
             workload: Workload::Traffic { path, input, batch },
@@ -220,7 +224,8 @@ impl Scenario {
         Ok(Scenario {
             name: format!("{}: {calls} empty calls", path.name()),
             topology: Topology {
-                nic: Some(setting.nic()?),
+                name: None,
+                nics: vec![setting.nic()?],
                 vms: vec![caller],
             },
             workload: Workload::Calls { path, calls },
@@ -247,7 +252,7 @@ impl Scenario {
         if let Workload::Traffic { input, .. } = self.workload {
             job = job.bytes(SENT, pcap::to_bytes(inputs[input].frames())?);
         }
-        let nic = self.topology.nic.iter().map(|nic| &nic.stats);
+        let nic = self.topology.nics.iter().map(|nic| &nic.stats);
         let vms = self.topology.vms.iter();
         let vms = vms.flat_map(|vm| [&vm.outbox, &vm.stats]);
         for file in nic.chain(vms).flatten() {
@@ -259,7 +264,7 @@ impl Scenario {
     /// The port of a VM, by its name.
     pub fn port_of(&self, name: &str) -> Option<u32> {
         let vm = self.topology.vms.iter().find(|vm| vm.name == name)?;
-        vm.port.map(|port| port.number)
+        vm.port.as_ref().map(|port| port.number)
     }
 }
 
@@ -293,6 +298,8 @@ mod tests {
             postern: file("postern"),
             viewtest: file("viewtest"),
             exitcost: file("exitcost"),
+            disktest: file("disktest"),
+            nettest: file("nettest"),
             bare_guest: file("bare_guest"),
             nic_image: file("nic-image"),
             locking_image: file("locking-image"),

@@ -10,10 +10,13 @@ mod run;
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command as Program, ExitCode};
 use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use postern_init::{Module, PLAN_PATH, Plan, Record};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, WaitOptions, wait};
@@ -53,7 +56,7 @@ fn main() -> ExitCode {
         // The machine is still on only if it is another machine than expected.
         let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
         loop {
-            std::thread::park();
+            thread::park();
         }
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -110,6 +113,8 @@ fn mount_all() -> Result<()> {
             .with_context(|| format!("mounting {kind} at {directory}"))?;
     }
     // Not every kernel has them.
+    let _ = fs::create_dir_all("/dev/pts");
+    let _ = mount("devpts", "/dev/pts", "devpts", MountFlags::empty(), None);
     let _ = mount(
         "debugfs",
         "/sys/kernel/debug",
@@ -150,6 +155,7 @@ fn carry_out(sender: &RecordSender) -> Result<()> {
             return Ok(());
         }
     }
+    wait_for_disks(plan.disks)?;
     let mut orphans = Orphans::new().context("asking for the ends of processes")?;
     for (index, command) in plan.commands.iter().enumerate() {
         run::run(index as u32, command, sender, &mut log, &mut orphans);
@@ -165,6 +171,22 @@ fn load(module: &Module) -> Result<()> {
     let file = File::open(&module.path)?;
     let params = std::ffi::CString::new(module.params.as_str())?;
     rustix::system::finit_module(&file, &params, 0)?;
+    Ok(())
+}
+
+/// Waits until the devices of these disks are there: drivers look for them after they are loaded.
+fn wait_for_disks(count: usize) -> Result<()> {
+    let devices = ('a'..='z')
+        .take(count)
+        .map(|letter| format!("/dev/sd{letter}"));
+    for device in devices {
+        let mut tries = 0;
+        while !Path::new(&device).exists() {
+            ensure!(tries < 1000, "the machine's disk {device} does not appear");
+            tries += 1;
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
     Ok(())
 }
 

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Plan {
     /// Kernel modules, in the order of loading.
     pub modules: Vec<Module>,
+    /// Number of disks to wait for once the modules are loaded: `/dev/sda` and so on.
+    pub disks: usize,
     /// Commands, one after another; a failing one does not keep the next from running.
     pub commands: Vec<Command>,
     /// Run a shell on the console at the end.

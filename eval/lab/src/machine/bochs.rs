@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use super::disks::Disks;
 use super::error::MachineError;
 use super::files::MachineFiles;
 
@@ -34,11 +35,12 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Starts the machine whose disc lies in `directory`.
+    /// Starts the machine whose disc and disks lie in `directory`, with this size of memory and
+    /// number of disks.
     pub fn start(
         directory: &Path,
         files: &MachineFiles,
-        memory_mb: u32,
+        (memory_mb, disks): (u32, usize),
         serial: Serial<'_>,
     ) -> Result<Self, MachineError> {
         let prepare = |what: &str| {
@@ -46,7 +48,7 @@ impl Emulator {
             move |source| MachineError::Prepare { what, source }
         };
         let configuration = directory.join("bochsrc");
-        fs::write(&configuration, bochsrc(files, memory_mb, serial))
+        fs::write(&configuration, bochsrc(files, memory_mb, disks, serial))
             .map_err(prepare("writing bochsrc"))?;
         for name in [CONSOLE, OUTPUT] {
             File::create(directory.join(name)).map_err(prepare(name))?;
@@ -122,7 +124,7 @@ impl Drop for Emulator {
     }
 }
 
-fn bochsrc(files: &MachineFiles, memory_mb: u32, serial: Serial<'_>) -> String {
+fn bochsrc(files: &MachineFiles, memory_mb: u32, disks: usize, serial: Serial<'_>) -> String {
     let (clock, com1) = match serial {
         Serial::File => ("none", format!("mode=file, dev={CONSOLE}")),
         Serial::Terminal(path) => ("slowdown", format!("mode=term, dev={}", path.display())),
@@ -144,12 +146,14 @@ fn bochsrc(files: &MachineFiles, memory_mb: u32, serial: Serial<'_>) -> String {
          vga: extension=vbe, update_freq=1\n\
          ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
          ata0-master: type=cdrom, path=machine.iso, status=inserted\n\
+         {disks}\
          boot: cdrom\n\
          com1: enabled=1, {com1}\n\
          log: {LOG}\n\
          info: action=ignore\n\
          error: action=ignore\n\
          panic: action=fatal\n",
+        disks = Disks::configuration(disks),
         bios = files.bios.display(),
         vga_bios = files.vga_bios.display(),
     )

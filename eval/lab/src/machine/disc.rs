@@ -1,12 +1,14 @@
 //! The disc of a machine, made of kernel, modules, programs and the files of jobs.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use postern_init::{PLAN_PATH, Plan};
 
 use super::directory::RunDirectory;
+use super::disks::{self, Disks};
 use super::error::MachineError;
 use super::files::{Kernel, MachineFiles};
 use super::initramfs::Initramfs;
@@ -26,14 +28,14 @@ pub struct Contents<'a> {
     pub arguments: String,
 }
 
-/// Makes a directory with everything that the emulator needs. It is left behind if it is to be
-/// `kept`.
+/// Makes a directory with everything that the emulator needs, and says how many disks the machine
+/// has. The directory is left behind if it is to be `kept`.
 pub fn prepare(
     contents: &Contents<'_>,
     jobs: &[Job],
     shell: bool,
     kept: bool,
-) -> Result<RunDirectory, MachineError> {
+) -> Result<(RunDirectory, usize), MachineError> {
     let directory = RunDirectory::new(&contents.files.run, kept)?;
     let mut plan = Plan {
         shell,
@@ -46,7 +48,22 @@ pub fn prepare(
     root.link("lib64", "lib").directory("lib");
     root.file("init", read(&contents.files.init)?);
     root.file("bin/busybox", read(&contents.files.busybox)?);
-    for (path, params) in &contents.modules {
+    let mut disks = Disks::default();
+    add_jobs(jobs, &mut root, &mut plan, &mut disks)?;
+    plan.disks = disks.count();
+    let mut modules = contents.modules.clone();
+    if plan.disks > 0 {
+        let drivers = &contents.kernel.disk_drivers;
+        if drivers.is_empty() {
+            return Err(MachineError::Prepare {
+                what: "making disks of large files".to_owned(),
+                source: io::Error::other("there are no drivers for them; boot the small kernel"),
+            });
+        }
+        modules.extend(drivers.iter().map(|path| (path.clone(), String::new())));
+        disks.link(directory.path())?;
+    }
+    for (path, params) in &modules {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let guest = format!("/lib/modules/{name}");
         root.file(&guest, stripped(path, &directory)?);
@@ -55,7 +72,6 @@ pub fn prepare(
             params: params.clone(),
         });
     }
-    add_jobs(jobs, &mut root, &mut plan)?;
     let json = serde_json::to_vec(&plan).map_err(|error| MachineError::Prepare {
         what: "writing the plan".to_owned(),
         source: error.into(),
@@ -68,11 +84,17 @@ pub fn prepare(
         &root,
         &contents.arguments,
     )?;
-    Ok(directory)
+    Ok((directory, plan.disks))
 }
 
-/// Puts the files of jobs into the archive, each content once, and their commands into the plan.
-fn add_jobs(jobs: &[Job], root: &mut Initramfs, plan: &mut Plan) -> Result<(), MachineError> {
+/// Puts the files of jobs into the archive, each content once, or makes disks of them, and their
+/// commands into the plan.
+fn add_jobs(
+    jobs: &[Job],
+    root: &mut Initramfs,
+    plan: &mut Plan,
+    disks: &mut Disks,
+) -> Result<(), MachineError> {
     let mut store: HashMap<&Content, String> = HashMap::new();
     for (index, job) in jobs.iter().enumerate() {
         let dir = format!("/job/{index}");
@@ -83,6 +105,12 @@ fn add_jobs(jobs: &[Job], root: &mut Initramfs, plan: &mut Plan) -> Result<(), M
             } else {
                 format!("{dir}/{name}")
             };
+            if let Content::File(file) = content
+                && size(file)? >= disks::LARGE
+            {
+                root.link(&path, &disks.add(file)?);
+                continue;
+            }
             match store.get(content) {
                 Some(first) => root.link(&path, first),
                 None => {
@@ -103,6 +131,14 @@ fn add_jobs(jobs: &[Job], root: &mut Initramfs, plan: &mut Plan) -> Result<(), M
         });
     }
     Ok(())
+}
+
+fn size(path: &Path) -> Result<u64, MachineError> {
+    let data = std::fs::metadata(path).map_err(|source| MachineError::Prepare {
+        what: format!("reading {}", path.display()),
+        source,
+    })?;
+    Ok(data.len())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, MachineError> {
@@ -134,10 +170,26 @@ mod tests {
         let jobs = [1, 2].map(|n| Job::new(&n.to_string(), "true").bytes("x", b"same".as_slice()));
         let mut root = Initramfs::new();
         let mut plan = Plan::default();
-        add_jobs(&jobs, &mut root, &mut plan).unwrap();
+        add_jobs(&jobs, &mut root, &mut plan, &mut Disks::default()).unwrap();
         let mut bytes = Vec::new();
         root.write(&mut bytes).unwrap();
         let count = bytes.windows(4).filter(|window| window == b"same").count();
         assert_eq!((count, plan.commands.len()), (1, 2));
+    }
+
+    #[test]
+    fn large_files_become_disks() {
+        let directory = tempfile::tempdir().unwrap();
+        let large = directory.path().join("large");
+        std::fs::File::create(&large)
+            .and_then(|file| file.set_len(disks::LARGE))
+            .unwrap();
+        let jobs = [Job::new("x", "true").file("image", large)];
+        let (mut root, mut plan, mut disks) = (Initramfs::new(), Plan::default(), Disks::default());
+        add_jobs(&jobs, &mut root, &mut plan, &mut disks).unwrap();
+        let mut bytes = Vec::new();
+        root.write(&mut bytes).unwrap();
+        assert!(bytes.len() < 4096 && bytes.windows(8).any(|window| window == b"/dev/sda"));
+        assert_eq!(disks.count(), 1);
     }
 }

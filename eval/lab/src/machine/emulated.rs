@@ -132,12 +132,12 @@ impl<'a> EmulatedMachine<'a> {
     /// [`MachineError`] if the machine cannot be started or is interrupted. Its death on the way is
     /// part of the [`BootOutcome`].
     pub fn run_all(&self, jobs: &[Job]) -> Result<BootOutcome, MachineError> {
-        let directory = disc::prepare(&self.contents, jobs, false, self.kept)?;
+        let (directory, disks) = disc::prepare(&self.contents, jobs, false, self.kept)?;
         let start = Instant::now();
         let mut emulator = Emulator::start(
             directory.path(),
             self.contents.files,
-            self.memory_mb,
+            (self.memory_mb, disks),
             Serial::File,
         )?;
         let mut console = Console::new(emulator.console_path(), self.streaming, self.watcher);
@@ -174,13 +174,13 @@ impl<'a> EmulatedMachine<'a> {
     ///
     /// [`MachineError`] if the machine cannot be started, or if standard input is no terminal.
     pub fn shell(&self, jobs: &[Job]) -> Result<(), MachineError> {
-        let directory = disc::prepare(&self.contents, jobs, true, self.kept)?;
+        let (directory, disks) = disc::prepare(&self.contents, jobs, true, self.kept)?;
         shell::attend(|terminal| {
             let serial = Serial::Terminal(terminal);
             Emulator::start(
                 directory.path(),
                 self.contents.files,
-                self.memory_mb,
+                (self.memory_mb, disks),
                 serial,
             )
         })

@@ -28,4 +28,6 @@ pub struct MachineFiles {
 pub struct Kernel {
     /// Compressed image.
     pub image: PathBuf,
+    /// Modules that drive the machine's disks, in the order of loading; none if it cannot have any.
+    pub disk_drivers: Vec<PathBuf>,
 }

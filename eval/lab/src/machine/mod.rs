@@ -20,6 +20,7 @@
 //! | `emulated` | [`EmulatedMachine`]: what is wanted, the boot, what came of it |
 //! | `files` | programs, firmware and kernels that machines are made of |
 //! | `disc` | the disc of one boot: [`initramfs`] and `iso` |
+//! | `disks` | large files of jobs as disks |
 //! | `directory` | [`RunDirectory`], of one boot or one test, removed when it ends |
 //! | `bochs` | the emulator's process and configuration |
 //! | `console` | the serial console |
@@ -34,6 +35,7 @@ mod bochs;
 mod console;
 mod directory;
 mod disc;
+mod disks;
 mod emulated;
 mod error;
 mod files;
@@ -42,6 +44,11 @@ mod iso;
 mod results;
 mod shell;
 mod tool;
+
+/// Argument for a machine's kernel, for people: it says on the console only what ends it. On each
+/// boot it complains of the processor's microcode and of a counter, both of which this processor does
+/// not have.
+pub const CONSOLE_LEVEL: &str = "loglevel=3";
 
 pub use directory::RunDirectory;
 pub use emulated::{BootOutcome, EmulatedMachine};

@@ -50,26 +50,33 @@ pub fn fetch(cache: &Cache, progress: &Progress, series: &Series) -> Result<Kern
     })?;
     let version = fs::read_to_string(directory.join("version")).context("reading a version")?;
     let [irqbypass, kvm, kvm_intel] = modules(&directory, &version);
+    let all_modules = all_modules(&directory, &version);
     Ok(KernelTree {
         kernel: Kernel {
             image: directory.join(format!("boot/vmlinuz-{version}")),
+            disk_drivers: Vec::new(),
         },
         build: directory.join(format!("usr/src/linux-headers-{version}")),
         irqbypass,
         stock: [kvm, kvm_intel],
+        modules: Some(all_modules),
         leaking: None,
     })
 }
 
-/// The modules of KVM, in the order of loading.
-fn modules(directory: &Path, version: &str) -> [PathBuf; 3] {
+/// The directory of all modules.
+fn all_modules(directory: &Path, version: &str) -> PathBuf {
     // Since Debian 13 packages have nothing in /lib.
     let usr = directory.join("usr/lib/modules").join(version);
-    let modules = match usr.join("kernel").exists() {
+    match usr.join("kernel").exists() {
         true => usr,
         false => directory.join("lib/modules").join(version),
-    };
-    let modules = modules.join("kernel");
+    }
+}
+
+/// The modules of KVM, in the order of loading.
+fn modules(directory: &Path, version: &str) -> [PathBuf; 3] {
+    let modules = all_modules(directory, version).join("kernel");
     [
         "virt/lib/irqbypass.ko",
         "arch/x86/kvm/kvm.ko",

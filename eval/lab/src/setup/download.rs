@@ -141,6 +141,33 @@ impl<'a> Release<'a> {
         }
     }
 
+    /// Makes sure that there are packages of these names.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names those that there are not.
+    pub fn check(&self, packages: &[&str]) -> Result<()> {
+        let mut missing = Vec::new();
+        for package in packages {
+            let output = self.apt("apt-cache").args(["show", package]).output();
+            if !output.context("running apt-cache")?.status.success() {
+                missing.push(*package);
+            }
+        }
+        ensure!(
+            missing.is_empty(),
+            "Debian {} has no package {}; `apt-cache search WORD` finds names",
+            self.name(),
+            missing.join(" and no package ")
+        );
+        Ok(())
+    }
+
+    /// Codename of the release.
+    fn name(&self) -> std::borrow::Cow<'_, str> {
+        self.root.file_name().unwrap_or_default().to_string_lossy()
+    }
+
     /// Fetches a package and unpacks it into a directory.
     ///
     /// # Errors

@@ -93,6 +93,16 @@ pub fn build(
 /// `debug-6.12.config`).
 const CONFIGURATIONS: &str = "eval/lab/kernel";
 
+/// Drivers of the machine's disks, in the order of loading. They are no part of the kernel: finding
+/// a disk takes as long as the rest of a boot, and most machines have none.
+const DISK_DRIVERS: [&str; 5] = [
+    "drivers/scsi/scsi_common.ko",
+    "drivers/scsi/scsi_mod.ko",
+    "drivers/scsi/sd_mod.ko",
+    "drivers/ata/libata.ko",
+    "drivers/ata/ata_piix.ko",
+];
+
 /// A kernel of Debian's source with a configuration of our own.
 fn configured(
     cache: &Cache,
@@ -119,9 +129,11 @@ fn configured(
     Ok(KernelTree {
         kernel: Kernel {
             image: tree.join("arch/x86/boot/bzImage"),
+            disk_drivers: DISK_DRIVERS.map(|path| tree.join(path)).to_vec(),
         },
         irqbypass: tree.join("virt/lib/irqbypass.ko"),
         stock: ["kvm", "kvm-intel"].map(|name| tree.join(format!("arch/x86/kvm/{name}.ko"))),
+        modules: None,
         leaking: Some(tree.join("samples/kmemleak/kmemleak-test.ko")).filter(|path| path.exists()),
         build: tree,
     })

@@ -15,6 +15,9 @@ pub struct KernelTree {
     pub irqbypass: PathBuf,
     /// `kvm.ko` and `kvm-intel.ko` without Postern's patches.
     pub stock: [PathBuf; 2],
+    /// Directory of its modules with their list of what is built in, where guests need modules to
+    /// reach their devices.
+    pub modules: Option<PathBuf>,
     /// A module that leaks memory on purpose, where the kernel finds leaks.
     pub leaking: Option<PathBuf>,
 }

@@ -8,6 +8,7 @@
 //! | [`mod@programs`] | Postern's own programs: VMM, guest, images of the NIC, tests |
 //! | [`kernel`] | kernels of a [`series`], of our own configuration or Debian's own |
 //! | [`modules`] | the patched KVM for a kernel |
+//! | [`guest`] | Linux guests: kernel, initial file system, root file system of Debian packages |
 //! | [`clean_root`] | Debian systems in directories, in which packages are tried |
 //! | [`qemu`] | Debian's QEMU |
 //! | [`selftest`] | the series' own test, in the kernel's style |
@@ -23,6 +24,7 @@ pub mod checkout;
 pub mod clean_root;
 mod distributed;
 pub mod download;
+pub mod guest;
 pub mod kernel;
 pub mod kernel_tree;
 mod make;
@@ -38,11 +40,12 @@ pub mod usage;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::machine::MachineFiles;
 use cache::Cache;
 pub use checkout::{cargo, metadata, root};
+pub use guest::{Guest, GuestOptions};
 pub use kernel::Flavour;
 pub use kernel_tree::KernelTree;
 pub use modules::{Defences, Modules};
@@ -144,6 +147,33 @@ impl Setup {
         kernel::source(&self.cache, &self.progress, &self.series)
     }
 
+    /// Makes the program for Linux guests that sends and receives.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn linux_guest(&self) -> Result<PathBuf> {
+        programs::linux_guest(&self.cache, &self.progress)
+    }
+
+    /// Makes a Linux guest. Its root file system takes root, the first time.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed: no such package, no network, no root.
+    pub fn guest(&self, options: &GuestOptions<'_>) -> Result<Guest> {
+        if options.kernel == Flavour::Debug {
+            bail!("a guest boots the small kernel or Debian's, not the one with checks");
+        }
+        let (cache, progress) = (&self.cache, &self.progress);
+        let built = guest::Built {
+            init: &programs::guest_init(cache, progress)?,
+            traffic: &programs::linux_guest(cache, progress)?,
+        };
+        let tree = self.kernel(options.kernel)?;
+        guest::make(cache, progress, &self.series, options, (tree, built))
+    }
+
     /// Makes a clean Debian system in a directory, with the headers of the series' kernel.
     ///
     /// # Errors
@@ -220,7 +250,7 @@ impl Setup {
             vga_bios: "/usr/share/vgabios/vgabios.bin".into(),
             isolinux: "/usr/lib/ISOLINUX/isolinux.bin".into(),
             ldlinux: "/usr/lib/syslinux/modules/bios/ldlinux.c32".into(),
-            busybox: "/bin/busybox".into(),
+            busybox: packages::BUSYBOX.into(),
             run: self.cache.path("run"),
         }
     }

@@ -12,6 +12,9 @@ use super::progress::Progress;
 /// A Debian package, and what it is needed for.
 pub type Package = (&'static str, &'static str);
 
+/// Shell and tools, linked statically: the program of the package `busybox-static`.
+pub const BUSYBOX: &str = "/bin/busybox";
+
 /// Packages that everything needs.
 pub const PACKAGES: &[Package] = &[
     ("bc", "kernel"),

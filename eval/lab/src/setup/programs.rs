@@ -22,6 +22,10 @@ pub struct Programs {
     pub viewtest: PathBuf,
     /// Instructions that VM exits cost.
     pub exitcost: PathBuf,
+    /// First process of a Linux guest that uses its disk.
+    pub disktest: PathBuf,
+    /// Program that sends and receives frames, in Linux guests and in their hosts.
+    pub nettest: PathBuf,
     /// The guest without an operating system.
     pub bare_guest: PathBuf,
     /// The switch, for the NIC view.
@@ -37,18 +41,26 @@ type Program = (&'static str, &'static str);
 
 /// Package and program of the emulated machine's first process.
 const INIT: Program = ("postern-init", "postern-init");
+/// Package and program of the first process of Linux guests.
+const GUEST_INIT: Program = ("postern-guest-init", "postern-guest-init");
 /// Package and program of the VMM and the NIC.
 const POSTERN: Program = ("postern-cli", "postern");
 /// Package and program of the tests of the patched KVM's calls.
 const VIEWTEST: Program = ("postern-viewtest", "postern-viewtest");
 /// Package and program that counts what VM exits cost.
 const EXITCOST: Program = ("postern-exitcost", "postern-exitcost");
+/// Package and program of a Linux guest that uses its disk.
+const DISKTEST: Program = ("postern-disktest", "postern-disktest");
+/// Package and program that sends and receives frames.
+const NETTEST: Program = ("postern-nettest", "postern-nettest");
 /// Package and program of the guest without an operating system.
 const GUEST: Program = ("postern-guest-bare", "postern-guest-bare");
+/// Package and program for Linux guests that sends and receives.
+const LINUX_GUEST: Program = ("postern-guest-linux", "postern-guest-linux");
 /// Packages of the VMM, libraries and program, whose tests also run in the emulated machine.
 const VMM: [&str; 3] = ["postern-kvm", "postern-vmm", POSTERN.0];
 /// Files of integration tests of the VMM that need KVM.
-const VMM_TESTS: [&str; 3] = ["attach_view", "boot", "lifecycle"];
+const VMM_TESTS: [&str; 4] = ["attach_view", "boot", "console", "lifecycle"];
 
 /// Packages that run without an operating system. They are not built for the host.
 pub const FREESTANDING: [&str; 3] = [GUEST.0, "postern-nic-image", "postern-nic-kernel"];
@@ -65,6 +77,34 @@ pub fn init(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     Ok(builder.keep("init", &built, MEASURED)?.join(INIT.1))
 }
 
+/// Builds the first process of Linux guests alone.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn guest_init(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    let builder = Builder::new(cache, progress)?;
+    let _lock = cache.lock_target(progress, builder.target)?;
+    let built = builder.build(&MUSL, &[GUEST_INIT])?;
+    Ok(builder
+        .keep("guest-init", &built, MEASURED)?
+        .join(GUEST_INIT.1))
+}
+
+/// Builds the program for Linux guests alone.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn linux_guest(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    let builder = Builder::new(cache, progress)?;
+    let _lock = cache.lock_target(progress, builder.target)?;
+    let built = builder.build(&MUSL, &[LINUX_GUEST])?;
+    Ok(builder
+        .keep("guest-linux", &built, MEASURED)?
+        .join(LINUX_GUEST.1))
+}
+
 /// Builds all programs.
 ///
 /// # Errors
@@ -74,7 +114,10 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
     let builder = Builder::new(cache, progress)?;
     // Until the programs are copied: another run may build them of other sources.
     let _lock = cache.lock_target(progress, builder.target)?;
-    let mut built = builder.build(&MUSL, &[INIT, POSTERN, VIEWTEST, EXITCOST])?;
+    let mut built = builder.build(
+        &MUSL,
+        &[INIT, POSTERN, VIEWTEST, EXITCOST, DISKTEST, NETTEST],
+    )?;
     built.extend(builder.build(&NONE, &[GUEST])?);
     built.push(builder.image(NIC_IMAGE, "")?);
     built.push(builder.image(LOCKING_IMAGE, "attack-lock")?);
@@ -86,6 +129,8 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
         postern: program(POSTERN.1),
         viewtest: program(VIEWTEST.1),
         exitcost: program(EXITCOST.1),
+        disktest: program(DISKTEST.1),
+        nettest: program(NETTEST.1),
         bare_guest: program(GUEST.1),
         nic_image: program(NIC_IMAGE),
         locking_image: program(LOCKING_IMAGE),

@@ -25,7 +25,7 @@ pub enum Testbed {
     /// The emulated machine.
     Emulated(Box<EmulatedTestbed>),
     /// This host, with the programs that jobs need.
-    Host(Programs),
+    Host(Box<Programs>),
 }
 
 /// The label of what is measured on the testbed that [`Testbed::prepare`] chooses.
@@ -45,7 +45,7 @@ impl Testbed {
     /// A sentence that says what is missing and what to do.
     pub fn prepare() -> Result<Self> {
         if host_has_views() {
-            return Ok(Self::Host(setup::programs()?));
+            return Ok(Self::Host(Box::new(setup::programs()?)));
         }
         let series = Series::default_one(setup::root())?;
         let emulated = EmulatedTestbed::prepare(&series, Flavour::Small)?;

@@ -3,6 +3,8 @@
 mod attacks;
 mod checked;
 mod examples;
+pub mod linux;
+pub mod linux_nic;
 mod machine;
 mod paths;
 mod preemption;

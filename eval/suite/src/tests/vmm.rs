@@ -23,6 +23,12 @@ pub(super) const TESTS: &[Test] = &[
         judge: Judge::VmmTests("boot"),
     },
     Test {
+        name: "vmm/console",
+        boot: Boot::VIEWS,
+        job: |programs| job(programs, ""),
+        judge: Judge::VmmTests("console"),
+    },
+    Test {
         name: "vmm/lifecycle",
         boot: Boot::VIEWS,
         job: |programs| job(programs, ""),

@@ -22,7 +22,7 @@ use postern_abi::platform::CMDLINE_NIC;
 use postern_abi::port_word::{PortWord, PortWordError};
 use postern_abi::window::MAX_FRAME;
 
-use crate::synthetic;
+use postern_guest::frames::synthetic;
 
 /// Most frames of a burst.
 pub const MAX_BATCH: usize = 256;

@@ -7,14 +7,10 @@
 //! | [`status`] | the VM's status at its end |
 //! | [`memory_map`] | the search for free RAM |
 //! | [`pcap`] | pcap files in memory: reader and writer |
-//! | [`synthetic`] | made-up frames, each with a number |
-//! | [`beacon`] | the broadcast of a receiver that is ready |
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-pub mod beacon;
 pub mod cmdline;
 pub mod memory_map;
 pub mod pcap;
 pub mod status;
-pub mod synthetic;

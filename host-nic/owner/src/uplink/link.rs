@@ -1,8 +1,8 @@
 //! A network interface of the host: its name, its state, and its MTU.
 
-use std::ffi::{c_char, c_short};
+use std::ffi::c_short;
 use std::io;
-use std::mem::{self, size_of};
+use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -194,7 +194,7 @@ impl Link {
     }
 
     fn request(&self) -> libc::ifreq {
-        request(&self.name)
+        postern_tap::request(&self.name)
     }
 
     fn ioctl(
@@ -218,33 +218,9 @@ impl Link {
     }
 }
 
-/// A `struct ifreq` for the interface `name`, whose length was checked.
-pub(super) fn request(name: &str) -> libc::ifreq {
-    // SAFETY: all zeros is a valid value of this plain structure.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    let room = libc::IFNAMSIZ - 1;
-    for (to, &byte) in request.ifr_name.iter_mut().zip(name.as_bytes()).take(room) {
-        *to = byte as c_char;
-    }
-    request
-}
-
-/// Whether the kernel can have an interface of this name (`dev_valid_name`, `dev_alloc_name`).
+/// Whether the kernel can have an interface of this name.
 pub(super) fn check_name(name: &str) -> Result<(), UplinkError> {
-    let reason = if name.is_empty() {
-        "it is empty"
-    } else if name.len() >= libc::IFNAMSIZ {
-        "it is longer than 15 bytes"
-    } else if name == "." || name == ".." {
-        "it is a directory"
-    } else if name.contains(['/', ':', '%', '\0']) {
-        "it contains a slash, a colon, a percent sign or a zero byte"
-    } else if name.contains(char::is_whitespace) {
-        "it contains white space"
-    } else {
-        return Ok(());
-    };
-    Err(UplinkError::Name {
+    postern_tap::check_name(name).map_err(|reason| UplinkError::Name {
         name: name.into(),
         reason,
     })
@@ -322,26 +298,6 @@ pub(super) fn promiscuous(socket: impl AsFd, index: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn impossible_names_are_refused() {
-        for name in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a b",
-            "tap%d",
-            "x\0",
-            "a:1",
-            "sixteen-bytes-xx",
-        ] {
-            assert!(check_name(name).is_err(), "{name:?}");
-        }
-        for name in ["eth0", "fifteen-bytes-x", "br-12ab", "µ"] {
-            assert!(check_name(name).is_ok(), "{name:?}");
-        }
-    }
 
     #[test]
     fn what_is_no_ethernet_interface_is_named() {

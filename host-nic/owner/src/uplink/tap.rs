@@ -1,37 +1,22 @@
 //! A TAP: the host's network stack is the other side.
-//!
-//! A TAP that was made by `ip tuntap add` keeps what its last user has set, also after that user's
-//! end (Linux kernel documentation, "Universal TUN/TAP device driver"; `tun_chr_ioctl` in
-//! drivers/net/tun.c): the size and byte order of the header before each frame, offloads, an
-//! address filter, socket and eBPF filters, a limit of its send buffer. [`TapDevice::open`] sets
-//! all of these.
+#![forbid(unsafe_code)]
 
-use std::ffi::{CStr, c_int, c_short, c_void};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use postern_abi::window::{FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO};
-use rustix::fs::{Mode, OFlags, open};
+use postern_tap::{Kind, Tap, TapError, offload as tap_offload};
 use rustix::io::{Errno, read, write};
 
 use super::batch::Batch;
 use super::device::{Device, Flushed, Received};
 use super::error::{UplinkError, failed};
-use super::link::{self, Link};
+use super::link::Link;
 use super::offload::{self, Unusable};
 use super::virtio_net;
 use crate::frame_port::{BATCH, Frame};
 
 const NEEDS: &str = "CAP_NET_ADMIN";
-
-// Flags of TUNSETOFFLOAD (linux/if_tun.h): what the reader takes unfinished.
-const TUN_F_CSUM: u32 = 0x01;
-const TUN_F_TSO4: u32 = 0x02;
-const TUN_F_TSO6: u32 = 0x04;
-const TUN_F_TSO_ECN: u32 = 0x08;
-const TUN_F_USO4: u32 = 0x20;
-const TUN_F_USO6: u32 = 0x40;
 
 /// The features of TAPs before Linux 6.2, which do not know large UDP segments.
 const FEATURES_WITHOUT_USO: u32 = FEATURE_CSUM | FEATURE_TSO4 | FEATURE_TSO6;
@@ -40,7 +25,7 @@ const FEATURES_WITHOUT_USO: u32 = FEATURE_CSUM | FEATURE_TSO4 | FEATURE_TSO6;
 #[derive(Debug)]
 pub struct TapDevice {
     link: Link,
-    file: OwnedFd,
+    tap: Tap,
     features: u32,
     read: Batch,
     staged: Batch,
@@ -54,30 +39,10 @@ impl TapDevice {
     ///
     /// The name is taken or impossible, or the kernel refuses.
     pub fn open(name: &str, mtu: Option<u32>) -> Result<TapDevice, UplinkError> {
-        link::check_name(name)?;
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = open("/dev/net/tun", flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::NOENT | Errno::NODEV | Errno::NXIO => UplinkError::Unsupported {
-                step: "make TAP",
-                interface: name.into(),
-                remedy: "there is no /dev/net/tun; load the kernel module tun",
-                source: errno.into(),
-            },
-            _ => failed("open /dev/net/tun for TAP", name, NEEDS, errno.into()),
-        })?;
-        let mut request = link::request(name);
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        request.ifr_ifru.ifru_flags = flags as c_short;
-        // SAFETY: the request takes a `struct ifreq`.
-        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-        if result != 0 {
-            return Err(refused(name, io::Error::last_os_error()));
-        }
-        // SAFETY: the kernel leaves a name that ends in zero.
-        let actual = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
-        let mut link = Link::find(&actual.to_string_lossy())?;
+        let tap = Tap::open(name, Kind::OneQueue).map_err(refused)?;
+        let mut link = Link::find(tap.name())?;
         let features =
-            reset(&file).map_err(|source| failed("set up TAP", link.name(), NEEDS, source))?;
+            reset(&tap).map_err(|source| failed("set up TAP", link.name(), NEEDS, source))?;
         if let Some(mtu) = mtu {
             link.set_mtu(mtu)?;
         }
@@ -85,7 +50,7 @@ impl TapDevice {
         link.check()?;
         Ok(TapDevice {
             link,
-            file,
+            tap,
             features,
             read: Batch::new(),
             staged: Batch::new(),
@@ -93,90 +58,64 @@ impl TapDevice {
     }
 }
 
-impl Drop for TapDevice {
-    /// Has the kernel finish all frames again: who opens a persistent TAP next may not know of
-    /// offloads.
-    fn drop(&mut self) {
-        // The only TAPs that refuse are gone.
-        let _ = set_offloads(&self.file, 0);
-    }
-}
-
 /// Sets what a former user of a TAP may have left behind; gives the features that it can have.
-fn reset(file: &OwnedFd) -> io::Result<u32> {
-    set_int(file, libc::TUNSETVNETHDRSZ, virtio_net::SIZE as c_int)?;
-    // Not every kernel knows these two, and one that does not has nothing to reset.
-    let _ = set_int(file, libc::TUNSETVNETBE, 0);
-    let _ = set_int(file, libc::TUNSETFILTEREBPF, -1);
-    set_int(file, libc::TUNSETSNDBUF, c_int::MAX)?;
-    // `struct tun_filter` without addresses: every frame passes.
-    let filter = [0u16; 2];
-    // SAFETY: the request reads a `struct tun_filter`, two 16-bit numbers if the second is zero.
-    unsafe { ioctl(file, libc::TUNSETTXFILTER, (&raw const filter).cast()) }?;
-    // SAFETY: the request does not look at its argument.
-    unsafe { ioctl(file, libc::TUNDETACHFILTER, ptr::null()) }?;
-    let features = match set_offloads(file, FEATURES_WITHOUT_USO | FEATURE_USO) {
+fn reset(tap: &Tap) -> io::Result<u32> {
+    tap.reset(virtio_net::SIZE)?;
+    let features = match set_offloads(tap, FEATURES_WITHOUT_USO | FEATURE_USO) {
         Ok(()) => FEATURES_WITHOUT_USO | FEATURE_USO,
         Err(_) => FEATURES_WITHOUT_USO,
     };
-    set_offloads(file, 0)?;
+    set_offloads(tap, 0)?;
     Ok(features)
 }
 
 /// Tells the kernel which kinds of unfinished frames are read; it finishes the others itself.
-fn set_offloads(file: &OwnedFd, features: u32) -> io::Result<()> {
+fn set_offloads(tap: &Tap, features: u32) -> io::Result<()> {
     let flags = [
-        (FEATURE_CSUM, TUN_F_CSUM),
-        (FEATURE_TSO4, TUN_F_TSO4 | TUN_F_TSO_ECN),
-        (FEATURE_TSO6, TUN_F_TSO6 | TUN_F_TSO_ECN),
-        (FEATURE_USO, TUN_F_USO4 | TUN_F_USO6),
+        (FEATURE_CSUM, tap_offload::CSUM),
+        (FEATURE_TSO4, tap_offload::TSO4 | tap_offload::TSO_ECN),
+        (FEATURE_TSO6, tap_offload::TSO6 | tap_offload::TSO_ECN),
+        (FEATURE_USO, tap_offload::USO4 | tap_offload::USO6),
     ];
     let chosen = flags.iter().filter(|(feature, _)| features & feature != 0);
-    let flags = chosen.fold(0, |flags, (_, flag)| flags | flag);
-    // SAFETY: the argument of this request is a number.
-    unsafe {
-        ioctl(
-            file,
-            libc::TUNSETOFFLOAD,
-            ptr::without_provenance(flags as usize),
-        )
-    }
+    tap.set_offloads(chosen.fold(0, |flags, (_, flag)| flags | flag))
 }
 
-fn set_int(file: &OwnedFd, request: libc::Ioctl, value: c_int) -> io::Result<()> {
-    // SAFETY: the requests of this module that are called so read an int.
-    unsafe { ioctl(file, request, (&raw const value).cast()) }
-}
-
-/// Makes a request of a TAP.
-///
-/// # Safety
-///
-/// The argument is what the request takes, and the request writes nothing.
-unsafe fn ioctl(file: &OwnedFd, request: libc::Ioctl, argument: *const c_void) -> io::Result<()> {
-    // SAFETY: the caller vouches for the argument.
-    match unsafe { libc::ioctl(file.as_raw_fd(), request, argument) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
-}
-
-fn refused(name: &str, source: io::Error) -> UplinkError {
+/// The error of an uplink for one of a TAP.
+fn refused(error: TapError) -> UplinkError {
     let step = "make or open TAP";
-    match source.raw_os_error() {
-        Some(libc::EBUSY) => UplinkError::Busy {
+    match error {
+        TapError::Name { name, reason } => UplinkError::Name { name, reason },
+        TapError::NoDriver { name, source } => UplinkError::Unsupported {
             step,
-            interface: name.into(),
+            interface: name,
+            remedy: "there is no /dev/net/tun; load the kernel module tun",
+            source,
+        },
+        TapError::Busy { name } => UplinkError::Busy {
+            step,
+            interface: name,
             remedy: "end the program that uses it, or take another name",
         },
-        Some(libc::EINVAL | libc::EEXIST) => UplinkError::Unsupported {
+        TapError::OneQueue { name, .. } => UplinkError::Unsupported {
             step,
-            interface: name.into(),
+            interface: name,
+            remedy: "it has one queue only",
+            source: io::ErrorKind::InvalidInput.into(),
+        },
+        TapError::OtherKind { name, source } => UplinkError::Unsupported {
+            step,
+            interface: name,
             remedy: "an interface of this name exists and is no TAP of this kind (a TUN, or one \
                      with several queues); take another name",
             source,
         },
-        _ => failed(step, name, NEEDS, source),
+        TapError::Denied { step, name } => UplinkError::Denied {
+            step,
+            interface: name,
+            needs: NEEDS,
+        },
+        TapError::System { step, name, source } => failed(step, &name, NEEDS, source),
     }
 }
 
@@ -186,7 +125,7 @@ impl Device for TapDevice {
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.tap.as_fd()
     }
 
     fn features(&self) -> u32 {
@@ -194,7 +133,7 @@ impl Device for TapDevice {
     }
 
     fn accept(&mut self, features: u32) -> Result<(), UplinkError> {
-        set_offloads(&self.file, features)
+        set_offloads(&self.tap, features)
             .map_err(|source| self.link.broken("set the offloads of TAP", source))
     }
 
@@ -207,7 +146,7 @@ impl Device for TapDevice {
             };
             // The length is that of the whole frame, also of one that was cut to the memory's size,
             // which is at least one byte more than the longest frame.
-            let length = match read(&self.file, &mut *next) {
+            let length = match read(&self.tap, &mut *next) {
                 Ok(length) => length.saturating_sub(virtio_net::SIZE),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,
@@ -243,7 +182,7 @@ impl Device for TapDevice {
     fn flush(&mut self) -> Result<Flushed, UplinkError> {
         let mut done = Flushed::default();
         while let Some(bytes) = self.staged.front_with_header() {
-            match write(&self.file, bytes) {
+            match write(&self.tap, bytes) {
                 Ok(length) => {
                     done.frames += 1;
                     done.bytes += length.saturating_sub(virtio_net::SIZE) as u64;

@@ -5,17 +5,20 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use postern_nic_client::request::{self, ClientError};
 use postern_nic_owner::server::{Server, ServerOptions, Stopper};
 use postern_vmm::socket_path;
 use postern_vmm::topology::NicConfig;
-use tempfile::TempDir;
+use serde::de::IgnoredAny;
 
 use super::event::Event;
 use crate::error::CommandError;
 use crate::nic::serve;
 use crate::output;
+use crate::run_dir::Place;
 
 /// The NIC, served by a thread of this process.
 pub struct NicThread {
@@ -23,34 +26,39 @@ pub struct NicThread {
     stopper: Stopper,
     thread: thread::JoinHandle<Server>,
     stats: Option<(File, PathBuf)>,
-    /// Holds the socket, if the topology names none; removed in the end.
-    _directory: Option<TempDir>,
 }
 
 impl NicThread {
     /// Makes the NIC and begins to serve it.
-    pub fn start(nic: &NicConfig, events: &Sender<Event>) -> Result<NicThread, CommandError> {
-        let (socket, directory) = match &nic.socket {
-            Some(socket) => (socket.clone(), None),
-            None => {
-                let directory = tempfile::Builder::new()
-                    .prefix("postern-up-")
-                    .tempdir()
-                    .context("cannot make a private directory for the NIC's socket")
-                    .map_err(CommandError::internal)?;
-                (directory.path().join("nic"), Some(directory))
-            }
+    pub fn start(
+        nic: &NicConfig,
+        place: &Place,
+        events: &Sender<Event>,
+    ) -> Result<NicThread, CommandError> {
+        let socket = match &nic.socket {
+            Some(socket) => socket.clone(),
+            None => place.nic(nic.name.as_deref()),
         };
         socket_path::check(&socket).map_err(CommandError::configuration)?;
         let mut options = ServerOptions::new(&socket, nic.geometry);
         options.image.clone_from(&nic.image);
         options.unlearned.clone_from(&nic.no_learning);
+        if !nic.paths.is_empty() {
+            options.paths.clone_from(&nic.paths);
+        }
+        if let Some(seconds) = nic.ageing {
+            options.ageing = Duration::from_secs(seconds);
+        }
         let mut server = serve::bind(&options)?;
         let stats = match &nic.stats {
             Some(path) => Some((output::create(path)?, path.clone())),
             None => None,
         };
-        eprintln!("postern: {}", serve::describe(&server, &socket));
+        let name = match &nic.name {
+            Some(name) => format!("NIC {name}: "),
+            None => String::new(),
+        };
+        eprintln!("postern: {name}{}", serve::describe(&server, &socket));
         let stopper = server.stopper();
         let events = events.clone();
         let thread = thread::Builder::new()
@@ -68,8 +76,16 @@ impl NicThread {
             stopper,
             thread,
             stats,
-            _directory: directory,
         })
+    }
+
+    /// Sets what the topology says of ports and captures; an error comes with its key, below that of
+    /// the NIC.
+    pub fn set_up(&self, nic: &NicConfig) -> Result<(), (String, ClientError)> {
+        for (key, control) in nic.controls() {
+            request::control::<IgnoredAny>(&self.socket, &control).map_err(|error| (key, error))?;
+        }
+        Ok(())
     }
 
     /// The NIC's socket.

@@ -10,12 +10,18 @@ use anyhow::Context;
 use postern_vmm::topology::VmConfig;
 
 /// Starts the process of a VM; what it prints, on both outputs, comes out of the pipe.
-pub fn start(vm: &VmConfig, socket: Option<&Path>) -> anyhow::Result<(Child, PipeReader)> {
+pub fn start(
+    vm: &VmConfig,
+    socket: Option<&Path>,
+    control: &Path,
+) -> anyhow::Result<(Child, PipeReader)> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let (printed, output) = io::pipe().context("cannot make a pipe")?;
     let mut command = Command::new(program);
     command
         .args(arguments(vm, socket))
+        .arg("--control")
+        .arg(control)
         .stdin(Stdio::null())
         .stdout(output.try_clone().context("cannot make a pipe")?)
         .stderr(output)
@@ -44,9 +50,24 @@ fn arguments(vm: &VmConfig, socket: Option<&Path>) -> Vec<OsString> {
     flag("--memory", vm.memory.0.to_string().into());
     flag("--vcpus", vm.vcpus.to_string().into());
     flag("--counters", vm.counters.name().into());
+    flag("--on-reboot", vm.on_reboot.name().into());
+    if let Some(cpu) = vm.cpu {
+        flag("--cpu", cpu.name().into());
+    }
+    if let Some(serial) = &vm.serial {
+        flag("--serial", serial.to_os_string());
+    }
+    if let Some(vsock) = &vm.vsock {
+        flag("--vsock", vsock.to_string().into());
+    }
+    for net in &vm.nets {
+        flag("--net", net.to_string().into());
+    }
+    for disk in &vm.disks {
+        flag("--disk", disk.to_string().into());
+    }
     let files = [
         ("--initrd", &vm.initrd),
-        ("--serial", &vm.serial),
         ("--outbox", &vm.outbox),
         ("--stats", &vm.stats),
     ];
@@ -55,13 +76,16 @@ fn arguments(vm: &VmConfig, socket: Option<&Path>) -> Vec<OsString> {
             flag(name, file.clone().into());
         }
     }
-    if let (Some(socket), Some(port)) = (socket, vm.port) {
+    if let (Some(socket), Some(port)) = (socket, &vm.port) {
         flag("--nic", socket.into());
         flag("--port", port.number.to_string().into());
         flag("--path", port.path.name().into());
         if vm.exit_on_abort {
             arguments.push("--exit-on-abort".into());
         }
+    }
+    if vm.rng {
+        arguments.push("--rng".into());
     }
     arguments
 }
@@ -121,28 +145,27 @@ fn print_line(name: &str, line: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use postern_vmm::console::Destination;
     use postern_vmm::topology::PortConfig;
+    use postern_vmm::virtio::blk::DiskConfig;
 
     use super::*;
 
     #[test]
     fn a_vm_becomes_flags() {
         let vm = VmConfig {
-            name: "a".to_owned(),
-            kernel: "/k".into(),
-            initrd: None,
             cmdline: "--looks like=a flag".to_owned(),
             memory: postern_vmm::size::Bytes(1 << 20),
             vcpus: 3,
-            port: Some(PortConfig {
-                number: 1,
-                path: postern_abi::platform::CallPath::Direct,
-            }),
+            cpu: Some(postern_vmm::cpuid::CpuModel::ViewCompatible),
+            on_reboot: postern_vmm::vm::OnReboot::Exit,
+            port: Some(PortConfig::new(1, postern_abi::platform::CallPath::Direct)),
             exit_on_abort: true,
-            serial: Some("/s".into()),
-            outbox: None,
-            stats: None,
+            serial: Some(Destination::Unix("/s".into())),
             counters: postern_vmm::event_counters::CounterSource::Perf,
+            rng: true,
+            disks: vec![DiskConfig::new("/a,b")],
+            ..VmConfig::new("a", "/k")
         };
         let flags = arguments(&vm, Some(Path::new("/socket")));
         for flag in [
@@ -150,7 +173,11 @@ mod tests {
             "--cmdline=--looks like=a flag",
             "--memory=1048576",
             "--vcpus=3",
-            "--serial=/s",
+            "--on-reboot=exit",
+            "--cpu=view-compatible",
+            "--serial=unix:/s",
+            "--rng",
+            "--disk=path=/a,,b",
             "--nic=/socket",
             "--port=1",
             "--path=direct",

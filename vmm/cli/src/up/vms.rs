@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use postern_vmm::console::Destination;
 use postern_vmm::status;
 use postern_vmm::topology::VmConfig;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -47,10 +48,14 @@ impl VmProcesses {
         index: usize,
         vm: &VmConfig,
         socket: Option<&Path>,
+        control: &Path,
         events: &Sender<Event>,
     ) -> anyhow::Result<()> {
-        let console = vm.serial.as_deref().map(ConsoleFile::new);
-        let (mut child, printed) = process::start(vm, socket)?;
+        let console = match &vm.serial {
+            Some(Destination::File(file)) => Some(ConsoleFile::new(file)),
+            _ => None,
+        };
+        let (mut child, printed) = process::start(vm, socket, control)?;
         let watched = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
         let process = match watched {
             Ok(process) => process,

@@ -8,6 +8,38 @@ use std::process::{Command, Output};
 #[path = "../../../tests/elf/mod.rs"]
 pub mod elf;
 
+/// Assembles a guest. It is linked nowhere: its code must not depend on its address.
+#[allow(unused_macros, reason = "each test file uses its own part")]
+macro_rules! guest {
+    ($name:ident, $start:literal, $end:literal, $($line:literal),* $(,)?) => {
+        std::arch::global_asm!(
+            concat!(".globl ", $start),
+            concat!(".globl ", $end),
+            concat!($start, ":"),
+            $($line,)*
+            concat!($end, ":"),
+        );
+
+        fn $name() -> &'static [u8] {
+            unsafe extern "C" {
+                #[link_name = $start]
+                static START: u8;
+                #[link_name = $end]
+                static END: u8;
+            }
+            let (start, end) = (&raw const START, &raw const END);
+            // SAFETY: both symbols are in the block above, the second after the first.
+            unsafe {
+                let length = end.offset_from(start) as usize;
+                std::slice::from_raw_parts(start, length)
+            }
+        }
+    };
+}
+
+#[allow(unused_imports, reason = "each test file uses its own part")]
+pub(crate) use guest;
+
 /// Runs `postern` with these arguments.
 pub fn postern<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
     Command::new(program()).args(args).output().unwrap()

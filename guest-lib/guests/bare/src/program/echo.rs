@@ -4,10 +4,10 @@
 use core::array;
 
 use postern_abi::window::MAX_FRAME;
+use postern_guest::frames::synthetic;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::service::Service;
 use postern_guest_bare::cmdline::{Frames, Input, MAX_BATCH};
-use postern_guest_bare::synthetic;
 
 use super::error::RoleError;
 use super::idle::Idle;

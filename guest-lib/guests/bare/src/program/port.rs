@@ -4,11 +4,11 @@ use core::ptr::NonNull;
 
 use postern_abi::platform::{CallPath, NIC_SLOT};
 use postern_guest::direct::Direct;
+use postern_guest::frames::beacon;
 use postern_guest::gate::Gate;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::ring::Window;
 use postern_guest::service::{Hypercall, PortRequest, Service};
-use postern_guest_bare::beacon;
 
 use super::error::RoleError;
 use super::idle::Idle;

@@ -4,11 +4,11 @@
 use core::array;
 
 use postern_abi::platform::label;
+use postern_guest::frames::synthetic;
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::service::Service;
 use postern_guest_bare::cmdline::{Frames, Input, MAX_BATCH};
 use postern_guest_bare::pcap::PcapReader;
-use postern_guest_bare::synthetic;
 
 use super::arena::Arena;
 use super::error::RoleError;

@@ -1,8 +1,12 @@
 //! Access lists as people and programs write them: rules, and what happens to the other frames.
 #![deny(unsafe_code)]
 
+use std::fmt;
+
 use postern_switch::policy::acl::{Acl, Direction, MAX_RULES, RuleWords, Verdict};
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::rule::{RuleError, RuleSpec};
 
@@ -10,12 +14,44 @@ use super::rule::{RuleError, RuleSpec};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AclSpec {
-    /// The rules, of which the first one that matches a frame decides.
-    #[serde(default)]
+    /// The rules, of which the first one that matches a frame decides. A rule is read as its parts
+    /// or as text, such as `"deny in ipv4 tcp dport 22"`.
+    #[serde(default, deserialize_with = "read_rules")]
     pub rules: Vec<RuleSpec>,
     /// The verdict on frames that match no rule.
     #[serde(default = "permit", with = "super::rule::verdict")]
     pub default: Verdict,
+}
+
+/// Reads rules, each as its parts or as text.
+fn read_rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RuleSpec>, D::Error> {
+    struct Rule(RuleSpec);
+    struct RuleVisitor;
+
+    impl<'de> Visitor<'de> for RuleVisitor {
+        type Value = Rule;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a rule, as text or as its parts")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Rule, E> {
+            text.parse().map(Rule).map_err(E::custom)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Rule, A::Error> {
+            RuleSpec::deserialize(MapAccessDeserializer::new(map)).map(Rule)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Rule {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Rule, D::Error> {
+            deserializer.deserialize_any(RuleVisitor)
+        }
+    }
+
+    let rules = Vec::<Rule>::deserialize(deserializer)?;
+    Ok(rules.into_iter().map(|Rule(rule)| rule).collect())
 }
 
 const fn permit() -> Verdict {

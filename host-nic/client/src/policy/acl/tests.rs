@@ -155,7 +155,7 @@ fn a_list_changes_as_a_whole() {
     assert_eq!(acl.verdict(&tcp(1), Ingress), Deny);
 }
 
-fn small<T: std::fmt::Debug + Clone + 'static>(values: &[T]) -> impl Strategy<Value = T> + use<T> {
+fn small<T: fmt::Debug + Clone + 'static>(values: &[T]) -> impl Strategy<Value = T> + use<T> {
     prop::sample::select(values.to_vec())
 }
 
@@ -527,4 +527,22 @@ proptest! {
             prop_assert_eq!(hit_counts(&acl)[1], 0, "{:?}", texts);
         }
     }
+}
+
+#[test]
+fn rules_are_read_as_text_or_as_parts() {
+    let whole = AclSpec {
+        rules: vec!["deny in ipv4 tcp dport 22".parse().unwrap()],
+        default: Permit,
+    };
+    let parts = serde_json::to_string(&whole).unwrap();
+    for text in [
+        parts.as_str(),
+        r#"{"rules": ["deny in ipv4 tcp dport 22"]}"#,
+    ] {
+        assert_eq!(serde_json::from_str::<AclSpec>(text).unwrap(), whole);
+    }
+    let error = serde_json::from_str::<AclSpec>(r#"{"rules": ["deny in ipv7"]}"#).unwrap_err();
+    assert!(error.to_string().contains("ipv7"), "{error}");
+    assert!(serde_json::from_str::<AclSpec>(r#"{"rules": [7]}"#).is_err());
 }

@@ -1,0 +1,252 @@
+//! Networks of Linux guests by virtio-net: packets come through, and cost what they cost in Debian's
+//! QEMU, where the host's kernel moves them in both.
+//!
+//! The guest of what is counted has `postern-nettest` as its first process, which does what its
+//! command line says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use postern_lab::job::Job;
+use postern_lab::machine::initramfs::Initramfs;
+use postern_lab::setup::{Qemu, Setup};
+use postern_lab::testbed::{EmulatedTestbed, VIEWS};
+
+/// Frames that are counted, of each kind.
+const FRAMES: u64 = 2000;
+/// Sizes of frames in bytes.
+const SIZES: [u64; 2] = [64, 1500];
+/// Frames of one call of the sender's.
+const BATCH: u64 = 32;
+/// Pause of the host's sender after each call, in microseconds: the queues of TAP and guest never
+/// have more than a few calls' frames.
+const PAUSE: u64 = 15_000;
+/// How many times the instructions of QEMU's packets Postern's may have, in hundredths.
+const MOST: u64 = 105;
+
+/// Definitions for scripts: `marks` passes on what a guest prints, with the machine's counters behind
+/// each mark; the host sends what the guest is about to receive.
+const PRELUDE: &str = r#"
+echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6
+marks() {
+    while IFS= read -r line; do
+        case $line in
+            MARK*) echo "$line $(./postern-init counters)" ;;
+            *) echo "$line" ;;
+        esac
+        case $line in
+            "MARK receive-"*begin*)
+                size=${line#MARK receive-}
+                ./postern-nettest send:t0:${size%% *}:$frames:$batch:$pause > sent || cat sent ;;
+        esac
+    done
+}
+count() { cat /sys/class/net/t0/statistics/$1; }
+"#;
+
+/// What a packet costs: machine-wide counts, divided by the number of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cost {
+    instructions: u64,
+    guest: u64,
+    /// VM exits, in hundredths.
+    exits: u64,
+}
+
+/// Costs by kind: `send-64`, `receive-64` and so on.
+type Costs = BTreeMap<String, Cost>;
+
+/// Arguments of the first process, and parameters of the kernel before them.
+fn line() -> String {
+    let mut words = String::from("up:eth0 none");
+    for size in SIZES {
+        words += &format!(" send:eth0:{size}:{FRAMES}:{BATCH}:0 receive:eth0:{size}:{FRAMES}");
+    }
+    format!("console=ttyS0 quiet panic=-1 no_timer_check ipv6.disable=1 -- {words}")
+}
+
+/// A packet of vhost-net costs at most 1.05 times the instructions that it costs in Debian's QEMU,
+/// with the same guest in the same machine.
+pub fn costs(testbed: &EmulatedTestbed) -> Result<()> {
+    let (line, mac) = (line(), "02:00:00:00:00:09");
+    let qemu = |vhost| {
+        format!(
+            "{} -accel kvm -cpu host -machine q35,hpet=off -m 64 -display none -serial stdio \
+             -netdev tap,id=n,ifname=t0,script=no,downscript=no,vhost={vhost} \
+             -device virtio-net-pci,netdev=n,mac={mac},romfile= -kernel kernel -initrd initrd \
+             -append '{line}'",
+            Qemu::COMMAND
+        )
+    };
+    let postern = |backend| {
+        format!(
+            "./postern run --kernel kernel --initrd initrd --net tap=t0,mac={mac},backend={backend} \
+             --cmdline '{line}'"
+        )
+    };
+    let files = Setup::open()?.qemu()?;
+    let cases = [
+        ("Postern, vhost", postern("vhost")),
+        ("QEMU, vhost", qemu("on")),
+        ("Postern, user", postern("user")),
+        ("QEMU, user", qemu("off")),
+    ];
+    let mut all = Vec::new();
+    for (name, command) in cases {
+        let script = format!(
+            "{PRELUDE}frames={FRAMES} batch={BATCH} pause={PAUSE}
+             ./postern-nettest tap:t0 up:t0 || exit 80
+             {command} < /dev/null 2>&1 | marks
+             echo the host received $(count rx_packets) and sent $(count tx_packets), \
+             lost $(count tx_dropped)"
+        );
+        let job = Job::new("packets", &script)
+            .file("postern", &testbed.programs.postern)
+            .file("postern-init", &testbed.programs.init)
+            .file("postern-nettest", &testbed.programs.nettest)
+            .file("kernel", &testbed.kernel_tree.kernel.image)
+            .bytes("initrd", initrd(testbed)?)
+            .timeout(Duration::from_secs(600));
+        let machine = testbed.machine(VIEWS)?.memory_mb(768);
+        let text = machine.run(files.add_to(job)?)?.success()?.text();
+        let done = SIZES.len() as u64 * FRAMES;
+        ensure!(
+            text.contains(&format!("the host received {done} and sent {done}, lost 0")),
+            "{name}: it printed {text}"
+        );
+        all.push((name, read_costs(&text).with_context(|| name.to_owned())?));
+    }
+    let table = table(&all);
+    println!("{table}");
+    let [(_, postern), (_, qemu), ..] = all.as_slice() else {
+        unreachable!("there are four cases");
+    };
+    for (kind, cost) in postern {
+        let other = qemu
+            .get(kind)
+            .with_context(|| format!("no {kind} in QEMU"))?;
+        ensure!(
+            100 * cost.instructions <= MOST * other.instructions,
+            "{kind} costs more than in QEMU\n{table}"
+        );
+    }
+    Ok(())
+}
+
+fn table(all: &[(&str, Costs)]) -> String {
+    let mut table =
+        String::from("kind, who: instructions a packet, of them in the guest, VM exits a packet");
+    let kinds = all.first().map(|(_, costs)| costs.keys());
+    for kind in kinds.into_iter().flatten() {
+        for (name, costs) in all {
+            if let Some(cost) = costs.get(kind) {
+                table += &format!(
+                    "\n{kind}, {name}: {}, {}, {}.{:02}",
+                    cost.instructions,
+                    cost.guest,
+                    cost.exits / 100,
+                    cost.exits % 100
+                );
+            }
+        }
+    }
+    table
+}
+
+/// Reads lines of `MARK KIND begin|end instructions N guest N vmfuncs N exits N ...`. What the marks
+/// themselves cost, which is counted of nothing, is taken off.
+fn read_costs(text: &str) -> Result<Costs> {
+    let mut spans: BTreeMap<&str, [Option<[u64; 3]>; 2]> = BTreeMap::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let ["MARK", kind, place, counters @ ..] = words.as_slice() else {
+            continue;
+        };
+        let counter = |name: &str| -> Result<u64> {
+            let at = counters.iter().position(|word| *word == name);
+            let value = at.and_then(|at| counters.get(at + 1));
+            let value = value.with_context(|| format!("no counter {name} in {line:?}"))?;
+            value
+                .parse()
+                .with_context(|| format!("no number in {line:?}"))
+        };
+        let counts = [
+            counter("instructions")?,
+            counter("guest")?,
+            counter("exits")?,
+        ];
+        spans.entry(kind).or_default()[usize::from(*place == "end")] = Some(counts);
+    }
+    let mut of: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
+    for (kind, span) in spans {
+        let [Some(begin), Some(end)] = span else {
+            anyhow::bail!("{kind} has no end: it printed {text}");
+        };
+        let mut counts = [0; 3];
+        for (count, (begin, end)) in counts.iter_mut().zip(begin.iter().zip(end)) {
+            *count = end.saturating_sub(*begin);
+        }
+        of.insert(kind, counts);
+    }
+    let nothing = of
+        .remove("none")
+        .with_context(|| format!("it printed {text}"))?;
+    ensure!(
+        of.len() == 2 * SIZES.len(),
+        "some frames were not counted: it printed {text}"
+    );
+    let costs = of.into_iter().map(|(kind, counts)| {
+        let own = |at: usize| counts[at].saturating_sub(nothing[at]);
+        let cost = Cost {
+            instructions: own(0) / FRAMES,
+            guest: own(1) / FRAMES,
+            exits: 100 * own(2) / FRAMES,
+        };
+        (kind.to_owned(), cost)
+    });
+    Ok(costs.collect())
+}
+
+/// An initial file system that has nothing but its first process.
+fn initrd(testbed: &EmulatedTestbed) -> Result<Vec<u8>> {
+    let program = &testbed.programs.nettest;
+    let program =
+        std::fs::read(program).with_context(|| format!("reading {}", program.display()))?;
+    let mut root = Initramfs::new();
+    root.device("dev/console", 5, 1).file("init", program);
+    let mut bytes = Vec::new();
+    root.write(&mut bytes).context("making an initrd")?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_what_is_between_marks() {
+        let line = |kind: &str, place, count: u64| {
+            format!(
+                "MARK {kind} {place} instructions {count} guest {} vmfuncs 0 exits {}\r\n",
+                count / 2,
+                count / 1000
+            )
+        };
+        let mut text = line("none", "begin", 1000) + &line("none", "end", 3000);
+        for kind in ["send-64", "receive-64", "send-1500", "receive-1500"] {
+            text += &line(kind, "begin", 10_000);
+            assert!(read_costs(&text).is_err(), "{text}");
+            text += &line(kind, "end", 12_000 + 5000 * FRAMES);
+        }
+        let costs = read_costs(&text).unwrap();
+        let cost = Cost {
+            instructions: 5000,
+            guest: 2500,
+            exits: 500,
+        };
+        assert_eq!(costs.len(), 4);
+        assert!(costs.values().all(|one| *one == cost), "{costs:?}");
+        assert!(table(&[("X", costs)]).contains("send-64, X: 5000, 2500, 5.00"));
+    }
+}

@@ -1,0 +1,104 @@
+# What a VM is to Linux: its kernel, processors, timers, console, and how it ends. `guest` names the
+# guest, `panic` says how it panics: by a request, or because it has no first process.
+
+# A VM without a root file system, in place of this shell: bare NAME 'SCRIPT' FLAGS...; `words` are for
+# its kernel.
+bare() {
+    name=$1 script=$2
+    shift 2
+    exec ./postern run --kernel "$guest/kernel" --initrd "$guest/initrd" \
+        --memory "${memory:-128M}" --serial "$name.log" \
+        --cmdline "console=ttyS0 panic=-1 quiet $words postern.run=\"$script\"" \
+        "$@" > "$name.out" 2>&1
+}
+
+# ends STATUS NAME 'SCRIPT' FLAGS...
+ends() {
+    want=$1
+    shift
+    (bare "$@")
+    status=$?
+    [ "$status" = "$want" ] && return
+    echo "$1 ended with $status, not $want"
+    show "$1"
+    return 1
+}
+
+said() {
+    grep -q "$2" "$1.log" && return
+    echo "$1 did not say $2"
+    show "$1"
+    return 1
+}
+
+# It waits by its timer, prints by interrupts, and switches itself off.
+sound='set -- $(grep LOC: /proc/interrupts); before=$2; sleep 1;
+ set -- $(grep LOC: /proc/interrupts); [ $2 -gt $before ] && echo the timer works;
+ set -- $(grep ttyS0 /proc/interrupts);
+ case $2$3 in 0|00|0IO-APIC) ;; *) echo the console interrupts;; esac;
+ echo processors $(nproc), packages $(grep physical.id /proc/cpuinfo | sort -u | wc -l);
+ grep -q hypervisor /proc/cpuinfo && echo it has a hypervisor;
+ poweroff -f'
+sound=$(echo "$sound" | tr '\n' ' ')
+for processors in 1 2; do
+    vm=processors-$processors
+    check "$vm: it switches itself off" ends 0 $vm "$sound" --vcpus $processors
+    check "$vm: timer" said $vm "the timer works"
+    check "$vm: console" said $vm "the console interrupts"
+    check "$vm: topology" said $vm "processors $processors, packages 1"
+    check "$vm: hypervisor" said $vm "it has a hypervisor"
+done
+
+# Resets, by each way that kernels have.
+for way in its-own acpi kbd pci; do
+    words="reboot=$way"
+    # A word of any kind keeps Linux from its own choice.
+    [ $way != its-own ] || words=
+    check "a reset by $way" ends 72 "reset-$way" 'reboot -f' --on-reboot exit
+done
+words="reboot=t"
+check "a triple fault" ends 67 triple 'reboot -f'
+words=
+
+# It starts again, with its devices: on two processors, the second of which has run.
+head -c 65536 /dev/urandom > disk.img
+sum=$(md5sum < disk.img)
+: > again.log
+(bare again 'md5sum < /dev/vda; echo booted; reboot -f' --vcpus 2 --disk path=disk.img,readonly) &
+pid_again=$!
+tries=0
+until [ "$(grep -c booted again.log)" -ge 3 ] || [ $tries -gt 600 ]; do
+    tries=$((tries + 1))
+    sleep 0.1
+done
+kill "$pid_again"
+wait "$pid_again"
+check "SIGTERM ends it" [ $? = 143 ]
+check "it starts again after a reset" [ "$(grep -c booted again.log)" -ge 3 ]
+check "its disk is there each time" [ "$(grep -c "$sum" again.log)" -ge 3 ]
+check "it is never amiss" sh -c '! grep -E "BUG|WARNING|Call Trace" again.log'
+
+# A panic.
+case $panic in
+    request) check "a panic" ends 71 panic 'echo c > /proc/sysrq-trigger' ;;
+    *)
+        words="rdinit=/none"
+        check "a panic" ends 71 panic true
+        words=
+        ;;
+esac
+check "the reason of a panic" sh -c 'grep -q "panicked" panic.out'
+
+# Memory beyond the hole at 3 GiB, of which little is touched.
+memory=3584M
+check "3584 MiB" ends 0 large 'grep MemTotal /proc/meminfo; poweroff -f'
+check "3584 MiB are there" sh -c '[ $(sed -n "s/.*MemTotal: *\([0-9]*\) kB.*/\1/p" large.log) -gt 3400000 ]'
+memory=
+
+# The processor that views need, and the host's.
+flags='for f in pcid invpcid umip; do grep -qw $f /proc/cpuinfo && echo has $f; done; poweroff -f'
+check "a processor as for views" ends 0 views "$flags" --cpu view-compatible
+check "no PCID" sh -c '! grep -q "has pcid" views.log'
+check "a processor as the host's" ends 0 host "$flags"
+check "PCID" said host "has pcid"
+exit $failed

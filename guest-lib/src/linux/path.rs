@@ -1,0 +1,65 @@
+//! Requests on whatever path the VM is.
+#![deny(unsafe_code)]
+
+#[cfg(feature = "direct")]
+use crate::direct::Direct;
+use crate::gate::Gate;
+use crate::service::{Hypercall, PortRequest, Service};
+
+use super::queue_lock::QueueLock;
+
+/// A service of the path that the device names.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Path {
+    /// elisa, elisa-strict.
+    Gate(Gate),
+    /// exit-kernel.
+    Hypercall(Hypercall),
+    /// exit-user.
+    PortRequest(PortRequest),
+    /// direct.
+    #[cfg(feature = "direct")]
+    Direct(Direct),
+}
+
+impl Path {
+    /// The path for the `Nic` that has this queue. Where the host does not say who calls, the queue
+    /// does.
+    pub(super) fn of_queue(self, queue: u32) -> Path {
+        match self {
+            #[cfg(feature = "direct")]
+            Path::Direct(direct) => Path::Direct(direct.for_vcpu(queue)),
+            path => {
+                let _ = queue;
+                path
+            }
+        }
+    }
+
+    /// Makes one request.
+    #[inline(always)]
+    pub(super) fn call(&mut self, request: u64, a: u64, b: u64) -> Option<u64> {
+        match self {
+            Path::Gate(service) => Service::call(service, request, a, b),
+            Path::Hypercall(service) => service.call(request, a, b),
+            Path::PortRequest(service) => service.call(request, a, b),
+            #[cfg(feature = "direct")]
+            Path::Direct(service) => service.call(request, a, b),
+        }
+    }
+}
+
+/// The service of a [`Nic`](crate::nic::Nic) that [`Port`](super::Port) gives: requests on the path
+/// that the device names, and the lock of the `Nic`'s queues.
+#[derive(Debug)]
+pub struct PathService {
+    pub(super) path: Path,
+    pub(super) _lock: QueueLock,
+}
+
+impl Service for PathService {
+    #[inline(always)]
+    fn call(&mut self, request: u64, a: u64, b: u64) -> Option<u64> {
+        self.path.call(request, a, b)
+    }
+}

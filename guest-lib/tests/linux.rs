@@ -1,0 +1,230 @@
+//! The port on Linux, on devices that are files: everything but calls that leave the guest.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use postern_abi::ABI_VERSION;
+use postern_abi::nic_device::{self, CAPABILITY_ID, CONFIG_SIZE, NicDevice, NicDeviceError};
+use postern_abi::platform::CallPath;
+use postern_abi::window::{Geometry, HeaderError, PortId};
+use postern_guest::linux::device::Device;
+use postern_guest::linux::{Error, Port};
+use postern_nic_client::memory::{Memory, draw_secret};
+
+const QUEUES: u32 = 2;
+/// Where the capability lies in the configuration space of these devices.
+const AT: usize = 0x40;
+
+/// A folder like `/sys/bus/pci/devices`.
+struct Devices(tempfile::TempDir);
+
+impl Devices {
+    fn new() -> Devices {
+        Devices(tempfile::tempdir().unwrap())
+    }
+
+    fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Adds a function with this configuration space, and memory.
+    fn add(&self, address: &str, config: &[u8], memory: &Path) -> PathBuf {
+        let folder = self.folder().join(address);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("config"), config).unwrap();
+        fs::write(folder.join("enable"), "0\n").unwrap();
+        std::os::unix::fs::symlink(memory, folder.join("resource2")).unwrap();
+        folder
+    }
+
+    /// Adds a NIC port on the path `direct`.
+    fn add_port(&self, address: &str, port: u32, memory: &Path) -> PathBuf {
+        self.add(
+            address,
+            &config(&description(CallPath::Direct, port, memory)),
+            memory,
+        )
+    }
+}
+
+fn description(path: CallPath, port: u32, memory: &Path) -> NicDevice {
+    NicDevice {
+        path,
+        port: PortId::new(port).unwrap(),
+        size: fs::metadata(memory).unwrap().len(),
+        vectors: 0,
+    }
+}
+
+fn config(description: &NicDevice) -> [u8; CONFIG_SIZE] {
+    let mut config = [0; CONFIG_SIZE];
+    config[..2].copy_from_slice(&nic_device::VENDOR_ID.to_le_bytes());
+    config[2..4].copy_from_slice(&nic_device::DEVICE_ID.to_le_bytes());
+    config[6] = 0x10;
+    config[0x34] = AT as u8;
+    config[AT] = CAPABILITY_ID;
+    let capability = description.capability();
+    config[AT + 2..AT + 2 + capability.len()].copy_from_slice(&capability);
+    config
+}
+
+/// A file that is the memory of a NIC of two ports, each with a tenant.
+fn nic(folder: &Path) -> PathBuf {
+    let memory = Memory::create(Geometry::new(2, QUEUES, 64 << 10, 64 << 10).unwrap()).unwrap();
+    for port in memory.geometry().all_ports() {
+        let mac = [2, 0, 0, 0, 0, port.number() as u8];
+        memory.switch().admit(port, 1, draw_secret().unwrap(), mac);
+    }
+    // SAFETY: that much is mapped, and nobody writes it now.
+    let bytes =
+        unsafe { std::slice::from_raw_parts(memory.base().as_ptr(), memory.size() as usize) };
+    let path = folder.join("memory");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn two_ports_exchange_frames_on_all_queues() {
+    let (devices, files) = (Devices::new(), tempfile::tempdir().unwrap());
+    let memory = nic(files.path());
+    let ports = [0, 1].map(|port| {
+        let folder = devices.add_port(&format!("0000:00:0{port}.0"), port, &memory);
+        let opened = Port::open_device(Device::at(&folder).unwrap()).unwrap();
+        assert_eq!(opened.path(), CallPath::Direct);
+        assert_eq!(opened.mac(), [2, 0, 0, 0, 0, port as u8]);
+        assert_eq!(fs::read_to_string(folder.join("enable")).unwrap(), "1");
+        opened
+    });
+    let mut receiver = ports[1].all_queues().unwrap();
+    for queue in 0..QUEUES {
+        let mut sender = ports[0].queue(queue).unwrap();
+        // The thread may change in between.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut frame = [queue as u8; 60];
+                frame[..6].copy_from_slice(&[0xff; 6]);
+                frame[6..12].copy_from_slice(&sender.mac());
+                assert_eq!(sender.tx_burst(&[frame; 3]), 3);
+            });
+        });
+        let mut last = 0;
+        let got = receiver.rx_burst(32, |frame| {
+            let mut copy = [0; 60];
+            frame.copy_to(&mut copy);
+            last = copy[59];
+            assert_eq!(
+                frame.sender(),
+                queue,
+                "the sender is the queue on this path"
+            );
+        });
+        assert_eq!((got, last), (3, queue as u8));
+    }
+}
+
+#[test]
+fn a_queue_has_one_user() {
+    let (devices, files) = (Devices::new(), tempfile::tempdir().unwrap());
+    let folder = devices.add_port("0000:00:03.0", 0, &nic(files.path()));
+    let port = Port::open_device(Device::at(&folder).unwrap()).unwrap();
+    let first = port.queue(0).unwrap();
+    assert!(matches!(port.queue(0), Err(Error::QueueInUse(0))));
+    assert!(matches!(port.all_queues(), Err(Error::QueueInUse(0))));
+    assert!(port.queue(1).is_ok());
+    assert!(matches!(
+        port.queue(QUEUES),
+        Err(Error::NoSuchQueue {
+            queue: QUEUES,
+            queues: QUEUES
+        })
+    ));
+    drop(first);
+    assert!(port.all_queues().is_ok());
+}
+
+#[test]
+fn the_only_port_is_found_among_other_devices() {
+    let (devices, files) = (Devices::new(), tempfile::tempdir().unwrap());
+    let missing = Device::find(&devices.folder().join("missing")).unwrap_err();
+    assert!(
+        missing.to_string().contains("postern run --nic"),
+        "{missing}"
+    );
+    let memory = nic(files.path());
+    let mut other = config(&description(CallPath::Elisa, 0, &memory));
+    other[2] ^= 1;
+    devices.add("0000:00:01.0", &other, &memory);
+    other[2] ^= 1;
+    other[AT] = 0x11;
+    devices.add("0000:00:02.0", &other, &memory);
+    assert!(matches!(
+        Device::find(devices.folder()),
+        Err(Error::NoDevice(_))
+    ));
+    devices.add_port("0000:00:03.0", 1, &memory);
+    let found = Device::find(devices.folder()).unwrap();
+    assert_eq!(found.address(), "0000:00:03.0");
+    assert_eq!(found.description().port.number(), 1);
+    devices.add_port("0000:00:04.0", 0, &memory);
+    let error = Device::find(devices.folder()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "several PCI devices are ports of Postern NICs: choose one of 0000:00:03.0, 0000:00:04.0"
+    );
+    let error = Device::at(&devices.folder().join("0000:00:1f.0")).unwrap_err();
+    assert!(matches!(error, Error::NoSuchDevice(_)), "{error}");
+}
+
+#[test]
+fn another_abi_version_is_one_sentence_with_the_remedy_in_both_directions() {
+    let (devices, files) = (Devices::new(), tempfile::tempdir().unwrap());
+    let memory = nic(files.path());
+    for (host, remedy) in [
+        (ABI_VERSION + 1, "build the program anew"),
+        (ABI_VERSION - 1, "update Postern on the host"),
+    ] {
+        let mut config = config(&description(CallPath::Direct, 0, &memory));
+        config[AT + 8..AT + 12].copy_from_slice(&host.to_le_bytes());
+        let folder = devices.add(&format!("0000:00:0{host}.0"), &config, &memory);
+        let error = Device::at(&folder).unwrap_err();
+        assert!(matches!(
+            error,
+            Error::Device { error: NicDeviceError::Version { host: found }, .. } if found == host
+        ));
+        let text = error.to_string();
+        assert!(text.contains(remedy) && !text.contains('\n'), "{text}");
+        // It does not hide behind another device.
+        assert!(Device::find(devices.folder()).is_err());
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_used_is_named() {
+    let (devices, files) = (Devices::new(), tempfile::tempdir().unwrap());
+    let memory = nic(files.path());
+    let open = |folder: &Path| Port::open_device(Device::at(folder).unwrap()).unwrap_err();
+
+    // The memory of the whole NIC is no window; a file that is gone is no memory.
+    let strange = config(&description(CallPath::ExitKernel, 0, &memory));
+    let folder = devices.add("0000:00:01.0", &strange, &memory);
+    assert!(matches!(
+        open(&folder),
+        Error::Window(HeaderError::Magic(_))
+    ));
+    let folder = devices.add_port("0000:00:02.0", 0, &memory);
+    fs::remove_file(folder.join("resource2")).unwrap();
+    assert!(matches!(open(&folder), Error::System { .. }));
+    // Only the header, as for users that are not root.
+    let config = config(&description(CallPath::Direct, 0, &memory));
+    let folder = devices.add("0000:00:03.0", &config[..64], &memory);
+    let error = Device::at(&folder).unwrap_err().to_string();
+    assert!(error.contains("root"), "{error}");
+    // A port that nobody has, and memory that is too small.
+    let mut small = description(CallPath::Direct, 0, &memory);
+    small.size = 4096;
+    let folder = devices.add("0000:00:04.0", &self::config(&small), &memory);
+    assert!(matches!(open(&folder), Error::Direct(_)));
+}

@@ -1,0 +1,273 @@
+//! The run directory: what of this user's runs now, and by which sockets it is asked.
+//!
+//! ```text
+//!   $XDG_RUNTIME_DIR/postern, or /run/postern, or /tmp/postern-UID      mode 0700
+//!     NAME/            a topology, or a VM with a name
+//!       lock           locked (flock(2)) by its process for as long as that lives
+//!       info.json      an Info
+//!       nic...         the sockets of its NICs
+//!       VM.vm          the control socket of each VM
+//! ```
+//!
+//! What is not locked was left by a process that was killed, and is removed by whoever sees it.
+#![deny(unsafe_code)]
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+/// What is known of something that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Its process.
+    pub pid: u32,
+    /// When it was started, in seconds since 1970.
+    pub started: u64,
+    /// The topology's file.
+    pub file: Option<PathBuf>,
+    /// Its NICs.
+    pub nics: Vec<NicInfo>,
+    /// Its VMs.
+    pub vms: Vec<VmInfo>,
+}
+
+/// A NIC of a topology.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicInfo {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// The program of its views.
+    pub image: Option<PathBuf>,
+}
+
+/// A VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmInfo {
+    /// Its name.
+    pub name: String,
+    /// Number of its vCPUs.
+    pub vcpus: usize,
+    /// Its memory, in bytes.
+    pub memory: u64,
+    /// Its port: the NIC's name if it has one, number and path.
+    pub port: Option<(Option<String>, u32, String)>,
+}
+
+/// Something that runs, as others see it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// What is known of it.
+    pub info: Info,
+    directory: PathBuf,
+}
+
+impl Entry {
+    /// The control socket of a VM.
+    pub fn control(&self, vm: &str) -> PathBuf {
+        self.directory.join(control_name(vm))
+    }
+}
+
+fn control_name(vm: &str) -> String {
+    format!("{vm}.vm")
+}
+
+/// The place of this process in the run directory; removed when this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    name: String,
+    directory: PathBuf,
+    base: PathBuf,
+    _lock: File,
+}
+
+/// The run directory of this user.
+fn base_path() -> PathBuf {
+    let user = rustix::process::geteuid();
+    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
+        Some(directory) if directory.is_absolute() && directory.is_dir() => {
+            return directory.join("postern");
+        }
+        _ => {}
+    }
+    if user.is_root() && Path::new("/run").is_dir() {
+        return PathBuf::from("/run/postern");
+    }
+    std::env::temp_dir().join(format!("postern-{}", user.as_raw()))
+}
+
+/// The run directory, made if it is not there, and locked until the file is closed.
+fn lock_base() -> anyhow::Result<(PathBuf, File)> {
+    let base = base_path();
+    let shown = base.display();
+    for _ in 0..100 {
+        match DirBuilder::new().mode(0o700).create(&base) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error)
+                    .with_context(|| format!("cannot make the run directory {shown}"));
+            }
+            _ => {}
+        }
+        let opened = match File::open(&base) {
+            // Its last user has just removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.with_context(|| format!("cannot open the run directory {shown}"))?,
+        };
+        flock(&opened, FlockOperation::LockExclusive)
+            .with_context(|| format!("cannot lock the run directory {shown}"))?;
+        let found = fs::symlink_metadata(&base);
+        let Ok(found) = found else { continue };
+        let owner = rustix::process::geteuid().as_raw();
+        if !found.is_dir() || found.uid() != owner || found.mode() & 0o077 != 0 {
+            bail!(
+                "the run directory {shown} is not this user's alone: remove it, or name another \
+                 place by XDG_RUNTIME_DIR"
+            );
+        }
+        if found.ino() == opened.metadata().map_or(0, |opened| opened.ino()) {
+            return Ok((base, opened));
+        }
+    }
+    bail!("the run directory {shown} comes and goes")
+}
+
+/// Whether a process holds a place; if not, it is removed. The run directory is locked.
+fn is_live(directory: &Path) -> bool {
+    let locked = match File::open(directory.join("lock")) {
+        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err(),
+        Err(_) => false,
+    };
+    if !locked {
+        // If it cannot be removed now, the next who looks tries again.
+        let _ = fs::remove_dir_all(directory);
+    }
+    locked
+}
+
+impl Place {
+    /// Takes a place of that name; if it need not be that one, one like it.
+    pub fn take(name: &str, exactly: bool) -> anyhow::Result<Place> {
+        let (base, _locked) = lock_base()?;
+        for number in 1.. {
+            let name = match number {
+                1 => name.to_owned(),
+                number => format!("{name}-{number}"),
+            };
+            let directory = base.join(&name);
+            if directory.exists() && is_live(&directory) {
+                if exactly {
+                    bail!(
+                        "{name} runs already: end it (postern down {name}), or choose another name"
+                    );
+                }
+                continue;
+            }
+            let made = DirBuilder::new().mode(0o700).create(&directory);
+            made.with_context(|| format!("cannot make {}", directory.display()))?;
+            let lock = File::create_new(directory.join("lock"));
+            let lock = lock.with_context(|| format!("cannot lock {}", directory.display()))?;
+            flock(&lock, FlockOperation::NonBlockingLockExclusive)
+                .with_context(|| format!("cannot lock {}", directory.display()))?;
+            return Ok(Place {
+                name,
+                directory,
+                base,
+                _lock: lock,
+            });
+        }
+        unreachable!("a number is free")
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A name for a socket of a NIC.
+    pub fn nic(&self, name: Option<&str>) -> PathBuf {
+        match name {
+            Some(name) => self.directory.join(format!("{name}.nic")),
+            None => self.directory.join("nic"),
+        }
+    }
+
+    /// The name of a VM's control socket.
+    pub fn control(&self, vm: &str) -> PathBuf {
+        self.directory.join(control_name(vm))
+    }
+
+    /// Tells others.
+    pub fn publish(
+        &self,
+        file: Option<PathBuf>,
+        nics: Vec<NicInfo>,
+        vms: Vec<VmInfo>,
+    ) -> anyhow::Result<()> {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH);
+        let info = Info {
+            pid: std::process::id(),
+            started: started.map_or(0, |since| since.as_secs()),
+            file,
+            nics,
+            vms,
+        };
+        let new = self.directory.join("info.new");
+        let text = serde_json::to_vec(&info).context("cannot describe what runs")?;
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, self.directory.join("info.json")))
+            .with_context(|| format!("cannot write to {}", self.directory.display()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _locked = lock_base();
+        // Whoever looks next removes what cannot be removed now.
+        let _ = fs::remove_dir_all(&self.directory);
+        // The last one takes the directory with it.
+        let _ = fs::remove_dir(&self.base);
+    }
+}
+
+/// All that runs, by name. What killed processes left is removed.
+pub fn entries() -> anyhow::Result<Vec<Entry>> {
+    let base = base_path();
+    if !base.exists() {
+        return Ok(Vec::new());
+    }
+    let (base, _locked) = lock_base()?;
+    let shown = base.display();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&base).with_context(|| format!("cannot read {shown}"))? {
+        let entry = entry.with_context(|| format!("cannot read {shown}"))?;
+        let directory = entry.path();
+        if !is_live(&directory) {
+            continue;
+        }
+        // It may be about to be published.
+        let info = fs::read(directory.join("info.json"));
+        if let (Ok(info), Ok(name)) = (info, entry.file_name().into_string())
+            && let Ok(info) = serde_json::from_slice(&info)
+        {
+            found.push(Entry {
+                name,
+                info,
+                directory,
+            });
+        }
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    // If nothing was live, the directory goes, too.
+    let _ = fs::remove_dir(&base);
+    Ok(found)
+}

@@ -1,0 +1,135 @@
+//! `postern stat`: what runs, counted: exits by reason of VMs and vCPUs, traffic and drops of ports.
+#![deny(unsafe_code)]
+
+mod prometheus;
+mod report;
+mod table;
+
+use std::io::IsTerminal;
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args as ClapArgs;
+use postern_nic_client::request;
+
+use crate::error::CommandError;
+use crate::{output, parsers, ps};
+use report::Report;
+
+/// Flags of `postern stat`.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// The topology or VM (postern ps) [default: all that runs]; or the socket of a NIC, whose
+    /// counters alone are shown then
+    #[arg(value_name = "NAME|FILE|SOCKET")]
+    which: Option<PathBuf>,
+
+    /// The NIC's socket, by the flag that names it to postern nic
+    #[arg(
+        long = "socket",
+        value_name = "PATH",
+        conflicts_with = "which",
+        value_parser = parsers::socket
+    )]
+    named: Option<PathBuf>,
+
+    /// Print JSON, once
+    #[arg(long)]
+    json: bool,
+
+    /// Print the text format of Prometheus, once
+    #[arg(long, conflicts_with = "json")]
+    prometheus: bool,
+
+    /// On a terminal: how often it is shown anew, in seconds; 0 shows it once
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    interval: u64,
+}
+
+/// What `--help` says about metrics.
+pub const HELP: &str = "\
+On a terminal the table is shown anew each second until Ctrl-C, with rates; elsewhere once.
+--json has all of KVM's statistics by their names; --prometheus has:
+  postern_vm_uptime_seconds                       topology, vm
+  postern_vcpu_exits_total                        topology, vm, vcpu
+  postern_vcpu_exits_by_reason_total              topology, vm, vcpu, reason: irq, io, mmio, halt...
+  postern_vcpu_hypercalls_total                   topology, vm, vcpu
+  postern_port_attached                           topology, nic, port: 1 if it has a tenant
+  postern_port_stations                           topology, nic, port
+  postern_port_frames_total, _bytes_total         topology, nic, port, direction: tx, rx
+  postern_port_dropped_frames_total               topology, nic, port, cause
+  postern_port_refused_requests_total             topology, nic, port
+tx is what the port's VM sent. Counters of a port begin anew with each tenant.
+
+Exit status:
+  0   shown
+  64  nothing that runs is called so
+  66  the NIC cannot be reached";
+
+/// Clears the terminal (ECMA-48: cursor home, erase to the end of the page).
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+/// Prints counters; returns the exit status.
+pub fn run(args: Args) -> Result<u8, CommandError> {
+    let of_nic = match (&args.named, &args.which) {
+        (Some(socket), _) => Some(socket),
+        // A path is no name of something that runs, unless it is a topology's file.
+        (None, Some(which)) if which.is_absolute() || which.components().count() > 1 => {
+            let is_file = which.metadata().is_ok_and(|file| file.is_file());
+            (!is_file).then_some(which)
+        }
+        (None, Some(which)) => {
+            let found = which.metadata();
+            let is_socket = found.is_ok_and(|file| file.file_type().is_socket());
+            is_socket.then_some(which)
+        }
+        (None, None) => None,
+    };
+    if let Some(socket) = of_nic {
+        parsers::socket(&socket.to_string_lossy()).map_err(CommandError::configuration)?;
+        return nic(socket, &args);
+    }
+    let report = || -> Result<Report, CommandError> {
+        let entries = ps::entries()?;
+        Ok(match &args.which {
+            Some(which) => Report::of([ps::find(&entries, which)?]),
+            None => Report::of(&entries),
+        })
+    };
+    let first = report()?;
+    if args.json {
+        output::print(&format!("{:#}\n", serde_json::json!(first)))?;
+    } else if args.prometheus {
+        output::print(&prometheus::text(&first))?;
+    } else if args.interval == 0 || !std::io::stdout().is_terminal() {
+        output::print(&table::table(&first, None))?;
+    } else {
+        let (mut last, mut at) = (first, Instant::now());
+        output::print(&format!("{CLEAR}{}", table::table(&last, None)))?;
+        loop {
+            thread::sleep(Duration::from_secs(args.interval));
+            let next = report()?;
+            let elapsed = at.elapsed().as_secs_f64();
+            at = Instant::now();
+            let text = table::table(&next, Some((&last, elapsed)));
+            output::print(&format!("{CLEAR}{text}"))?;
+            last = next;
+        }
+    }
+    Ok(0)
+}
+
+/// The counters of one NIC, as its owner tells them.
+fn nic(socket: &std::path::Path, args: &Args) -> Result<u8, CommandError> {
+    let counters = request::counters(socket)?;
+    output::print(&if args.json {
+        format!("{:#}\n", serde_json::json!(counters))
+    } else if args.prometheus {
+        prometheus::text(&Report::of_nic(socket, counters))
+    } else {
+        counters.to_string()
+    })?;
+    Ok(0)
+}

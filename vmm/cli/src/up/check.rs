@@ -1,0 +1,350 @@
+//! What is wrong with a topology on this host, before anything is started.
+#![deny(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use postern_nic_owner::uplink::UplinkConfig;
+use postern_vmm::console::Destination;
+use postern_vmm::kvm::Host;
+use postern_vmm::loader::{InitrdFile, KernelFile};
+use postern_vmm::topology::{NicConfig, TopologyFile, VmConfig};
+use postern_vmm::virtio::blk::Blk;
+use postern_vmm::{geometry, memory};
+
+/// Faults that are seen by looking at files alone: as `FILE:LINE: SENTENCE`.
+pub fn cheap(file: &TopologyFile) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (index, nic) in file.topology.nics.iter().enumerate() {
+        for (key, fault) in nic_faults(nic) {
+            faults.push(file.fault(&format!("nic.{index}.{key}"), fault));
+        }
+    }
+    for (index, vm) in file.topology.vms.iter().enumerate() {
+        for (key, fault) in vm_faults(vm) {
+            let fault = format!("VM {}: {fault}", vm.name);
+            faults.push(file.fault(&format!("vm.{index}.{key}"), fault));
+        }
+    }
+    faults.extend(outputs_taken_twice(file));
+    faults
+}
+
+/// All faults: kernels are loaded, disks are opened, KVM is asked.
+pub fn all(file: &TopologyFile) -> Vec<String> {
+    let mut faults = cheap(file);
+    if !faults.is_empty() {
+        // A kernel that is missing need not be told twice.
+        return faults;
+    }
+    let host = Host::open();
+    if let Err(error) = &host {
+        faults.push(format!("{:#} (postern check tells more)", chain(error)));
+    }
+    for (index, vm) in file.topology.vms.iter().enumerate() {
+        let mut fault = |key: &str, fault: String| {
+            let fault = format!("VM {}: {fault}", vm.name);
+            faults.push(file.fault(&format!("vm.{index}.{key}"), fault));
+        };
+        match memory::reserve_ram(vm.memory.0) {
+            Err(error) => fault("memory", chain(&error)),
+            Ok(ram) => {
+                let kernel = KernelFile::open(&vm.kernel).and_then(|mut file| file.load(&ram));
+                match (kernel, &vm.initrd) {
+                    (Err(error), _) => fault("kernel", chain(&error)),
+                    (Ok(_), None) => {}
+                    (Ok(kernel), Some(initrd)) => {
+                        let initrd = InitrdFile::open(initrd);
+                        if let Err(error) = initrd.and_then(|mut file| file.load(&ram, &kernel)) {
+                            fault("initrd", chain(&error));
+                        }
+                    }
+                }
+            }
+        }
+        if let Ok(host) = &host
+            && let Err(error) = host.check_vcpus(vm.vcpus)
+        {
+            fault("vcpus", chain(&error));
+        }
+        for (number, disk) in vm.disks.iter().enumerate() {
+            if let Err(error) = Blk::open(disk) {
+                fault(&format!("disk.{number}"), chain(&error));
+            }
+        }
+    }
+    faults
+}
+
+/// What a sound topology has, in words.
+pub fn summary(file: &TopologyFile) -> String {
+    let topology = &file.topology;
+    let nics: Vec<String> = topology
+        .nics
+        .iter()
+        .map(|nic| format!("a NIC of {}", geometry::describe(nic.geometry)))
+        .collect();
+    let vms = match topology.vms.len() {
+        1 => "1 VM".to_owned(),
+        count => format!("{count} VMs"),
+    };
+    let parts: Vec<&str> = nics
+        .iter()
+        .map(String::as_str)
+        .chain([vms.as_str()])
+        .collect();
+    format!(
+        "{}: {}; nothing is wrong\n",
+        file.file.display(),
+        parts.join(", ")
+    )
+}
+
+/// An error with its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}
+
+/// Why a file cannot be read, if so.
+fn unreadable(what: &str, file: &Path) -> Option<String> {
+    let name = file.display();
+    match fs::metadata(file) {
+        Err(error) => Some(format!("the {what} {name} cannot be used: {error}")),
+        Ok(found) if found.is_dir() => Some(format!("the {what} {name} is a directory")),
+        Ok(_) => fs::File::open(file)
+            .err()
+            .map(|error| format!("the {what} {name} cannot be read: {error}")),
+    }
+}
+
+/// Why a file cannot be made, if so.
+fn cannot_make(file: &Path) -> Option<String> {
+    let name = file.display();
+    if file.is_dir() {
+        return Some(format!("{name} is a directory"));
+    }
+    let directory = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    match directory.is_dir() {
+        true => None,
+        false => Some(format!(
+            "{name} cannot be made: there is no directory {}",
+            directory.display()
+        )),
+    }
+}
+
+/// Why nothing can listen at a socket, if so.
+fn taken(socket: &Path) -> Option<String> {
+    match UnixStream::connect(socket) {
+        Ok(_) => Some(format!(
+            "another process listens at {}: end it, or choose another socket",
+            socket.display()
+        )),
+        Err(_) => cannot_make(socket),
+    }
+}
+
+fn nic_faults(nic: &NicConfig) -> Vec<(String, String)> {
+    let mut faults = Vec::new();
+    let mut add = |key: &str, fault: Option<String>| {
+        faults.extend(fault.map(|fault| (key.to_owned(), fault)));
+    };
+    if let Some(image) = &nic.image {
+        let hint = |fault| format!("{fault} (host-nic/image/build.sh --out FILE makes one)");
+        add("image", unreadable("image", image).map(hint));
+    }
+    add("socket", nic.socket.as_deref().and_then(taken_by_nic));
+    add("stats", nic.stats.as_deref().and_then(cannot_make));
+    for (index, port) in nic.ports.iter().enumerate() {
+        let uplink = port.uplink.as_deref().and_then(uplink_fault);
+        add(&format!("port.{index}.uplink"), uplink);
+    }
+    for (index, capture) in nic.captures.iter().enumerate() {
+        let file = &capture.file;
+        let there = file.exists().then(|| {
+            format!(
+                "the file {} is there already: a capture makes its own",
+                file.display()
+            )
+        });
+        add(
+            &format!("capture.{index}.file"),
+            there.or_else(|| cannot_make(file)),
+        );
+    }
+    faults
+}
+
+/// A NIC's socket is a seqpacket socket, to which a stream does not connect: whether somebody
+/// listens is what the owner itself asks.
+fn taken_by_nic(socket: &Path) -> Option<String> {
+    match postern_nic_client::request::counters(socket) {
+        Ok(_) => Some(format!(
+            "a NIC listens at {} already: end it (postern nic stop), or choose another socket",
+            socket.display()
+        )),
+        Err(_) => cannot_make(socket),
+    }
+}
+
+fn uplink_fault(uplink: &str) -> Option<String> {
+    let config: UplinkConfig = match uplink.parse() {
+        Ok(config) => config,
+        Err(error) => return Some(chain(&error)),
+    };
+    let interface = match config {
+        // Made, if it is not there.
+        UplinkConfig::Tap { .. } => return None,
+        UplinkConfig::Packet { interface } | UplinkConfig::Xdp { interface, .. } => interface,
+    };
+    let found = Path::new("/sys/class/net").join(&interface).exists();
+    (!found).then(|| format!("there is no interface {interface} (ip link lists them)"))
+}
+
+fn vm_faults(vm: &VmConfig) -> Vec<(String, String)> {
+    let mut faults = Vec::new();
+    let mut add = |key: &str, fault: Option<String>| {
+        faults.extend(fault.map(|fault| (key.to_owned(), fault)));
+    };
+    add("kernel", unreadable("kernel", &vm.kernel));
+    let initrd = vm.initrd.as_deref();
+    add("initrd", initrd.and_then(|file| unreadable("initrd", file)));
+    for (key, file) in [("outbox", &vm.outbox), ("stats", &vm.stats)] {
+        add(key, file.as_deref().and_then(cannot_make));
+    }
+    add(
+        "serial",
+        match &vm.serial {
+            Some(Destination::File(file)) => cannot_make(file),
+            Some(Destination::Unix(socket)) => taken(socket),
+            _ => None,
+        },
+    );
+    for (index, disk) in vm.disks.iter().enumerate() {
+        let fault = unreadable("disk", &disk.path);
+        add(&format!("disk.{index}"), fault);
+    }
+    faults
+}
+
+/// Files that two write to.
+fn outputs_taken_twice(file: &TopologyFile) -> Vec<String> {
+    let mut seen: BTreeMap<PathBuf, String> = BTreeMap::new();
+    let mut faults = Vec::new();
+    let mut look = |path: &Path, key: String, whose: String| {
+        // Devices take what anybody writes.
+        if path.exists() && !path.is_file() {
+            return;
+        }
+        match seen.get(path) {
+            Some(other) => faults.push(file.fault(
+                &key,
+                format!(
+                    "{} is written by {other}, too: choose another file",
+                    path.display()
+                ),
+            )),
+            None => drop(seen.insert(path.to_owned(), whose)),
+        }
+    };
+    for (index, vm) in file.topology.vms.iter().enumerate() {
+        let serial = match &vm.serial {
+            Some(Destination::File(path) | Destination::Unix(path)) => Some(path),
+            _ => None,
+        };
+        let files = [
+            ("serial", serial),
+            ("outbox", vm.outbox.as_ref()),
+            ("stats", vm.stats.as_ref()),
+        ];
+        for (key, path) in files {
+            if let Some(path) = path {
+                look(path, format!("vm.{index}.{key}"), format!("VM {}", vm.name));
+            }
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use postern_vmm::topology::Topology;
+
+    use super::*;
+
+    /// The faults of a topology in a directory with a file and a folder.
+    fn faults(text: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("kernel"), "").unwrap();
+        fs::create_dir(directory.path().join("folder")).unwrap();
+        let path = directory.path().join("t.toml");
+        fs::write(&path, text).unwrap();
+        let file = Topology::read_file(&path).unwrap();
+        let own = format!("{}/", directory.path().display());
+        let found = cheap(&file);
+        found.iter().map(|fault| fault.replace(&own, "")).collect()
+    }
+
+    #[test]
+    fn every_file_is_looked_at() {
+        let text = "\
+[nic]
+ports = 4
+image = \"nowhere\"
+stats = \"no/where\"
+[[nic.port]]
+number = 1
+uplink = \"packet:nosuchif0\"
+[[nic.port]]
+number = 2
+uplink = \"tup:tap0\"
+[[nic.capture]]
+file = \"kernel\"
+[[vm]]
+name = \"a\"
+kernel = \"missing\"
+initrd = \"folder\"
+serial = \"folder\"
+stats = \"same\"
+[[vm]]
+name = \"b\"
+kernel = \"kernel\"
+outbox = \"same\"
+[[vm.disk]]
+path = \"no.img\"
+";
+        let expected = [
+            (3, "the image nowhere cannot be used: No such file"),
+            (4, "there is no directory no"),
+            (7, "no interface nosuchif0"),
+            (10, "tup"),
+            (12, "kernel is there already"),
+            (15, "VM a: the kernel missing cannot be used"),
+            (16, "VM a: the initrd folder is a directory"),
+            (17, "VM a: folder is a directory"),
+            (23, "VM b: the disk no.img cannot be used"),
+            (22, "same is written by VM a, too"),
+        ];
+        let found = faults(text);
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (fault, (line, part)) in found.iter().zip(expected) {
+            assert!(fault.starts_with(&format!("t.toml:{line}: ")), "{fault}");
+            assert!(fault.contains(part), "{part}: {fault}");
+        }
+        let sound = "[[vm]]\nname = \"a\"\nkernel = \"kernel\"\nserial = \"/dev/null\"\n";
+        assert!(faults(sound).is_empty());
+    }
+}

@@ -1,0 +1,236 @@
+//! The control socket of a running VM: who may connect asks for its state, its statistics, or its
+//! console, by one word in a line.
+//!
+//! | line | answer |
+//! | --- | --- |
+//! | `stat` | one line of JSON, a [`VmReport`]; then the connection ends |
+//! | `console` | the line `ok`; from then on the connection is the console, in both directions |
+//!
+//! Anything else is answered by a line that begins with `error: `. The socket has mode 0600: it is
+//! for the user of the VMM alone.
+#![deny(unsafe_code)]
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::console::{self, Joiner};
+use crate::kvm_stats::{self, KvmStats};
+
+/// What a VM tells of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmReport {
+    /// Process of the VMM.
+    pub pid: u32,
+    /// Seconds since the VM was started.
+    pub uptime: u64,
+    /// KVM's statistics of the VM (`KVM_GET_STATS_FD`), by KVM's names.
+    pub vm: Map<String, Value>,
+    /// Those of each vCPU.
+    pub vcpus: Vec<Map<String, Value>>,
+}
+
+/// KVM's statistics of a VM that runs.
+#[derive(Debug)]
+pub struct LiveStats {
+    vm: KvmStats,
+    vcpus: Vec<KvmStats>,
+}
+
+impl LiveStats {
+    pub(crate) fn new(vm: KvmStats, vcpus: Vec<KvmStats>) -> LiveStats {
+        LiveStats { vm, vcpus }
+    }
+
+    /// What the VM tells of itself.
+    ///
+    /// # Errors
+    ///
+    /// When KVM's files cannot be read.
+    fn report(&self, started: Instant) -> Result<VmReport, kvm_stats::Error> {
+        let named = |stats: &KvmStats| {
+            let mut words = vec![0; stats.layout().words()];
+            stats.snapshot(&mut words)?;
+            Ok(stats.layout().named(&words))
+        };
+        Ok(VmReport {
+            pid: std::process::id(),
+            uptime: started.elapsed().as_secs(),
+            vm: named(&self.vm)?,
+            vcpus: self.vcpus.iter().map(named).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// How long a client has to say what it wants, and to take the answer.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest line of a client.
+const MAX_LINE: u64 = 64;
+
+/// The control socket of a VM; removed when this is dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+/// Removes the socket.
+#[derive(Debug)]
+pub struct ControlGuard(PathBuf);
+
+impl Drop for ControlGuard {
+    fn drop(&mut self) {
+        // Somebody may have removed it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl ControlSocket {
+    /// Listens there.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be made, or another process listens there.
+    pub fn open(path: &Path) -> Result<ControlSocket, console::Error> {
+        let listener = console::listen(path)?;
+        Ok(ControlSocket {
+            path: path.to_owned(),
+            listener,
+        })
+    }
+
+    /// Answers on a thread of its own until the process ends; the socket goes with the guard.
+    ///
+    /// # Errors
+    ///
+    /// When no thread can be started.
+    pub fn serve(self, stats: LiveStats, joiner: Joiner) -> io::Result<ControlGuard> {
+        let ControlSocket { path, listener } = self;
+        listener.set_nonblocking(false)?;
+        let started = Instant::now();
+        thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                for client in listener.incoming().flatten() {
+                    // A client that goes, or asks for nothing, is its own affair.
+                    let _ = answer(client, &stats, started, &joiner);
+                }
+            })?;
+        Ok(ControlGuard(path))
+    }
+}
+
+fn answer(
+    mut client: UnixStream,
+    stats: &LiveStats,
+    started: Instant,
+    joiner: &Joiner,
+) -> io::Result<()> {
+    client.set_read_timeout(Some(CLIENT_TIMEOUT))?;
+    client.set_write_timeout(Some(CLIENT_TIMEOUT))?;
+    // Byte by byte: what follows the line is the console's.
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while byte != *b"\n" && line.len() < MAX_LINE as usize {
+        client.read_exact(&mut byte)?;
+        line.extend(byte);
+    }
+    match line.trim_ascii() {
+        b"stat" => {
+            let text = match stats.report(started) {
+                Ok(report) => serde_json::to_string(&report)?,
+                Err(error) => format!("error: {error}"),
+            };
+            client.write_all(format!("{text}\n").as_bytes())
+        }
+        b"console" => {
+            client.write_all(b"ok\n")?;
+            client.set_read_timeout(None)?;
+            client.set_write_timeout(None)?;
+            joiner.join(client)
+        }
+        _ => client.write_all(b"error: there are stat and console\n"),
+    }
+}
+
+/// Why a VM does not tell.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody answers.
+    #[error("the VM's control socket {} does not answer", socket.display())]
+    Socket {
+        /// The socket.
+        socket: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The VM refuses.
+    #[error("the VM at {} says: {answer}", socket.display())]
+    Refused {
+        /// The socket.
+        socket: PathBuf,
+        /// Its answer.
+        answer: String,
+    },
+}
+
+fn ask(socket: &Path, word: &str) -> Result<(UnixStream, String), AskError> {
+    let failed = |source| AskError::Socket {
+        socket: socket.to_owned(),
+        source,
+    };
+    let mut stream = UnixStream::connect(socket).map_err(failed)?;
+    stream
+        .set_read_timeout(Some(CLIENT_TIMEOUT))
+        .map_err(failed)?;
+    stream
+        .write_all(format!("{word}\n").as_bytes())
+        .map_err(failed)?;
+    let mut answer = String::new();
+    // A reader of one byte takes nothing of what follows the line.
+    BufReader::with_capacity(1, &stream)
+        .read_line(&mut answer)
+        .map_err(failed)?;
+    let answer = answer.trim_end().to_owned();
+    match answer.is_empty() || answer.starts_with("error: ") {
+        false => Ok((stream, answer)),
+        true => Err(AskError::Refused {
+            socket: socket.to_owned(),
+            answer,
+        }),
+    }
+}
+
+/// What the VM behind a control socket tells of itself.
+///
+/// # Errors
+///
+/// When nobody answers there.
+pub fn report(socket: &Path) -> Result<VmReport, AskError> {
+    let (_, answer) = ask(socket, "stat")?;
+    serde_json::from_str(&answer).map_err(|_| AskError::Refused {
+        socket: socket.to_owned(),
+        answer,
+    })
+}
+
+/// The console of the VM behind a control socket.
+///
+/// # Errors
+///
+/// When nobody answers there.
+pub fn console(socket: &Path) -> Result<UnixStream, AskError> {
+    let (stream, _) = ask(socket, "console")?;
+    let unlimited = stream.set_read_timeout(None);
+    unlimited.map_err(|source| AskError::Socket {
+        socket: socket.to_owned(),
+        source,
+    })?;
+    Ok(stream)
+}

@@ -1,0 +1,143 @@
+use postern_abi::nic_device::{NicDevice, register};
+use postern_abi::platform::CallPath;
+use postern_abi::window::PortId;
+
+use super::*;
+use crate::pci::Ivshmem;
+
+const PORT: u32 = 7;
+
+fn device(vectors: u16) -> NicDevice {
+    NicDevice {
+        path: CallPath::ExitUser,
+        port: PortId::from_number(PORT as u8),
+        size: EXISTS,
+        vectors,
+    }
+}
+
+/// A bus with a NIC port as device 1, and the event of port 3's vector 1.
+fn bus(vectors: u16) -> (Fixture, EventFd) {
+    let mut bus = Fixture::empty();
+    let memory = BarMemory {
+        name: "window",
+        host: 0,
+        size: EXISTS,
+        owner: Arc::new(()),
+    };
+    let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    let rung = event();
+    let peers = [(3, vec![event(), rung.try_clone().unwrap()])].into();
+    let function = Ivshmem::new(device(vectors), memory, peers);
+    assert_eq!(bus.segment.plug(Box::new(function)).unwrap(), DEVICE);
+    bus.base = bus.bar(0);
+    (bus, rung)
+}
+
+impl Fixture {
+    fn get(&mut self, register: u64) -> u32 {
+        u32::from_le_bytes(self.read(self.base + register).unwrap())
+    }
+
+    fn set(&mut self, register: u64, value: u32) {
+        assert!(self.write(self.base + register, &value.to_le_bytes()));
+    }
+
+    fn asserted(&self) -> bool {
+        self.config::<1>(6)[0] & 8 != 0
+    }
+}
+
+#[test]
+fn a_guest_finds_its_port_in_configuration_space() {
+    for vectors in [0, 2] {
+        let (bus, _) = bus(vectors);
+        let config: [u8; 256] = bus.config(0);
+        assert_eq!(NicDevice::find(&config), Ok(device(vectors)));
+        assert_eq!(config[..4], [0xf4, 0x1a, 0x10, 0x11]);
+        assert_eq!((config[8], &config[9..12]), (1, &[0, 0, 5][..]));
+        assert_eq!(bus.segment.bar(DEVICE, 1).is_some(), vectors > 0);
+        assert_eq!(bus.bar(2), postern_abi::platform::NIC_GPA);
+        // 64 bits, prefetchable, as large as the next power of two.
+        bus.set_config(0x18, &[0xff; 8]);
+        let size = u64::from_le_bytes(bus.config(0x18));
+        assert_eq!(size, !(device(0).bar_size() - 1) | 0xc);
+    }
+}
+
+#[test]
+fn the_plain_variant_rings_nobody() {
+    let (mut bus, rung) = bus(0);
+    assert_eq!(bus.get(register::IV_POSITION), 0);
+    bus.set(register::INTERRUPT_MASK, 1);
+    bus.set(register::DOORBELL, PORT << 16);
+    bus.set(register::DOORBELL, 3 << 16 | 1);
+    assert!(!bus.asserted());
+    assert!(rung.read().is_err());
+}
+
+#[test]
+fn the_pin_follows_status_and_mask() {
+    let (mut bus, _) = bus(2);
+    assert_eq!(bus.get(register::IV_POSITION), PORT);
+    bus.set(register::DOORBELL, PORT << 16 | 1);
+    assert!(!bus.asserted(), "masked from the start");
+    bus.set(register::INTERRUPT_MASK, u32::MAX);
+    assert!(bus.asserted());
+    assert_eq!(bus.get(register::INTERRUPT_STATUS), 1);
+    assert!(!bus.asserted(), "the read clears it");
+    assert_eq!(bus.get(register::INTERRUPT_STATUS), 0);
+    bus.set(register::INTERRUPT_STATUS, 1);
+    assert!(bus.asserted());
+    bus.segment.reset();
+    assert!(!bus.asserted());
+    assert_eq!(bus.get(register::INTERRUPT_MASK), 0);
+}
+
+#[test]
+fn a_bell_sends_messages_while_msix_is_on() {
+    let (mut bus, rung) = bus(2);
+    bus.set_config(4, &[6, 0]);
+    bus.set_config(0x42, &[0, 0xc0]);
+    bus.set(register::INTERRUPT_MASK, 1);
+    bus.set(register::DOORBELL, PORT << 16 | 1);
+    assert!(!bus.asserted());
+    let pending = bus.bar(1) + 0x800;
+    assert_eq!(bus.read(pending), Some([2]));
+    bus.set(register::DOORBELL, 3 << 16 | 1);
+    assert_eq!(rung.read().unwrap(), 1, "a peer");
+}
+
+#[test]
+fn doorbells_that_name_nobody_are_harmless() {
+    let (mut bus, rung) = bus(2);
+    bus.set(register::INTERRUPT_MASK, 1);
+    for value in [
+        2,
+        3 << 16 | 2,
+        4 << 16,
+        PORT << 16 | 2,
+        PORT << 16 | 0xffff,
+        u32::MAX,
+    ] {
+        bus.set(register::DOORBELL, value);
+    }
+    assert!(!bus.asserted() && rung.read().is_err());
+    // Other widths and places.
+    let base = bus.base;
+    for (offset, width) in [
+        (12, 1),
+        (12, 2),
+        (12, 8),
+        (13, 4),
+        (0, 8),
+        (16, 4),
+        (252, 4),
+    ] {
+        assert!(bus.write(base + offset, &[0xff; 8][..width]));
+    }
+    assert_eq!(bus.read(base), Some([0, 0]), "no register has 16 bits");
+    assert_eq!(bus.get(register::INTERRUPT_MASK), 1);
+    assert_eq!(bus.get(register::DOORBELL), 0);
+    assert_eq!(bus.read::<4>(base + 254), None);
+}

@@ -1,0 +1,152 @@
+//! The thread of a vCPU, which runs it, and brings it back to its first state when the VM is reset.
+#![deny(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+
+use super::devices::Devices;
+use super::error::Error;
+use super::event::Event;
+use super::guest::Start;
+use crate::devices::{RequestPort, Shared, SnapshotPort};
+use crate::event_counters::{CounterSource, EventCounters, EventCounts};
+use crate::measurement::ViewStats;
+use crate::vcpu::{Vcpu, VcpuEnd};
+use crate::vcpu_state::VcpuState;
+use crate::view::VcpuView;
+
+/// A vCPU and what is its alone.
+pub(super) struct VcpuParts {
+    pub(super) vcpu: Vcpu,
+    pub(super) attached: Option<VcpuView>,
+    /// Its state before it ran, if the VM is to restart after a reset.
+    pub(super) initial: Option<VcpuState>,
+}
+
+/// What the thread of a vCPU that has stopped is to do. Without an order it ends.
+pub(super) enum Order {
+    /// Bring the vCPU back to its first state; it is to start there, if it is the first.
+    Restore(Option<Start>),
+    /// Run it on.
+    Run,
+}
+
+/// What the thread of a vCPU has counted when it ends.
+pub(super) struct VcpuResult {
+    pub(super) counts: EventCounts,
+    pub(super) view: Option<ViewStats>,
+    pub(super) strays: u64,
+}
+
+/// The thread, as the one that waits for the VM's end has it.
+pub(super) struct VcpuThread {
+    pub(super) orders: Sender<Order>,
+    pub(super) handle: JoinHandle<Result<VcpuResult, Error>>,
+}
+
+/// What all threads share.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) devices: Devices,
+    pub(super) counters: CounterSource,
+    /// Set to have all vCPUs stop.
+    pub(super) halt: Arc<AtomicBool>,
+    pub(super) events: Sender<Event>,
+}
+
+/// Starts the thread of a vCPU.
+pub(super) fn start(
+    parts: VcpuParts,
+    request: Option<RequestPort>,
+    common: Common,
+) -> Result<VcpuThread, Error> {
+    let (sender, orders) = mpsc::channel();
+    let handle = thread::Builder::new()
+        .name(format!("vcpu{}", parts.vcpu.number()))
+        .spawn(move || run(parts, request, &common, &orders))
+        .map_err(|source| Error::System {
+            what: "start a thread for a vCPU",
+            source,
+        })?;
+    Ok(VcpuThread {
+        orders: sender,
+        handle,
+    })
+}
+
+/// Tells the waiting thread that a vCPU has ended if its own thread ends without having said so.
+struct EndNotice<'a> {
+    events: &'a Sender<Event>,
+    vcpu: usize,
+    told: bool,
+}
+
+impl EndNotice<'_> {
+    fn tell(&mut self, end: VcpuEnd) {
+        self.told = true;
+        // Who listens is gone only once all threads have ended.
+        let _ = self.events.send(Event::Ended {
+            vcpu: self.vcpu,
+            end,
+        });
+    }
+}
+
+impl Drop for EndNotice<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            // The thread's own result says what happened.
+            self.tell(VcpuEnd::Stopped);
+        }
+    }
+}
+
+fn run(
+    parts: VcpuParts,
+    mut request: Option<RequestPort>,
+    common: &Common,
+    orders: &Receiver<Order>,
+) -> Result<VcpuResult, Error> {
+    let VcpuParts {
+        mut vcpu,
+        attached,
+        initial,
+    } = parts;
+    let number = vcpu.number();
+    let mut notice = EndNotice {
+        events: &common.events,
+        vcpu: number,
+        told: false,
+    };
+    let counters = EventCounters::open(common.counters)?;
+    let recorder = common.devices.recorder.clone();
+    let snapshot = Shared::new(SnapshotPort::new(number, counters, attached, recorder));
+    let mut bus = common.devices.bus(snapshot.clone());
+    loop {
+        let end = vcpu.run(request.as_mut(), &mut bus, &common.halt);
+        notice.tell(end);
+        let Ok(Order::Restore(start)) = orders.recv() else {
+            break;
+        };
+        notice.told = false;
+        if let Some(initial) = &initial {
+            vcpu.restore(initial)?;
+        }
+        if let Some(Start { entry, tables }) = &start {
+            vcpu.start_at(*entry, tables)?;
+        }
+        let _ = common.events.send(Event::Restored);
+        let Ok(Order::Run) = orders.recv() else {
+            break;
+        };
+    }
+    notice.told = true;
+    let (counts, view) = snapshot.with(SnapshotPort::last)?;
+    Ok(VcpuResult {
+        counts,
+        view,
+        strays: bus.strays(),
+    })
+}
