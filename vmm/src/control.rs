@@ -13,9 +13,9 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use postern_confine::Kind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -114,14 +114,13 @@ impl ControlSocket {
         let ControlSocket { path, listener } = self;
         listener.set_nonblocking(false)?;
         let started = Instant::now();
-        thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || {
-                for client in listener.incoming().flatten() {
-                    // A client that goes, or asks for nothing, is its own affair.
-                    let _ = answer(client, &stats, started, &joiner);
-                }
-            })?;
+        let run = move || {
+            for client in listener.incoming().flatten() {
+                // A client that goes, or asks for nothing, is its own affair.
+                let _ = answer(client, &stats, started, &joiner);
+            }
+        };
+        postern_confine::spawn(Kind::Control, "control", run)?;
         Ok(ControlGuard(path))
     }
 }

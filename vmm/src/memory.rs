@@ -110,7 +110,14 @@ pub fn reserve_ram(size: u64) -> Result<GuestMemoryMmap, Error> {
         .into_iter()
         .map(|(gpa, size)| (gpa, size as usize))
         .collect();
-    GuestMemoryMmap::from_ranges(&parts).map_err(|source| Error::Reserve { size, source })
+    let ram = GuestMemoryMmap::from_ranges(&parts)
+        .map_err(|source: vm_memory::mmap::FromRangesError| Error::Reserve { size, source })?;
+    for part in ram.iter() {
+        // SAFETY: the range is the region's mapping; the advice only keeps it out of core dumps.
+        // It fails where a kernel does not know it, which then dumps as it always does.
+        unsafe { libc::madvise(part.as_ptr().cast(), part.size(), libc::MADV_DONTDUMP) };
+    }
+    Ok(ram)
 }
 
 /// Makes all of `ram` zero, and gives its pages back to the host.

@@ -21,11 +21,12 @@ use std::io::{self, PipeWriter};
 use std::os::fd::AsFd;
 use std::path;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use postern_abi::nic_device::NicDevice;
 use postern_abi::platform::CallPath;
 use postern_abi::window::{Geometry, MAX_QUEUES};
+use postern_confine::Kind;
 use postern_kvm::{Grant, Right};
 use postern_nic_client::memory::{Memory, MemoryError};
 use postern_nic_client::protocol::TenancyFds;
@@ -251,10 +252,9 @@ impl NicPort {
             tell(&end);
             Some(end)
         };
-        let thread = thread::Builder::new().name("nic-end".to_owned());
         Ok(NicWatch {
             stop: Some(stop),
-            thread: Some(thread.spawn(wait)?),
+            thread: Some(postern_confine::spawn(Kind::NicEnd, "nic-end", wait)?),
         })
     }
 

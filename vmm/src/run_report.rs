@@ -197,6 +197,7 @@ impl RunReport {
             "abi": ABI_VERSION,
             "path": path,
             "port": port,
+            "seccomp": postern_confine::is_on(),
             "exit": self.outcome.json(),
             "nic_end": self.nic_end.as_ref().map(NicEnd::json),
             "marks": self.snapshots,

@@ -1,12 +1,14 @@
 //! Signals: those that end the program, and the one that takes a vCPU out of the guest.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use libc::{c_int, c_void, siginfo_t};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, create_sigset, register_signal_handler};
+use postern_confine::Kind;
+use vmm_sys_util::signal::{SIGRTMIN, create_sigset, register_signal_handler};
 
 /// What can fail with signals.
 #[derive(Debug, thiserror::Error)]
@@ -66,17 +68,22 @@ fn on_signals(signals: &[c_int], act: impl Fn(c_int) + Send + 'static) -> Result
             }
         }
     };
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(wait)
-        .map_err(Error::Thread)?;
+    postern_confine::spawn(Kind::Signals, "signals", wait).map_err(Error::Thread)?;
     Ok(())
 }
 
 /// Stops this process, as SIGTSTP does by itself; returns when it goes on.
 pub fn stop_this_process() {
-    // SAFETY: takes an integer; SIGSTOP has no handler.
-    unsafe { libc::raise(libc::SIGSTOP) };
+    // SAFETY: takes integers; SIGSTOP has no handler. The C library's `raise` may be a call that a
+    // confined thread cannot make.
+    unsafe {
+        libc::syscall(
+            libc::SYS_tgkill,
+            libc::getpid(),
+            libc::gettid(),
+            libc::SIGSTOP,
+        )
+    };
 }
 
 /// How often a vCPU that has not ended is signalled.
@@ -99,21 +106,46 @@ pub fn enable_kicks() -> Result<(), Error> {
     Ok(())
 }
 
+/// The kernel's number of a thread, which the thread itself notes.
+#[derive(Clone, Debug, Default)]
+pub struct ThreadNumber(Arc<AtomicI32>);
+
+impl ThreadNumber {
+    /// Notes the calling thread's.
+    pub fn note(&self) {
+        // SAFETY: takes nothing.
+        let number = unsafe { libc::gettid() };
+        self.0.store(number, Ordering::Release);
+    }
+
+    /// Sends the thread a signal, if it has noted its number. C libraries have a call for that by
+    /// which threads of other processes can be signalled, too, so filters refuse it.
+    fn signal(&self, signal: c_int) {
+        let number = self.0.load(Ordering::Acquire);
+        if number != 0 {
+            // SAFETY: takes integers. If the thread has ended it reaches nobody, or another thread
+            // of this process, whose handler does nothing.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), number, signal) };
+        }
+    }
+}
+
 /// Takes the threads out of KVM_RUN until they have ended; each must look at a flag that tells it
 /// to. One signal would not do: it may arrive between that look and KVM_RUN.
-pub fn kick<T>(threads: &[JoinHandle<T>]) {
-    while threads.iter().any(|thread| !thread.is_finished()) {
-        kick_once(threads);
+pub fn kick<T>(threads: &[(JoinHandle<T>, ThreadNumber)]) {
+    while threads.iter().any(|(thread, _)| !thread.is_finished()) {
+        kick_once(threads.iter().map(|(thread, number)| (thread, number)));
         thread::sleep(KICK_INTERVAL);
     }
 }
 
 /// Takes the threads out of KVM_RUN, those of them that are in it now.
-pub fn kick_once<'a, T: 'a>(threads: impl IntoIterator<Item = &'a JoinHandle<T>>) {
-    for thread in threads {
-        // A thread that has ended is still joinable: its handle is valid.
+pub fn kick_once<'a, T: 'a>(
+    threads: impl IntoIterator<Item = (&'a JoinHandle<T>, &'a ThreadNumber)>,
+) {
+    for (thread, number) in threads {
         if !thread.is_finished() {
-            let _ = thread.kill(SIGRTMIN());
+            number.signal(SIGRTMIN());
         }
     }
 }
@@ -121,8 +153,7 @@ pub fn kick_once<'a, T: 'a>(threads: impl IntoIterator<Item = &'a JoinHandle<T>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     #[test]
     fn kicks_end_threads_that_sleep_in_the_kernel() {
@@ -130,18 +161,21 @@ mod tests {
         let stop = Arc::new(AtomicBool::new(false));
         let threads: Vec<_> = (0..3)
             .map(|_| {
-                let stop = Arc::clone(&stop);
-                thread::spawn(move || {
+                let (stop, number) = (Arc::clone(&stop), ThreadNumber::default());
+                let own = number.clone();
+                let thread = thread::spawn(move || {
+                    own.note();
                     while !stop.load(Ordering::Relaxed) {
                         // SAFETY: pause takes nothing and returns at a signal.
                         unsafe { libc::pause() };
                     }
-                })
+                });
+                (thread, number)
             })
             .collect();
         stop.store(true, Ordering::Relaxed);
         kick(&threads);
-        for thread in threads {
+        for (thread, _) in threads {
             thread.join().unwrap();
         }
     }

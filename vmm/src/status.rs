@@ -34,6 +34,10 @@ pub const PANIC: u8 = 71;
 /// The guest reset itself, and the VM was to end then.
 pub const RESET: u8 = 72;
 
+/// A thread of the VMM made a system call that it never makes: somebody else has taken it over, or a
+/// defect.
+pub const REFUSED_CALL: u8 = 73;
+
 /// The VMM was ended by a signal: this and the signal's number, as shells count.
 pub const SIGNAL_BASE: u8 = 128;
 
@@ -50,4 +54,5 @@ Exit status:
   70    internal error, or an output file cannot be written
   71    the guest's kernel panicked (pvpanic)
   72    the guest reset itself
+  73    a thread of the VMM made a system call that it may not (see --seccomp)
   128+N ended by signal N";

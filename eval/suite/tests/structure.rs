@@ -13,7 +13,7 @@ fn root() -> PathBuf {
 }
 
 /// Crates of this workspace, and those of it that each may depend on. Tests may depend on any.
-const MAY_DEPEND_ON: [(&str, &[&str]); 25] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 27] = [
     ("abi", &[]),
     ("switch", &["abi"]),
     ("guest", &["abi", "switch"]),
@@ -24,14 +24,29 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 25] = [
     ("nic-models", &["abi"]),
     ("nic-bench", &["abi", "switch"]),
     ("kvm", &["abi"]),
+    ("confine", &["abi"]),
     ("nic-client", &["abi", "switch"]),
     ("tap", &[]),
     (
         "nic-owner",
-        &["abi", "guest", "kvm", "nic-client", "switch", "tap"],
+        &[
+            "abi",
+            "confine",
+            "guest",
+            "kvm",
+            "nic-client",
+            "switch",
+            "tap",
+        ],
     ),
-    ("vmm", &["abi", "kvm", "nic-client", "switch", "tap"]),
-    ("cli", &["abi", "nic-client", "nic-owner", "switch", "vmm"]),
+    (
+        "vmm",
+        &["abi", "confine", "kvm", "nic-client", "switch", "tap"],
+    ),
+    (
+        "cli",
+        &["abi", "confine", "nic-client", "nic-owner", "switch", "vmm"],
+    ),
     ("init", &["abi"]),
     ("guest-init", &["abi"]),
     ("lab", &["abi", "init", "kvm"]),
@@ -41,6 +56,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 25] = [
     ("disktest", &[]),
     ("nettest", &[]),
     ("exitcost", &[]),
+    ("inject", &["abi"]),
     ("suite", &["abi", "bench", "lab"]),
 ];
 

@@ -1,12 +1,14 @@
 //! The program `postern`: one subcommand a file.
 
 mod check;
+mod confine;
 mod console;
 mod error;
 mod nic;
 mod output;
 mod parsers;
 mod ps;
+mod remover;
 mod run;
 mod run_dir;
 mod stat;
@@ -50,6 +52,10 @@ enum Command {
     #[command(hide = true)]
     NicKeeper,
 
+    /// Remove sockets when a VM has ended; started by postern run.
+    #[command(hide = true)]
+    Remove(remover::Args),
+
     /// List the topologies and VMs of this user that run.
     Ps(ps::Args),
 
@@ -85,6 +91,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Up(args) => up::run(args),
         Command::Nic(args) => nic::run(*args),
+        Command::Remove(args) => Ok(remover::run(&args)),
         Command::NicKeeper => nic::serve::keep(),
         Command::Ps(args) => ps::run(&args),
         Command::Down(args) => ps::down(&args),

@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
@@ -19,7 +19,9 @@ use postern_vmm::virtio::vsock::VsockConfig;
 use postern_vmm::vm::{BuildConfig, Builder, OnReboot, Outputs};
 use postern_vmm::{event_counters, signals, status};
 
+use crate::confine::{self, Seccomp};
 use crate::error::CommandError;
+use crate::remover::Remover;
 use crate::run_dir::{Place, VmInfo};
 use crate::{output, parsers};
 
@@ -132,6 +134,11 @@ pub struct Args {
     /// the emulated machine) or perf (the CPU's instruction counters)
     #[arg(long, value_name = "WHICH", default_value = "none")]
     counters: event_counters::CounterSource,
+
+    /// Whether the threads of the VM give up their capabilities, and all system calls that they do
+    /// not need, before the guest runs
+    #[arg(long, value_name = "on|off", default_value = confine::DEFAULT)]
+    seccomp: Seccomp,
 }
 
 /// Boots the VM and waits for its end; returns the exit status.
@@ -166,6 +173,7 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     }
     let vm = builder.build()?;
 
+    args.seccomp.turn_on()?;
     let stopper = vm.stopper();
     let on_signal = stopper.clone();
     let terminal: Arc<OnceLock<TerminalHandle>> = Arc::default();
@@ -194,10 +202,10 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
         (Some(place), Some(name)) => Some(place.control(name)),
         _ => args.control,
     };
-    let _control = match socket {
+    let control = match &socket {
         None => None,
         Some(socket) => {
-            let control = ControlSocket::open(&socket).map_err(CommandError::configuration)?;
+            let control = ControlSocket::open(socket).map_err(CommandError::configuration)?;
             let serving = control.serve(vm.live_stats()?, console.joiner());
             Some(serving.map_err(CommandError::internal)?)
         }
@@ -216,6 +224,14 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
             .publish(None, Vec::new(), vec![info])
             .map_err(CommandError::internal)?;
     }
+    let joined = match &args.serial {
+        Destination::Unix(socket) => Some(socket.as_path()),
+        _ => None,
+    };
+    let sockets: Vec<&Path> = joined.into_iter().chain(socket.as_deref()).collect();
+    let _remover = Remover::start(&sockets, place.as_ref())?;
+    // They would remove what the remover does, and this process cannot once it is confined.
+    std::mem::forget((control, place));
     if let Some(notice) = console.notice() {
         eprintln!("postern: {notice}");
     }

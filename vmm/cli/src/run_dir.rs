@@ -193,6 +193,11 @@ impl Place {
         &self.name
     }
 
+    /// Its directory, and that of all.
+    pub fn directories(&self) -> [&Path; 2] {
+        [&self.directory, &self.base]
+    }
+
     /// A name for a socket of a NIC.
     pub fn nic(&self, name: Option<&str>) -> PathBuf {
         match name {
@@ -231,12 +236,17 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _locked = lock_base();
-        // Whoever looks next removes what cannot be removed now.
-        let _ = fs::remove_dir_all(&self.directory);
-        // The last one takes the directory with it.
-        let _ = fs::remove_dir(&self.base);
+        remove(&self.directory, &self.base);
     }
+}
+
+/// Removes a place from the run directory, which goes with its last one.
+pub fn remove(place: &Path, base: &Path) {
+    let _locked = lock_base();
+    // Whoever looks next removes what cannot be removed now.
+    let _ = fs::remove_dir_all(place);
+    // The last one takes the directory with it.
+    let _ = fs::remove_dir(base);
 }
 
 /// All that runs, by name. What killed processes left is removed.

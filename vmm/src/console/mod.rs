@@ -37,7 +37,7 @@ pub use destination::Destination;
 pub use escape::{Action, Escape};
 pub use pump::Pump;
 pub use stream::{Stream, Writer, create_output};
-pub use terminal::{Terminal, TerminalHandle};
+pub use terminal::{Terminal, TerminalHandle, restore_terminal};
 pub use wake::Wake;
 
 use joined::Joined;
@@ -92,13 +92,14 @@ pub struct Console {
     stream: Option<File>,
     input: Option<Input>,
     joined: Joined,
-    listener: Option<(UnixListener, PathBuf)>,
+    listener: Option<UnixListener>,
     wake: Arc<Wake>,
     notice: Option<String>,
 }
 
 impl Console {
-    /// Opens a console there. Files and sockets are made now.
+    /// Opens a console there. Files and sockets are made now. Who calls it removes a socket's name
+    /// in the end.
     ///
     /// # Errors
     ///
@@ -143,7 +144,7 @@ impl Console {
                 console.notice = Some(format!("the console is {name}"));
             }
             Destination::Unix(socket) => {
-                console.listener = Some((listen(socket)?, socket.clone()));
+                console.listener = Some(listen(socket)?);
                 console.joined.keep_history();
                 console.notice = Some(format!(
                     "the console is joined by: postern console {}",

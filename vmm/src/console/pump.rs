@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -55,7 +54,7 @@ enum Source {
 pub struct Pump {
     source: Source,
     joined: Joined,
-    listener: Option<(UnixListener, PathBuf)>,
+    listener: Option<UnixListener>,
     wake: Arc<Wake>,
     pending: Vec<u8>,
 }
@@ -72,7 +71,7 @@ impl Pump {
     pub(super) fn new(
         input: Option<Input>,
         joined: Joined,
-        listener: Option<(UnixListener, PathBuf)>,
+        listener: Option<UnixListener>,
         wake: Arc<Wake>,
     ) -> Pump {
         let source = match input {
@@ -109,10 +108,6 @@ impl Pump {
         // What the guest wrote last.
         self.joined
             .with(|members| members.iter_mut().for_each(Member::write_queued));
-        if let Some((_, socket)) = &self.listener {
-            // Somebody may have removed it.
-            let _ = std::fs::remove_file(socket);
-        }
     }
 
     /// Gives the guest what it takes; false if the port is in use by a vCPU.
@@ -156,7 +151,7 @@ impl Pump {
             }
             Source::Stream(_) | Source::None => {}
         }
-        if let Some((listener, _)) = &self.listener {
+        if let Some(listener) = &self.listener {
             polled.push(Polled::Listener);
             fds.push(PollFd::new(listener, PollFlags::IN));
         }
@@ -215,7 +210,7 @@ impl Pump {
     }
 
     fn accept(&self) {
-        if let Some((listener, _)) = &self.listener
+        if let Some(listener) = &self.listener
             && let Ok((stream, _)) = listener.accept()
         {
             // Where too many have joined, closing the stream tells this one.

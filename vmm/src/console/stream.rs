@@ -98,7 +98,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::signals;
+    use crate::signals::{self, ThreadNumber};
 
     #[test]
     fn a_full_pipe_holds_nobody_who_is_to_end() {
@@ -109,7 +109,10 @@ mod tests {
             File::from(std::os::fd::OwnedFd::from(pipe)),
             Arc::clone(&stopped),
         );
+        let number = ThreadNumber::default();
+        let own = number.clone();
         let thread = thread::spawn(move || {
+            own.note();
             // More than any pipe takes.
             stream.write_all(&[b'x'; 4 << 20]).map(|()| drop(stream))
         });
@@ -117,9 +120,9 @@ mod tests {
         reader.read_exact(&mut first).unwrap();
         assert!(!thread.is_finished(), "what is not read is waited for");
         stopped.store(true, Ordering::Relaxed);
-        let threads = [thread];
+        let threads = [(thread, number)];
         signals::kick(&threads);
-        let [thread] = threads;
+        let [(thread, _)] = threads;
         thread.join().unwrap().unwrap();
     }
 

@@ -116,6 +116,18 @@ impl State {
     }
 }
 
+/// Gives a terminal that is in raw mode its own mode back, whoever calls. Makes async-signal-safe
+/// calls only; the locks are held for moments, by threads that make no call that is refused.
+pub fn restore_terminal() {
+    // Who holds the lock would have to call this within it.
+    if let Some(place) = IN_RAW_MODE.get()
+        && let Ok(place) = place.try_lock()
+        && let Some(state) = place.as_ref()
+    {
+        state.restore();
+    }
+}
+
 /// Before a panic's message is shown, the terminal has its own mode again.
 fn restore_at_panic(state: &Arc<State>) {
     static HOOK: Once = Once::new();
@@ -124,13 +136,7 @@ fn restore_at_panic(state: &Arc<State>) {
     HOOK.call_once(|| {
         let former = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            let place = IN_RAW_MODE.get_or_init(Mutex::default);
-            // Who holds the lock would have to panic within it.
-            if let Ok(place) = place.try_lock()
-                && let Some(state) = place.as_ref()
-            {
-                state.restore();
-            }
+            restore_terminal();
             former(panic);
         }));
     });

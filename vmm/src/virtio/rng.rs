@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use postern_confine::Kind;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
@@ -98,9 +99,7 @@ impl VirtioDevice for Rng {
             status: activation.status,
             memory: activation.memory,
         };
-        let thread = thread::Builder::new()
-            .name("rng".to_owned())
-            .spawn(move || worker.run(&kick))
+        let thread = postern_confine::spawn(Kind::Rng, "rng", move || worker.run(&kick))
             .map_err(failed("start a thread"))?;
         self.running = Some(Running {
             stop,

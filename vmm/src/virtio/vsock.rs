@@ -7,8 +7,9 @@ use std::io;
 use std::num::ParseIntError;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
+use postern_confine::Kind;
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
@@ -231,12 +232,11 @@ impl Vsock {
         poll.add(&stopping, 0, false)
             .and_then(|()| relay.watch(&poll, 1))
             .map_err(|source| fail("watch", source))?;
-        let thread = thread::Builder::new()
-            .name("vsock".to_owned())
-            .spawn(move || {
-                let _stopping = stopping;
-                look_after(&relay, &poll, &status);
-            })
+        let run = move || {
+            let _stopping = stopping;
+            look_after(&relay, &poll, &status);
+        };
+        let thread = postern_confine::spawn(Kind::Net, "vsock", run)
             .map_err(|source| fail("start a thread for", source))?;
         self.running = Some((stop, thread));
         self.vhost

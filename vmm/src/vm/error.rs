@@ -4,6 +4,7 @@
 use std::io;
 
 use postern_abi::platform::CallPath;
+use postern_confine as confine;
 
 use crate::{
     acpi, boot, event_counters, kvm, kvm_stats, loader, memory, nic, pci, signals, status, vcpu,
@@ -59,6 +60,8 @@ pub enum Error {
         path = .0.name()
     )]
     CpuModel(CallPath),
+    #[error(transparent)]
+    Confine(#[from] confine::Error),
     /// The host has no thread or event descriptor left.
     #[error("cannot {what}")]
     System {
@@ -96,7 +99,9 @@ impl Error {
             Error::Net(error) if error.is_configuration() => status::CONFIGURATION,
             Error::Vsock(error) if error.is_configuration() => status::CONFIGURATION,
             Error::Nic(_) => status::NIC,
+            Error::Confine(confine::Error::NoFilters(_)) => status::CONFIGURATION,
             Error::Acpi(_)
+            | Error::Confine(_)
             | Error::Memory(_)
             | Error::Pci(_)
             | Error::Virtio(_)

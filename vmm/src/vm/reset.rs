@@ -118,7 +118,8 @@ fn wait_for_all(
             Ok(Event::Ended { vcpu, end }) => return Some(Outcome::Ended { vcpu, end }),
             Ok(Event::Restored) => left -= 1,
             Err(RecvTimeoutError::Timeout) if stopping => {
-                signals::kick_once(threads.iter().map(|thread| &thread.handle));
+                let kicked = threads.iter();
+                signals::kick_once(kicked.map(|thread| (&thread.handle, &thread.number)));
             }
             Err(_) => {}
         }

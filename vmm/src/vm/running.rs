@@ -4,12 +4,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
+use std::sync::{Arc, OnceLock};
 
 use kvm_ioctls::VmFd;
+use postern_confine::Kind;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -121,9 +121,12 @@ impl Vm {
 
     /// Runs the VM to its end: the first vCPU that ends, or the first signal, ends all.
     ///
+    /// In a process that is to be confined ([`postern_confine::turn_on`]) all threads of the VM are,
+    /// before the guest's first instruction, the calling one included, which stays so.
+    ///
     /// # Errors
     ///
-    /// When threads cannot be started, or the last snapshot cannot be taken.
+    /// When threads cannot be started or confined, or the last snapshot cannot be taken.
     pub fn run(self, outputs: Outputs) -> Result<RunReport, Error> {
         let Parts {
             counters: kind,
@@ -169,18 +172,19 @@ impl Vm {
                 Arc::clone(&stop),
                 outputs.console_action,
             );
-            thread::Builder::new()
-                .name("console".to_owned())
-                .spawn(move || pump.run(&serial, &stop, act))
-                .map_err(|source| Error::System {
+            let run = move || pump.run(&serial, &stop, act);
+            postern_confine::spawn(Kind::Console, "console", run).map_err(|source| {
+                Error::System {
                     what: "start a thread for the console",
                     source,
-                })?
+                }
+            })?
         };
         let common = Common {
             devices,
             counters: kind,
             halt: Arc::new(AtomicBool::new(false)),
+            gate: Arc::new(OnceLock::new()),
             events: self.sender.clone(),
         };
         let mut threads: Vec<VcpuThread> = Vec::new();
@@ -197,15 +201,23 @@ impl Vm {
                 }
             }
         }
+        let started = started.and_then(|()| Ok(postern_confine::enter(Kind::Main)?));
+        if started.is_err() {
+            common.halt.store(true, Ordering::Relaxed);
+        }
+        common.gate.get_or_init(|| ());
         let outcome =
             started.and_then(|()| wait(&vm, restart.as_mut(), &threads, &common, &self.events));
         stop.store(true, Ordering::Relaxed);
         common.halt.store(true, Ordering::Relaxed);
         // Without a sender of orders, threads of vCPUs that have stopped end.
-        let threads: Vec<_> = threads.into_iter().map(|thread| thread.handle).collect();
+        let threads: Vec<_> = threads
+            .into_iter()
+            .map(|thread| (thread.handle, thread.number))
+            .collect();
         signals::kick(&threads);
         let mut results = Vec::with_capacity(threads.len());
-        for thread in threads {
+        for (thread, _) in threads {
             let ended = thread.join().unwrap_or_else(|_| {
                 Err(Error::System {
                     what: "run a vCPU",

@@ -1,18 +1,21 @@
 //! The thread of a vCPU, which runs it, and brings it back to its first state when the VM is reset.
 #![deny(unsafe_code)]
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use postern_confine::Kind;
 
 use super::devices::Devices;
 use super::error::Error;
 use super::event::Event;
 use super::guest::Start;
 use crate::devices::{RequestPort, Shared, SnapshotPort};
-use crate::event_counters::{CounterSource, EventCounters, EventCounts};
+use crate::event_counters::{self, CounterSource, EventCounters, EventCounts};
 use crate::measurement::ViewStats;
+use crate::signals::ThreadNumber;
 use crate::vcpu::{Vcpu, VcpuEnd};
 use crate::vcpu_state::VcpuState;
 use crate::view::VcpuView;
@@ -44,6 +47,7 @@ pub(super) struct VcpuResult {
 pub(super) struct VcpuThread {
     pub(super) orders: Sender<Order>,
     pub(super) handle: JoinHandle<Result<VcpuResult, Error>>,
+    pub(super) number: ThreadNumber,
 }
 
 /// What all threads share.
@@ -53,6 +57,8 @@ pub(super) struct Common {
     pub(super) counters: CounterSource,
     /// Set to have all vCPUs stop.
     pub(super) halt: Arc<AtomicBool>,
+    /// Set when all threads are there, and confined if they are to be: no guest runs before.
+    pub(super) gate: Arc<OnceLock<()>>,
     pub(super) events: Sender<Event>,
 }
 
@@ -63,16 +69,29 @@ pub(super) fn start(
     common: Common,
 ) -> Result<VcpuThread, Error> {
     let (sender, orders) = mpsc::channel();
-    let handle = thread::Builder::new()
-        .name(format!("vcpu{}", parts.vcpu.number()))
-        .spawn(move || run(parts, request, &common, &orders))
-        .map_err(|source| Error::System {
-            what: "start a thread for a vCPU",
-            source,
+    let (number, name) = (
+        ThreadNumber::default(),
+        format!("vcpu{}", parts.vcpu.number()),
+    );
+    let (noted, counters) = (number.clone(), common.counters);
+    // It takes more than a confined thread may do.
+    let prepare = move || EventCounters::open(counters);
+    let run = move |counters| {
+        noted.note();
+        common.gate.wait();
+        run(parts, request, counters, &common, &orders)
+    };
+    let handle =
+        postern_confine::spawn_prepared(Kind::Vcpu, name, prepare, run).map_err(|source| {
+            Error::System {
+                what: "start a thread for a vCPU",
+                source,
+            }
         })?;
     Ok(VcpuThread {
         orders: sender,
         handle,
+        number,
     })
 }
 
@@ -106,6 +125,7 @@ impl Drop for EndNotice<'_> {
 fn run(
     parts: VcpuParts,
     mut request: Option<RequestPort>,
+    counters: Result<EventCounters, event_counters::Error>,
     common: &Common,
     orders: &Receiver<Order>,
 ) -> Result<VcpuResult, Error> {
@@ -120,7 +140,7 @@ fn run(
         vcpu: number,
         told: false,
     };
-    let counters = EventCounters::open(common.counters)?;
+    let counters = counters?;
     let recorder = common.devices.recorder.clone();
     let snapshot = Shared::new(SnapshotPort::new(number, counters, attached, recorder));
     let mut bus = common.devices.bus(snapshot.clone());

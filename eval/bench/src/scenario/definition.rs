@@ -300,6 +300,7 @@ mod tests {
             exitcost: file("exitcost"),
             disktest: file("disktest"),
             nettest: file("nettest"),
+            inject: file("inject"),
             bare_guest: file("bare_guest"),
             nic_image: file("nic-image"),
             locking_image: file("locking-image"),

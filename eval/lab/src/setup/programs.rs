@@ -26,6 +26,8 @@ pub struct Programs {
     pub disktest: PathBuf,
     /// Program that sends and receives frames, in Linux guests and in their hosts.
     pub nettest: PathBuf,
+    /// Takes over threads of a running VMM.
+    pub inject: PathBuf,
     /// The guest without an operating system.
     pub bare_guest: PathBuf,
     /// The switch, for the NIC view.
@@ -53,6 +55,8 @@ const EXITCOST: Program = ("postern-exitcost", "postern-exitcost");
 const DISKTEST: Program = ("postern-disktest", "postern-disktest");
 /// Package and program that sends and receives frames.
 const NETTEST: Program = ("postern-nettest", "postern-nettest");
+/// Package and program that takes over threads of a running VMM.
+const INJECT: Program = ("postern-inject", "postern-inject");
 /// Package and program of the guest without an operating system.
 const GUEST: Program = ("postern-guest-bare", "postern-guest-bare");
 /// Package and program for Linux guests that sends and receives.
@@ -116,7 +120,7 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
     let _lock = cache.lock_target(progress, builder.target)?;
     let mut built = builder.build(
         &MUSL,
-        &[INIT, POSTERN, VIEWTEST, EXITCOST, DISKTEST, NETTEST],
+        &[INIT, POSTERN, VIEWTEST, EXITCOST, DISKTEST, NETTEST, INJECT],
     )?;
     built.extend(builder.build(&NONE, &[GUEST])?);
     built.push(builder.image(NIC_IMAGE, "")?);
@@ -131,6 +135,7 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
         exitcost: program(EXITCOST.1),
         disktest: program(DISKTEST.1),
         nettest: program(NETTEST.1),
+        inject: program(INJECT.1),
         bare_guest: program(GUEST.1),
         nic_image: program(NIC_IMAGE),
         locking_image: program(LOCKING_IMAGE),

@@ -45,6 +45,18 @@ pub(super) const TESTS: &[Test] = &[
         },
         judge: Judge::VmmTests(UNIT_TESTS),
     },
+    Test {
+        name: "vmm/confined",
+        boot: Boot::VIEWS,
+        job: |programs| {
+            Job::new("confined", "./inject ./postern ./image")
+                .file("inject", &programs.inject)
+                .file("postern", &programs.postern)
+                .file("image", &programs.nic_image)
+                .timeout(Duration::from_secs(600))
+        },
+        judge: Judge::Lines,
+    },
 ];
 
 /// Runs the tests that are named, or all of the program.

@@ -5,8 +5,9 @@ use std::fmt;
 use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
+use postern_confine::Kind;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
     VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_TOPOLOGY,
@@ -250,9 +251,8 @@ impl Blk {
                 queue: active.queue,
                 call: active.call,
             };
-            let thread = thread::Builder::new()
-                .name(format!("disk-queue{number}"))
-                .spawn(move || worker.run(&kick))
+            let name = format!("disk-queue{number}");
+            let thread = postern_confine::spawn(Kind::Disk, name, move || worker.run(&kick))
                 .map_err(failed("start a thread"))?;
             running.workers.push((thread, waker));
         }

@@ -5,8 +5,9 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
+use postern_confine::Kind;
 use postern_nic_client::mac::Mac;
 use postern_tap::{Interface, Tap};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
@@ -414,7 +415,7 @@ fn spawn(
     work: impl FnOnce(&EventFd) -> Result<(), Fault> + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let (stop, status) = (stop.try_clone()?, Arc::clone(status));
-    thread::Builder::new().name(name).spawn(move || {
+    postern_confine::spawn(Kind::Net, name, move || {
         if let Err(fault) = work(&stop) {
             status.needs_reset(&fault.to_string());
         }

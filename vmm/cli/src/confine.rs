@@ -1,0 +1,29 @@
+//! Whether this program's threads are confined.
+#![deny(unsafe_code)]
+
+use clap::ValueEnum;
+use postern_vmm::console::restore_terminal;
+use postern_vmm::{status, vm};
+
+use crate::error::CommandError;
+
+/// What `--seccomp` is if nobody says: off until each device has been seen to work with it.
+pub const DEFAULT: &str = "off";
+
+/// The flag `--seccomp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Seccomp {
+    On,
+    Off,
+}
+
+impl Seccomp {
+    /// Has this process's threads confined from now on, if they are to be.
+    pub fn turn_on(self) -> Result<(), CommandError> {
+        if self == Seccomp::On {
+            postern_confine::before_the_end(restore_terminal);
+            postern_confine::turn_on(status::REFUSED_CALL).map_err(vm::Error::from)?;
+        }
+        Ok(())
+    }
+}
