@@ -50,7 +50,15 @@ enum Command {
 
     /// Keep a NIC for its next owner; started by postern nic.
     #[command(hide = true)]
-    NicKeeper,
+    NicKeeper {
+        /// With what it needs for that, and no more
+        #[arg(long)]
+        confined: bool,
+    },
+
+    /// Start keepers; started by postern nic.
+    #[command(hide = true)]
+    NicLauncher,
 
     /// Remove sockets when a VM has ended; started by postern run.
     #[command(hide = true)]
@@ -92,7 +100,8 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(args),
         Command::Nic(args) => nic::run(*args),
         Command::Remove(args) => Ok(remover::run(&args)),
-        Command::NicKeeper => nic::serve::keep(),
+        Command::NicLauncher => nic::serve::launch_keepers(),
+        Command::NicKeeper { confined } => nic::serve::keep(confined),
         Command::Ps(args) => ps::run(&args),
         Command::Down(args) => ps::down(&args),
         Command::Console(args) => console::run(&args),

@@ -7,8 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
+use postern_confine::Kind;
 use postern_nic_client::control::Format;
 
 use super::encode::Encoder;
@@ -118,12 +119,13 @@ impl Capture {
             described: 0,
             start: now(),
         };
-        let thread = thread::Builder::new()
-            .name("capture".into())
-            .spawn(move || writer.run())
-            .map_err(|source| CaptureError::Thread {
-                file: file.into(),
-                source,
+        let run = move || writer.run();
+        let thread =
+            postern_confine::spawn(Kind::CaptureFile, "capture", run).map_err(|source| {
+                CaptureError::Thread {
+                    file: file.into(),
+                    source,
+                }
             })?;
         Ok(Capture {
             shared,

@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use postern_abi::window::PortId;
+use postern_confine::Kind;
 use postern_guest::direct::DirectError;
 use postern_nic_client::control::CaptureInfo;
 use postern_nic_client::memory::Memory;
@@ -104,8 +105,8 @@ impl CapturePort {
                 thread::sleep(IDLE_SLEEP);
             }
         };
-        let thread = thread::Builder::new().name("nic-capture".to_owned());
-        let thread = thread.spawn(run).map_err(CapturePortError::Thread)?;
+        let thread = postern_confine::spawn(Kind::Capture, "nic-capture", run)
+            .map_err(CapturePortError::Thread)?;
         Ok(CapturePort {
             saved: saved.clone(),
             capture: Some(capture),

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::time::{ClockId, clock_gettime};
 
+use postern_confine::Kind;
 use postern_nic_client::memory::Memory;
 use postern_switch::fdb::STAMPS;
 use postern_switch::state::State;
@@ -58,9 +59,8 @@ impl Clock {
         });
         write(memory.switch().state());
         let seen = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("nic-clock".to_owned())
-            .spawn(move || seen.run(&memory, ageing / AGE))?;
+        let run = move || seen.run(&memory, ageing / AGE);
+        let thread = postern_confine::spawn(Kind::Clock, "nic-clock", run)?;
         Ok(Clock {
             shared,
             thread: Some(thread),

@@ -65,12 +65,15 @@ pub(super) fn address(socket: &Path) -> PathBuf {
 
 /// Acts as the keeper of the owner at the other end of standard input, until nobody needs it any
 /// more: what the program does that [`super::KeeperProgram`] names. Without an owner and tenants it
-/// stays for `grace`.
+/// stays for `grace`. `confine` is called before it hears its owner: it may take from the process
+/// all that is not in the list of [`Kind::NicKeeper`].
+///
+/// [`Kind::NicKeeper`]: postern_confine::Kind::NicKeeper
 ///
 /// # Errors
 ///
 /// The system does not let it wait for events.
-pub fn keep(grace: Duration) -> Result<(), KeeperError> {
+pub fn keep(grace: Duration, confine: impl FnOnce()) -> Result<(), KeeperError> {
     let failed = |source: std::io::Error| KeeperError::Wait(source);
     let owner = std::io::stdin().as_fd().try_clone_to_owned();
     let owner = owner.map_err(failed)?;
@@ -92,6 +95,7 @@ pub fn keep(grace: Duration) -> Result<(), KeeperError> {
         pid: None,
         owner: Some(owner),
     };
+    confine();
     while keeper.step()? {}
     Ok(())
 }

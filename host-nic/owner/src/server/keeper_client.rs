@@ -18,6 +18,7 @@ use rustix::net::{
 use super::error::{KeeperClientError, ServerError};
 use super::keeper::{IO_TIMEOUT, MAX_RECORD, address};
 use super::kept::KeptFds;
+use super::launcher::Launcher;
 use super::listener::Listener;
 use super::options::KeeperProgram;
 
@@ -48,9 +49,10 @@ fn lost(step: &'static str) -> impl FnOnce(Errno) -> KeeperClientError {
 }
 
 impl KeeperClient {
-    /// Starts a keeper for the NIC that listens at `socket`.
+    /// Starts a keeper for the NIC that listens at `socket`, or has `launcher` do so.
     pub(super) fn start(
         program: &KeeperProgram,
+        launcher: Option<&Launcher>,
         listener: &Listener,
         socket: &Path,
     ) -> Result<KeeperClient, ServerError> {
@@ -60,20 +62,21 @@ impl KeeperClient {
         let (connection, end) = pair.map_err(lost("make its socket"))?;
         set_socket_timeout(&connection, Timeout::Send, Some(IO_TIMEOUT))
             .map_err(lost("set up its socket"))?;
-        let child = Command::new(&program.program)
-            .args(&program.arguments)
-            .stdin(Stdio::from(end))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|source| KeeperClientError::Start {
-                program: program.program.clone(),
-                source,
-            })?;
-        let mut store = KeeperClient {
-            connection,
-            child: Some(child),
+        let started = match launcher {
+            Some(launcher) => launcher.launch(end.as_fd()).map(|()| None),
+            None => Command::new(&program.program)
+                .args(&program.arguments)
+                .stdin(Stdio::from(end))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .map(Some),
         };
+        let child = started.map_err(|source| KeeperClientError::Start {
+            program: program.program.clone(),
+            source,
+        })?;
+        let mut store = KeeperClient { connection, child };
         // Names that are not UTF-8 would be others there.
         let path = socket.to_str().ok_or_else(|| KeeperClientError::Start {
             program: program.program.clone(),

@@ -16,6 +16,7 @@
 //! | `clock` | the thread that writes the NIC's clock |
 //! | `saved_state`, `kept` | what the next owner gets: state, and descriptors by name |
 //! | `keeper`, `keeper_client` | the keeper's process, and the owner's connection to it |
+//! | `launcher` | the process that starts keepers |
 //! | `listener`, `connection` | the socket, and one client |
 //! | `start`, `admin` | becoming the owner; requests for a change or a report |
 //! | `event`, `error`, `options` | what the caller of the server gets and gives |
@@ -70,6 +71,7 @@ mod json_file;
 mod keeper;
 mod keeper_client;
 mod kept;
+mod launcher;
 mod listener;
 mod nic;
 mod options;
@@ -101,6 +103,7 @@ use connection::{Connection, Incoming, Stage};
 use error::{RequestError, TenancyError, explain};
 use json_file::json_file;
 use keeper_client::KeeperClient;
+use launcher::Launcher;
 use listener::Listener;
 use ports::{GrantedTenancy, Ports, Tenant};
 use uplinks::Uplinks;
@@ -108,6 +111,7 @@ use uplinks::Uplinks;
 pub use error::{KeeperClientError, ServerError};
 pub use event::ServerEvent;
 pub use keeper::{KeeperError, keep};
+pub use launcher::launch_keepers;
 pub use options::{DEFAULT_AGEING, KeeperProgram, ServerOptions};
 
 /// Most connections at a time, one for each port and some for the curious; more are closed at once.
@@ -143,6 +147,8 @@ pub struct Server {
     socket: PathBuf,
     /// The program that is started when a keeper is needed.
     keeper: Option<KeeperProgram>,
+    /// The process that starts it.
+    launcher: Option<Launcher>,
     uplinks: Uplinks,
     captures: Captures,
     clock: Clock,

@@ -41,6 +41,10 @@ pub struct KeeperProgram {
     pub program: PathBuf,
     /// The arguments that it is called with.
     pub arguments: Vec<OsString>,
+    /// The arguments with which it calls [`launch_keepers`](super::launch_keepers): it is started
+    /// with the owner then and starts the keepers, so that the owner executes nothing while it
+    /// serves. Without, the owner starts them itself.
+    pub launcher: Option<Vec<OsString>>,
 }
 
 impl ServerOptions {

@@ -20,6 +20,7 @@ use super::event::ServerEvent;
 use super::keeper::address;
 use super::keeper_client::{FoundKeeper, KeeperClient};
 use super::kept::{self, KeptFds, KeptPort, TenantFds, leaving_name, tenant_name};
+use super::launcher::Launcher;
 use super::listener::{self, Listener};
 use super::nic::ServedNic;
 use super::options::ServerOptions;
@@ -67,7 +68,8 @@ impl Server {
         let ports = Ports::new(nic, saver);
         let mut server = Server::new(options, ports, listener)?;
         if let Some(program) = &options.keeper {
-            let keeper = KeeperClient::start(program, &server.listener, &server.socket)?;
+            let (listener, launcher) = (&server.listener, server.launcher.as_ref());
+            let keeper = KeeperClient::start(program, launcher, listener, &server.socket)?;
             server.ports.saver.keeper = Some(keeper);
             server.hold_all()?;
         }
@@ -82,9 +84,18 @@ impl Server {
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| ServerError::Wait(errno.into()))?;
         let clock = Clock::start(Arc::clone(&ports.nic.memory), options.ageing);
+        let launcher = options.keeper.as_ref().and_then(|keeper| {
+            let arguments = keeper.launcher.as_ref()?;
+            let started = Launcher::start(keeper, arguments);
+            Some(started.map_err(|source| KeeperClientError::Start {
+                program: keeper.program.clone(),
+                source,
+            }))
+        });
         Ok(Server {
             socket: options.socket.clone(),
             keeper: options.keeper.clone(),
+            launcher: launcher.transpose()?,
             uplinks: Uplinks::default(),
             captures: Captures::default(),
             clock: clock.map_err(ServerError::Clock)?,
@@ -240,7 +251,8 @@ impl Server {
         let Some(program) = &self.keeper else {
             return;
         };
-        let started = KeeperClient::start(program, &self.listener, &self.socket);
+        let (listener, launcher) = (&self.listener, self.launcher.as_ref());
+        let started = KeeperClient::start(program, launcher, listener, &self.socket);
         let result = started.and_then(|keeper| {
             self.ports.saver.keeper = Some(keeper);
             Ok(self.hold_all()?)

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use postern_abi::window::{FEATURE_CSUM, FEATURES, MAX_SEGMENT, MIN_FRAME, RecordHeader};
+use postern_confine::Kind;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_error;
@@ -406,9 +407,7 @@ impl PumpThread {
         pump.agree()?;
         let (counters, segments) = (pump.counters(), pump.segments());
         let wanted = stop.clone();
-        let thread = thread::Builder::new()
-            .name("uplink".into())
-            .spawn(move || pump.run(&wanted))
+        let thread = postern_confine::spawn(Kind::Uplink, "uplink", move || pump.run(&wanted))
             .map_err(|source| failed("start a thread for", &interface, "", source))?;
         Ok(PumpThread {
             stop,

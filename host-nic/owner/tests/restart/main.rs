@@ -17,7 +17,9 @@ use postern_nic_client::policy::rate::RateLimit;
 use postern_nic_client::request::{ClientError, control, counters};
 use postern_nic_owner::capture::Recording;
 use postern_nic_owner::frame_port::FramePort;
-use postern_nic_owner::server::{KeeperProgram, Server, ServerError, ServerOptions, keep};
+use postern_nic_owner::server::{
+    KeeperProgram, Server, ServerError, ServerOptions, keep, launch_keepers,
+};
 use process::{Bench, GRACE, PATIENCE, SOCKET, Tenant, eventually};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
@@ -27,13 +29,24 @@ use rustix::net::{
 fn options(socket: &FilePath) -> ServerOptions {
     let geometry = Geometry::new(4, 1, 64 << 10, 64 << 10).unwrap();
     let mut options = ServerOptions::new(socket, geometry);
-    options.keeper = Some(KeeperProgram {
-        program: env::current_exe().unwrap(),
-        arguments: ["--exact", "be_a_keeper", "--nocapture"]
-            .map(Into::into)
-            .to_vec(),
-    });
+    options.keeper = Some(keeper());
     options
+}
+
+fn keeper() -> KeeperProgram {
+    let arguments = |role: &str| ["--exact", role, "--nocapture"].map(Into::into).to_vec();
+    KeeperProgram {
+        program: env::current_exe().unwrap(),
+        arguments: arguments("be_a_keeper"),
+        launcher: Some(arguments("be_a_launcher")),
+    }
+}
+
+#[test]
+fn be_a_launcher() {
+    if env::var_os(GRACE).is_some() {
+        launch_keepers(&keeper()).unwrap();
+    }
 }
 
 #[test]
@@ -42,7 +55,7 @@ fn be_a_keeper() {
         return;
     };
     let grace = grace.to_str().unwrap().parse().unwrap();
-    keep(Duration::from_millis(grace)).unwrap();
+    keep(Duration::from_millis(grace), || {}).unwrap();
 }
 
 #[test]

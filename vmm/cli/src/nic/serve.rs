@@ -3,18 +3,19 @@
 
 use std::path::{self, PathBuf};
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use postern_abi::platform::CallPath;
+use postern_confine::Kind;
 use postern_nic_owner::server::{
     self, KeeperProgram, Server, ServerError, ServerEvent, ServerOptions,
 };
 use postern_vmm::geometry::{self, DEFAULT_QUEUES, GeometryRequest};
-use postern_vmm::signals;
 use postern_vmm::size::Bytes;
+use postern_vmm::{signals, status};
 
+use crate::confine::{self, Seccomp};
 use crate::error::CommandError;
 use crate::{output, parsers};
 
@@ -69,10 +70,21 @@ pub struct ServeFlags {
     /// Write the counters of all ports to this file at the end, as JSON
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
+
+    /// Whether the owner gives up the capabilities and system calls that it does not need before it
+    /// serves anybody
+    #[arg(long, value_name = "on|off", default_value = confine::DEFAULT)]
+    seccomp: Seccomp,
 }
 
 /// Ports of a NIC where nobody asks for more.
 const DEFAULT_PORTS: u32 = 2;
+/// The subcommand that keeps a NIC.
+const KEEPER: &str = "nic-keeper";
+/// The subcommand that starts keepers.
+const LAUNCHER: &str = "nic-launcher";
+/// Its flag that confines it.
+const CONFINED: &str = "--confined";
 /// How long a NIC without owner and tenants is kept.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -99,12 +111,17 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
         options.keeper = Some(KeeperProgram {
             // This very program, also after its file was replaced.
             program: PathBuf::from("/proc/self/exe"),
-            arguments: vec!["nic-keeper".into()],
+            arguments: match args.seccomp {
+                Seccomp::On => vec![KEEPER.into(), CONFINED.into()],
+                Seccomp::Off => vec![KEEPER.into()],
+            },
+            launcher: (args.seccomp == Seccomp::On).then(|| vec![LAUNCHER.into()]),
         });
     }
     if !args.paths.is_empty() {
         options.paths = args.paths;
     }
+    args.seccomp.turn_on()?;
     // Before any other thread is started, and so before there is what a signal is to stop.
     let (sender, signals) = mpsc::channel();
     signals::on_ending_signal(move |_| {
@@ -118,14 +135,12 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
         None => None,
     };
     let stopper = server.stopper();
-    thread::Builder::new()
-        .name("stopper".to_owned())
-        .spawn(move || {
-            while signals.recv().is_ok() {
-                stopper.stop();
-            }
-        })
-        .map_err(CommandError::internal)?;
+    postern_confine::spawn(Kind::Signals, "stopper", move || {
+        while signals.recv().is_ok() {
+            stopper.stop();
+        }
+    })
+    .map_err(CommandError::internal)?;
     print_missing_paths(&server);
     server.take_events().into_iter().for_each(print_event);
     let resumed = if server.is_resumed() {
@@ -137,6 +152,9 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
         "{}{resumed}\n",
         describe(&server, &options.socket)
     ))?;
+    // All that it executes it has executed, and what it still opens for its clients and administrators
+    // is in the list.
+    postern_confine::enter(Kind::NicServer).map_err(CommandError::internal)?;
     server.run(print_event)?;
     if let Some((file, path)) = stats {
         output::write_json(file, &path, &server.counters())?;
@@ -171,8 +189,31 @@ pub fn print_event(event: ServerEvent) {
 }
 
 /// Keeps a NIC that this program's parent owns; returns the exit status.
-pub fn keep() -> Result<u8, CommandError> {
-    server::keep(GRACE).map_err(CommandError::internal)?;
+pub fn keep(confined: bool) -> Result<u8, CommandError> {
+    if !confined {
+        server::keep(GRACE, || {}).map_err(CommandError::internal)?;
+        return Ok(0);
+    }
+    // Where it cannot be confined, nobody would be told; the NIC is kept all the same.
+    let confine = || {
+        drop(postern_confine::enter_alone(
+            Kind::NicKeeper,
+            status::REFUSED_CALL,
+        ))
+    };
+    server::keep(GRACE, confine).map_err(CommandError::internal)?;
+    Ok(0)
+}
+
+/// Starts keepers for this program's parent; returns the exit status.
+pub fn launch_keepers() -> Result<u8, CommandError> {
+    postern_confine::give_up_privileges().map_err(CommandError::internal)?;
+    let keeper = KeeperProgram {
+        program: PathBuf::from("/proc/self/exe"),
+        arguments: vec![KEEPER.into(), CONFINED.into()],
+        launcher: None,
+    };
+    server::launch_keepers(&keeper).map_err(CommandError::internal)?;
     Ok(0)
 }
 

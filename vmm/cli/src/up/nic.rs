@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use postern_confine::Kind;
 use postern_nic_client::request::{self, ClientError};
 use postern_nic_owner::server::{Server, ServerOptions, Stopper};
 use postern_vmm::socket_path;
@@ -61,14 +62,13 @@ impl NicThread {
         eprintln!("postern: {name}{}", serve::describe(&server, &socket));
         let stopper = server.stopper();
         let events = events.clone();
-        let thread = thread::Builder::new()
-            .name("nic".to_owned())
-            .spawn(move || {
-                if let Err(error) = server.run(serve::print_event) {
-                    let _ = events.send(Event::NicLost(format!("{:#}", anyhow!(error))));
-                }
-                server
-            })
+        let serve = move |()| {
+            if let Err(error) = server.run(serve::print_event) {
+                let _ = events.send(Event::NicLost(format!("{:#}", anyhow!(error))));
+            }
+            server
+        };
+        let thread = postern_confine::spawn_prepared(Kind::NicServer, "nic", || (), serve)
             .context("cannot start a thread for the NIC")
             .map_err(CommandError::internal)?;
         Ok(NicThread {
