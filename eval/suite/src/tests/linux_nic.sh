@@ -37,3 +37,8 @@ ended() {
     [ $status = $2 ] || { echo "VM $1 ended with $status, not $2"; show $1; exit 82; }
     if grep -E 'BUG|Oops|WARNING:|Call Trace|rcu: INFO' $1.log; then show $1; exit 83; fi
 }
+# Memory that the machine has to give, in KiB, once what can be given back is.
+available() {
+    sync; echo 3 > /proc/sys/vm/drop_caches; sleep 0.2
+    sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo
+}
