@@ -69,6 +69,7 @@ use postern_lab::setup::{self, Flavour, Series, Setup};
 use postern_lab::source::Source;
 
 use machine_test::{Judge, SeriesTest};
+use own_boots::OwnBootTest;
 use report::{TestReport, Verdict};
 use testbeds::Testbeds;
 use unit_tests::Selection;
@@ -85,33 +86,19 @@ pub struct SuiteOptions {
     list: bool,
 }
 
-/// How names of tests begin that run only where somebody names them: each takes minutes, and they
-/// have passed one by one, but not yet all of them in one run.
-const ON_REQUEST: [&str; 5] = [
-    "examples/linux-",
-    "linux/debian-",
-    "linux/nic direct",
-    "linux/nic elisa-strict",
-    "linux/nic exit-",
-];
-
 impl SuiteOptions {
     fn wants(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()))
     }
 
-    /// True if a test would run only if somebody named it, and nobody does.
-    fn leaves_out(&self, names: &[&str]) -> bool {
-        let on_request = |name: &&str| ON_REQUEST.iter().any(|start| name.starts_with(start));
-        self.names.is_empty() && names.iter().any(on_request)
+    /// True if the test runs only where somebody names it, and nobody names any.
+    fn leaves_out(&self, test: &OwnBootTest) -> bool {
+        test.on_request && self.names.is_empty()
     }
 
     /// True if a test in a machine, or a part of it, is wanted under one of its names, whatever the
     /// machine is.
     fn wants_in_machine(&self, names: &[&str]) -> bool {
-        if self.leaves_out(names) {
-            return false;
-        }
         let is_part = |word: &String, name: &str| word.starts_with(&format!("{name}: "));
         in_machine(names)
             .iter()
@@ -158,9 +145,8 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
         for name in sources.iter().filter(|name| options.wants(name)) {
             println!("{name}");
         }
-        let listed =
-            |names: &&Vec<&str>| options.leaves_out(names) || options.wants_in_machine(names);
-        for names in machine_names.iter().filter(listed) {
+        let wanted = |names: &&Vec<&str>| options.wants_in_machine(names);
+        for names in machine_names.iter().filter(wanted) {
             println!("{}/{}", Source::Emulated.name(), names[0]);
         }
         return Ok(true);
@@ -182,18 +168,15 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
         .iter()
         .filter(|test| options.wants_in_machine(&test.names()))
         .collect();
-    let own_boots: Vec<_> = own_boots::all()
+    let (left_out, own_boots): (Vec<_>, Vec<_>) = own_boots::all()
         .filter(|test| options.wants_in_machine(&[test.name]))
-        .collect();
+        .partition(|test| options.leaves_out(test));
     if !units.is_empty() || patches.iter().any(|name| options.wants(name)) {
         packages::install();
     }
     let report = TestReport::new();
-    for names in machine_names
-        .iter()
-        .filter(|names| options.leaves_out(names))
-    {
-        let name = format!("{}/{}", Source::Emulated.name(), names[0]);
+    for test in left_out {
+        let name = format!("{}/{}", Source::Emulated.name(), test.name);
         let why = "it takes minutes; `cargo suite NAME` runs it".to_owned();
         report.line(&name, &Verdict::Skipped(why), None);
     }
@@ -241,4 +224,23 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
         );
     }
     Ok(report.close())
+}
+
+#[cfg(test)]
+mod tests_of_options {
+    use super::*;
+
+    #[test]
+    fn a_test_on_request_runs_where_somebody_names_it() {
+        let always = OwnBootTest::new("area/quick", |_| Ok(()));
+        let on_request = OwnBootTest::new("area/slow", |_| Ok(())).on_request();
+        let all = SuiteOptions::default();
+        assert!(!all.leaves_out(&always) && all.leaves_out(&on_request));
+        let named = SuiteOptions {
+            names: vec!["slow".to_owned()],
+            list: false,
+        };
+        assert!(!named.leaves_out(&on_request));
+        assert!(named.wants_in_machine(&["area/slow"]) && !named.wants_in_machine(&["area/quick"]));
+    }
 }

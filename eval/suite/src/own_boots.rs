@@ -26,6 +26,27 @@ pub struct OwnBootTest {
     pub name: &'static str,
     /// Runs it.
     pub run: fn(&EmulatedTestbed) -> Result<()>,
+    /// True if it runs only where somebody names it, since it takes minutes.
+    pub on_request: bool,
+}
+
+impl OwnBootTest {
+    /// A test that runs with all others.
+    pub const fn new(name: &'static str, run: fn(&EmulatedTestbed) -> Result<()>) -> Self {
+        Self {
+            name,
+            run,
+            on_request: false,
+        }
+    }
+
+    /// The same test, which runs only where somebody names it.
+    pub const fn on_request(self) -> Self {
+        Self {
+            on_request: true,
+            ..self
+        }
+    }
 }
 
 /// All tests that boot machines by themselves.
@@ -38,66 +59,39 @@ pub fn all() -> impl Iterator<Item = &'static OwnBootTest> {
 
 /// Those of machines, of stock KVM and of disks.
 const OF_MACHINES: &[OwnBootTest] = &[
-    OwnBootTest {
-        name: "machine/equal machines run equal instructions",
-        run: repeatable,
-    },
-    OwnBootTest {
-        name: "machine/a kernel that panics is a failure",
-        run: kernel_panic,
-    },
-    OwnBootTest {
-        name: "machine/a triple fault is a failure",
-        run: triple_fault,
-    },
-    OwnBootTest {
-        name: "machine/a machine that hangs is given up",
-        run: hang,
-    },
-    OwnBootTest {
-        name: "machine/a module that is none is named",
-        run: no_module,
-    },
-    OwnBootTest {
-        name: "machine/a module that does not fit is named",
-        run: unfit_module,
-    },
-    OwnBootTest {
-        name: "machine/nothing of a machine stays behind",
-        run: nothing_left,
-    },
-    OwnBootTest {
-        name: "machine/large files of jobs are disks",
-        run: large_files,
-    },
-    OwnBootTest {
-        name: "machine/four runs at once from one checkout do not disturb each other",
-        run: runs_at_once,
-    },
-    OwnBootTest {
-        name: "stock-users/a VM exit costs at most 2 instructions more where no VM has a view",
-        run: stock_users::costs,
-    },
-    OwnBootTest {
-        name: "stock-users/Linux in Debian's QEMU makes the same exits on the patched modules",
-        run: stock_users::qemu,
-    },
-    OwnBootTest {
-        name: "linux/disk: what a guest reads and writes is what the host has",
-        run: disks::content,
-    },
-    OwnBootTest {
-        name: "linux/disk: a read costs at most the instructions of Debian's QEMU",
-        run: disks::costs,
-    },
-    OwnBootTest {
-        name: "linux/net: a packet of vhost-net costs at most 1.05 times that of Debian's QEMU",
-        run: networks::costs,
-    },
-    OwnBootTest {
-        name: "demo/the same run twice shows the same counts",
-        run: demo_twice,
-    },
+    OwnBootTest::new("machine/equal machines run equal instructions", repeatable),
+    OwnBootTest::new("machine/a kernel that panics is a failure", kernel_panic),
+    OwnBootTest::new("machine/a triple fault is a failure", triple_fault),
+    OwnBootTest::new("machine/a machine that hangs is given up", hang),
+    OwnBootTest::new("machine/a module that is none is named", no_module),
+    OwnBootTest::new("machine/a module that does not fit is named", unfit_module),
+    OwnBootTest::new("machine/nothing of a machine stays behind", nothing_left),
+    OwnBootTest::new("machine/large files of jobs are disks", large_files),
+    OwnBootTest::new(
+        "machine/four runs at once from one checkout do not disturb each other",
+        runs_at_once,
+    ),
+    OwnBootTest::new(
+        "stock-users/a VM exit costs at most 2 instructions more where no VM has a view",
+        stock_users::costs,
+    ),
+    OwnBootTest::new(
+        "stock-users/Linux in Debian's QEMU makes the same exits on the patched modules",
+        stock_users::qemu,
+    ),
+    OwnBootTest::new(
+        "linux/disk: what a guest reads and writes is what the host has",
+        disks::content,
+    ),
+    OwnBootTest::new(
+        "linux/disk: a read costs at most the instructions of Debian's QEMU",
+        disks::costs,
+    ),
+    OwnBootTest::new(
+        "linux/net: a packet of vhost-net costs at most 1.05 times that of Debian's QEMU",
+        networks::costs,
+    ),
+    OwnBootTest::new("demo/the same run twice shows the same counts", demo_twice),
 ];
 
 /// Runs tests and reports them.

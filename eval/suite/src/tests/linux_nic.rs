@@ -31,52 +31,52 @@ const PAUSE: u64 = 5_000;
 
 macro_rules! exchange {
     ($name:literal, $path:expr) => {
-        OwnBootTest {
-            name: concat!(
+        OwnBootTest::new(
+            concat!(
                 "linux/nic ",
                 $name,
                 ": every frame arrives, from threads that move between 1, 2 and 4 vCPUs"
             ),
-            run: |testbed| exchange(testbed, $path, &[1, 2, 4]),
-        }
+            |testbed| exchange(testbed, $path, &[1, 2, 4]),
+        )
     };
 }
 
 /// The tests.
 pub const TESTS: &[OwnBootTest] = &[
     exchange!("elisa", CallPath::Elisa),
-    exchange!("elisa-strict", CallPath::ElisaStrict),
-    exchange!("exit-kernel", CallPath::ExitKernel),
-    exchange!("exit-user", CallPath::ExitUser),
-    exchange!("direct", CallPath::Direct),
-    OwnBootTest {
-        name: "linux/nic Debian 12: every frame arrives on elisa, with KPTI and KASLR",
-        run: |testbed| debian(testbed, "bookworm"),
-    },
-    OwnBootTest {
-        name: "linux/nic Debian 13: every frame arrives on elisa, with KPTI and KASLR",
-        run: |testbed| debian(testbed, "trixie"),
-    },
-    OwnBootTest {
-        name: "linux/nic misuse: a process dies of it, and nobody else notices",
-        run: |testbed| misuse(testbed, &[CallPath::Elisa, CallPath::ElisaStrict]),
-    },
-    OwnBootTest {
-        name: "linux/nic misuse without views: a process dies of it, and nobody else notices",
-        run: |testbed| misuse(testbed, &[CallPath::ExitKernel, CallPath::ExitUser]),
-    },
-    OwnBootTest {
-        name: "linux/nic ends: of a VM in any way stop nobody, and its port is let at once",
-        run: ends_stop_nobody,
-    },
-    OwnBootTest {
-        name: "linux/nic starts: starts and stops of a VM leave no memory behind",
-        run: starts,
-    },
-    OwnBootTest {
-        name: "linux/nic debug kernel: starts and stops leave no memory and a clean log",
-        run: |_| starts_under_checks(),
-    },
+    exchange!("elisa-strict", CallPath::ElisaStrict).on_request(),
+    exchange!("exit-kernel", CallPath::ExitKernel).on_request(),
+    exchange!("exit-user", CallPath::ExitUser).on_request(),
+    exchange!("direct", CallPath::Direct).on_request(),
+    OwnBootTest::new(
+        "linux/nic Debian 12: every frame arrives on elisa, with KPTI and KASLR",
+        |testbed| debian(testbed, "bookworm"),
+    ),
+    OwnBootTest::new(
+        "linux/nic Debian 13: every frame arrives on elisa, with KPTI and KASLR",
+        |testbed| debian(testbed, "trixie"),
+    ),
+    OwnBootTest::new(
+        "linux/nic misuse: a process dies of it, and nobody else notices",
+        |testbed| misuse(testbed, &[CallPath::Elisa, CallPath::ElisaStrict]),
+    ),
+    OwnBootTest::new(
+        "linux/nic misuse without views: a process dies of it, and nobody else notices",
+        |testbed| misuse(testbed, &[CallPath::ExitKernel, CallPath::ExitUser]),
+    ),
+    OwnBootTest::new(
+        "linux/nic ends: of a VM in any way stop nobody, and its port is let at once",
+        ends_stop_nobody,
+    ),
+    OwnBootTest::new(
+        "linux/nic starts: starts and stops of a VM leave no memory behind",
+        starts,
+    ),
+    OwnBootTest::new(
+        "linux/nic debug kernel: starts and stops leave no memory and a clean log",
+        |_| starts_under_checks(),
+    ),
 ];
 
 /// What a test boots and runs.

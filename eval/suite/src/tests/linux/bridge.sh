@@ -10,14 +10,14 @@ join() {
 net() {
     echo "ip=10.3.0.$1:::255.255.255.0::eth0:none"
 }
-begin two small "$(net 2) postern.run=\"cat /sys/class/net/eth0/mtu; echo two is ready; sleep 1000\"" \
+begin two $guest "$(net 2) postern.run=\"cat /sys/class/net/eth0/mtu; echo two is ready; sleep 1000\"" \
     --net tap=tap2,mac=52:54:00:00:00:02,mtu=9000,backend=user
 join tap2
 await two 'two is ready'
 check 'the MTU that the device has' grep -q '^9000' two.log
 ping='until ping -c 1 -W 1 -q 10.3.0.2; do sleep 0.2; done
     ping -c 3 -q 10.3.0.2 && ping -c 3 -q -s 8972 10.3.0.2 && exit 5'
-begin one small "$(net 1) postern.run=\"$(echo "$ping" | tr '\n' ' ' | sed 's/done /done; /')\"" \
+begin one $guest "$(net 1) postern.run=\"$(echo "$ping" | tr '\n' ' ' | sed 's/done /done; /')\"" \
     --net tap=tap1,mac=52:54:00:00:00:01,mtu=9000,backend=vhost
 join tap1
 ended one

@@ -1,18 +1,19 @@
 //! Linux guests: kernels and programs of Debian in VMs, beside a host that has network and programs,
 //! too.
 //!
-//! A test is a script for the machine's shell. These are defined before it (`prelude.sh`):
+//! A test is a script for the machine's shell. These are defined before it (`prelude.sh`), and `guest`
+//! is the name of the guest whose files it has:
 //!
 //! | name | is |
 //! | --- | --- |
-//! | `GUEST/kernel`, `GUEST/initrd`, `GUEST/root.erofs` | files of the guests that the test names: `small`, `debian-12`, `debian-13` |
+//! | `GUEST/kernel`, `GUEST/initrd`, `GUEST/root.erofs` | files of the guest: `small`, `debian-12` or `debian-13` |
 //! | `run NAME GUEST 'CMDLINE' FLAGS...` | runs a VM to its end; its console goes to `NAME.log`, what the VMM says to `NAME.out` |
 //! | `begin NAME GUEST 'CMDLINE' FLAGS...` | the same in the background |
 //! | `await NAME TEXT` | waits for the text on a VM's console, while the VM runs |
 //! | `ended NAME` | waits for the end of a VM; its status becomes that of the command |
 //! | `show NAME` | prints the ends of `NAME.log` and `NAME.out` |
 //! | `memory` | memory of VMs that begin from then on |
-//! | `debian PROGRAM...` | runs a program of the first guest's root file system on the host |
+//! | `debian PROGRAM...` | runs a program of the guest's root file system on the host |
 //! | `tap NAME ADDRESS/PREFIX [MTU]` | makes a TAP for VMs |
 //! | `check NAME COMMAND...` | says whether a command succeeds; `failed` is 1 once one did not |
 
@@ -31,8 +32,8 @@ const PRELUDE: &str = include_str!("prelude.sh");
 
 /// A machine with Linux guests.
 struct Scene<'a> {
-    /// Guests whose files the script finds.
-    guests: &'a [&'a str],
+    /// The guest whose files the script finds.
+    guest: &'a str,
     /// Memory of the machine in MiB.
     memory_mb: u32,
     script: &'a str,
@@ -44,20 +45,19 @@ impl Scene<'_> {
     /// Boots the machine and runs the script.
     fn play(&self, testbed: &EmulatedTestbed) -> Result<JobOutcome> {
         let timeout = Duration::from_secs(self.seconds);
-        let mut job = Job::new("linux", &format!("{DEBIAN}{PRELUDE}{}", self.script))
+        let name = self.guest;
+        let guest = topology_files::guest(name)?;
+        let guest = guest.with_context(|| format!("there is no guest {name}"))?;
+        let script = format!("{DEBIAN}{PRELUDE}guest={name}\n{}", self.script);
+        let mut job = Job::new("linux", &script)
             .file("postern", &testbed.programs.postern)
             .file("nic-image", &testbed.programs.nic_image)
             .file("postern-init", &testbed.programs.init)
+            .file(&format!("{name}/kernel"), guest.kernel)
+            .file(&format!("{name}/initrd"), guest.initrd)
             .timeout(timeout);
-        for &name in self.guests {
-            let guest = topology_files::guest(name)?;
-            let guest = guest.with_context(|| format!("there is no guest {name}"))?;
-            job = job
-                .file(&format!("{name}/kernel"), guest.kernel)
-                .file(&format!("{name}/initrd"), guest.initrd);
-            if let Some(image) = guest.image {
-                job = job.file(&format!("{name}/root.erofs"), image);
-            }
+        if let Some(image) = guest.image {
+            job = job.file(&format!("{name}/root.erofs"), image);
         }
         let machine = testbed.machine(VIEWS)?.memory_mb(self.memory_mb);
         Ok(machine.timeout(REAL_TIME).run(job)?)
@@ -67,73 +67,48 @@ impl Scene<'_> {
 /// Real time that a machine has.
 const REAL_TIME: Duration = Duration::from_secs(1800);
 
+/// A topology of the examples.
 macro_rules! example {
     ($file:literal) => {
-        OwnBootTest {
-            name: concat!("examples/", $file, " runs as it stands"),
-            run: |testbed| example(testbed, $file),
-        }
+        OwnBootTest::new(
+            concat!("examples/", $file, " runs as it stands"),
+            |testbed| example(testbed, $file),
+        )
+        .on_request()
     };
 }
 
+/// A test of one guest: its name, what holds, the function and what that is told besides.
+macro_rules! guest {
+    ($guest:literal, $what:literal, $test:ident $(, $argument:expr)*) => {
+        OwnBootTest::new(concat!("linux/", $guest, "/", $what), |testbed| {
+            $test(testbed, $guest $(, $argument)*)
+        })
+    };
+}
+
+/// The same, of a guest with a kernel of Debian's, which takes minutes.
+macro_rules! debian {
+    ($($row:tt)*) => { guest!($($row)*).on_request() };
+}
+
 /// The tests.
+#[rustfmt::skip] // A row each.
 pub const TESTS: &[OwnBootTest] = &[
-    OwnBootTest {
-        name: "linux/small/kernel, processors, timers, resets",
-        run: |testbed| platform(testbed, "small", "no-init"),
-    },
-    OwnBootTest {
-        name: "linux/debian-12/kernel, processors, timers, resets",
-        run: |testbed| platform(testbed, "debian-12", "request"),
-    },
-    OwnBootTest {
-        name: "linux/debian-13/kernel, processors, timers, resets",
-        run: |testbed| platform(testbed, "debian-13", "request"),
-    },
-    OwnBootTest {
-        name: "linux/small/a guest's status comes back",
-        run: |testbed| status_comes_back(testbed, "small"),
-    },
-    OwnBootTest {
-        name: "linux/debian-12/a guest's status comes back",
-        run: |testbed| status_comes_back(testbed, "debian-12"),
-    },
-    OwnBootTest {
-        name: "linux/debian-13/a guest's status comes back",
-        run: |testbed| status_comes_back(testbed, "debian-13"),
-    },
-    OwnBootTest {
-        name: "linux/small/the PCI bus: random bytes, the NIC's window, a hostile guest",
-        run: pci,
-    },
-    OwnBootTest {
-        name: "linux/small/two VMs over a bridge, with either backend of virtio-net",
-        run: bridge,
-    },
-    OwnBootTest {
-        name: "linux/debian-12/files of a disk have the checksums that the host sees",
-        run: |testbed| files_of_a_disk(testbed, "debian-12"),
-    },
-    OwnBootTest {
-        name: "linux/debian-13/files of a disk have the checksums that the host sees",
-        run: |testbed| files_of_a_disk(testbed, "debian-13"),
-    },
-    OwnBootTest {
-        name: "linux/debian-12/programs over virtio-net with vhost-net",
-        run: |testbed| network(testbed, "debian-12", "vhost"),
-    },
-    OwnBootTest {
-        name: "linux/debian-12/programs over virtio-net with the backend of the VMM",
-        run: |testbed| network(testbed, "debian-12", "user"),
-    },
-    OwnBootTest {
-        name: "linux/debian-13/programs over virtio-net with vhost-net",
-        run: |testbed| network(testbed, "debian-13", "vhost"),
-    },
-    OwnBootTest {
-        name: "linux/debian-13/programs over virtio-net with the backend of the VMM",
-        run: |testbed| network(testbed, "debian-13", "user"),
-    },
+    guest!("small", "kernel, processors, timers, resets", platform, "no-init"),
+    debian!("debian-12", "kernel, processors, timers, resets", platform, "request"),
+    debian!("debian-13", "kernel, processors, timers, resets", platform, "request"),
+    guest!("small", "a guest's status comes back", status_comes_back),
+    debian!("debian-12", "a guest's status comes back", status_comes_back),
+    debian!("debian-13", "a guest's status comes back", status_comes_back),
+    guest!("small", "the PCI bus: random bytes, the NIC's window, a hostile guest", pci),
+    guest!("small", "two VMs over a bridge, with either backend of virtio-net", bridge),
+    debian!("debian-12", "files of a disk have the checksums that the host sees", files_of_a_disk),
+    debian!("debian-13", "files of a disk have the checksums that the host sees", files_of_a_disk),
+    debian!("debian-12", "programs over virtio-net with vhost-net", network, "vhost"),
+    debian!("debian-12", "programs over virtio-net with the backend of the VMM", network, "user"),
+    debian!("debian-13", "programs over virtio-net with vhost-net", network, "vhost"),
+    debian!("debian-13", "programs over virtio-net with the backend of the VMM", network, "user"),
     example!("linux-chain.toml"),
     example!("linux-pair.toml"),
     example!("linux-paths.toml"),
@@ -156,14 +131,13 @@ fn example(testbed: &EmulatedTestbed, file: &str) -> Result<()> {
 /// The kernel boots, its root file system is there if it has one, the program runs, and what it says
 /// and how it ends is seen.
 fn status_comes_back(testbed: &EmulatedTestbed, guest: &str) -> Result<()> {
-    let script = format!(
-        "run one {guest} 'postern.run=\"echo it is $(uname -m); ls /; exit 7\"'; status=$?
-         show one; echo status $status"
-    );
+    let script = r#"
+run one $guest 'postern.run="echo it is $(uname -m); ls /; exit 7"'; status=$?
+show one; echo status $status"#;
     let scene = Scene {
-        guests: &[guest],
+        guest,
         memory_mb: 1024,
-        script: &script,
+        script,
         seconds: 120,
     };
     let text = scene.play(testbed)?.success()?.text();
@@ -177,14 +151,14 @@ fn status_comes_back(testbed: &EmulatedTestbed, guest: &str) -> Result<()> {
 /// The entropy device gives bytes. The NIC's window is in sysfs, interrupts by its pin and moves. A
 /// guest that puts it over RAM and the platform's registers, and floods configuration space, harms
 /// itself alone.
-fn pci(testbed: &EmulatedTestbed) -> Result<()> {
+fn pci(testbed: &EmulatedTestbed, guest: &str) -> Result<()> {
     let script = format!(
         "cat > guest.sh << 'END'\n{}END\n{}",
         include_str!("pci-guest.sh"),
         include_str!("pci.sh")
     );
     let scene = Scene {
-        guests: &["small"],
+        guest,
         memory_mb: 512,
         script: &script,
         seconds: 200,
@@ -195,12 +169,9 @@ fn pci(testbed: &EmulatedTestbed) -> Result<()> {
 /// The kernel finds processors, timers, interrupts and memory as the VMM has them, and switches off,
 /// resets and panics with the effects that are promised.
 fn platform(testbed: &EmulatedTestbed, guest: &str, panic: &str) -> Result<()> {
-    let script = format!(
-        "guest={guest} panic={panic}\n{}",
-        include_str!("platform.sh")
-    );
+    let script = format!("panic={panic}\n{}", include_str!("platform.sh"));
     let scene = Scene {
-        guests: &[guest],
+        guest,
         memory_mb: 1024,
         script: &script,
         seconds: 600,
@@ -209,9 +180,9 @@ fn platform(testbed: &EmulatedTestbed, guest: &str, panic: &str) -> Result<()> {
 }
 
 /// Ping between two guests.
-fn bridge(testbed: &EmulatedTestbed) -> Result<()> {
+fn bridge(testbed: &EmulatedTestbed, guest: &str) -> Result<()> {
     let scene = Scene {
-        guests: &["small"],
+        guest,
         memory_mb: 1024,
         script: include_str!("bridge.sh"),
         seconds: 300,
@@ -223,14 +194,14 @@ fn bridge(testbed: &EmulatedTestbed) -> Result<()> {
 fn files_of_a_disk(testbed: &EmulatedTestbed, guest: &str) -> Result<()> {
     let sums = "find /usr/bin -type f -size -200k | sort | head -n 40 | xargs sha256sum";
     let script = format!(
-        "run one {guest} 'postern.run=\"{sums}\"' || {{ show one; exit 90; }}
+        "run one $guest 'postern.run=\"{sums}\"' || {{ show one; exit 90; }}
          tr -d '\\r' < one.log | grep '  /usr/bin/' > guest
          debian sh -c '{sums}' > host
          cmp guest host || {{ show one; exit 91; }}
          wc -l < guest"
     );
     let scene = Scene {
-        guests: &[guest],
+        guest,
         memory_mb: 1024,
         script: &script,
         seconds: 240,
@@ -248,11 +219,11 @@ const PIECES: u32 = 100;
 /// bytes.
 fn network(testbed: &EmulatedTestbed, guest: &str, backend: &str) -> Result<()> {
     let script = format!(
-        "guest={guest} backend={backend} pieces={PIECES}\n{}",
+        "backend={backend} pieces={PIECES}\n{}",
         include_str!("network.sh")
     );
     let scene = Scene {
-        guests: &[guest],
+        guest,
         memory_mb: 2048,
         script: &script,
         seconds: 900,

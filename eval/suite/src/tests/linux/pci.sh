@@ -8,7 +8,7 @@ while [ ! -e nic.sock ]; do sleep 0.05; done
     cat guest.sh
     yes '' | head -c 16384
 } | head -c 16384 > script.img
-run pci small 'postern.run="sh /dev/vda"' --nic nic.sock --port 0 --path exit-user --rng \
+run pci $guest 'postern.run="sh /dev/vda"' --nic nic.sock --port 0 --path exit-user --rng \
     --disk path=script.img,readonly
 check 'the guest ends well' [ $? = 0 ]
 says() { grep -q -x "$1"'.\?' pci.log; }
