@@ -3,8 +3,6 @@
 use anyhow::{Result, ensure};
 use libc::c_long;
 
-use crate::EXECUTED;
-use crate::EXECUTED_STATUS;
 use crate::trace::{Made, Stopped};
 use crate::vmm::{Host, Vmm};
 
@@ -19,6 +17,11 @@ pub struct Attack {
     /// Goes on where nothing refused it, and checks that it worked.
     pub done: fn(Made, &Stopped, &Vmm, &Host) -> Result<()>,
 }
+
+/// What this program is called as when a VMM is made to execute it.
+pub const EXECUTED: &str = "executed";
+/// The status that it ends with then.
+pub const EXECUTED_STATUS: u8 = 42;
 
 const PAGE: u64 = 4096;
 

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use attacks::{ATTACKS, Attack};
+use attacks::{ATTACKS, Attack, EXECUTED, EXECUTED_STATUS};
 use trace::{Made, Stopped};
 use vmm::{Host, Seccomp};
 
@@ -30,11 +30,6 @@ const THREADS: [(&str, &str); 6] = [
 /// The status that `postern run` ends with when a thread makes a refused call (`status.rs` of the
 /// VMM).
 const REFUSED_CALL: i32 = 73;
-
-/// What [`attacks`] has this program called as when it is executed by a VMM.
-const EXECUTED: &str = "executed";
-/// The status that it ends with then.
-const EXECUTED_STATUS: u8 = 42;
 
 fn main() -> ExitCode {
     let mut words = std::env::args();
