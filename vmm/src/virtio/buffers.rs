@@ -22,10 +22,20 @@ pub(super) struct Buffers {
     // Keeps what `vectors` and `last` point to mapped.
     memory: GuestMemoryMmap,
     vectors: Vec<iovec>,
+    /// The vectors before this one are used up.
     first: usize,
+    /// Bytes in all vectors from the first one on.
     len: u64,
     last: *mut u8,
 }
+
+// SAFETY: the pointers in it are to guest memory, which it keeps mapped, and which any thread may
+// access by raw copies, as the guest's own processors do.
+unsafe impl Send for Buffers {}
+
+/// The most vectors that [`Buffers::receive_from`] and [`Buffers::send_to`] take: what one system call
+/// takes, less one for an overflow of the caller's.
+pub(super) const MAX_VECTORS: usize = libc::UIO_MAXIOV as usize - 1;
 
 impl Buffers {
     /// No bytes of that memory.
@@ -47,7 +57,7 @@ impl Buffers {
         self.last = ptr::null_mut();
     }
 
-    /// Adds `len` bytes at `gpa`.
+    /// Adds `len` bytes at `gpa`. Some may have been added after an error.
     pub(super) fn push(&mut self, gpa: GuestAddress, len: u32) -> Result<(), OutsideRam> {
         for slice in self.memory.get_slices(gpa, len as usize) {
             let slice = slice.map_err(|_| OutsideRam { gpa: gpa.0, len })?;
@@ -63,6 +73,27 @@ impl Buffers {
     /// Number of bytes left.
     pub(super) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Number of vectors left.
+    pub(super) fn vectors(&self) -> usize {
+        self.vectors.len() - self.first
+    }
+
+    /// Uses up the first `count` vectors, or all if there are fewer.
+    pub(super) fn skip_vectors(&mut self, count: usize) {
+        let end = (self.first + count).min(self.vectors.len());
+        for vector in &self.vectors[self.first..end] {
+            self.len -= vector.iov_len as u64;
+        }
+        self.first = end;
+        if self.first == self.vectors.len() {
+            self.vectors.clear();
+            self.first = 0;
+        } else if self.first > MAX_VECTORS {
+            self.vectors.drain(..self.first);
+            self.first = 0;
+        }
     }
 
     /// Whether addresses and sizes of all parts are multiples of `unit`, a power of two.
@@ -124,6 +155,64 @@ impl Buffers {
             unsafe { ptr::copy_nonoverlapping(part.as_ptr(), base, count) };
         });
         total
+    }
+
+    /// Copies `bytes` in, from the byte `offset` on; what does not fit is left out. Nothing is used up.
+    pub(super) fn copy_in(&self, mut offset: usize, mut bytes: &[u8]) {
+        for vector in &self.vectors[self.first..] {
+            if offset >= vector.iov_len {
+                offset -= vector.iov_len;
+                continue;
+            }
+            let count = bytes.len().min(vector.iov_len - offset);
+            let to = vector.iov_base.cast::<u8>().wrapping_add(offset);
+            // SAFETY: `offset + count` is at most `iov_len`, so that `count` bytes at `to` are in a
+            // mapping that `memory` keeps; only guests have references to them.
+            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, count) };
+            bytes = &bytes[count..];
+            if bytes.is_empty() {
+                return;
+            }
+            offset = 0;
+        }
+    }
+
+    /// Reads once from `file`, into the buffers and, if they are full, into `overflow`. Nothing is used
+    /// up.
+    ///
+    /// # Errors
+    ///
+    /// The system's; `EINVAL` if there are more than [`MAX_VECTORS`].
+    pub(super) fn receive_from(
+        &mut self,
+        file: BorrowedFd<'_>,
+        overflow: &mut [u8],
+    ) -> io::Result<usize> {
+        self.vectors.push(iovec {
+            iov_base: overflow.as_mut_ptr().cast(),
+            iov_len: overflow.len(),
+        });
+        let vectors = &self.vectors[self.first..];
+        // SAFETY: all vectors but the last are of mappings that `memory` keeps and of which no
+        // reference exists; the last is the caller's, borrowed for as long as this call.
+        let result =
+            unsafe { libc::readv(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as c_int) };
+        let result = usize::try_from(result).map_err(|_| io::Error::last_os_error());
+        self.vectors.pop();
+        result
+    }
+
+    /// Writes all bytes to `file` at once. Nothing is used up.
+    ///
+    /// # Errors
+    ///
+    /// The system's; `EINVAL` if there are more than [`MAX_VECTORS`].
+    pub(super) fn send_to(&self, file: BorrowedFd<'_>) -> io::Result<usize> {
+        let vectors = &self.vectors[self.first..];
+        // SAFETY: the vectors are of mappings that `memory` keeps, which the kernel only reads.
+        let result =
+            unsafe { libc::writev(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as c_int) };
+        usize::try_from(result).map_err(|_| io::Error::last_os_error())
     }
 
     /// Reads the file at `offset` into all bytes, and uses them up.

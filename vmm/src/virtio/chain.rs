@@ -1,6 +1,7 @@
 //! Descriptor chains of a split virtqueue, checked as a whole ("Split Virtqueues").
 #![deny(unsafe_code)]
 
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 
@@ -37,6 +38,41 @@ impl From<virtio_queue::Error> for BrokenQueue {
     }
 }
 
+/// Takes the next chain off the available ring and calls `visit` with its descriptors, in their order:
+/// those of an indirect table in place of the one that refers to it. Gives the chain's head.
+///
+/// # Errors
+///
+/// Those of `visit`, at once, and of a chain or a ring that is broken. Descriptors of a chain that turns
+/// out to be broken have been visited.
+pub(super) fn walk_chain<E: From<BrokenQueue>>(
+    queue: &mut Queue,
+    memory: &GuestMemoryMmap,
+    mut visit: impl FnMut(u16, &Descriptor) -> Result<(), E>,
+) -> Result<Option<u16>, E> {
+    let max = queue.max_size();
+    let Some(chain) = queue.iter(memory).map_err(BrokenQueue::Ring)?.next() else {
+        return Ok(None);
+    };
+    let head = chain.head_index();
+    let mut count = 0;
+    // What ends an iteration early ends it as the chain's end does: only the last descriptor tells.
+    let mut goes_on = true;
+    for descriptor in chain {
+        goes_on = descriptor.has_next();
+        count += 1;
+        // A table may have more descriptors than the queue.
+        if count > max {
+            return Err(BrokenQueue::Chain(head).into());
+        }
+        visit(head, &descriptor)?;
+    }
+    match goes_on {
+        true => Err(BrokenQueue::Chain(head).into()),
+        false => Ok(Some(head)),
+    }
+}
+
 /// Takes the next chain off the available ring: its head, with its bytes in `readable` and
 /// `writable`. How they are spread over descriptors means nothing ("Message Framing").
 pub(super) fn take_chain(
@@ -47,21 +83,8 @@ pub(super) fn take_chain(
 ) -> Result<Option<u16>, BrokenQueue> {
     readable.clear();
     writable.clear();
-    let max = queue.max_size();
-    let Some(chain) = queue.iter(memory)?.next() else {
-        return Ok(None);
-    };
-    let head = chain.head_index();
-    let mut count = 0;
-    // What ends an iteration early ends it as the chain's end does: only the last descriptor tells.
-    let mut goes_on = true;
     let mut any_writable = false;
-    for descriptor in chain {
-        goes_on = descriptor.has_next();
-        count += 1;
-        if count > max {
-            return Err(BrokenQueue::Chain(head));
-        }
+    walk_chain(queue, memory, |head, descriptor| {
         let to = if descriptor.is_write_only() {
             any_writable = true;
             &mut *writable
@@ -70,11 +93,17 @@ pub(super) fn take_chain(
         } else {
             &mut *readable
         };
-        to.push(descriptor.addr(), descriptor.len())
-            .map_err(|source| BrokenQueue::Buffer { head, source })?;
-    }
-    match goes_on {
-        true => Err(BrokenQueue::Chain(head)),
-        false => Ok(Some(head)),
-    }
+        push(to, head, descriptor)
+    })
+}
+
+/// Adds the buffer of a descriptor.
+pub(super) fn push(
+    buffers: &mut Buffers,
+    head: u16,
+    descriptor: &Descriptor,
+) -> Result<(), BrokenQueue> {
+    buffers
+        .push(descriptor.addr(), descriptor.len())
+        .map_err(|source| BrokenQueue::Buffer { head, source })
 }

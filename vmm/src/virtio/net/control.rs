@@ -38,16 +38,8 @@ pub fn burst(
 ) -> Result<bool, Fault> {
     ring.disable_kicks()?;
     for _ in 0..BURST {
-        let Some(chain) = ring.pop()? else {
-            if !ring.enable_kicks()? {
-                return Ok(false);
-            }
-            ring.disable_kicks()?;
-            continue;
-        };
-        let head = chain.head_index();
         let (mut command, mut answer, mut cut) = (Vec::new(), None, false);
-        for descriptor in chain {
+        let head = ring.pop(|descriptor| {
             let len = descriptor.len() as usize;
             if descriptor.is_write_only() {
                 answer = answer.or((len > 0).then_some(descriptor.addr()));
@@ -60,7 +52,15 @@ pub fn burst(
                 command.resize(start + len, 0);
                 memory.read_slice(&mut command[start..], descriptor.addr())?;
             }
-        }
+            Ok(())
+        })?;
+        let Some(head) = head else {
+            if !ring.enable_kicks()? {
+                return Ok(false);
+            }
+            ring.disable_kicks()?;
+            continue;
+        };
         let answer = answer.ok_or(Fault::NoAnswer)?;
         let done = !cut && execute(&command, commands);
         let code = if done {

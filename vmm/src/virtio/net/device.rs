@@ -15,7 +15,6 @@ use virtio_bindings::virtio_net as net;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::buffers::GuestBuffers;
 use super::config::{Backend, NetConfig};
 use super::control::Commands;
 use super::control_thread::ControlThread;
@@ -27,6 +26,7 @@ use super::receive::Receive;
 use super::ring::Ring;
 use super::transmit::Transmit;
 use super::user::QueuePair;
+use crate::virtio::buffers::Buffers;
 use crate::virtio::relay::{Relay, event};
 use crate::virtio::vhost::{self, Vhost};
 use crate::virtio::{ActivateError, Activation, ActiveQueue, DeviceStatus, VirtioDevice};
@@ -253,7 +253,7 @@ impl Net {
             duplicate(&receive.kick, &self.name)?,
             duplicate(&transmit.kick, &self.name)?,
         ];
-        let buffers = || GuestBuffers::new(memory.clone());
+        let buffers = || Buffers::new(memory.clone());
         let mergeable = features & bit(net::VIRTIO_NET_F_MRG_RXBUF) != 0;
         let receive = Receive::new(Ring::new(memory, receive), buffers(), mergeable);
         let transmit = Transmit::new(Ring::new(memory, transmit), buffers());

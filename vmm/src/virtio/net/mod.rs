@@ -15,14 +15,13 @@
 //! | `config` | a device as people describe it: `--net`, and the same in a topology |
 //! | `device`, `features` | the device: what it offers, how it begins and ends to work |
 //! | `control` | commands of the driver |
-//! | `user`, `receive`, `transmit`, `ring`, `buffers` | the backend in user space; that in the kernel is shared with other devices |
+//! | `user`, `receive`, `transmit`, `ring` | the backend in user space; that in the kernel is shared with other devices |
 //! | `once` | the queues, served once without threads |
 //! | `fault` | why a device stops until its driver resets it |
 //!
 //! The backend in user space knows neither KVM nor TAPs: it moves packets between descriptors and
 //! [`vm_memory`].
 
-mod buffers;
 mod config;
 mod control;
 mod control_thread;

@@ -3,13 +3,13 @@
 
 use std::os::fd::AsFd;
 
-use super::buffers::GuestBuffers;
 use super::control::{self, Commands};
 use super::fault::Fault;
 use super::features::bit;
 use super::receive::Receive;
 use super::ring::Ring;
 use super::transmit::Transmit;
+use crate::virtio::buffers::Buffers;
 use crate::virtio::{Activation, ActiveQueue};
 use virtio_bindings::virtio_net as net;
 
@@ -27,7 +27,7 @@ pub fn serve_once(activation: Activation, tap: impl AsFd) {
     let mut queues = queues.into_iter();
     let mut next = || -> Option<ActiveQueue> { queues.next().flatten() };
     let (receive, transmit, control) = (next(), next(), next());
-    let buffers = || GuestBuffers::new(memory.clone());
+    let buffers = || Buffers::new(memory.clone());
     let serve = || -> Result<(), Fault> {
         if let Some(queue) = transmit {
             Transmit::new(Ring::new(&memory, queue), buffers()).burst(tap.as_fd())?;

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 
-use super::buffers::{GuestBuffers, MAX_PIECES};
 use super::fault::Fault;
 use super::header::{HEADER, NUM_BUFFERS};
 use super::ring::{Chain, Direction, Ring};
+use crate::virtio::buffers::{Buffers, MAX_VECTORS};
 
 /// Frames that are moved before others get their turn.
 pub const BURST: usize = 64;
@@ -35,7 +35,7 @@ pub enum Received {
 pub struct Receive {
     ring: Ring,
     /// What `chains` consist of.
-    buffers: GuestBuffers,
+    buffers: Buffers,
     chains: VecDeque<Chain>,
     /// Whether a frame may take several chains (`VIRTIO_NET_F_MRG_RXBUF`).
     mergeable: bool,
@@ -55,7 +55,7 @@ struct Waiting {
 
 impl Receive {
     /// A receive queue whose `buffers` are empty.
-    pub fn new(ring: Ring, buffers: GuestBuffers, mergeable: bool) -> Receive {
+    pub fn new(ring: Ring, buffers: Buffers, mergeable: bool) -> Receive {
         Receive {
             ring,
             buffers,
@@ -87,8 +87,8 @@ impl Receive {
                 self.give(size)?;
                 continue;
             }
-            let room = self.buffers.size();
-            let size = match self.buffers.read_from(tap.as_fd(), &mut self.overflow) {
+            let room = self.room();
+            let size = match self.buffers.receive_from(tap.as_fd(), &mut self.overflow) {
                 Ok(size) => size,
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(Received::NoFrame),
@@ -110,6 +110,11 @@ impl Receive {
         Ok(Received::Burst)
     }
 
+    /// Bytes that there are buffers for.
+    fn room(&self) -> usize {
+        self.buffers.len() as usize
+    }
+
     /// Whether there are buffers enough to go on, after all that the driver has made available were
     /// taken, as far as they are needed.
     fn ready(&mut self) -> Result<bool, Fault> {
@@ -117,11 +122,11 @@ impl Receive {
             true => (LONGEST, usize::from(self.ring.size())),
             false => (1, 1),
         };
-        // One more chain has at most as many pieces as there are descriptors, or a few more.
-        let pieces = MAX_PIECES.saturating_sub(2 * usize::from(self.ring.size()));
-        while self.buffers.size() < wanted
+        // One more chain has at most as many vectors as there are descriptors, or a few more.
+        let most_vectors = MAX_VECTORS.saturating_sub(2 * usize::from(self.ring.size()));
+        while self.room() < wanted
             && self.chains.len() < most
-            && self.buffers.len() <= pieces
+            && self.buffers.vectors() <= most_vectors
         {
             match self.ring.gather(Direction::Receive, &mut self.buffers)? {
                 Some(chain) => self.chains.push_back(chain),
@@ -131,12 +136,12 @@ impl Receive {
         let Some(Waiting { size, done }) = self.waiting else {
             return Ok(!self.chains.is_empty());
         };
-        if self.buffers.size() >= size {
+        if self.room() >= size {
             let rest = self.overflow.get(..size - done).unwrap_or_default();
             self.buffers.copy_in(done, rest);
             return Ok(true);
         }
-        if self.chains.len() >= most || self.buffers.len() > pieces {
+        if self.chains.len() >= most || self.buffers.vectors() > most_vectors {
             // The driver has made available all that it can.
             self.waiting = None;
             self.dropped += 1;
@@ -163,7 +168,7 @@ impl Receive {
             };
             let part = rest.min(chain.size);
             rest -= part;
-            self.buffers.advance(chain.pieces);
+            self.buffers.skip_vectors(chain.vectors);
             self.ring.push_used(chain.head, part as u32)?;
         }
         Ok(())

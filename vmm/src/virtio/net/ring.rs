@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap, Permissions};
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::buffers::GuestBuffers;
 use super::fault::Fault;
+use crate::virtio::buffers::{Buffers, MAX_VECTORS};
+use crate::virtio::chain::{self, walk_chain};
 use crate::virtio::{ActiveQueue, Notifier};
 
 /// Which way the buffers of a queue go.
@@ -34,8 +36,8 @@ pub struct Chain {
     pub head: u16,
     /// Bytes in all.
     pub size: usize,
-    /// Pieces of guest memory that it is made of.
-    pub pieces: usize,
+    /// Ranges of the VMM's memory that it is made of.
+    pub vectors: usize,
 }
 
 /// A virtqueue, its memory, and used buffers that are not published yet.
@@ -70,10 +72,15 @@ impl Ring {
         self.queue.size()
     }
 
-    /// The next chain that the driver has made available, if there is one.
-    pub fn pop(&mut self) -> Result<Option<DescriptorChain<&GuestMemoryMmap>>, Fault> {
-        let mut iter = self.queue.iter(&self.memory)?;
-        Ok(iter.next())
+    /// Takes the next chain that the driver has made available, if there is one, and calls `visit` with
+    /// its descriptors; gives the chain's head.
+    pub fn pop(
+        &mut self,
+        mut visit: impl FnMut(&Descriptor) -> Result<(), Fault>,
+    ) -> Result<Option<u16>, Fault> {
+        walk_chain(&mut self.queue, &self.memory, |_, descriptor| {
+            visit(descriptor)
+        })
     }
 
     /// Gives the last chain back, to be popped again.
@@ -85,40 +92,25 @@ impl Ring {
     pub fn gather(
         &mut self,
         direction: Direction,
-        buffers: &mut GuestBuffers,
+        buffers: &mut Buffers,
     ) -> Result<Option<Chain>, Fault> {
-        let limit = usize::from(self.queue.size());
-        let Some(chain) = self.pop()? else {
-            return Ok(None);
-        };
-        let head = chain.head_index();
-        let (pieces, size) = (buffers.len(), buffers.size());
-        let (mut count, mut ended) = (0, false);
-        for descriptor in chain {
-            count += 1;
-            if count > limit {
-                return Err(Fault::ChainLength);
-            }
-            let access = match direction {
-                Direction::Receive => Permissions::Write,
-                Direction::Transmit => Permissions::Read,
-            };
+        let (vectors, size) = (buffers.vectors(), buffers.len());
+        let head = walk_chain(&mut self.queue, &self.memory, |head, descriptor| {
             if descriptor.is_write_only() != (direction == Direction::Receive) {
                 return Err(Fault::WrongWay);
             }
-            buffers
-                .push(descriptor.addr(), descriptor.len(), access)
-                .ok_or(Fault::NotRam)?;
-            ended = !descriptor.has_next();
-        }
-        // Where a descriptor cannot be read, or the chain goes round, it just ends.
-        if !ended {
-            return Err(Fault::Chain);
+            Ok(chain::push(buffers, head, descriptor)?)
+        })?;
+        let Some(head) = head else {
+            return Ok(None);
+        };
+        if buffers.vectors() > MAX_VECTORS {
+            return Err(Fault::Vectors(head));
         }
         Ok(Some(Chain {
             head,
-            size: buffers.size() - size,
-            pieces: buffers.len() - pieces,
+            size: (buffers.len() - size) as usize,
+            vectors: buffers.vectors() - vectors,
         }))
     }
 
@@ -127,7 +119,7 @@ impl Ring {
     pub fn push_used(&mut self, head: u16, written: u32) -> Result<(), Fault> {
         let size = self.queue.size();
         if head >= size {
-            return Err(Fault::Chain);
+            return Err(virtio_queue::Error::InvalidDescriptorIndex.into());
         }
         let slot = (Wrapping(self.queue.next_used()) + self.unpublished).0 % size;
         let offset = RING + u64::from(slot) * USED_ELEMENT;
@@ -189,5 +181,6 @@ impl Ring {
 }
 
 fn at(ring: u64, offset: u64) -> Result<GuestAddress, Fault> {
-    GuestAddress(ring).checked_add(offset).ok_or(Fault::NotRam)
+    let address = GuestAddress(ring).checked_add(offset);
+    Ok(address.ok_or(virtio_queue::Error::AddressOverflow)?)
 }

@@ -4,11 +4,11 @@
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 
-use super::buffers::GuestBuffers;
 use super::fault::Fault;
 use super::header::HEADER;
 use super::receive::BURST;
 use super::ring::{Direction, Ring};
+use crate::virtio::buffers::Buffers;
 
 /// Why a burst has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +25,14 @@ pub enum Sent {
 pub struct Transmit {
     ring: Ring,
     /// Those of the frame that is being sent.
-    buffers: GuestBuffers,
+    buffers: Buffers,
     /// Frames that the TAP refused: for their header, their length, or since it is down.
     pub refused: u64,
 }
 
 impl Transmit {
     /// A transmit queue whose `buffers` are empty.
-    pub fn new(ring: Ring, buffers: GuestBuffers) -> Transmit {
+    pub fn new(ring: Ring, buffers: Buffers) -> Transmit {
         Transmit {
             ring,
             buffers,
@@ -66,7 +66,7 @@ impl Transmit {
             if chain.size < HEADER {
                 return Err(Fault::NoHeader);
             }
-            match self.buffers.write_to(tap.as_fd()) {
+            match self.buffers.send_to(tap.as_fd()) {
                 Ok(_) => {}
                 Err(error) => match (error.kind(), error.raw_os_error()) {
                     (ErrorKind::WouldBlock, _) => {

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixDatagram;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::driver::{Driver, INDIRECT, NEXT, WRITE, memory};
-use crate::virtio::net::buffers::GuestBuffers;
+use crate::virtio::buffers::Buffers;
+use crate::virtio::chain::BrokenQueue;
 use crate::virtio::net::control::{self, Commands};
 use crate::virtio::net::fault::Fault;
 use crate::virtio::net::header::HEADER;
@@ -43,12 +44,12 @@ impl Bench {
     }
 
     fn receive(&self, mergeable: bool) -> Receive {
-        let buffers = GuestBuffers::new(self.memory.clone());
+        let buffers = Buffers::new(self.memory.clone());
         Receive::new(self.ring(true), buffers, mergeable)
     }
 
     fn transmit(&self) -> Transmit {
-        Transmit::new(self.ring(true), GuestBuffers::new(self.memory.clone()))
+        Transmit::new(self.ring(true), Buffers::new(self.memory.clone()))
     }
 
     fn bytes(&self, address: u64, len: usize) -> Vec<u8> {
@@ -178,23 +179,23 @@ fn what_a_driver_breaks_is_a_fault_of_its_own() {
         ("to be written where", |driver| {
             driver.post(&[(DATA, 60, 0), (DATA, 1, WRITE)]);
         }),
-        ("not in its memory", |driver| {
+        ("not in RAM", |driver| {
             driver.post(&[(1 << 40, 60, 0)]);
         }),
-        ("not in its memory", |driver| {
+        ("not in RAM", |driver| {
             driver.post(&[(u64::MAX - 5, 60, 0)]);
         }),
-        ("broken", |driver| {
+        ("does not exist", |driver| {
             // It goes round.
             driver.descriptor(0, DATA, 60, NEXT, 0);
             driver.offer(0);
         }),
-        ("broken", |driver| {
+        ("does not exist", |driver| {
             // The next descriptor is beyond the table.
             driver.descriptor(0, DATA, 60, NEXT, 16);
             driver.offer(0);
         }),
-        ("broken", |driver| driver.offer(16)),
+        ("does not exist", |driver| driver.offer(16)),
         ("broke a queue", |driver| driver.set_available(17)),
     ];
     for (number, (words, break_it)) in transmit.into_iter().enumerate() {
@@ -210,10 +211,10 @@ fn what_a_driver_breaks_is_a_fault_of_its_own() {
         ("to be written where", |driver| {
             driver.post(&[(DATA, 2000, WRITE), (DATA, 1, 0)]);
         }),
-        ("not in its memory", |driver| {
+        ("not in RAM", |driver| {
             driver.post(&[(1 << 40, 2000, WRITE)]);
         }),
-        ("broken", |driver| driver.offer(u16::MAX)),
+        ("does not exist", |driver| driver.offer(u16::MAX)),
         ("broke a queue", |driver| driver.set_available(u16::MAX)),
     ];
     for (number, (words, break_it)) in receive.into_iter().enumerate() {
@@ -240,7 +241,10 @@ fn a_table_of_many_descriptors_is_a_fault() {
     }
     bench.driver.post(&[(0x8_0000, 16000, INDIRECT)]);
     let error = bench.transmit().burst(&bench.tap.0).unwrap_err();
-    assert!(matches!(error, Fault::ChainLength), "{error}");
+    assert!(
+        matches!(error, Fault::Queue(BrokenQueue::Chain(_))),
+        "{error}"
+    );
 }
 
 #[test]
@@ -357,7 +361,7 @@ fn the_driver_is_interrupted_when_it_wants_to_be() {
 
     // Without VIRTIO_F_RING_EVENT_IDX there is a flag.
     let bench = Bench::new(16);
-    let buffers = GuestBuffers::new(bench.memory.clone());
+    let buffers = Buffers::new(bench.memory.clone());
     let mut transmit = Transmit::new(bench.ring(false), buffers);
     for (flags, wanted) in [(1, 0), (0, 1), (1, 1)] {
         bench.driver.set_flags(flags);

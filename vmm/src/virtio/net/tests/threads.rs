@@ -7,7 +7,7 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::driver::{Driver, WRITE, memory};
-use crate::virtio::net::buffers::GuestBuffers;
+use crate::virtio::buffers::Buffers;
 use crate::virtio::net::fault::Fault;
 use crate::virtio::net::receive::Receive;
 use crate::virtio::net::ring::Ring;
@@ -31,7 +31,7 @@ fn with_pair(drive: impl FnOnce(&Driver, &Driver, &UnixDatagram, &EventFd)) -> R
     let (tap, network) = UnixDatagram::pair().unwrap();
     tap.set_nonblocking(true).unwrap();
     let stop = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    let buffers = || GuestBuffers::new(memory.clone());
+    let buffers = || Buffers::new(memory.clone());
     let (active_receive, active_transmit) = (receive.active(true), transmit.active(true));
     let kicks = [
         active_receive.kick.try_clone().unwrap(),
