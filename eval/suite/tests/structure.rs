@@ -13,7 +13,7 @@ fn root() -> PathBuf {
 }
 
 /// Crates of this workspace, and those of it that each may depend on. Tests may depend on any.
-const MAY_DEPEND_ON: [(&str, &[&str]); 27] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 28] = [
     ("abi", &[]),
     ("switch", &["abi"]),
     ("guest", &["abi", "switch"]),
@@ -26,6 +26,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 27] = [
     ("kvm", &["abi"]),
     ("confine", &["abi"]),
     ("nic-client", &["abi", "switch"]),
+    ("fuzz-input", &[]),
     ("tap", &[]),
     (
         "nic-owner",

@@ -3,13 +3,12 @@
 //!
 //! Input: two bytes that say how long the text is, the text, one rule a line, then a frame.
 
+use postern_fuzz_input::Bytes;
 use postern_nic_client::policy::acl::AclSpec;
 use postern_nic_client::policy::rule::RuleSpec;
 use postern_switch::policy::acl::{Acl, Direction, MAX_RULES, Verdict};
 use postern_switch::policy::headers::{Fragment, Headers, Hidden};
 use postern_switch::policy::snapshot::Snapshot;
-
-use super::bytes::Bytes;
 
 /// Runs an input.
 pub fn run(data: &[u8]) {

@@ -5,10 +5,10 @@
 
 use postern_abi::service::{OP_FEATURES, OP_TX, TX_MORE};
 use postern_abi::window::{FEATURES, RecordHeader, record_size};
+use postern_fuzz_input::Bytes;
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_owner::installed_policies::Policies;
 
-use super::bytes::Bytes;
 use super::nic::{FuzzNic, port};
 
 const RING: u32 = 32 << 10;

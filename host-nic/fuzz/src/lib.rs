@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a failure is a find")]
 
 pub mod acl;
-mod bytes;
 pub mod capture;
 pub mod control;
 pub mod descriptor;

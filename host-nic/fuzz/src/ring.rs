@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::service::{ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_TX, TX_MORE};
 use postern_abi::window::{FEATURES, Geometry, MIN_RING, RecordHeader, record_size};
+use postern_fuzz_input::Bytes;
 use postern_guest::ring::RxQueue;
 use postern_switch::state::MODE_POLICY;
 
-use super::bytes::Bytes;
 use super::nic::{FuzzNic, mac, port, secret};
 
 /// Most steps of an input.

@@ -2,63 +2,29 @@
 //! then steps.
 #![forbid(unsafe_code)]
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use postern_fuzz_input::Bytes;
 use postern_vmm::virtio::blk::{Blk, DiskConfig};
-use postern_vmm::virtio::{Activation, ActiveQueue, DeviceStatus, Notifier, VirtioDevice};
-use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
+use postern_vmm::virtio::{Activation, VirtioDevice};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend};
 
-use super::bytes::Bytes;
+use super::driver::{self, Rings, Told};
 
-/// RAM of the driver: two parts, with a hole between them.
-const RAM: [(GuestAddress, usize); 2] = [
-    (GuestAddress(0), 0x1_0000),
-    (GuestAddress(0x2_0000), 0x8000),
-];
 /// Where its rings are; they fit for all sizes.
-const DESCRIPTORS: u64 = 0x1000;
-const AVAILABLE: u64 = 0x2000;
-const USED: u64 = 0x3000;
+const RINGS: Rings = Rings {
+    descriptors: 0x1000,
+    available: 0x2000,
+    used: 0x3000,
+};
 /// Descriptors at most.
 const MAX_SIZE: u16 = 64;
 /// Sectors of the disk.
 const SECTORS: u64 = 32;
 /// `VIRTIO_BLK_F_FLUSH`.
 const FLUSH: u64 = 1 << 9;
-
-/// How often a device told something, from one activation to the next.
-#[derive(Default)]
-struct Told {
-    needs_reset: AtomicU32,
-    errors: AtomicU32,
-}
-
-impl Notifier for Told {
-    fn notify(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn event(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-}
-
-impl DeviceStatus for Told {
-    fn needs_reset(&self, why: &str) {
-        assert!(!why.contains('\n'));
-        self.needs_reset.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn tell(&self, _: &str) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// What all bytes of a sector are.
 fn content() -> Vec<u8> {
@@ -72,7 +38,7 @@ pub fn run(data: &[u8]) {
     let mut input = Bytes(data);
     let choice = input.u8();
     let readonly = choice & 1 != 0;
-    let memory = GuestMemoryMmap::from_ranges(&RAM).unwrap();
+    let memory = driver::memory();
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(&content(), 0).unwrap();
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -86,34 +52,11 @@ pub fn run(data: &[u8]) {
     while !input.is_empty() {
         match input.u8() % 6 {
             0 => {
-                let index = u64::from(input.u16() % MAX_SIZE);
-                let at = GuestAddress(DESCRIPTORS + 16 * index);
-                // Mostly where there is RAM.
-                let gpa = match input.u8() {
-                    0 => input.u64(),
-                    high => u64::from(high & 3) << 16 | u64::from(input.u16()),
-                };
-                let len = match input.u8() {
-                    0xff => input.u32(),
-                    short => u32::from(short) * 16,
-                };
-                memory.write_obj(gpa, at).unwrap();
-                memory.write_obj(len, GuestAddress(at.0 + 8)).unwrap();
-                let (flags, follows) = (u16::from(input.u8()), u16::from(input.u8()));
-                memory.write_obj(flags, GuestAddress(at.0 + 12)).unwrap();
-                memory.write_obj(follows, GuestAddress(at.0 + 14)).unwrap();
+                let index = input.u16() % MAX_SIZE;
+                RINGS.write_descriptor(&memory, index, 16, &mut input);
             }
-            1 => {
-                let (at, head) = (u64::from(input.u8()), u16::from(input.u8()));
-                let at = GuestAddress(AVAILABLE + 4 + 2 * at);
-                memory.write_obj(head, at).unwrap();
-            }
-            2 => {
-                let index = u16::from(input.u8());
-                memory
-                    .write_obj(index, GuestAddress(AVAILABLE + 2))
-                    .unwrap();
-            }
+            1 => RINGS.write_head(&memory, input.u8(), input.u8()),
+            2 => RINGS.write_available(&memory, input.u8()),
             3 => {
                 // A header, or a range to discard.
                 let at = GuestAddress(u64::from(input.u16() & 0x7ff0));
@@ -129,19 +72,8 @@ pub fn run(data: &[u8]) {
             }
             _ => {
                 let told = Arc::new(Told::default());
-                let mut queue = Queue::new(MAX_SIZE).unwrap();
-                queue.set_size(1 << (choice >> 1 & 3) << 3);
-                queue.set_desc_table_address(Some(DESCRIPTORS as u32), Some(0));
-                queue.set_avail_ring_address(Some(AVAILABLE as u32), Some(0));
-                queue.set_used_ring_address(Some(USED as u32), Some(0));
-                queue.set_event_idx(choice & 8 != 0);
-                queue.set_next_avail(next);
-                queue.set_ready(true);
-                let active = ActiveQueue {
-                    queue,
-                    kick: EventFd::new(0).unwrap(),
-                    call: told.clone(),
-                };
+                let sizes = (MAX_SIZE, 1 << (choice >> 1 & 3) << 3);
+                let active = RINGS.active(sizes, choice & 8 != 0, next, told.clone());
                 blk.serve_once(Activation {
                     memory: memory.clone(),
                     features: u64::from(choice >> 4 & 1) * FLUSH,
@@ -149,11 +81,8 @@ pub fn run(data: &[u8]) {
                     config_changed: told.clone(),
                     status: told.clone(),
                 });
-                // What the guest's mistakes may cost at most.
-                let told = (&told.needs_reset, &told.errors);
-                assert!(told.0.load(Ordering::Relaxed) <= 1);
-                assert_eq!(told.1.load(Ordering::Relaxed), 0, "an error of the host's");
-                next = memory.read_obj(GuestAddress(AVAILABLE + 2)).unwrap();
+                told.check();
+                next = RINGS.available(&memory);
             }
         }
     }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure is a find")]
 
 pub mod blk;
-mod bytes;
+mod driver;
 pub mod net;
 pub mod pci;
 pub mod virtio;

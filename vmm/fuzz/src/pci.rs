@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use postern_fuzz_input::Bytes;
 use postern_vmm::devices::{Bus, Effect, MmioDevice};
 use postern_vmm::layout;
 use postern_vmm::pci::{
@@ -11,8 +12,6 @@ use postern_vmm::pci::{
     Segment,
 };
 use vmm_sys_util::eventfd::EventFd;
-
-use super::bytes::Bytes;
 
 /// A function with everything that there is: registers, memory, a doorbell, a capability, MSI-X
 /// and INTx.

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Once};
 
+use postern_fuzz_input::Bytes;
 use postern_vmm::devices::MmioDevice;
 use postern_vmm::pci::{Detached, Segment};
 use postern_vmm::virtio::VirtioDevice;
@@ -14,8 +15,6 @@ use postern_vmm::virtio::blk::{Blk, DiskConfig};
 use postern_vmm::virtio::pci::VirtioPci;
 use postern_vmm::virtio::rng::Rng;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
-
-use super::bytes::Bytes;
 
 const RAM: usize = 0x1_0000;
 /// The most that people are told of a device, however often its driver breaks it.

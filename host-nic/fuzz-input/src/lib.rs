@@ -1,7 +1,16 @@
-//! An input of the fuzzer as numbers. Behind its end there are zeros.
+//! An input of a fuzzer as numbers, for all fuzz targets. Behind its end there are zeros.
+//!
+//! ```
+//! use postern_fuzz_input::Bytes;
+//!
+//! let mut input = Bytes(&[1, 2, 3]);
+//! assert_eq!((input.u8(), input.u32()), (1, 0x302));
+//! assert!(input.is_empty());
+//! ```
 #![forbid(unsafe_code)]
 
 /// The rest of an input.
+#[derive(Clone, Copy, Debug)]
 pub struct Bytes<'a>(pub &'a [u8]);
 
 impl<'a> Bytes<'a> {
