@@ -12,7 +12,7 @@ use std::fs;
 use std::process::Output;
 
 use common::elf::{Elf, Segment};
-use common::{guest, postern, skip_without_vmx, stderr};
+use common::{guest, postern, skip_without_vmx, sleeper, stderr};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -123,15 +123,6 @@ guest!(
     "add rax, 6",
     "mov dx, 0xce0",
     "out dx, eax",
-    "4: hlt",
-    "jmp 4b",
-);
-
-// Sleeps for ever.
-guest!(
-    sleeper,
-    "postern_test_sleeper",
-    "postern_test_sleeper_end",
     "4: hlt",
     "jmp 4b",
 );

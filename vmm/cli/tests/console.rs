@@ -17,36 +17,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::elf::Elf;
-use common::{guest, postern, program, skip_without_vmx, stderr};
+use common::{
+    TIMEOUT, echo, guest, postern, program, signal, skip_without_vmx, sleeper, stderr, wait_for,
+};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 use serde_json::Value;
 use tempfile::TempDir;
-
-const TIMEOUT: Duration = Duration::from_secs(60);
-
-// Raises RTS, sends back what it receives, and ends with 42 after a 'q'.
-guest!(
-    echo,
-    "postern_test_echo",
-    "postern_test_echo_end",
-    "mov dx, 0x3fc",
-    "mov al, 3",
-    "out dx, al",
-    "2: mov dx, 0x3fd",
-    "in al, dx",
-    "test al, 1",
-    "jz 2b",
-    "mov dx, 0x3f8",
-    "in al, dx",
-    "out dx, al",
-    "cmp al, 'q'",
-    "jne 2b",
-    "mov dx, 0xce0",
-    "mov eax, 42",
-    "out dx, eax",
-    "4: hlt",
-    "jmp 4b",
-);
 
 // Writes to COM1 for ever.
 guest!(
@@ -57,15 +33,6 @@ guest!(
     "mov al, 'x'",
     "2: out dx, al",
     "jmp 2b",
-);
-
-// Sleeps for ever.
-guest!(
-    sleeper,
-    "postern_test_console_sleeper",
-    "postern_test_console_sleeper_end",
-    "4: hlt",
-    "jmp 4b",
 );
 
 /// A directory with a guest in it.
@@ -109,24 +76,6 @@ impl TestDirectory {
     }
 }
 
-fn signal(child: &Child, signal: i32) {
-    // SAFETY: our own child, which has not been waited for.
-    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
-}
-
-/// Waits for something; a test fails if it does not come.
-#[track_caller]
-fn wait_until<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = there() {
-            return value;
-        }
-        assert!(start.elapsed() < TIMEOUT, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// The end of a child that may not come; it is killed then, and the test fails.
 #[track_caller]
 fn end(child: &mut Child) -> ExitStatus {
@@ -162,7 +111,7 @@ fn wait_until_it_waits(child: &Child) {
             (name.trim() == "vcpu0" && at.starts_with("1 ")).then_some(())
         })
     };
-    wait_until("a vCPU that waits in write(2)", thread);
+    wait_for("a vCPU that waits in write(2)", thread);
 }
 
 #[test]
@@ -214,7 +163,7 @@ fn statistics_that_nobody_reads_keep_no_vmm_from_ending() {
     };
     let pipe = directory.pipe("stats");
     let mut child = directory.command("none").spawn().unwrap();
-    wait_until("the VM", || (state(&child) == 'S').then_some(()));
+    wait_for("the VM", || (state(&child) == 'S').then_some(()));
     thread::sleep(Duration::from_millis(300));
     signal(&child, libc::SIGTERM);
     assert_eq!(end(&mut child).code(), Some(128 + libc::SIGTERM));
@@ -367,10 +316,10 @@ fn a_terminal_is_given_back_while_the_vmm_is_stopped() {
             false => signal(&child, libc::SIGTSTP),
             true => pty.write(b"\x01z"),
         }
-        wait_until("the stop", || (state(&child) == 'T').then_some(()));
+        wait_for("the stop", || (state(&child) == 'T').then_some(()));
         assert_eq!(modes(&pty.mode()), before);
         signal(&child, libc::SIGCONT);
-        wait_until("raw mode", || pty.is_raw().then_some(()));
+        wait_for("raw mode", || pty.is_raw().then_some(()));
         pty.write(b"a");
         pty.read_until("a");
     }
@@ -421,7 +370,7 @@ fn a_socket_is_joined_one_after_the_other_and_together() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let join = || wait_until("the socket", || UnixStream::connect(&socket).ok());
+    let join = || wait_for("the socket", || UnixStream::connect(&socket).ok());
     let exchange = |stream: &mut UnixStream, text: &[u8]| {
         stream.write_all(text).unwrap();
         let mut back = vec![0; text.len()];
@@ -465,9 +414,7 @@ fn a_socket_is_joined_one_after_the_other_and_together() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        drop(wait_until("the socket", || {
-            UnixStream::connect(&socket).ok()
-        }));
+        drop(wait_for("the socket", || UnixStream::connect(&socket).ok()));
         signal(&child, libc::SIGKILL);
         child.wait().unwrap();
         assert!(Path::new(&socket).exists());

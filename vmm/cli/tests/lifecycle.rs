@@ -10,21 +10,15 @@ use std::fs;
 use std::io::Write;
 use std::path::Path as FilePath;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use common::elf::Elf;
-use common::{guest, postern, program, skip_without_vmx, stderr};
+use common::{echo, postern, program, signal, skip_without_vmx, sleeper, stderr, wait_until};
 use postern_nic_client::request;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// `hlt; jmp` back to it: sleeps for ever.
-const SLEEPER: &[u8] = &[0xf4, 0xeb, 0xfd];
-
 /// `mov dx, PORT_EXIT; mov eax, 42; out dx, eax; hlt`.
 const EXIT_42: &[u8] = &[0x66, 0xba, 0xe0, 0x0c, 0xb8, 42, 0, 0, 0, 0xef, 0xf4];
-
-const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A directory with guests.
 struct TestDirectory(TempDir);
@@ -35,7 +29,7 @@ impl TestDirectory {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        for (name, code) in [("sleeper", SLEEPER), ("exit", EXIT_42)] {
+        for (name, code) in [("sleeper", sleeper()), ("exit", EXIT_42)] {
             fs::write(dir.path().join(name), Elf::kernel(code).bytes()).unwrap();
         }
         fs::create_dir(dir.path().join("tmp")).unwrap();
@@ -91,21 +85,6 @@ impl TestDirectory {
         let json: Value = serde_json::from_slice(&text).ok()?;
         Some(json["exit"]["kind"].clone())
     }
-}
-
-/// Waits for something; a test fails if it does not come.
-#[track_caller]
-fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !there() {
-        assert!(start.elapsed() < TIMEOUT, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn signal(child: &Child, signal: i32) {
-    // SAFETY: our own child, which has not been waited for.
-    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
 }
 
 fn attached(socket: &str) -> bool {
@@ -235,30 +214,6 @@ fn the_first_failure_is_the_status_of_all() {
     assert_eq!(directory.exit_kind("b.json").unwrap(), "guest");
     assert_eq!(leftovers(&directory), 0);
 }
-
-// Raises RTS, sends back what it receives, and ends with 42 after a 'q'.
-guest!(
-    echo,
-    "postern_test_lifecycle_echo",
-    "postern_test_lifecycle_echo_end",
-    "mov dx, 0x3fc",
-    "mov al, 3",
-    "out dx, al",
-    "2: mov dx, 0x3fd",
-    "in al, dx",
-    "test al, 1",
-    "jz 2b",
-    "mov dx, 0x3f8",
-    "in al, dx",
-    "out dx, al",
-    "cmp al, 'q'",
-    "jne 2b",
-    "mov dx, 0xce0",
-    "mov eax, 42",
-    "out dx, eax",
-    "4: hlt",
-    "jmp 4b",
-);
 
 fn running(entry: &Value) -> bool {
     let vms = entry["vms"].as_array().unwrap();

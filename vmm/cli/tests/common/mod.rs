@@ -3,15 +3,20 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
 
 #[path = "../../../tests/elf/mod.rs"]
 pub mod elf;
 
+/// How long a test waits for what has to come.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Assembles a guest. It is linked nowhere: its code must not depend on its address.
 #[allow(unused_macros, reason = "each test file uses its own part")]
 macro_rules! guest {
-    ($name:ident, $start:literal, $end:literal, $($line:literal),* $(,)?) => {
+    ($visibility:vis $name:ident, $start:literal, $end:literal, $($line:literal),* $(,)?) => {
         std::arch::global_asm!(
             concat!(".globl ", $start),
             concat!(".globl ", $end),
@@ -20,7 +25,7 @@ macro_rules! guest {
             concat!($end, ":"),
         );
 
-        fn $name() -> &'static [u8] {
+        $visibility fn $name() -> &'static [u8] {
             unsafe extern "C" {
                 #[link_name = $start]
                 static START: u8;
@@ -39,6 +44,39 @@ macro_rules! guest {
 
 #[allow(unused_imports, reason = "each test file uses its own part")]
 pub(crate) use guest;
+
+// Raises RTS, sends back what it receives, and ends with 42 after a 'q'.
+guest!(
+    pub echo,
+    "postern_test_echo",
+    "postern_test_echo_end",
+    "mov dx, 0x3fc",
+    "mov al, 3",
+    "out dx, al",
+    "2: mov dx, 0x3fd",
+    "in al, dx",
+    "test al, 1",
+    "jz 2b",
+    "mov dx, 0x3f8",
+    "in al, dx",
+    "out dx, al",
+    "cmp al, 'q'",
+    "jne 2b",
+    "mov dx, 0xce0",
+    "mov eax, 42",
+    "out dx, eax",
+    "4: hlt",
+    "jmp 4b",
+);
+
+// Sleeps for ever.
+guest!(
+    pub sleeper,
+    "postern_test_sleeper",
+    "postern_test_sleeper_end",
+    "4: hlt",
+    "jmp 4b",
+);
 
 /// Runs `postern` with these arguments.
 pub fn postern<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
@@ -69,4 +107,29 @@ pub fn skip_without_vmx() -> bool {
         println!("SKIP: this CPU has no VMX; its KVM does not run guest kernel code faithfully");
     }
     skip
+}
+
+/// Sends a signal to a child that has not been waited for.
+pub fn signal(child: &Child, signal: i32) {
+    // SAFETY: our own child, whose number nobody else can have yet.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+}
+
+/// Waits for something; a test fails if it does not come.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = there() {
+            return value;
+        }
+        assert!(start.elapsed() < TIMEOUT, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until something is so; a test fails if it never is.
+#[track_caller]
+pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    wait_for(what, || so().then_some(()));
 }
