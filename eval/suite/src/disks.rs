@@ -64,7 +64,7 @@ kill -9 $(pidof postern)
 wait $pid
 check 'what was flushed outlives the VMM' said "SUM $(hash 0 1)"
 
-vm 'sum:ext4:file' --disk path=ext4,readonly
+vm 'sum-file:ext4:file' --disk path=ext4,readonly
 check 'a file of a file system' said "SUM $(sha256sum < file | cut -d ' ' -f 1)"
 echo all is well
 "#;

@@ -13,7 +13,7 @@ fn root() -> PathBuf {
 }
 
 /// Crates of this workspace, and those of it that each may depend on. Tests may depend on any.
-const MAY_DEPEND_ON: [(&str, &[&str]); 28] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 29] = [
     ("abi", &[]),
     ("switch", &["abi"]),
     ("guest", &["abi", "switch"]),
@@ -54,8 +54,9 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 28] = [
     ("bench", &["abi", "lab", "vmm"]),
     ("paper", &["bench", "lab"]),
     ("viewtest", &["abi", "kvm", "nic-client", "switch"]),
-    ("disktest", &[]),
-    ("nettest", &[]),
+    ("words", &[]),
+    ("disktest", &["words"]),
+    ("nettest", &["words"]),
     ("exitcost", &[]),
     ("inject", &["abi"]),
     ("suite", &["abi", "bench", "lab"]),

@@ -1,4 +1,4 @@
-//! Calls of block devices and of modules that no library has.
+//! Calls of block devices that no library has.
 
 use std::fs::File;
 use std::io;
@@ -26,17 +26,5 @@ fn range(disk: &File, call: u64, offset: u64, length: u64) -> io::Result<()> {
     match unsafe { libc::ioctl(disk.as_raw_fd(), call as libc::Ioctl, range.as_ptr()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Loads a module of the running kernel.
-pub fn load_module(path: &str) -> Result<()> {
-    let file = File::open(path).with_context(|| format!("opening {path}"))?;
-    // SAFETY: the descriptor is open, the parameters are a string, there are no flags.
-    let result =
-        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()).with_context(|| format!("loading {path}")),
     }
 }

@@ -5,9 +5,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use postern_words::mark;
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, mount};
 use sha2::{Digest, Sha256};
@@ -40,8 +40,7 @@ fn open(write: bool) -> io::Result<File> {
         .open(DISK)
 }
 
-/// The host counts between the marks. Nothing runs near them: what prints a mark, and whoever sees
-/// it in the host, is done when the reads begin.
+/// Reads between two marks.
 pub fn count(what: &str, size: u64, reads: u64) -> Result<()> {
     let mut disk = disk(false)?;
     let blocks = disk.seek(SeekFrom::End(0)).context("asking for the size")? / size.max(1);
@@ -49,7 +48,7 @@ pub fn count(what: &str, size: u64, reads: u64) -> Result<()> {
     let buffer = buffer.0.get_mut(..size as usize);
     let buffer = buffer.with_context(|| format!("no read has {size} bytes"))?;
     ensure!(blocks > 0, "the disk is smaller than a read");
-    mark(what, "begin");
+    mark(&format!("{what} begin"));
     // A generator whose numbers look random (Knuth's MMIX).
     let mut state: u64 = 1;
     for number in 0..reads {
@@ -68,15 +67,8 @@ pub fn count(what: &str, size: u64, reads: u64) -> Result<()> {
         disk.read_exact_at(buffer, offset)
             .with_context(|| format!("reading at {offset}"))?;
     }
-    mark(what, "end");
+    mark(&format!("{what} end"));
     Ok(())
-}
-
-fn mark(what: &str, place: &str) {
-    let pause = || std::thread::sleep(Duration::from_millis(100));
-    pause();
-    println!("MARK {what} {place}");
-    pause();
 }
 
 /// Prints the checksum of bytes of the disk.

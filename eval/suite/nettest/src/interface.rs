@@ -1,4 +1,4 @@
-//! Calls of network interfaces, packet sockets and modules that no library has.
+//! Calls of network interfaces and packet sockets that no library has.
 
 use std::ffi::{c_char, c_short};
 use std::fs::File;
@@ -191,17 +191,5 @@ pub fn bring_up(name: &str) -> Result<()> {
     match unsafe { libc::ioctl(socket.as_raw_fd(), number, &raw const request) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()).with_context(|| format!("bringing {name} up")),
-    }
-}
-
-/// Loads a module of the running kernel.
-pub fn load_module(path: &str) -> Result<()> {
-    let file = File::open(path).with_context(|| format!("opening {path}"))?;
-    // SAFETY: the descriptor is open, the parameters are a string, there are no flags.
-    let result =
-        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()).with_context(|| format!("loading {path}")),
     }
 }

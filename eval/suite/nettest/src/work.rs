@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use postern_words::mark;
 
 use crate::interface::{MAX_BATCH, Packets, bring_up};
 
@@ -23,15 +24,6 @@ pub fn up(name: &str) -> Result<()> {
     };
     println!("UP {} {}", read("address")?.trim(), read("mtu")?.trim());
     Ok(())
-}
-
-/// The host counts between marks. Nothing runs near them: what prints a mark, and whoever sees it in
-/// the host, is done when the next thing begins, and so is what was begun before.
-pub fn mark(what: &str) {
-    let pause = || std::thread::sleep(Duration::from_millis(100));
-    pause();
-    println!("MARK {what}");
-    pause();
 }
 
 /// Sends frames to everybody, each with its number.
