@@ -1,4 +1,4 @@
-//! First process of a Linux guest: loads modules, mounts a root file system, sets up the network,
+//! First process of a Linux guest: loads modules for its devices, mounts a root file system, sets up the network,
 //! runs one program, hands its exit status to the VMM and switches the VM off.
 //!
 //! The kernel's command line says what is wanted:
@@ -61,7 +61,7 @@ fn live() -> Result<i32> {
     mounts::kernel_file_systems("")?;
     let text = fs::read_to_string("/proc/cmdline").context("reading /proc/cmdline")?;
     let request = Request::parse(text.trim_end()).context("reading the kernel's command line")?;
-    modules::load_all()?;
+    modules::load_for_devices()?;
     network::set_up(&request.networks)?;
     let own = fs::read_to_string(SCRIPT).ok();
     // For the program, which does not see the initial file system.

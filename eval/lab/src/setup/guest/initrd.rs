@@ -1,5 +1,6 @@
 //! Initial file systems of guests: the first process, busybox for the network, and modules.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Built;
-use super::modules::Modules;
+use super::modules::{Modules, Tables};
 use crate::machine::initramfs::Initramfs;
 use crate::setup::cache::{Cache, Key, Step};
 use crate::setup::packages::BUSYBOX;
@@ -24,8 +25,9 @@ pub struct Contents<'a> {
     pub modules: Option<&'a Path>,
 }
 
-/// Modules that guests need, besides those that these need: virtio devices, file systems, what is in
-/// the way of packets inside of a guest, and the devices of Postern.
+/// Modules that guests may need, besides those that these need: virtio devices, file systems, what is
+/// in the way of packets inside of a guest, and the devices of Postern. A guest loads what it has
+/// devices for, and what it is asked for by a mount, a socket or an opened node.
 const MODULES: [&str; 17] = [
     "virtio_pci",
     "virtio_blk",
@@ -45,6 +47,9 @@ const MODULES: [&str; 17] = [
     "vxlan",
     "loop",
 ];
+
+/// The NIC's window is a device for which no driver speaks up: the one for user space is meant.
+const NIC_DRIVER: &str = "alias pci:v00001AF4d00001110sv*sd*bc*sc*i* uio_pci_generic\n";
 
 /// What the DHCP client of busybox runs when it has an address.
 const DHCP_SCRIPT: &str = "#!/bin/busybox sh
@@ -74,6 +79,7 @@ pub fn make(
         .identity(Path::new(BUSYBOX))?
         .bytes(contents.program.unwrap_or_default().as_bytes())
         .bytes(MODULES.join(" ").as_bytes())
+        .bytes(NIC_DRIVER.as_bytes())
         .bytes(DHCP_SCRIPT.as_bytes());
     if let Some(modules) = contents.modules {
         key = key.bytes(modules.as_os_str().as_encoded_bytes());
@@ -115,13 +121,21 @@ fn archive(task: &Task, contents: &Contents<'_>) -> Result<Initramfs> {
     let Some(directory) = contents.modules else {
         return Ok(root);
     };
-    let modules = Modules::read(directory)?;
-    let mut list = String::new();
-    for module in modules.with_needed(task, &MODULES)? {
-        let path = format!("/postern/modules.d/{}.ko", module.name);
-        root.file(&path, module.content);
-        list += &format!("{path}\n");
+    let version = directory.file_name().and_then(OsStr::to_str);
+    let version =
+        version.with_context(|| format!("{} is no directory of modules", directory.display()))?;
+    let modules = Modules::read(directory)?.with_needed(task, &MODULES)?;
+    let tables = Tables::of(&modules);
+    let mut file = |name: &str, content: Vec<u8>| {
+        root.file(&format!("lib/modules/{version}/{name}"), content);
+    };
+    file("modules.dep", tables.dep.into());
+    file("modules.alias", (tables.alias + NIC_DRIVER).into());
+    file("modules.devname", tables.devname.into());
+    for module in modules {
+        file(&format!("{}.ko", module.name), module.content);
     }
-    root.file("postern/modules", list.into());
+    // The kernel runs it for what it lacks.
+    root.link("sbin/modprobe", "../bin/busybox");
     Ok(root)
 }

@@ -1,4 +1,4 @@
-//! Modules of a distributed kernel, in the order of loading.
+//! Modules of a distributed kernel, and the tables by which they are found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -129,20 +129,76 @@ fn content(task: &Task, file: &Path) -> Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("reading {}", file.display()))
 }
 
-/// Names of the modules that a module needs: in its section `.modinfo`, words with a zero after
-/// each, there is `depends=NAME,NAME`.
+/// Names of the modules that a module needs.
 fn depends(module: &[u8]) -> Vec<String> {
-    const KEY: &[u8] = b"\0depends=";
-    let Some(at) = module.windows(KEY.len()).position(|bytes| bytes == KEY) else {
-        return Vec::new();
-    };
-    let value = &module[at + KEY.len()..];
-    let end = value.iter().position(|&byte| byte == 0).unwrap_or(0);
-    String::from_utf8_lossy(&value[..end])
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(normal)
+    let values = info(module, "depends");
+    let names = values.iter().flat_map(|value| value.split(','));
+    names.filter(|name| !name.is_empty()).map(normal).collect()
+}
+
+/// Values of a key in a module's section `.modinfo`, words `KEY=VALUE` with a zero after each.
+fn info(module: &[u8], key: &str) -> Vec<String> {
+    let key = format!("\0{key}=");
+    let found = module.windows(key.len()).enumerate();
+    found
+        .filter(|(_, bytes)| *bytes == key.as_bytes())
+        .map(|(at, _)| {
+            let value = module[at + key.len()..].split(|&byte| byte == 0);
+            String::from_utf8_lossy(value.into_iter().next().unwrap_or_default()).into_owned()
+        })
         .collect()
+}
+
+/// The tables of modprobe for modules that lie beside them (depmod(8), modules.dep(5)).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// `modules.dep`: files that a module needs.
+    pub dep: String,
+    /// `modules.alias`: names of devices and of what the kernel asks for, as patterns.
+    pub alias: String,
+    /// `modules.devname`: nodes of devices whose opening loads a module.
+    pub devname: String,
+}
+
+impl Tables {
+    /// Makes them.
+    pub fn of(modules: &[Module]) -> Self {
+        let mut tables = Self::default();
+        for module in modules {
+            let mut needed = Vec::new();
+            add_needed(modules, module, &mut needed);
+            let files: String = needed.iter().map(|name| format!(" {name}.ko")).collect();
+            tables.dep += &format!("{}.ko:{files}\n", module.name);
+            let aliases = info(&module.content, "alias");
+            for alias in aliases
+                .iter()
+                .filter(|alias| !alias.starts_with("devname:"))
+            {
+                tables.alias += &format!("alias {alias} {}\n", module.name);
+            }
+            let value = |prefix| aliases.iter().find_map(|alias| alias.strip_prefix(prefix));
+            if let (Some(device), Some((major, minor))) = (
+                value("devname:"),
+                value("char-major-").and_then(|numbers| numbers.split_once('-')),
+            ) {
+                tables.devname += &format!("{} {device} c{major}:{minor}\n", module.name);
+            }
+        }
+        tables
+    }
+}
+
+/// Names of what a module needs, each before what it needs itself.
+fn add_needed(modules: &[Module], module: &Module, needed: &mut Vec<String>) {
+    for name in depends(&module.content) {
+        // What is part of the kernel is not among them.
+        let Some(other) = modules.iter().find(|other| other.name == name) else {
+            continue;
+        };
+        needed.retain(|known| *known != name);
+        needed.push(name);
+        add_needed(modules, other, needed);
+    }
 }
 
 #[cfg(test)]
@@ -181,6 +237,43 @@ mod tests {
             ["failover", "net_failover", "virtio", "virtio_net"]
         );
         assert_eq!(names(&["ipv6"]), [""; 0]);
+    }
+
+    #[test]
+    fn modules_are_found_by_devices_and_by_nodes() {
+        let module = |name: &str, info: &[&str]| Module {
+            name: name.to_owned(),
+            content: format!("ELF\0{}\0", info.join("\0")).into_bytes(),
+        };
+        let tables = Tables::of(&[
+            module("failover", &["depends="]),
+            module("net_failover", &["depends=failover"]),
+            module(
+                "virtio_net",
+                &[
+                    "alias=virtio:d00000001v*",
+                    "depends=net_failover,failover,ipv6",
+                ],
+            ),
+            module(
+                "tun",
+                &[
+                    "alias=devname:net/tun",
+                    "alias=char-major-10-200",
+                    "depends=",
+                ],
+            ),
+        ]);
+        assert_eq!(
+            tables.dep,
+            "failover.ko:\nnet_failover.ko: failover.ko\n\
+             virtio_net.ko: net_failover.ko failover.ko\ntun.ko:\n"
+        );
+        assert_eq!(
+            tables.alias,
+            "alias virtio:d00000001v* virtio_net\nalias char-major-10-200 tun\n"
+        );
+        assert_eq!(tables.devname, "tun net/tun c10:200\n");
     }
 
     #[test]
