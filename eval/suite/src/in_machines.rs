@@ -1,7 +1,6 @@
 //! Runs tests in the emulated machine, where several share a boot, or on this host's KVM where it
 //! can.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -15,9 +14,8 @@ use crate::libtest;
 use crate::machine_test::{Boot, Judge, SeriesTest};
 use crate::report::{TestReport, Verdict};
 use crate::testbeds::Testbeds;
+use crate::workers;
 
-/// Machines that run at the same time at most, if there are processors for them.
-const MAX_MACHINES: usize = 2;
 /// Real time that a machine has for all its tests. Each of these has a time by the machine's clock.
 const TIMEOUT: Duration = Duration::from_secs(1200);
 /// Tests that share a boot at most, so that there is work for all machines.
@@ -42,29 +40,10 @@ pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&SeriesTest<'_
     for test in &emulated {
         testbeds.prepare(test)?;
     }
-    let queue = Mutex::new(batches(&emulated));
-    let failure = Mutex::new(None);
-    let workers = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(MAX_MACHINES);
     let testbeds = &*testbeds;
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some(batch) = take(&queue) {
-                    if let Err(error) = run_batch(report, testbeds, batch) {
-                        // The others stop after what they are at.
-                        lock(&queue).clear();
-                        lock(&failure).get_or_insert(error);
-                    }
-                }
-            });
-        }
-    });
-    match lock(&failure).take() {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    workers::for_each(batches(&emulated), |batch| {
+        run_batch(report, testbeds, batch)
+    })
 }
 
 fn run_on_host(report: &TestReport, tests: &[&SeriesTest<'_>]) -> Result<()> {
@@ -107,8 +86,6 @@ fn batches<'a>(tests: &[&'a SeriesTest<'a>]) -> Vec<Vec<&'a SeriesTest<'a>>> {
                 .map(<[&SeriesTest<'_>]>::to_vec),
         );
     }
-    // Taken from the end.
-    batches.reverse();
     batches
 }
 
@@ -231,16 +208,6 @@ fn parse(outcome: &JobOutcome) -> Vec<(String, Verdict)> {
     };
     tests.push(("the program's end".to_owned(), end.into()));
     tests
-}
-
-fn take<T>(queue: &Mutex<Vec<T>>) -> Option<T> {
-    lock(queue).pop()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]

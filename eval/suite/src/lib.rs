@@ -25,6 +25,7 @@
 //! | `networks` | those of them that use networks of Linux guests |
 //! | `stock_users` | those of them that compare the patched KVM with the kernel's own |
 //! | [`testbeds`] | the emulated testbeds that they need |
+//! | `workers` | work for several machines at the same time |
 //! | [`libtest`] | reads what Rust's test programs print |
 //! | [`report`] | prints and counts verdicts |
 //!
@@ -59,6 +60,7 @@ mod stock_users;
 pub mod testbeds;
 mod tests;
 pub mod unit_tests;
+mod workers;
 
 use std::thread;
 

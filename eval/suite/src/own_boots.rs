@@ -19,6 +19,7 @@ use crate::report::{TestReport, Verdict};
 use crate::stock_users;
 use crate::testbeds::Testbeds;
 use crate::tests::{linux, linux_nic};
+use crate::workers;
 
 /// A test that makes its own machines.
 pub struct OwnBootTest {
@@ -55,6 +56,7 @@ pub fn all() -> impl Iterator<Item = &'static OwnBootTest> {
         .iter()
         .chain(linux::TESTS)
         .chain(linux_nic::TESTS)
+        .chain(linux_nic::ends::TESTS)
 }
 
 /// Those of machines, of stock KVM and of disks.
@@ -106,7 +108,8 @@ pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&OwnBootTest])
     let series = Series::default_one(setup::root())?;
     let testbed = testbeds.with(&series, Flavour::Small)?;
     testbed.prepare_patched()?;
-    for test in tests {
+    let testbed = &*testbed;
+    workers::for_each(tests.to_vec(), |test| {
         interrupt::check()?;
         let start = Instant::now();
         let verdict = Verdict::from((test.run)(testbed));
@@ -115,8 +118,8 @@ pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&OwnBootTest])
             &verdict,
             Some(start.elapsed()),
         );
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Reads the counters, which tell every instruction since power-on apart, after work of all kinds.
