@@ -61,10 +61,12 @@ struct RefusedCall {
     architecture: u32,
 }
 
-extern "C" fn refused(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
+extern "C" fn refused(_: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel gives each handler with SA_SIGINFO a siginfo_t, which is larger than this
     // and aligned as pointers are; for SIGSYS it has these members.
     let info = unsafe { &*info.cast::<RefusedCall>() };
+    // SAFETY: and a ucontext_t, in which the registers are as they were at the call.
+    let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let kind = KIND.get().map_or("unnamed", Kind::name);
     if let Some(act) = LAST_ACT.get() {
         act();
@@ -74,7 +76,15 @@ extern "C" fn refused(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     line.text(kind);
     line.text(") made system call ");
     line.number(info.number.unsigned_abs());
-    line.text(", which it may not: the process ends here\n");
+    line.text(" (");
+    for (index, register) in [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX]
+        .into_iter()
+        .enumerate()
+    {
+        line.text(if index == 0 { "0x" } else { ", 0x" });
+        line.hexadecimal(registers[register as usize] as u64);
+    }
+    line.text(", ...), which it may not: the process ends here\n");
     // SAFETY: the bytes are there; both calls are async-signal-safe.
     unsafe {
         libc::write(libc::STDERR_FILENO, line.bytes.as_ptr().cast(), line.used);
@@ -84,14 +94,14 @@ extern "C" fn refused(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
 
 /// A line of text that needs no allocation.
 struct Line {
-    bytes: [u8; 160],
+    bytes: [u8; 200],
     used: usize,
 }
 
 impl Default for Line {
     fn default() -> Line {
         Line {
-            bytes: [0; 160],
+            bytes: [0; 200],
             used: 0,
         }
     }
@@ -111,8 +121,19 @@ impl Line {
         if number >= 10 {
             self.number(number / 10);
         }
-        let digit = [b'0' + (number % 10) as u8];
-        self.text(std::str::from_utf8(&digit).unwrap_or_default());
+        self.digit(number % 10);
+    }
+
+    fn hexadecimal(&mut self, number: u64) {
+        if number >= 16 {
+            self.hexadecimal(number / 16);
+        }
+        self.digit((number % 16) as u32);
+    }
+
+    fn digit(&mut self, digit: u32) {
+        let digit = char::from_digit(digit, 16).unwrap_or('?');
+        self.text(digit.encode_utf8(&mut [0; 4]));
     }
 }
 
@@ -127,7 +148,12 @@ mod tests {
         line.number(0);
         line.text(" ");
         line.number(4_096);
-        assert_eq!(&line.bytes[..line.used], b"call 0 4096");
+        line.text(" 0x");
+        line.hexadecimal(u64::MAX - 1);
+        line.text(" 0x");
+        line.hexadecimal(0);
+        let text = b"call 0 4096 0xfffffffffffffffe 0x0";
+        assert_eq!(&line.bytes[..line.used], text);
         for _ in 0..100 {
             line.text("longer than there is room for");
         }

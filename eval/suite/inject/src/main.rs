@@ -148,7 +148,7 @@ fn is_repelled(host: &Host, attack: &Attack) -> Result<()> {
         );
         let (status, text) = vmm.wait()?;
         let line = format!(
-            "postern: a thread ({kind}) made system call {}, which it may not",
+            "postern: a thread ({kind}) made system call {} (",
             attack.number
         );
         ensure!(
