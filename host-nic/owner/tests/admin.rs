@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use net::{PATIENCE, Wire, in_namespace};
+use net::{PATIENCE, Wire, confined, in_namespace};
 use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_nic_client::control::{
@@ -45,10 +45,11 @@ impl TestNic {
     fn start(ports: u32) -> TestNic {
         let directory = tempfile::tempdir().unwrap();
         let geometry = Geometry::new(ports, 1, 64 << 10, 64 << 10).unwrap();
-        let mut server =
+        confined::on();
+        let server =
             Server::bind(&ServerOptions::new(directory.path().join("nic"), geometry)).unwrap();
         let stopper = server.stopper();
-        let thread = Some(std::thread::spawn(move || server.run(|_| ()).unwrap()));
+        let thread = Some(confined::serve(server));
         TestNic {
             directory,
             stopper,
@@ -501,6 +502,39 @@ fn an_uplink_carries_frames_and_its_end_is_told() {
             nic.refuse(&Control::RemoveUplink { port: 2 })
                 .contains("no uplink")
         );
+        Ok(())
+    });
+}
+
+/// Each kind of interface is joined, used and left with the calls that a confined owner has.
+#[test]
+fn uplinks_of_all_kinds_are_joined_by_a_confined_owner() {
+    in_namespace(|| {
+        net::veth(1500)?;
+        let nic = TestNic::start(3);
+        for interface in ["packet:near", "xdp:near", "tap:owner0,mtu=2000"] {
+            let add = Control::AddUplink {
+                port: 2,
+                interface: interface.to_owned(),
+                busy: false,
+            };
+            match control::<()>(&nic.socket(), &add) {
+                Err(ClientError::Refused { text, .. }) => {
+                    println!("SKIP: {interface}: {text}");
+                    continue;
+                }
+                other => other.unwrap(),
+            }
+            let wire = match interface.starts_with("tap:") {
+                true => Wire::open("owner0"),
+                false => Wire::open("far"),
+            };
+            let sent = nic.tenant(0).send([0x02, 9, 9, 9, 9, 9], 5);
+            assert!(wire.receive() == sent, "{interface}");
+            let list: Vec<UplinkInfo> = control(&nic.socket(), &Control::Uplinks).unwrap();
+            assert_eq!(list[0].failure, None, "{interface}");
+            nic.order(&Control::RemoveUplink { port: 2 });
+        }
         Ok(())
     });
 }

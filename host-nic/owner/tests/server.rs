@@ -3,6 +3,7 @@
 
 #[path = "../../switch/tests/common/mod.rs"]
 mod common;
+mod confined;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -42,9 +43,10 @@ impl TestNic {
         let mut options =
             ServerOptions::new(directory.path().join("nic"), geometry(3, 1, SMALL, SMALL));
         change(&mut options);
-        let mut server = Server::bind(&options).unwrap();
+        confined::on();
+        let server = Server::bind(&options).unwrap();
         let stopper = server.stopper();
-        let thread = std::thread::spawn(move || server.run(|_| ()).unwrap());
+        let thread = confined::serve(server);
         TestNic {
             directory,
             stopper,

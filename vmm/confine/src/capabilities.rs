@@ -17,7 +17,9 @@ impl Kind {
     /// The capabilities that a thread of this kind keeps of those that it has.
     pub(crate) const fn capabilities(self) -> CapabilitySet {
         match self {
-            Kind::NicServer => CapabilitySet::NET_ADMIN
+            // Sockets and captures of an owner that root has started may lie in anybody's directory.
+            Kind::NicServer => CapabilitySet::DAC_OVERRIDE
+                .union(CapabilitySet::NET_ADMIN)
                 .union(CapabilitySet::NET_RAW)
                 .union(CapabilitySet::BPF)
                 .union(CapabilitySet::SYS_RAWIO)

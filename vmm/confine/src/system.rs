@@ -49,11 +49,12 @@ pub(crate) fn block_signals() -> io::Result<()> {
     }
 }
 
-/// Sets how many arenas glibc's allocator makes, which otherwise asks a file for the number of
-/// processors once there are eight. Other C libraries have none.
+/// Has glibc's allocator make no arenas for threads. It asks a file for the number of processors
+/// before it makes the ninth, and another one, for how the system lends memory, before it shrinks
+/// any for the first time. Other C libraries have none.
 pub(crate) fn limit_arenas() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes integers; no other thread is there yet. It fails for parameters that it does not
     // know.
-    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 8) };
+    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }

@@ -312,8 +312,9 @@ const BLOCK: &[Rule] = &[
     ioctl!(raw::BLKFLSBUF),
 ];
 
-/// Looking at a network interface.
+/// Looking at a network interface. What ethtool changes takes a capability.
 const INTERFACE: &[Rule] = &[
+    ioctl!(SIOCETHTOOL),
     ioctl!(SIOCGIFNAME),
     ioctl!(SIOCGIFFLAGS),
     ioctl!(SIOCGIFMTU),
@@ -374,6 +375,8 @@ const OWNER: &[Rule] = &[
 /// Joining interfaces: what the owner's server asks of TAPs, packet sockets and AF_XDP.
 const OWNER_UPLINKS: &[Rule] = &[
     any(SYS_bpf),
+    // Programs may have to know the kernel's version.
+    any(SYS_uname),
     ioctl!(SIOCGIFNAME),
     ioctl!(SIOCGIFFLAGS),
     ioctl!(SIOCSIFFLAGS),

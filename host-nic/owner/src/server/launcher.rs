@@ -20,7 +20,9 @@ use std::process::{Child, Command, Stdio};
 use postern_nic_client::socket;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::net::{
+    AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, shutdown, socketpair,
+};
 
 use super::keeper::{IO_TIMEOUT, KeeperError, MAX_RECORD};
 use super::options::KeeperProgram;
@@ -69,8 +71,8 @@ impl Launcher {
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        // It has nothing of its own that it would have to end.
-        let _ = self.process.kill();
+        // It ends when it hears of it. It is not killed: a confined owner kills nobody.
+        let _ = shutdown(&self.connection, Shutdown::Both);
         let _ = self.process.wait();
     }
 }

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 
 use postern_nic_owner::frame_port::FramePort;
 
+#[path = "../confined/mod.rs"]
+pub mod confined;
+
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// IEEE 802 local experimental EtherType: nobody else's frames have it.
@@ -23,6 +26,7 @@ pub const TAG: [u8; 2] = [0x81, 0x00];
 
 /// Runs `body` in a new network namespace without IPv6, or prints why that cannot be.
 pub fn in_namespace(body: impl FnOnce() -> Result<(), String> + Send) {
+    confined::on();
     let result = thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // SAFETY: only this thread moves to the new namespace.

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
+use net::confined;
 use postern_abi::window::Geometry;
+use postern_confine::{Kind, enter_alone};
 use postern_nic_client::control::{CaptureInfo, Control, Format, Holder, MacInfo, PolicyInfo};
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::policy::rate::RateLimit;
@@ -55,7 +57,8 @@ fn be_a_keeper() {
         return;
     };
     let grace = grace.to_str().unwrap().parse().unwrap();
-    keep(Duration::from_millis(grace), || {}).unwrap();
+    let confine = || enter_alone(Kind::NicKeeper, confined::REFUSED).unwrap();
+    keep(Duration::from_millis(grace), confine).unwrap();
 }
 
 #[test]
@@ -63,10 +66,11 @@ fn be_an_owner() {
     let Some(socket) = env::var_os(SOCKET) else {
         return;
     };
-    let mut server = Server::bind(&options(FilePath::new(&socket))).unwrap();
+    confined::on();
+    let server = Server::bind(&options(FilePath::new(&socket))).unwrap();
     let resumed = server.is_resumed();
     println!("{}", if resumed { "taken over" } else { "made" });
-    server.run(|_| ()).unwrap();
+    confined::serve(server).join().unwrap();
 }
 
 /// Sends back whatever comes, to where it came from, until it is killed.
@@ -179,8 +183,8 @@ fn traffic_goes_on_while_owners_are_killed() {
         assert_eq!(counters.ports[port].tx_frames, sent);
         assert_eq!(counters.ports[port].rx_frames, sent);
     }
-    // Three processes, and no descriptor more after the fifth owner than after the first one.
-    assert_eq!(descriptors[0].len(), 3, "{descriptors:?}");
+    // An echo, an owner with its launcher, and a keeper; and no descriptor more after the fifth owner than after the first one.
+    assert_eq!(descriptors[0].len(), 4, "{descriptors:?}");
     // A request that was just answered may still have its connection.
     for (first, last) in descriptors[0].iter().zip(&descriptors[4]) {
         assert!(*last <= first + 3, "{descriptors:?}");

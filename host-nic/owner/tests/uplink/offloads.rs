@@ -256,7 +256,8 @@ fn tcp_connections_pass_through_a_switch() {
     }
 }
 
-/// Opens a TAP as another program does.
+/// Opens a TAP as another program does. One that was just closed may be held for a moment by a child
+/// of another test, between fork and exec.
 fn open_tap(name: &str, flags: libc::c_int) -> Result<File, String> {
     let file = File::options().read(true).write(true).open("/dev/net/tun");
     let file = file.map_err(|error| format!("no /dev/net/tun ({error})"))?;
@@ -266,10 +267,14 @@ fn open_tap(name: &str, flags: libc::c_int) -> Result<File, String> {
         *to = byte as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
-    // SAFETY: the request takes a `struct ifreq`.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    let error = std::io::Error::last_os_error();
-    assert!(result >= 0, "{error}");
+    wait_until("the TAP", || {
+        // SAFETY: the request takes a `struct ifreq`.
+        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+        let error = std::io::Error::last_os_error();
+        let busy = error.raw_os_error() == Some(libc::EBUSY);
+        assert!(result >= 0 || busy, "{error}");
+        result >= 0
+    });
     Ok(file)
 }
 
