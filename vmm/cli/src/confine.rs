@@ -17,7 +17,24 @@ pub enum Seccomp {
     Off,
 }
 
+impl From<bool> for Seccomp {
+    fn from(on: bool) -> Seccomp {
+        match on {
+            true => Seccomp::On,
+            false => Seccomp::Off,
+        }
+    }
+}
+
 impl Seccomp {
+    /// Its value as the flag takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Seccomp::On => "on",
+            Seccomp::Off => "off",
+        }
+    }
+
     /// Has this process's threads confined from now on, if they are to be.
     pub fn turn_on(self) -> Result<(), CommandError> {
         if self == Seccomp::On {

@@ -15,6 +15,7 @@
 //! ageing = 300             # seconds for which silent stations are known; optional
 //! no_learning = [0]        # ports from whose frames no stations are learned; optional
 //! stats = "nic.json"       # the counters of all ports, at the end; optional
+//! seccomp = true           # whether its owner is confined; optional
 //!
 //! [[nic.port]]             # what is set of a port (postern nic set, mac, uplink, port)
 //! number = 2
@@ -49,6 +50,7 @@
 //! counters = "none"        # optional: none, emulated, perf
 //!
 //! rng = false              # optional: an entropy device
+//! seccomp = true           # optional: whether its threads are confined
 //!
 //! vsock = { cid = 3 }      # optional: sockets to the host, as postern run --vsock takes it
 //!

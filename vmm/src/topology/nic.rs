@@ -41,6 +41,9 @@ pub struct NicConfig {
     /// Where its counters go at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<PathBuf>,
+    /// Whether its owner is confined.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub seccomp: bool,
     /// What is set of ports.
     #[serde(rename = "port", skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortSettings>,
@@ -139,7 +142,8 @@ pub struct CaptureConfig {
 }
 
 impl NicConfig {
-    /// A NIC of that geometry, without an image, that listens at a private name.
+    /// A NIC of that geometry, without an image, that listens at a private name; its owner is
+    /// confined.
     pub fn new(geometry: Geometry) -> NicConfig {
         NicConfig {
             name: None,
@@ -150,6 +154,7 @@ impl NicConfig {
             ageing: None,
             no_learning: Vec::new(),
             stats: None,
+            seccomp: true,
             ports: Vec::new(),
             captures: Vec::new(),
         }

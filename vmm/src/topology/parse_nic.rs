@@ -53,6 +53,7 @@ pub(super) fn nic(
     let paths = section.list::<String>(reader, "paths");
     let paths = paths.iter().filter_map(|name| path(reader, name)).collect();
     let ageing = section.take::<u64>(reader, "ageing");
+    let seccomp = section.take::<bool>(reader, "seccomp");
     let no_learning = section.list::<u32>(reader, "no_learning");
     let ports = section.tables(reader, "port", "[[nic.port]]");
     let captures = section.tables(reader, "capture", "[[nic.capture]]");
@@ -69,6 +70,7 @@ pub(super) fn nic(
         paths,
         ageing: ageing.map(|seconds| seconds.value),
         stats: stats.map(|file| file.value),
+        seccomp: seccomp.is_none_or(|seccomp| seccomp.value),
         ..NicConfig::new(geometry)
     };
     for section in ports {

@@ -55,6 +55,7 @@ pub(super) fn vm(
     let stats = section.take::<PathBuf>(reader, "stats");
     let counters = section.take::<CounterSource>(reader, "counters");
     let rng = section.take::<bool>(reader, "rng");
+    let seccomp = section.take::<bool>(reader, "seccomp");
     let vsock = section.take::<VsockConfig>(reader, "vsock");
     if let Some(vsock) = &vsock
         && let Some(other) = others.iter().find(|vm| vm.vsock == Some(vsock.value))
@@ -80,6 +81,7 @@ pub(super) fn vm(
         stats: file(stats),
         counters: counters.map_or(CounterSource::None, |counters| counters.value),
         rng: rng.is_some_and(|rng| rng.value),
+        seccomp: seccomp.is_none_or(|seccomp| seccomp.value),
         vsock: vsock.map(|vsock| vsock.value),
         disks,
         nets,

@@ -206,6 +206,7 @@ fn vm(port: u32) -> impl Strategy<Value = VmConfig> {
             stats: files.3,
             counters: CounterSource::ALL[counters].1,
             rng: vcpus == 2,
+            seccomp: exit_on_abort,
             vsock: None,
             disks: Vec::new(),
             nets: Vec::new(),
@@ -221,6 +222,7 @@ proptest! {
         ring in 12..24_u32,
         socket in file(),
         stats in file(),
+        seccomp in any::<bool>(),
     ) {
         let geometry = Geometry::new(2, 2, 1 << ring, 1 << 16).unwrap();
         let nic = NicConfig {
@@ -228,6 +230,7 @@ proptest! {
             socket,
             no_learning: vec![1],
             stats,
+            seccomp,
             ..NicConfig::new(geometry)
         };
         let topology = Topology { name: Some("t".into()), nics: vec![nic], vms: vec![first, second] };
@@ -415,6 +418,14 @@ fn what_cannot_be_together_is_told() {
         ),
         ("data.img\"", "root.img\"", 54, "of VM a, too"),
         ("readonly", "read_only", 41, "did you mean readonly?"),
+        (
+            "serial = \"pty\"",
+            "secomp = false",
+            49,
+            "did you mean seccomp?",
+        ),
+        ("serial = \"pty\"", "seccomp = \"off\"", 49, "invalid type"),
+        ("ageing = 0", "secccomp = false", 9, "did you mean seccomp?"),
         ("[[vm.disk]]", "[[vm.dsk]]", 39, "did you mean disk?"),
     ];
     for (old, new, line, part) in cases {
@@ -436,6 +447,23 @@ fn what_cannot_be_together_is_told() {
     let (line, message) = parse(&text).unwrap_err();
     assert_eq!(line, 50);
     assert!(message.contains("of VM a, too"), "{message}");
+}
+
+#[test]
+fn all_are_confined_but_those_that_are_said_not_to_be() {
+    let confined = |text: &str| {
+        let topology = parse(text).unwrap();
+        let nics = topology.nics.iter().map(|nic| nic.seccomp);
+        nics.chain(topology.vms.iter().map(|vm| vm.seccomp))
+            .collect::<Vec<bool>>()
+    };
+    assert_eq!(confined(TWO), [true, true, true]);
+    let vm = TWO.replacen("vcpus = 2", "vcpus = 2\nseccomp = false", 1);
+    assert_eq!(confined(&vm), [true, false, true]);
+    let nic = TWO.replacen("queues = 2", "queues = 2\nseccomp = false", 1);
+    assert_eq!(confined(&nic), [false, true, true]);
+    let said = TWO.replacen("vcpus = 2", "vcpus = 2\nseccomp = true", 1);
+    assert_eq!(confined(&said), [true, true, true]);
 }
 
 #[test]

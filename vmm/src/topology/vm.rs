@@ -61,6 +61,9 @@ pub struct VmConfig {
     /// Whether it has an entropy device.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rng: bool,
+    /// Whether its threads are confined.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub seccomp: bool,
     /// Its sockets to the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock: Option<VsockConfig>,
@@ -74,7 +77,7 @@ pub struct VmConfig {
 
 impl VmConfig {
     /// A VM of that name with that kernel: one vCPU, [`DEFAULT_MEMORY`], no port, no files, no
-    /// devices.
+    /// devices; confined.
     pub fn new(name: impl Into<String>, kernel: impl Into<PathBuf>) -> VmConfig {
         VmConfig {
             name: name.into(),
@@ -92,6 +95,7 @@ impl VmConfig {
             stats: None,
             counters: CounterSource::None,
             rng: false,
+            seccomp: true,
             vsock: None,
             disks: Vec::new(),
             nets: Vec::new(),

@@ -71,6 +71,10 @@ pub struct ServeFlags {
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
 
+    /// Do not say which paths the NIC does not offer; for postern up
+    #[arg(long, hide = true)]
+    quiet: bool,
+
     /// Whether the owner gives up the capabilities and system calls that it does not need before it
     /// serves anybody
     #[arg(long, value_name = "on|off", default_value = confine::DEFAULT)]
@@ -141,7 +145,9 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
         }
     })
     .map_err(CommandError::internal)?;
-    print_missing_paths(&server);
+    if !args.quiet {
+        print_missing_paths(&server);
+    }
     server.take_events().into_iter().for_each(print_event);
     let resumed = if server.is_resumed() {
         ", taken over"
@@ -163,14 +169,14 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
 }
 
 /// A NIC in words, with the socket where it listens.
-pub fn describe(server: &Server, socket: &path::Path) -> String {
+fn describe(server: &Server, socket: &path::Path) -> String {
     let geometry = geometry::describe(server.geometry());
     format!("NIC of {geometry} at {}", socket.display())
 }
 
 /// Tells on standard error which paths a NIC does not offer although it was to, and why; those with
 /// one reason together.
-pub fn print_missing_paths(server: &Server) {
+fn print_missing_paths(server: &Server) {
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for (path, reason) in server.missing_paths() {
         match reasons.iter_mut().find(|(other, _)| *other == reason) {
@@ -184,7 +190,7 @@ pub fn print_missing_paths(server: &Server) {
 }
 
 /// Tells on standard error what happens to a NIC that this process serves.
-pub fn print_event(event: ServerEvent) {
+fn print_event(event: ServerEvent) {
     eprintln!("postern: {event}");
 }
 
@@ -218,7 +224,7 @@ pub fn launch_keepers() -> Result<u8, CommandError> {
 }
 
 /// Makes a NIC; an error names the image that it is about.
-pub fn bind(options: &ServerOptions) -> Result<Server, CommandError> {
+fn bind(options: &ServerOptions) -> Result<Server, CommandError> {
     Server::bind(options).map_err(|error| match (&error, &options.image) {
         (ServerError::Image(_), Some(image)) => CommandError::configuration(
             anyhow::Error::from(error).context(format!("cannot use {}", image.display())),

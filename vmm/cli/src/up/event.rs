@@ -11,7 +11,7 @@ pub enum Event {
         index: usize,
         status: io::Result<ExitStatus>,
     },
-    /// The NIC's server has ended by itself.
+    /// A NIC's process has ended by itself.
     NicLost(String),
     /// A signal to end.
     Signal(i32),

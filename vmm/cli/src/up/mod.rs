@@ -1,4 +1,4 @@
-//! `postern up`: a NIC and several VMs, one process each.
+//! `postern up`: NICs and several VMs, one process each.
 
 mod check;
 mod console;
@@ -19,7 +19,7 @@ use crate::error::CommandError;
 use crate::output;
 use crate::run_dir::{NicInfo, Place, VmInfo};
 use event::Event;
-use nic::NicThread;
+use nic::NicProcess;
 use vms::VmProcesses;
 
 /// Flags of `postern up`.
@@ -55,6 +55,7 @@ These keys are optional:
   ageing = 300             # seconds for which silent stations are known; 0 for ever
   no_learning = [0]        # ports whose guests replay captures
   stats = \"nic.json\"       # counters of all ports, at the end
+  seccomp = true           # false: its owner is not confined (see postern nic --help)
 
   [[nic.port]]             # what postern nic set, mac, uplink and port do
   number = 1
@@ -89,6 +90,7 @@ These keys are optional:
   on_reboot = \"restart\"   # restart or exit
   cpu = \"host\"             # host or view-compatible; by default what the path allows
   rng = true               # an entropy device
+  seccomp = true           # false: its threads are not confined (see postern run --help)
   vsock = { cid = 3 }      # sockets to the host
   [[vm.disk]]              # as postern run --disk
   path = \"root.img\"
@@ -100,7 +102,7 @@ The first VM that ends with another status than 0, or a signal, takes all down.
 
 Exit status:
   0      all VMs ended with status 0
-  1-70   that of the first VM that did not (see postern run --help)
+  1-73   that of the first VM that did not (see postern run --help)
   64     the file cannot be used, or --check found something wrong
   66     the NIC cannot be made, or cannot go on
   128+N  ended by signal N"
@@ -142,7 +144,7 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     }
     let socket_of = |vm: &VmConfig| {
         let (index, _) = topology.nic_of(vm.port.as_ref()?)?;
-        nics.get(index).map(NicThread::socket)
+        nics.get(index).map(NicProcess::socket)
     };
     eprintln!(
         "postern: {name} begins; postern ps, stat, console and down {name} see it",
@@ -175,12 +177,12 @@ fn default_name(file: &Path) -> String {
 }
 
 /// Tells others what runs.
-fn publish(place: &Place, file: &TopologyFile, nics: &[NicThread]) -> anyhow::Result<()> {
+fn publish(place: &Place, file: &TopologyFile, nics: &[NicProcess]) -> anyhow::Result<()> {
     let topology = &file.topology;
     let nics = topology.nics.iter().zip(nics);
-    let nics = nics.map(|(nic, thread)| NicInfo {
+    let nics = nics.map(|(nic, process)| NicInfo {
         name: nic.name.clone(),
-        socket: std::path::absolute(thread.socket()).unwrap_or(thread.socket().to_owned()),
+        socket: std::path::absolute(process.socket()).unwrap_or(process.socket().to_owned()),
         image: nic
             .image
             .as_deref()
@@ -204,12 +206,12 @@ fn start_nics(
     file: &TopologyFile,
     place: &Place,
     events: &mpsc::Sender<Event>,
-    nics: &mut Vec<NicThread>,
+    nics: &mut Vec<NicProcess>,
 ) -> Result<(), CommandError> {
     for (index, nic) in file.topology.nics.iter().enumerate() {
-        let thread = NicThread::start(nic, place, events)?;
-        let set = thread.set_up(nic);
-        nics.push(thread);
+        let process = NicProcess::start(nic, place, events)?;
+        let set = process.set_up(nic);
+        nics.push(process);
         set.map_err(|(key, error)| {
             let told = file.fault(
                 &format!("nic.{index}.{key}"),
@@ -222,7 +224,7 @@ fn start_nics(
 }
 
 /// Ends the NICs, in order; the first error counts.
-fn finish(nics: Vec<NicThread>) -> Result<(), CommandError> {
-    let ends: Vec<_> = nics.into_iter().map(NicThread::finish).collect();
+fn finish(nics: Vec<NicProcess>) -> Result<(), CommandError> {
+    let ends: Vec<_> = nics.into_iter().map(NicProcess::finish).collect();
     ends.into_iter().collect()
 }

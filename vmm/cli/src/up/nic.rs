@@ -1,81 +1,95 @@
-//! The NIC of `postern up`: a thread of this process serves it.
+//! A NIC of `postern up`: a process of its own owns it, as `postern nic` does, confined unless the
+//! topology says otherwise.
 #![deny(unsafe_code)]
 
-use std::fs::File;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
-use std::thread;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, anyhow};
-use postern_confine::Kind;
 use postern_nic_client::request::{self, ClientError};
-use postern_nic_owner::server::{Server, ServerOptions, Stopper};
-use postern_vmm::socket_path;
 use postern_vmm::topology::NicConfig;
+use postern_vmm::{socket_path, status};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::de::IgnoredAny;
 
 use super::event::Event;
+use super::process;
+use crate::confine::Seccomp;
 use crate::error::CommandError;
-use crate::nic::serve;
-use crate::output;
 use crate::run_dir::Place;
 
-/// The NIC, served by a thread of this process.
-pub struct NicThread {
+/// A NIC whose owner runs.
+pub struct NicProcess {
     socket: PathBuf,
-    stopper: Stopper,
-    thread: thread::JoinHandle<Server>,
-    stats: Option<(File, PathBuf)>,
+    /// What people call it.
+    name: String,
+    process: OwnedFd,
+    /// Waits for its end.
+    watcher: JoinHandle<io::Result<ExitStatus>>,
 }
 
-impl NicThread {
-    /// Makes the NIC and begins to serve it.
+impl NicProcess {
+    /// Starts the owner of the NIC, and waits until it serves.
     pub fn start(
         nic: &NicConfig,
         place: &Place,
         events: &Sender<Event>,
-    ) -> Result<NicThread, CommandError> {
+    ) -> Result<NicProcess, CommandError> {
         let socket = match &nic.socket {
             Some(socket) => socket.clone(),
             None => place.nic(nic.name.as_deref()),
         };
         socket_path::check(&socket).map_err(CommandError::configuration)?;
-        let mut options = ServerOptions::new(&socket, nic.geometry);
-        options.image.clone_from(&nic.image);
-        options.unlearned.clone_from(&nic.no_learning);
-        if !nic.paths.is_empty() {
-            options.paths.clone_from(&nic.paths);
-        }
-        if let Some(seconds) = nic.ageing {
-            options.ageing = Duration::from_secs(seconds);
-        }
-        let mut server = serve::bind(&options)?;
-        let stats = match &nic.stats {
-            Some(path) => Some((output::create(path)?, path.clone())),
-            None => None,
-        };
         let name = match &nic.name {
-            Some(name) => format!("NIC {name}: "),
-            None => String::new(),
+            Some(name) => format!("NIC {name}"),
+            None => "the NIC".to_owned(),
         };
-        eprintln!("postern: {name}{}", serve::describe(&server, &socket));
-        let stopper = server.stopper();
-        let events = events.clone();
-        let serve = move |()| {
-            if let Err(error) = server.run(serve::print_event) {
-                let _ = events.send(Event::NicLost(format!("{:#}", anyhow!(error))));
-            }
-            server
-        };
-        let thread = postern_confine::spawn_prepared(Kind::NicServer, "nic", || (), serve)
-            .context("cannot start a thread for the NIC")
+        let mut child = run(nic, &socket)
+            .with_context(|| format!("cannot start the process of {name}"))
             .map_err(CommandError::internal)?;
-        Ok(NicThread {
+        let description = await_start(&mut child, &name)?;
+        match &nic.name {
+            Some(name) => eprintln!("postern: NIC {name}: {description}"),
+            None => eprintln!("postern: {description}"),
+        }
+        let watched = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+        let process = match watched {
+            Ok(process) => process,
+            Err(error) => {
+                // Not waited for by anybody, so the number is still its own.
+                let _ = child.kill();
+                let _ = child.wait();
+                let error = anyhow!(error).context(format!("cannot watch {name}"));
+                return Err(CommandError::internal(error));
+            }
+        };
+        let (events, whose) = (events.clone(), name.clone());
+        let watch = move || {
+            let status = child.wait();
+            let end = match &status {
+                Ok(status) => format!("{whose} ended: {status}"),
+                Err(error) => format!("{whose} is lost: {error}"),
+            };
+            // If it was to end, nobody listens any more.
+            let _ = events.send(Event::NicLost(end));
+            status
+        };
+        let watcher = thread::Builder::new().name("nic".to_owned()).spawn(watch);
+        let watcher = watcher.map_err(|error| {
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+            CommandError::internal(anyhow!(error).context(format!("cannot watch {name}")))
+        })?;
+        Ok(NicProcess {
             socket,
-            stopper,
-            thread,
-            stats,
+            name,
+            process,
+            watcher,
         })
     }
 
@@ -93,16 +107,149 @@ impl NicThread {
         &self.socket
     }
 
-    /// Ends the NIC, and writes its counters.
+    /// Ends the NIC, which writes its counters.
     pub fn finish(self) -> Result<(), CommandError> {
-        self.stopper.stop();
-        let server = self
-            .thread
-            .join()
-            .map_err(|_| CommandError::internal(anyhow!("the NIC's thread panicked")))?;
-        match self.stats {
-            Some((file, path)) => output::write_json(file, &path, &server.counters()),
-            None => Ok(()),
+        // The only error left is that it has ended.
+        let _ = pidfd_send_signal(&self.process, Signal::TERM);
+        let failed = |error| CommandError {
+            status: status::NIC,
+            error,
+        };
+        match self.watcher.join() {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(failed(anyhow!("{} ended: {status}", self.name))),
+            Ok(Err(error)) => Err(failed(anyhow!("{} is lost: {error}", self.name))),
+            Err(_) => Err(CommandError::internal(anyhow!(
+                "the thread that watches {} panicked",
+                self.name
+            ))),
         }
+    }
+}
+
+/// Starts the process. It says on our standard error what it has to say.
+fn run(nic: &NicConfig, socket: &Path) -> anyhow::Result<Child> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments(nic, socket))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // A signal of the terminal is for this process alone, which ends the VMs first.
+        .process_group(0);
+    process::end_with_parent(&mut command);
+    Ok(command.spawn()?)
+}
+
+/// Waits until the owner serves, and says so on its standard output; gives what it says.
+fn await_start(child: &mut Child, name: &str) -> Result<String, CommandError> {
+    let mut description = String::new();
+    if let Some(output) = child.stdout.take() {
+        // Without a whole line it has ended.
+        let _ = BufReader::new(output).read_line(&mut description);
+    }
+    if description.ends_with('\n') {
+        return Ok(description.trim_end().to_owned());
+    }
+    let _ = child.kill();
+    let status = child.wait().map_err(CommandError::internal)?;
+    Err(CommandError {
+        // Those of `postern nic` mean the same.
+        status: match status.code() {
+            Some(code @ 1..) => code as u8,
+            _ => status::NIC,
+        },
+        error: anyhow!("{name} cannot be started"),
+    })
+}
+
+/// The flags of `postern nic` for a NIC.
+fn arguments(nic: &NicConfig, socket: &Path) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["nic".into(), "--no-keeper".into(), "--quiet".into()];
+    let mut flag = |name: &str, value: OsString| {
+        // Joined, so that no value is taken for a flag.
+        let mut argument = OsString::from(name);
+        argument.push("=");
+        argument.push(value);
+        arguments.push(argument);
+    };
+    let geometry = nic.geometry;
+    flag("--socket", socket.into());
+    flag("--ports", geometry.ports().to_string().into());
+    flag("--queues", geometry.queues().to_string().into());
+    flag("--ring", geometry.ring().to_string().into());
+    flag("--lane", geometry.lane().to_string().into());
+    flag("--seccomp", Seccomp::from(nic.seccomp).name().into());
+    if let Some(seconds) = nic.ageing {
+        flag("--ageing", seconds.to_string().into());
+    }
+    let no_learning: Vec<String> = nic.no_learning.iter().map(u32::to_string).collect();
+    let paths: Vec<&str> = nic.paths.iter().map(|path| path.name()).collect();
+    for (name, list) in [
+        ("--no-learning", no_learning.join(",")),
+        ("--paths", paths.join(",")),
+    ] {
+        if !list.is_empty() {
+            flag(name, list.into());
+        }
+    }
+    for (name, file) in [("--image", &nic.image), ("--stats", &nic.stats)] {
+        if let Some(file) = file {
+            flag(name, file.clone().into());
+        }
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_abi::platform::CallPath;
+    use postern_abi::window::Geometry;
+
+    use super::*;
+
+    fn flags(nic: &NicConfig) -> Vec<String> {
+        let flags = arguments(nic, Path::new("/s")).into_iter();
+        flags
+            .map(|flag| flag.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a_nic_becomes_flags() -> Result<(), Box<dyn std::error::Error>> {
+        let geometry = Geometry::new(4, 2, 1 << 18, 1 << 15)?;
+        let nic = NicConfig {
+            image: Some("/image".into()),
+            paths: vec![CallPath::Elisa, CallPath::Direct],
+            ageing: Some(7),
+            no_learning: vec![1, 3],
+            stats: Some("/stats".into()),
+            seccomp: false,
+            ..NicConfig::new(geometry)
+        };
+        let found = flags(&nic);
+        for flag in [
+            "--no-keeper",
+            "--socket=/s",
+            "--ports=4",
+            "--queues=2",
+            "--ring=262144",
+            "--lane=32768",
+            "--image=/image",
+            "--paths=elisa,direct",
+            "--ageing=7",
+            "--no-learning=1,3",
+            "--stats=/stats",
+            "--seccomp=off",
+        ] {
+            assert!(found.iter().any(|found| found == flag), "{flag}: {found:?}");
+        }
+        let plain = flags(&NicConfig::new(geometry));
+        assert!(plain.iter().any(|flag| flag == "--seccomp=on"), "{plain:?}");
+        assert!(
+            !plain.iter().any(|flag| flag.starts_with("--paths")),
+            "{plain:?}"
+        );
+        Ok(())
     }
 }

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use anyhow::Context;
 use postern_vmm::topology::VmConfig;
 
+use crate::confine::Seccomp;
+
 /// Starts the process of a VM; what it prints, on both outputs, comes out of the pipe.
 pub fn start(
     vm: &VmConfig,
@@ -51,6 +53,7 @@ fn arguments(vm: &VmConfig, socket: Option<&Path>) -> Vec<OsString> {
     flag("--vcpus", vm.vcpus.to_string().into());
     flag("--counters", vm.counters.name().into());
     flag("--on-reboot", vm.on_reboot.name().into());
+    flag("--seccomp", Seccomp::from(vm.seccomp).name().into());
     if let Some(cpu) = vm.cpu {
         flag("--cpu", cpu.name().into());
     }
@@ -91,7 +94,7 @@ fn arguments(vm: &VmConfig, socket: Option<&Path>) -> Vec<OsString> {
 }
 
 /// Lets the kernel end the child when this process dies, however it does.
-fn end_with_parent(command: &mut Command) {
+pub(super) fn end_with_parent(command: &mut Command) {
     let parent = std::process::id();
     let arrange = move || {
         // SAFETY: takes integers only.
@@ -164,6 +167,7 @@ mod tests {
             serial: Some(Destination::Unix("/s".into())),
             counters: postern_vmm::event_counters::CounterSource::Perf,
             rng: true,
+            seccomp: false,
             disks: vec![DiskConfig::new("/a,b")],
             ..VmConfig::new("a", "/k")
         };
@@ -183,6 +187,7 @@ mod tests {
             "--path=direct",
             "--exit-on-abort",
             "--counters=perf",
+            "--seccomp=off",
         ] {
             assert!(flags.iter().any(|found| found == flag), "{flag}: {flags:?}");
         }
