@@ -7,8 +7,8 @@ use postern_vmm::{status, vm};
 
 use crate::error::CommandError;
 
-/// What `--seccomp` is if nobody says: off until each device has been seen to work with it.
-pub const DEFAULT: &str = "off";
+/// What `--seccomp` is if nobody says.
+pub const DEFAULT: &str = "on";
 
 /// The flag `--seccomp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
