@@ -5,13 +5,12 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use common::elf::Elf;
-use common::{postern, program, stderr};
+use common::{postern, program, signal, start_nic, stderr};
 use postern_abi::platform::CallPath;
 use postern_nic_client::protocol::TenancyFds;
 use postern_nic_client::request;
@@ -341,22 +340,12 @@ impl RunningNic {
     /// With what it says of itself.
     fn start_and_line(directory: &TestDirectory, more: &[&str]) -> (RunningNic, String) {
         let socket = directory.path("nic");
-        let mut child = Command::new(program())
-            .args(["nic", "--socket", &socket])
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
+        let (child, line) = start_nic(socket.as_ref(), more);
         (RunningNic { child, socket }, line)
     }
 
-    fn end(mut self, signal: i32) -> Option<i32> {
-        // SAFETY: our own child, which has not been waited for.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    fn end(mut self, number: i32) -> Option<i32> {
+        signal(&self.child, number);
         self.child.wait().unwrap().code()
     }
 }

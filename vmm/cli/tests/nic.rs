@@ -5,7 +5,6 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path as FilePath;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, mpsc};
@@ -13,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::elf::Elf;
-use common::{postern, program, stderr};
+use common::{postern, program, start_nic, stderr};
 use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::TenancyFds;
@@ -40,18 +39,7 @@ impl TestNic {
     }
 
     fn child(directory: &FilePath, more: &[&str], says: &str) -> Child {
-        let mut child = Command::new(program())
-            .arg("nic")
-            .arg("--socket")
-            .arg(directory.join("nic"))
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
+        let (child, line) = start_nic(&directory.join("nic"), more);
         assert!(line.contains(says), "{line}");
         child
     }

@@ -2,8 +2,9 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Output};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -88,6 +89,23 @@ pub fn program() -> PathBuf {
     std::env::var_os("POSTERN")
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_postern").into())
         .into()
+}
+
+/// Starts `postern nic` on a socket, with these arguments; with the line that it says of itself.
+pub fn start_nic(socket: &Path, more: &[&str]) -> (Child, String) {
+    let mut child = Command::new(program())
+        .arg("nic")
+        .arg("--socket")
+        .arg(socket)
+        .args(more)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    (child, line)
 }
 
 /// The error output as text.
