@@ -1,24 +1,20 @@
 //! Topologies read, refused, and written.
 
-use crate::cpuid::CpuModel;
-use crate::vm::OnReboot;
-use std::path;
-
-use proptest::prelude::*;
-
-use super::*;
-
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 
 use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_nic_client::control::{Control, Format};
 use postern_nic_client::policy::port::{PortPolicy, Source};
+use proptest::prelude::*;
 
+use super::*;
 use crate::console::Destination;
+use crate::cpuid::CpuModel;
 use crate::event_counters::CounterSource;
 use crate::size::Bytes;
 use crate::virtio::blk::DiskConfig;
+use crate::vm::OnReboot;
 
 /// The topology, or the line and the message of each fault.
 fn parse_all(text: &str) -> Result<Topology, Vec<(usize, String)>> {
@@ -33,6 +29,18 @@ fn parse_all(text: &str) -> Result<Topology, Vec<(usize, String)>> {
 /// The same with the first fault alone.
 fn parse(text: &str) -> Result<Topology, (usize, String)> {
     parse_all(text).map_err(|faults| faults.into_iter().next().unwrap())
+}
+
+/// Rows: a part of the text, what stands in its place, and then the line of the first fault and a part
+/// of its message.
+#[track_caller]
+fn check_faults(text: &str, rows: &[(&str, &str, usize, &str)]) {
+    for &(old, new, line, part) in rows {
+        assert!(text.contains(old), "{old}");
+        let (found, message) = parse(&text.replacen(old, new, 1)).unwrap_err();
+        assert!(message.contains(part), "{new}: {message}");
+        assert_eq!(found, line, "{new}: {message}");
+    }
 }
 
 const TWO: &str = r#"
@@ -85,6 +93,7 @@ fn a_whole_topology() {
 
 #[test]
 fn mistakes_are_told_with_their_line() {
+    #[rustfmt::skip] // A row each.
     let cases = [
         ("no_learning = [0]", "no_learning = [7]", 7, "no port 7"),
         ("ports = 2", "ports = 257", 2, "2 to 256 ports"),
@@ -93,12 +102,7 @@ fn mistakes_are_told_with_their_line() {
         ("\"1M\"", "\"3M\"", 5, "a TX ring of 3 MiB"),
         ("\"1M\"", "\"1M\"\nlane = \"1K\"", 6, "a lane of 1 KiB"),
         ("\"1M\"", "\"1X\"", 5, "unknown unit"),
-        (
-            "ports = 2",
-            "ports = 2\nspeed = 10",
-            4,
-            "no key speed in [nic]; there are name, ports",
-        ),
+        ("ports = 2", "ports = 2\nspeed = 10", 4, "no key speed in [nic]; there are name, ports"),
         ("memory = \"32M\"", "memory = \"lots\"", 13, "not a size"),
         ("memory = \"32M\"", "memory = 32", 13, "invalid type"),
         ("port = 1", "port = 0", 22, "taken by VM sender"),
@@ -106,19 +110,9 @@ fn mistakes_are_told_with_their_line() {
         ("port = 1\n", "", 22, "a path needs a port"),
         ("path = \"exit-user\"\n", "", 22, "a port needs a path"),
         ("\"exit-user\"", "\"teleport\"", 23, "elisa, elisa-strict"),
-        (
-            "\"exit-user\"",
-            "\"exit-usr\"",
-            23,
-            "did you mean exit-user?",
-        ),
+        ("\"exit-user\"", "\"exit-usr\"", 23, "did you mean exit-user?"),
         ("cmdline =", "cmdlin =", 12, "did you mean cmdline?"),
-        (
-            "kernel = \"kernel\"",
-            "kernal = \"kernel\"",
-            21,
-            "did you mean kernel?",
-        ),
+        ("kernel = \"kernel\"", "kernal = \"kernel\"", 21, "did you mean kernel?"),
         ("\"receiver\"", "\"sender\"", 20, "two VMs have the name"),
         ("\"receiver\"", "\"two words\"", 20, "letters, digits"),
         ("\"emulated\"", "\"all\"", 17, "none, emulated, perf"),
@@ -128,12 +122,7 @@ fn mistakes_are_told_with_their_line() {
         ("[nic]", "name = \"a b\"\n[nic]", 2, "letters, digits"),
         ("[nic]", "[nic", 2, ""),
     ];
-    for (old, new, line, part) in cases {
-        assert!(TWO.contains(old), "{old}");
-        let (found, message) = parse(&TWO.replacen(old, new, 1)).unwrap_err();
-        assert!(message.contains(part), "{new}: {message}");
-        assert_eq!(found, line, "{new}: {message}");
-    }
+    check_faults(TWO, &cases);
     let (_, message) = parse("[nic]\nports = 2\n").unwrap_err();
     assert!(message.contains("no VM"));
     let alone = "[[vm]]\nname = \"a\"\nkernel = \"k\"\nport = 0\npath = \"direct\"\n";
@@ -367,20 +356,11 @@ fn all_that_a_nic_is_told_can_be_said() {
 
 #[test]
 fn what_cannot_be_together_is_told() {
+    #[rustfmt::skip] // A row each.
     let cases = [
-        (
-            "name = \"outer\"",
-            "name = \"inner\"",
-            28,
-            "two NICs have the name",
-        ),
+        ("name = \"outer\"", "name = \"inner\"", 28, "two NICs have the name"),
         ("name = \"outer\"\n", "", 27, "give each a name"),
-        (
-            "nic = \"outer\"",
-            "nic = \"oute\"",
-            46,
-            "did you mean outer?",
-        ),
+        ("nic = \"outer\"", "nic = \"oute\"", 46, "did you mean outer?"),
         ("nic = \"outer\"\n", "", 46, "there are several NICs"),
         ("number = 2", "number = 1", 15, "two [[nic.port]]"),
         ("number = 2", "number = 4", 15, "no port 4"),
@@ -392,30 +372,10 @@ fn what_cannot_be_together_is_told() {
         ("source = \"own\"", "mirror = 1", 13, "mirror itself"),
         ("snap = 64", "snap = 0", 25, "snap"),
         ("\"pcap\"", "\"pcapgn\"", 24, "did you mean pcapng?"),
-        (
-            "nic = \"inner\"\nport = 1",
-            "nic = \"inner\"\nport = 2",
-            35,
-            "has an uplink",
-        ),
-        (
-            "nic = \"inner\"\nport = 1",
-            "nic = \"inner\"\nport = 0",
-            35,
-            "is disabled",
-        ),
-        (
-            "nic = \"inner\"\nport = 1",
-            "nic = \"inner\"\nport = 3",
-            35,
-            "of a capture",
-        ),
-        (
-            "path = \"elisa\"",
-            "path = \"direct\"",
-            36,
-            "does not offer",
-        ),
+        ("nic = \"inner\"\nport = 1", "nic = \"inner\"\nport = 2", 35, "has an uplink"),
+        ("nic = \"inner\"\nport = 1", "nic = \"inner\"\nport = 0", 35, "is disabled"),
+        ("nic = \"inner\"\nport = 1", "nic = \"inner\"\nport = 3", 35, "of a capture"),
+        ("path = \"elisa\"", "path = \"direct\"", 36, "does not offer"),
         ("data.img\"", "root.img\"", 54, "of VM a, too"),
         ("readonly", "read_only", 41, "did you mean readonly?"),
         (
@@ -428,12 +388,7 @@ fn what_cannot_be_together_is_told() {
         ("ageing = 0", "secccomp = false", 9, "did you mean seccomp?"),
         ("[[vm.disk]]", "[[vm.dsk]]", 39, "did you mean disk?"),
     ];
-    for (old, new, line, part) in cases {
-        assert!(EVERYTHING.contains(old), "{old}");
-        let (found, message) = parse(&EVERYTHING.replacen(old, new, 1)).unwrap_err();
-        assert!(message.contains(part), "{new}: {message}");
-        assert_eq!(found, line, "{new}: {message}");
-    }
+    check_faults(EVERYTHING, &cases);
     // What two VMs cannot have.
     let net = "[[vm.net]]\ntap = \"tap1\"\nmac = \"02:00:00:00:00:09\"\n";
     let text = EVERYTHING.replacen("[[vm.disk]]", &format!("{net}[[vm.disk]]"), 1);
