@@ -69,6 +69,15 @@ pub struct Activation {
     pub status: Arc<dyn DeviceStatus>,
 }
 
+/// Reads a device's configuration space, whose fields are `space`, at `offset`: zeros behind its end.
+pub(super) fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
+    let rest = usize::try_from(offset).ok().and_then(|at| space.get(at..));
+    let rest = rest.unwrap_or_default();
+    let count = rest.len().min(data.len());
+    data.fill(0);
+    data[..count].copy_from_slice(&rest[..count]);
+}
+
 /// The status of a device, for its own threads.
 pub trait DeviceStatus: Send + Sync {
     /// The device cannot go on until the driver resets it, since the driver broke a queue, or what

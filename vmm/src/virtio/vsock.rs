@@ -17,6 +17,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::device::read_space;
 use super::poll::Poll;
 use super::relay::{Relay, event};
 use super::vhost::{self, Vhost};
@@ -280,15 +281,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let cid = u64::from(self.cid).to_le_bytes();
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| cid.get(offset..))
-            .unwrap_or_default();
-        for (to, byte) in data.iter_mut().zip(rest) {
-            *to = *byte;
-        }
+        read_space(&u64::from(self.cid).to_le_bytes(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

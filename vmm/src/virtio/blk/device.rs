@@ -21,6 +21,7 @@ use super::config::DiskConfig;
 use super::image::{Error, Image, SECTOR};
 use super::request::{MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_ZERO_RANGES, MAX_ZERO_SECTORS};
 use super::worker::{Common, Worker};
+use crate::virtio::device::read_space;
 use crate::virtio::kick::Kick;
 use crate::virtio::{ActivateError, Activation, ActiveQueue, VirtioDevice};
 
@@ -197,12 +198,7 @@ impl VirtioDevice for Blk {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let space = self.config_space();
-        let rest = usize::try_from(offset).ok().and_then(|at| space.get(at..));
-        let rest = rest.unwrap_or_default();
-        let count = rest.len().min(data.len());
-        data.fill(0);
-        data[..count].copy_from_slice(&rest[..count]);
+        read_space(&self.config_space(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

@@ -16,17 +16,18 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::config::{Backend, NetConfig};
-use super::control::Commands;
 use super::control_thread::ControlThread;
 use super::error::NetError;
 use super::fault::Fault;
-use super::features::{self, GUEST_OFFLOADS, OF_BACKEND, bit};
+use super::features::{self, OF_BACKEND, bit};
 use super::header::HEADER;
 use super::receive::Receive;
 use super::ring::Ring;
+use super::tap_commands::TapCommands;
 use super::transmit::Transmit;
 use super::user::QueuePair;
 use crate::virtio::buffers::Buffers;
+use crate::virtio::device::read_space;
 use crate::virtio::relay::{Relay, event};
 use crate::virtio::vhost::{self, Vhost};
 use crate::virtio::{ActivateError, Activation, ActiveQueue, DeviceStatus, VirtioDevice};
@@ -324,14 +325,7 @@ impl VirtioDevice for Net {
         for (to, byte) in config.iter_mut().zip(bytes) {
             *to = byte;
         }
-        data.fill(0);
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| config.get(offset..))
-            .unwrap_or_default();
-        for (to, byte) in data.iter_mut().zip(rest) {
-            *to = *byte;
-        }
+        read_space(&config, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -350,60 +344,6 @@ impl VirtioDevice for Net {
 impl Drop for Net {
     fn drop(&mut self) {
         self.reset();
-    }
-}
-
-/// What commands of the driver do to a TAP.
-struct TapCommands {
-    taps: Arc<Vec<Tap>>,
-    /// Queues of the TAP that get frames.
-    pairs: usize,
-    /// Pairs that the driver may use.
-    most: usize,
-    mac: Arc<Mutex<[u8; 6]>>,
-    features: u64,
-}
-
-impl TapCommands {
-    /// Has the kernel put frames into the first `pairs` queues of the TAP only.
-    fn enable(&mut self, pairs: usize) -> io::Result<()> {
-        if self.taps.len() == 1 {
-            return Ok(());
-        }
-        for (number, tap) in self.taps.iter().enumerate() {
-            match tap.set_enabled(number < pairs) {
-                Ok(()) => {}
-                // It is so already.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.pairs = pairs;
-        Ok(())
-    }
-}
-
-impl Commands for TapCommands {
-    fn set_pairs(&mut self, pairs: u16) -> bool {
-        let pairs = usize::from(pairs);
-        pairs <= self.most && self.enable(pairs).is_ok()
-    }
-
-    fn set_mac(&mut self, mac: [u8; 6]) -> bool {
-        if self.features & bit(net::VIRTIO_NET_F_CTRL_MAC_ADDR) == 0 {
-            return false;
-        }
-        *self.mac.lock().unwrap_or_else(PoisonError::into_inner) = mac;
-        true
-    }
-
-    fn set_offloads(&mut self, features: u64) -> bool {
-        let may = self.features & GUEST_OFFLOADS;
-        self.features & bit(net::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) != 0
-            && features & !may == 0
-            && self.taps[0]
-                .set_offloads(features::tap_offloads(features))
-                .is_ok()
     }
 }
 

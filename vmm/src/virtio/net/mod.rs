@@ -14,7 +14,7 @@
 //! | --- | --- |
 //! | `config` | a device as people describe it: `--net`, and the same in a topology |
 //! | `device`, `features` | the device: what it offers, how it begins and ends to work |
-//! | `control` | commands of the driver |
+//! | `control`, `tap_commands` | commands of the driver, and what they do to a TAP |
 //! | `user`, `receive`, `transmit`, `ring` | the backend in user space; that in the kernel is shared with other devices |
 //! | `once` | the queues, served once without threads |
 //! | `fault` | why a device stops until its driver resets it |
@@ -33,6 +33,7 @@ mod header;
 mod once;
 mod receive;
 mod ring;
+mod tap_commands;
 mod transmit;
 mod user;
 
