@@ -90,7 +90,7 @@ const OF_MACHINES: &[OwnBootTest] = &[
         disks::costs,
     ),
     OwnBootTest::new(
-        "linux/net: a packet of vhost-net costs at most 1.05 times that of Debian's QEMU",
+        "linux/net: a packet of virtio-net costs at most 1.05 times that of Debian's QEMU",
         networks::costs,
     ),
     OwnBootTest::new("demo/the same run twice shows the same counts", demo_twice),

@@ -56,7 +56,7 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
     match kind {
         Kind::Starter => &[
             EVERY, START, WAIT, DATA, STATISTICS, TERMINAL, DEVICE, SOCKET_DATA, FILES, TAP, VHOST,
-            BLOCK, INTERFACE,
+            BLOCK, INTERFACE, SCHEDULING,
         ],
         Kind::Signals => &[EVERY, WAIT, DATA, TERMINAL],
 
@@ -69,7 +69,7 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
         Kind::Console => &[EVERY, WAIT, DATA, TERMINAL, SOCKET_DATA],
         Kind::NicEnd => &[EVERY, WAIT, DATA, TERMINAL, SOCKET_DATA],
         Kind::Disk => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, FILES, BLOCK],
-        Kind::Net => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, TAP, VHOST],
+        Kind::Net => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, TAP, VHOST, SCHEDULING],
         Kind::Rng => &[EVERY, WAIT, DATA, TERMINAL, DEVICE],
         Kind::Control => &[EVERY, WAIT, DATA, TERMINAL, STATISTICS, SOCKET_DATA],
 
@@ -279,6 +279,12 @@ const KVM_VM: &[Rule] = &[
     ioctl!(kvm::KVM_SET_IRQCHIP),
     ioctl!(kvm::KVM_SIGNAL_MSI),
 ];
+
+/// A thread that serves queues: waking behind whoever runs.
+const SCHEDULING: &[Rule] = &[only(
+    SYS_sched_setscheduler,
+    &[Is(0, 0), Is(1, SCHED_BATCH as u32)],
+)];
 
 /// A TAP that is open: what a driver negotiates.
 const TAP: &[Rule] = &[

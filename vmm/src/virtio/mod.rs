@@ -12,6 +12,7 @@ pub mod pci;
 mod poll;
 mod relay;
 pub mod rng;
+mod scheduling;
 mod vhost;
 pub mod vsock;
 

@@ -29,6 +29,7 @@ use super::user::QueuePair;
 use crate::virtio::buffers::Buffers;
 use crate::virtio::device::read_space;
 use crate::virtio::relay::{Relay, event};
+use crate::virtio::scheduling::wake_behind_others;
 use crate::virtio::vhost::{self, Vhost};
 use crate::virtio::{ActivateError, Activation, ActiveQueue, DeviceStatus, VirtioDevice};
 
@@ -265,6 +266,8 @@ impl Net {
             &running.stop,
             status,
             move |stop| {
+                // Without it there are more exits where the guest has this processor, too.
+                let _ = wake_behind_others();
                 QueuePair {
                     tap: &taps[pair],
                     receive: (receive, receive_kick),
