@@ -76,6 +76,18 @@ fn the_initrd_stays_above_the_kernel_and_below_its_limit() {
     assert_eq!(module.start, kernel.end);
     let error = place_initrd(&ram, &[7; 0x3001], &kernel).unwrap_err();
     assert!(matches!(error, ImageError::NoRoom { size: 0x3001, .. }));
+    let text = error.to_string();
+    assert!(text.contains("it has to end at 0x1803000"), "{text}");
+}
+
+#[test]
+fn an_initrd_larger_than_memory_tells_how_much_it_needs() {
+    let ram = ram();
+    let kernel = place_kernel(&ram, &bzimage()).unwrap();
+    let file = vec![7; (RAM - kernel.end.0 + 1) as usize];
+    let text = place_initrd(&ram, &file, &kernel).unwrap_err().to_string();
+    assert!(text.contains("at least 65 MiB with --memory"), "{text}");
+    assert!(place_initrd(&ram, &file[1..], &kernel).is_ok());
 }
 
 #[test]

@@ -158,6 +158,11 @@ fn a_kernel_larger_than_memory_tells_how_much_it_needs() {
     let text = message(&elf);
     assert!(text.contains("segment 0"), "{text}");
     assert!(text.contains("at least 17 MiB with --memory"), "{text}");
+    // All of it, whichever segment is the first for which there is no room.
+    elf.segments.push(Segment::load(50 << 20, b"more"));
+    let text = message(&elf);
+    assert!(text.contains("at least 51 MiB with --memory"), "{text}");
+    elf.segments.pop();
     elf.segments[0].address = 0xc000_0000;
     let text = message(&elf);
     assert!(text.contains("link it below 0xc0000000"), "{text}");

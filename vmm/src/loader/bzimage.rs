@@ -94,10 +94,7 @@ pub(super) fn load<S: Source>(
             start,
             end: start.saturating_add(needed),
             ram: low,
-            remedy: format!(
-                "give the VM at least {} MiB with --memory",
-                start.saturating_add(needed).div_ceil(1 << 20)
-            ),
+            remedy: super::more_memory(start.saturating_add(needed)),
         })?;
     let source = reader.at(0)?;
     bzimage::BzImage::load(ram, Some(GuestAddress(start)), source, None)

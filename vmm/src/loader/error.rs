@@ -140,7 +140,7 @@ pub enum ImageError {
     /// No room is left for the initrd.
     #[error(
         "has {size}, but the VM's memory has no such room above the kernel, from {start:#x} to \
-         {end:#x}: give the VM more with --memory",
+         {end:#x}: {remedy}",
         size = Bytes(*.size)
     )]
     NoRoom {
@@ -150,6 +150,8 @@ pub enum ImageError {
         start: u64,
         /// First byte after memory, or after what the kernel reaches.
         end: u64,
+        /// Advice to the user.
+        remedy: String,
     },
     /// linux-loader refused what the checks here accept.
     #[error("cannot be loaded")]

@@ -107,6 +107,14 @@ impl Image {
         Ok(false)
     }
 
+    /// First byte after the segments that can be in the low part of RAM, of which one ends at `end`.
+    fn end_of_low(&self, end: u64) -> u64 {
+        let loaded = self.programs.iter().filter(|one| one.p_type == PT_LOAD);
+        let ends = loaded.filter_map(|one| one.p_paddr.checked_add(one.p_memsz));
+        let low = ends.filter(|&end| end <= platform::NIC_GPA);
+        low.max().map_or(end, |last| last.max(end))
+    }
+
     /// The guest-physical ranges of all loaded segments, none of which overlap, and all of which
     /// lie in `ram` outside the boot structures.
     pub(super) fn segments(&self, ram: &GuestMemoryMmap) -> Result<Vec<Range<u64>>, ImageError> {
@@ -139,7 +147,7 @@ impl Image {
                 first <= start && end <= first + region.len()
             });
             if !inside {
-                return Err(outside(segment, start, end, ram));
+                return Err(outside(segment, start, end, self.end_of_low(end), ram));
             }
             if let Some((other, range)) = placed
                 .iter()
@@ -163,11 +171,11 @@ impl Image {
     }
 }
 
-fn outside(segment: String, start: u64, end: u64, ram: &GuestMemoryMmap) -> ImageError {
+/// That a segment is where the VM has no memory. All that are to be in the low part end at `all`.
+fn outside(segment: String, start: u64, end: u64, all: u64, ram: &GuestMemoryMmap) -> ImageError {
     let ram = ram.iter().map(|region| region.len()).sum();
     let remedy = if end <= platform::NIC_GPA {
-        let megabytes = end.div_ceil(1 << 20);
-        format!("give the VM at least {megabytes} MiB with --memory")
+        super::more_memory(all)
     } else {
         format!(
             "link it below {:#x}, for example at {:#x}",

@@ -223,16 +223,35 @@ fn initrd_from<S: Source>(
         .checked_sub(size)
         .map(|start| start & !(postern_abi::PAGE_SIZE - 1))
         .filter(|&start| start >= kernel.end.0)
-        .ok_or(ImageError::NoRoom {
-            size,
-            start: kernel.end.0,
-            end,
+        .ok_or_else(|| {
+            let from = kernel.end.0.next_multiple_of(postern_abi::PAGE_SIZE);
+            let needed = from.saturating_add(size);
+            let limit = match kernel.setup {
+                Some(_) => kernel.initrd_end.min(layout::PCI_LOW.0),
+                None => layout::PCI_LOW.0,
+            };
+            let remedy = match needed <= limit {
+                true => more_memory(needed),
+                false => format!("make it smaller, it has to end at {limit:#x}"),
+            };
+            ImageError::NoRoom {
+                size,
+                start: kernel.end.0,
+                end,
+                remedy,
+            }
         })?;
     let start = GuestAddress(start);
     let source = reader.at(0)?;
     ram.read_exact_volatile_from(start, source, size as usize)
         .map_err(ImageError::Copy)?;
     Ok(Module { start, size })
+}
+
+/// What to do where memory has to reach `end`.
+fn more_memory(end: u64) -> String {
+    let megabytes = end.div_ceil(1 << 20);
+    format!("give the VM at least {megabytes} MiB with --memory")
 }
 
 /// End of the low part of RAM.
