@@ -182,6 +182,8 @@ pub struct RunReport {
     pub outcome: Outcome,
     /// What had become of its port of the NIC by then, if that was not the VM's any more.
     pub nic_end: Option<NicEnd>,
+    /// Counters of each vCPU's thread before the vCPU first ran.
+    pub start: Vec<EventCounts>,
     /// The snapshots that the guest asked for.
     pub snapshots: Vec<LabelledSnapshot>,
     /// Snapshots that it asked for and that were not kept.
@@ -200,6 +202,7 @@ impl RunReport {
             "seccomp": postern_confine::is_on(),
             "exit": self.outcome.json(),
             "nic_end": self.nic_end.as_ref().map(NicEnd::json),
+            "start": { "counters": self.start },
             "marks": self.snapshots,
             "marks_dropped": self.snapshots_dropped,
             "final": self.last,
@@ -263,6 +266,10 @@ mod tests {
         let report = RunReport {
             outcome: ended(VcpuEnd::Guest(0)),
             nic_end: None,
+            start: vec![EventCounts {
+                vm_exits: Some(5),
+                ..EventCounts::default()
+            }],
             snapshots: Vec::new(),
             snapshots_dropped: 0,
             last: FinalStats {
@@ -274,6 +281,7 @@ mod tests {
         };
         let json = report.json(Some("elisa"), Some(1));
         assert_eq!(json["exit"]["kind"], "guest");
+        assert_eq!(json["start"]["counters"], json!([{ "vm_exits": 5 }]));
         assert_eq!(json["final"]["stray_accesses"], 3);
         assert_eq!((&json["path"], &json["port"]), (&json!("elisa"), &json!(1)));
     }

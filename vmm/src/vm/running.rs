@@ -296,6 +296,7 @@ fn report(devices: &Devices, outcome: Outcome, results: &[VcpuResult]) -> Result
     Ok(RunReport {
         outcome,
         nic_end: None,
+        start: results.iter().map(|one| one.start).collect(),
         snapshots,
         snapshots_dropped,
         last: FinalStats {

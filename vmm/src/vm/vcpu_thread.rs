@@ -38,6 +38,8 @@ pub(super) enum Order {
 
 /// What the thread of a vCPU has counted when it ends.
 pub(super) struct VcpuResult {
+    /// Before the vCPU first ran.
+    pub(super) start: EventCounts,
     pub(super) counts: EventCounts,
     pub(super) view: Option<ViewStats>,
     pub(super) strays: u64,
@@ -140,7 +142,8 @@ fn run(
         vcpu: number,
         told: false,
     };
-    let counters = counters?;
+    let mut counters = counters?;
+    let first = counters.read();
     let recorder = common.devices.recorder.clone();
     let snapshot = Shared::new(SnapshotPort::new(number, counters, attached, recorder));
     let mut bus = common.devices.bus(snapshot.clone());
@@ -165,6 +168,7 @@ fn run(
     notice.told = true;
     let (counts, view) = snapshot.with(SnapshotPort::last)?;
     Ok(VcpuResult {
+        start: first,
         counts,
         view,
         strays: bus.strays(),
