@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -169,6 +169,12 @@ impl Image {
             }
         };
         let block = check_kind(path)?;
+        if block && !readonly && is_readonly_device(path) {
+            return Err(Error::ReadOnly {
+                path: path.clone(),
+                source: io::ErrorKind::ReadOnlyFilesystem.into(),
+            });
+        }
         let mut cached = open(path, readonly, block, OFlags::empty())?;
         if !lock::lock(&cached, !readonly).map_err(system("lock"))? {
             let path = path.clone();
@@ -331,6 +337,18 @@ fn check_kind(path: &Path) -> Result<bool, Error> {
     Err(Error::Kind { path, what })
 }
 
+/// Whether this is a block device that nobody can write to. Linux lets it be opened for writing, and
+/// refuses the writes.
+fn is_readonly_device(path: &Path) -> bool {
+    let Ok(metadata) = path.metadata() else {
+        return false;
+    };
+    let device = metadata.rdev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro"));
+    text.is_ok_and(|text| text.trim() == "1")
+}
+
 /// Opens the disk; a block device to write to for this program alone, which a mounted one refuses.
 fn open(path: &Path, readonly: bool, exclusive: bool, flags: OFlags) -> Result<File, Error> {
     let exclusive = match exclusive && !readonly {
@@ -367,8 +385,6 @@ fn open_error(path: &Path, readonly: bool, source: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     fn image(bytes: &[u8]) -> tempfile::NamedTempFile {
