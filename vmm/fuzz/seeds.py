@@ -189,7 +189,50 @@ def virtio():
         write("virtio", f"{name}-configuration", bytes([device | 3, 0, device | 3, 255]) + start() + notify + chain + notify)
 
 
+def power():
+    SLEEP, RESET, KEYBOARD, PANIC, NEAR, ANY = 0, 1, 2, 3, 4, 7
+
+    def access(kind, value, wide=0, write=1, near=3, port=b""):
+        return bytes([kind << 3 | wide << 1 | write, near]) + port + struct.pack("<I", value)
+
+    for kind, name in ((SLEEP, "sleep"), (RESET, "reset"), (KEYBOARD, "keyboard"), (PANIC, "panic")):
+        every = b"".join(access(kind, value) + access(kind, 0, write=0) for value in range(256))
+        write("power", name, every)
+        write("power", f"{name}-wide", b"".join(access(kind, 0x34FE0634, wide, on) for wide in (2, 3) for on in (0, 1)))
+    beside = (access(NEAR + kind, value, write=on, near=near) for kind in range(3) for near in range(8) for value in (0x34, 6, 0xFE) for on in (0, 1))
+    write("power", "beside", b"".join(beside))
+    write("power", "anywhere", b"".join(access(ANY, 0x34, on, port=struct.pack("<H", port)) for port in (0, 0xFFFF, 0x601, 0xCF8, 0xCFA) for on in (0, 1)))
+
+
+def serial():
+    DATA, IER, LCR, MCR, LSR, SCRATCH = 0, 1, 3, 4, 5, 7
+
+    def out(register, value, wide=0):
+        return bytes([register | wide << 3]) + struct.pack("<Q", value)
+
+    def read(register, wide=0):
+        return bytes([3 << 5 | register | wide << 3])
+
+    def typed(text):
+        return bytes([6 << 5, len(text)]) + text
+
+    reset = bytes([7 << 5])
+    ready = out(MCR, 0x0B) + out(IER, 1)
+    hello = b"".join(out(DATA, byte) for byte in b"hello\n")
+    write("serial", "sent", hello + out(DATA, 0x6F6C6C6568, 3) + read(LSR))
+    write("serial", "typed", typed(b"early") + ready + typed(b"hello") + (read(LSR) + read(2) + read(DATA)) * 6)
+    write("serial", "full", ready + typed(b"x" * 255) + typed(b"more") + read(DATA) * 3 + typed(b"more"))
+    write("serial", "loop", out(MCR, 0x1B) + hello + typed(b"no") + read(DATA) * 7 + out(DATA, 0x4142434445464748, 3) * 9 + read(LSR))
+    write("serial", "divisor", out(LCR, 0x83) + out(DATA, 1) + out(IER, 1) + typed(b"no") + read(DATA) + read(IER) + out(LCR, 3) + read(DATA))
+    write("serial", "reset", ready + typed(b"x" * 100) + reset + read(LSR) + typed(b"no") + b"".join(read(at) for at in range(8)))
+    every = b"".join(out(at, value) + read(at) for at in range(8) for value in (0, 0xFF, 0x55))
+    write("serial", "every-register", every + reset + every)
+    write("serial", "wide", b"".join(out(at, 2**64 - 1, wide) + read(at, wide) for at in range(8) for wide in range(4)))
+
+
 blk()
 net()
 pci()
+power()
+serial()
 virtio()

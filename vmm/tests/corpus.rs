@@ -56,4 +56,4 @@ macro_rules! replays {
     };
 }
 
-replays!(blk, net, pci, virtio);
+replays!(blk, net, pci, power, serial, virtio);

@@ -5,4 +5,6 @@ pub mod blk;
 mod driver;
 pub mod net;
 pub mod pci;
+pub mod power;
+pub mod serial;
 pub mod virtio;
