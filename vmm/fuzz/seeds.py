@@ -225,6 +225,7 @@ def serial():
     write("serial", "loop", out(MCR, 0x1B) + hello + typed(b"no") + read(DATA) * 7 + out(DATA, 0x4142434445464748, 3) * 9 + read(LSR))
     write("serial", "divisor", out(LCR, 0x83) + out(DATA, 1) + out(IER, 1) + typed(b"no") + read(DATA) + read(IER) + out(LCR, 3) + read(DATA))
     write("serial", "reset", ready + typed(b"x" * 100) + reset + read(LSR) + typed(b"no") + b"".join(read(at) for at in range(8)))
+    write("serial", "reset-divisor", ready + typed(b"x") + out(LCR, 0x83) + reset + read(LSR))
     every = b"".join(out(at, value) + read(at) for at in range(8) for value in (0, 0xFF, 0x55))
     write("serial", "every-register", every + reset + every)
     write("serial", "wide", b"".join(out(at, 2**64 - 1, wide) + read(at, wide) for at in range(8) for wide in range(4)))

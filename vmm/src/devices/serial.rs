@@ -61,7 +61,7 @@ mod register {
     /// OUT2, with which the interrupt goes out.
     const MCR_OUT2: u8 = 1 << 3;
     /// 8 data bits.
-    const LCR_8_BITS: u8 = 3;
+    pub(super) const LCR_8_BITS: u8 = 3;
     /// What brings the registers to their state at the start, in this order: 9600 baud, no interrupt.
     pub(super) const AT_RESET: [(u16, u8); 7] = [
         (LCR, LCR_DIVISOR),
@@ -129,6 +129,8 @@ impl Serial {
     /// A reset: its registers are as they were when the guest started, and what it had received is
     /// gone. What it was to send stays.
     pub fn reset(&mut self) {
+        // Else the divisor would be read below, and for ever.
+        let _ = self.uart.write(register::LCR as u8, register::LCR_8_BITS);
         // A byte is lost with each read; the FIFO is finite, and nobody fills it meanwhile.
         while self.uart.read(register::LSR as u8) & register::LSR_DATA != 0 {
             self.uart.read(register::DATA as u8);
@@ -283,6 +285,19 @@ mod tests {
         let mut status = [0];
         serial.read(5, &mut status);
         assert_eq!(status[0] & 0x60, 0x60, "transmitter empty");
+    }
+
+    #[test]
+    fn a_reset_ends_whatever_the_guest_has_left() {
+        let mut serial = serial(Box::new(Sink::default()));
+        serial.write(4, &[0x0b]);
+        assert_eq!(serial.feed(b"typed"), 5);
+        // The divisor is where received bytes are.
+        serial.write(3, &[0x83]);
+        serial.reset();
+        assert_eq!(register(&mut serial, 5) & 1, 0, "nothing is received");
+        assert_eq!(register(&mut serial, 3), 3);
+        assert_eq!(serial.feed(b"early"), 0);
     }
 
     struct Full;
