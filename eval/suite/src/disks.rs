@@ -13,6 +13,8 @@ use postern_lab::machine::initramfs::Initramfs;
 use postern_lab::setup::{Qemu, Setup};
 use postern_lab::testbed::{EmulatedTestbed, VIEWS};
 
+use crate::marks;
+
 /// Definitions for scripts: `vm 'WORDS' FLAGS...` runs a VM to its end, whose console goes to
 /// `console`; `check WHAT CONDITION...` is a condition that must hold; `hash OFFSET LENGTH` is the
 /// checksum of a range of the disk in the host, in blocks of 64 KiB.
@@ -75,19 +77,6 @@ const READS: u64 = 1000;
 /// Counters and sizes of the kinds of reads that are counted: name, bytes of a read.
 const KINDS: [(&str, u64); 2] = [("sequential", 4096), ("random", 4096)];
 
-/// Definitions for scripts: `marks` passes on what a guest prints, with the machine's counters
-/// behind each mark.
-const MARKS: &str = r#"
-marks() {
-    while IFS= read -r line; do
-        case $line in
-            MARK*) echo "$line $(./postern-init counters)" ;;
-            *) echo "$line" ;;
-        esac
-    done
-}
-"#;
-
 /// What a read costs in instructions, of guest and host together, by kind.
 type Costs = BTreeMap<String, u64>;
 
@@ -117,7 +106,10 @@ pub fn costs(testbed: &EmulatedTestbed) -> Result<()> {
     let files = Setup::open()?.qemu()?;
     let mut costs = [Costs::new(), Costs::new()];
     for (costs, script) in costs.iter_mut().zip([&postern, &qemu]) {
-        let script = format!("{MARKS}dd if=/dev/urandom of=disk bs=64k count=128\n{script}");
+        let script = format!(
+            "{}dd if=/dev/urandom of=disk bs=64k count=128\n{script}",
+            marks::PRELUDE
+        );
         let job = Job::new("disk-reads", &script)
             .file("postern", &testbed.programs.postern)
             .file("postern-init", &testbed.programs.init)
@@ -144,35 +136,12 @@ pub fn costs(testbed: &EmulatedTestbed) -> Result<()> {
     Ok(())
 }
 
-/// Reads lines of `MARK KIND begin|end instructions N ...`. What is counted of no reads, which is
-/// what the marks themselves cost, is taken off.
+/// What a read costs of each kind.
 fn read_costs(text: &str) -> Result<Costs> {
-    let mut spans: BTreeMap<&str, [Option<u64>; 2]> = BTreeMap::new();
-    for line in text.lines() {
-        let mut words = line.split_ascii_whitespace();
-        let (Some("MARK"), Some(kind), Some(place)) = (words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
-        let count = words.skip_while(|&word| word != "instructions").nth(1);
-        let count = count.with_context(|| format!("no counter in {line:?}"))?;
-        let count = count
-            .parse()
-            .with_context(|| format!("no number in {line:?}"))?;
-        spans.entry(kind).or_default()[usize::from(place == "end")] = Some(count);
-    }
-    let spans: BTreeMap<&str, u64> = spans
-        .into_iter()
-        .filter_map(|(kind, [begin, end])| Some((kind, end?.checked_sub(begin?)?)))
-        .collect();
-    let nothing = spans
-        .get("none")
-        .with_context(|| format!("it printed {text}"))?;
-    let costs = spans
-        .iter()
-        .filter(|(kind, _)| **kind != "none")
-        .map(|(&kind, span)| (kind.to_owned(), span.saturating_sub(*nothing) / READS));
-    Ok(costs.collect())
+    let counts = marks::counts(text, ["instructions"])?.into_iter();
+    Ok(counts
+        .map(|(kind, [count])| (kind, count / READS))
+        .collect())
 }
 
 /// What the guest reads and writes is what the host has.
@@ -196,14 +165,7 @@ pub fn content(testbed: &EmulatedTestbed) -> Result<()> {
 
 /// An initial file system that has nothing but its first process.
 fn initrd(testbed: &EmulatedTestbed) -> Result<Vec<u8>> {
-    let program = &testbed.programs.disktest;
-    let program =
-        std::fs::read(program).with_context(|| format!("reading {}", program.display()))?;
-    let mut root = Initramfs::new();
-    root.device("dev/console", 5, 1).file("init", program);
-    let mut bytes = Vec::new();
-    root.write(&mut bytes).context("making an initrd")?;
-    Ok(bytes)
+    Ok(Initramfs::with_program(&testbed.programs.disktest)?.archive()?)
 }
 
 /// An image of a file system with one file, `file`.
@@ -225,29 +187,4 @@ fn ext4(content: &[u8]) -> Result<Vec<u8>> {
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "mke2fs failed: {text}");
     std::fs::read(image).context("reading the image")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn costs_are_what_is_between_marks() {
-        let line =
-            |kind, place, count| format!("MARK {kind} {place} instructions {count} guest 1\r\n");
-        let text = [
-            line("none", "begin", 1000),
-            line("none", "end", 3000),
-            line("random", "begin", 10_000),
-            line("random", "end", 12_000 + 7 * READS),
-        ]
-        .concat();
-        assert_eq!(
-            read_costs(&text).unwrap(),
-            [("random".to_owned(), 7)].into()
-        );
-        for bad in ["", "MARK none begin\n", &line("random", "end", 1)] {
-            assert!(read_costs(bad).is_err());
-        }
-    }
 }

@@ -23,6 +23,7 @@
 //! | `own_boots` | tests that boot machines by themselves |
 //! | `disks` | those of them that use disks of Linux guests |
 //! | `networks` | those of them that use networks of Linux guests |
+//! | `marks` | what these count between marks of their guests |
 //! | `stock_users` | those of them that compare the patched KVM with the kernel's own |
 //! | [`testbeds`] | the emulated testbeds that they need |
 //! | `workers` | work for several machines at the same time |
@@ -47,6 +48,7 @@ mod disks;
 pub mod in_machines;
 pub mod libtest;
 pub mod machine_test;
+mod marks;
 pub mod native;
 mod networks;
 pub mod omit;

@@ -13,6 +13,8 @@ use postern_lab::machine::initramfs::Initramfs;
 use postern_lab::setup::{Qemu, Setup};
 use postern_lab::testbed::{EmulatedTestbed, VIEWS};
 
+use crate::marks;
+
 /// Frames that are counted, of each kind.
 const FRAMES: u64 = 2000;
 /// Sizes of frames in bytes.
@@ -25,22 +27,15 @@ const PAUSE: u64 = 15_000;
 /// How many times the instructions of QEMU's packets Postern's may have, in hundredths.
 const MOST: u64 = 105;
 
-/// Definitions for scripts: `marks` passes on what a guest prints, with the machine's counters behind
-/// each mark; the host sends what the guest is about to receive.
+/// Definitions for scripts: the host sends what the guest is about to receive.
 const PRELUDE: &str = r#"
 echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6
-marks() {
-    while IFS= read -r line; do
-        case $line in
-            MARK*) echo "$line $(./postern-init counters)" ;;
-            *) echo "$line" ;;
-        esac
-        case $line in
-            "MARK receive-"*begin*)
-                size=${line#MARK receive-}
-                ./postern-nettest send:t0:${size%% *}:$frames:$batch:$pause > sent || cat sent ;;
-        esac
-    done
+marked() {
+    case $1 in
+        "MARK receive-"*begin*)
+            size=${1#MARK receive-}
+            ./postern-nettest send:t0:${size%% *}:$frames:$batch:$pause > sent || cat sent ;;
+    esac
 }
 count() { cat /sys/class/net/t0/statistics/$1; }
 "#;
@@ -95,11 +90,12 @@ pub fn costs(testbed: &EmulatedTestbed) -> Result<()> {
     let mut all = Vec::new();
     for (name, command) in cases {
         let script = format!(
-            "{PRELUDE}frames={FRAMES} batch={BATCH} pause={PAUSE}
+            "{}{PRELUDE}frames={FRAMES} batch={BATCH} pause={PAUSE}
              ./postern-nettest tap:t0 up:t0 || exit 80
              {command} < /dev/null 2>&1 | marks
              echo the host received $(count rx_packets) and sent $(count tx_packets), \
-             lost $(count tx_dropped)"
+             lost $(count tx_dropped)",
+            marks::PRELUDE
         );
         let job = Job::new("packets", &script)
             .file("postern", &testbed.programs.postern)
@@ -155,70 +151,29 @@ fn table(all: &[(&str, Costs)]) -> String {
     table
 }
 
-/// Reads lines of `MARK KIND begin|end instructions N guest N vmfuncs N exits N ...`. What the marks
-/// themselves cost, which is counted of nothing, is taken off.
+/// What a packet costs of each kind.
 fn read_costs(text: &str) -> Result<Costs> {
-    let mut spans: BTreeMap<&str, [Option<[u64; 3]>; 2]> = BTreeMap::new();
-    for line in text.lines() {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let ["MARK", kind, place, counters @ ..] = words.as_slice() else {
-            continue;
-        };
-        let counter = |name: &str| -> Result<u64> {
-            let at = counters.iter().position(|word| *word == name);
-            let value = at.and_then(|at| counters.get(at + 1));
-            let value = value.with_context(|| format!("no counter {name} in {line:?}"))?;
-            value
-                .parse()
-                .with_context(|| format!("no number in {line:?}"))
-        };
-        let counts = [
-            counter("instructions")?,
-            counter("guest")?,
-            counter("exits")?,
-        ];
-        spans.entry(kind).or_default()[usize::from(*place == "end")] = Some(counts);
-    }
-    let mut of: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
-    for (kind, span) in spans {
-        let [Some(begin), Some(end)] = span else {
-            anyhow::bail!("{kind} has no end: it printed {text}");
-        };
-        let mut counts = [0; 3];
-        for (count, (begin, end)) in counts.iter_mut().zip(begin.iter().zip(end)) {
-            *count = end.saturating_sub(*begin);
-        }
-        of.insert(kind, counts);
-    }
-    let nothing = of
-        .remove("none")
-        .with_context(|| format!("it printed {text}"))?;
+    let counts = marks::counts(text, ["instructions", "guest", "exits"])?;
     ensure!(
-        of.len() == 2 * SIZES.len(),
+        counts.len() == 2 * SIZES.len(),
         "some frames were not counted: it printed {text}"
     );
-    let costs = of.into_iter().map(|(kind, counts)| {
-        let own = |at: usize| counts[at].saturating_sub(nothing[at]);
-        let cost = Cost {
-            instructions: own(0) / FRAMES,
-            guest: own(1) / FRAMES,
-            exits: 100 * own(2) / FRAMES,
-        };
-        (kind.to_owned(), cost)
-    });
+    let costs = counts
+        .into_iter()
+        .map(|(kind, [instructions, guest, exits])| {
+            let cost = Cost {
+                instructions: instructions / FRAMES,
+                guest: guest / FRAMES,
+                exits: 100 * exits / FRAMES,
+            };
+            (kind, cost)
+        });
     Ok(costs.collect())
 }
 
 /// An initial file system that has nothing but its first process.
 fn initrd(testbed: &EmulatedTestbed) -> Result<Vec<u8>> {
-    let program = &testbed.programs.nettest;
-    let program =
-        std::fs::read(program).with_context(|| format!("reading {}", program.display()))?;
-    let mut root = Initramfs::new();
-    root.device("dev/console", 5, 1).file("init", program);
-    let mut bytes = Vec::new();
-    root.write(&mut bytes).context("making an initrd")?;
-    Ok(bytes)
+    Ok(Initramfs::with_program(&testbed.programs.nettest)?.archive()?)
 }
 
 #[cfg(test)]

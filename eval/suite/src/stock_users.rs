@@ -192,9 +192,7 @@ fn initrd(testbed: &EmulatedTestbed) -> Result<Vec<u8>> {
     root.device("dev/console", 5, 1)
         .file("bin/busybox", shell)
         .file("init", script.into());
-    let mut bytes = Vec::new();
-    root.write(&mut bytes).context("making an initrd")?;
-    Ok(bytes)
+    Ok(root.archive()?)
 }
 
 /// Exits in a trace of the event `kvm_exit`: lines of `... kvm_exit: vcpu 0 reason NAME rip ...`.

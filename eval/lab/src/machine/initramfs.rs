@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::Path;
 
 /// An archive in the making, by absolute path without the leading slash.
 #[derive(Debug, Default)]
@@ -22,6 +23,23 @@ impl Initramfs {
     /// An archive with nothing in it.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An archive with a console, and the program of this file as the first process.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read; the message names it.
+    pub fn with_program(program: &Path) -> io::Result<Self> {
+        let content = std::fs::read(program).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot read {}: {error}", program.display()),
+            )
+        })?;
+        let mut root = Self::new();
+        root.device("dev/console", 5, 1).file("init", content);
+        Ok(root)
     }
 
     /// Adds a directory.
@@ -54,6 +72,17 @@ impl Initramfs {
         }
         self.0.insert(path.to_owned(), entry);
         self
+    }
+
+    /// The archive, in memory.
+    ///
+    /// # Errors
+    ///
+    /// A file of 4 GiB or more.
+    pub fn archive(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.write(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Writes the archive.

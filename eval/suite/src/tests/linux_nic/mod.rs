@@ -91,17 +91,11 @@ impl Scene<'_> {
 
 /// An initial file system with the program as the only one.
 fn initrd() -> Result<Vec<u8>> {
-    let program = Setup::open()?.linux_guest()?;
-    let program =
-        std::fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
-    let mut root = Initramfs::new();
-    root.file("init", program).device("dev/console", 5, 1);
+    let mut root = Initramfs::with_program(&Setup::open()?.linux_guest()?)?;
     for directory in ["proc", "sys", "tmp"] {
         root.directory(directory);
     }
-    let mut archive = Vec::new();
-    root.write(&mut archive).context("writing an archive")?;
-    Ok(archive)
+    Ok(root.archive()?)
 }
 
 /// The value of a word `KEY=VALUE` in a line `result role=ROLE ...` of a console.
