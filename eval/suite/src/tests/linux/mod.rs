@@ -237,12 +237,13 @@ fn checks(outcome: JobOutcome) -> Result<()> {
     for line in text.lines().filter(|line| line.starts_with("count ")) {
         eprintln!("{line}");
     }
+    ensure!(!text.contains("FAILED "), "{text}");
+    outcome.success()?;
     ensure!(
         text.lines().any(|line| line.starts_with("ok ")),
         "it checked nothing: {text}"
     );
-    ensure!(!text.contains("FAILED "), "{text}");
-    outcome.success().map(drop)
+    Ok(())
 }
 
 #[cfg(test)]
