@@ -88,6 +88,11 @@ pub struct SuiteOptions {
     /// Print the names of the tests, without those of unit tests, and run none
     #[arg(long)]
     list: bool,
+
+    /// Run also the tests that take minutes and differ little from others, which otherwise run only
+    /// by name
+    #[arg(long)]
+    all: bool,
 }
 
 impl SuiteOptions {
@@ -95,9 +100,9 @@ impl SuiteOptions {
         self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()))
     }
 
-    /// True if the test runs only where somebody names it, and nobody names any.
+    /// True if the test runs only where somebody asks for it, and nobody does.
     fn leaves_out(&self, test: &OwnBootTest) -> bool {
-        test.on_request && self.names.is_empty()
+        test.on_request && self.names.is_empty() && !self.all
     }
 
     /// True if a test in a machine, or a part of it, is wanted under one of its names, whatever the
@@ -181,7 +186,8 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
     let report = TestReport::new();
     for test in left_out {
         let name = format!("{}/{}", Source::Emulated.name(), test.name);
-        let why = "it takes minutes; `cargo suite NAME` runs it".to_owned();
+        let why = "it takes minutes; `cargo suite NAME` runs it, `cargo suite --all` all of them"
+            .to_owned();
         report.line(&name, &Verdict::Skipped(why), None);
     }
     let elsewhere: Vec<&str> = in_machines
@@ -242,9 +248,14 @@ mod tests_of_options {
         assert!(!all.leaves_out(&always) && all.leaves_out(&on_request));
         let named = SuiteOptions {
             names: vec!["slow".to_owned()],
-            list: false,
+            ..SuiteOptions::default()
         };
         assert!(!named.leaves_out(&on_request));
+        let everything = SuiteOptions {
+            all: true,
+            ..SuiteOptions::default()
+        };
+        assert!(!everything.leaves_out(&on_request));
         assert!(named.wants_in_machine(&["area/slow"]) && !named.wants_in_machine(&["area/quick"]));
     }
 }

@@ -51,6 +51,10 @@ const MODULES: [&str; 17] = [
 /// The NIC's window is a device for which no driver speaks up: the one for user space is meant.
 const NIC_DRIVER: &str = "alias pci:v00001AF4d00001110sv*sd*bc*sc*i* uio_pci_generic\n";
 
+/// Directories that are there whatever is in them: an archive that is appended can put the script of
+/// `/postern/run` into its own.
+const DIRECTORIES: [&str; 4] = ["etc", "postern", "root", "sbin"];
+
 /// What the DHCP client of busybox runs when it has an address.
 const DHCP_SCRIPT: &str = "#!/bin/busybox sh
 [ \"$1\" = bound ] || [ \"$1\" = renew ] || exit 0
@@ -80,6 +84,7 @@ pub fn make(
         .bytes(contents.program.unwrap_or_default().as_bytes())
         .bytes(MODULES.join(" ").as_bytes())
         .bytes(NIC_DRIVER.as_bytes())
+        .bytes(DIRECTORIES.join(" ").as_bytes())
         .bytes(DHCP_SCRIPT.as_bytes());
     if let Some(modules) = contents.modules {
         key = key.bytes(modules.as_os_str().as_encoded_bytes());
@@ -106,10 +111,10 @@ pub fn make(
 fn archive(task: &Task, contents: &Contents<'_>) -> Result<Initramfs> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
     let mut root = Initramfs::new();
+    for directory in DIRECTORIES {
+        root.directory(directory);
+    }
     root.device("dev/console", 5, 1)
-        .directory("root")
-        .directory("sbin")
-        .directory("etc")
         .file("init", read(contents.built.init)?)
         .file("bin/postern-guest-linux", read(contents.built.traffic)?)
         .file("bin/busybox", read(Path::new(BUSYBOX))?)

@@ -74,7 +74,6 @@ macro_rules! example {
             concat!("examples/", $file, " runs as it stands"),
             |testbed| example(testbed, $file),
         )
-        .on_request()
     };
 }
 
@@ -87,28 +86,23 @@ macro_rules! guest {
     };
 }
 
-/// The same, of a guest with a kernel of Debian's, which takes minutes.
-macro_rules! debian {
-    ($($row:tt)*) => { guest!($($row)*).on_request() };
-}
-
 /// The tests.
 #[rustfmt::skip] // A row each.
 pub const TESTS: &[OwnBootTest] = &[
     guest!("small", "kernel, processors, timers, resets", platform, "no-init"),
-    debian!("debian-12", "kernel, processors, timers, resets", platform, "request"),
-    debian!("debian-13", "kernel, processors, timers, resets", platform, "request"),
+    guest!("debian-12", "kernel, processors, timers, resets", platform, "request"),
+    guest!("debian-13", "kernel, processors, timers, resets", platform, "request"),
     guest!("small", "a guest's status comes back", status_comes_back),
-    debian!("debian-12", "a guest's status comes back", status_comes_back),
-    debian!("debian-13", "a guest's status comes back", status_comes_back),
+    guest!("debian-12", "a guest's status comes back", status_comes_back),
+    guest!("debian-13", "a guest's status comes back", status_comes_back),
     guest!("small", "the PCI bus: random bytes, the NIC's window, a hostile guest", pci),
     guest!("small", "two VMs over a bridge, with either backend of virtio-net", bridge),
-    debian!("debian-12", "files of a disk have the checksums that the host sees", files_of_a_disk),
-    debian!("debian-13", "files of a disk have the checksums that the host sees", files_of_a_disk),
-    debian!("debian-12", "programs over virtio-net with vhost-net", network, "vhost"),
-    debian!("debian-12", "programs over virtio-net with the backend of the VMM", network, "user"),
-    debian!("debian-13", "programs over virtio-net with vhost-net", network, "vhost"),
-    debian!("debian-13", "programs over virtio-net with the backend of the VMM", network, "user"),
+    guest!("debian-12", "files of a disk have the checksums that the host sees", files_of_a_disk),
+    guest!("debian-13", "files of a disk have the checksums that the host sees", files_of_a_disk),
+    guest!("debian-12", "programs over virtio-net with vhost-net", network, "vhost"),
+    guest!("debian-12", "programs over virtio-net with the backend of the VMM", network, "user").on_request(),
+    guest!("debian-13", "programs over virtio-net with vhost-net", network, "vhost").on_request(),
+    guest!("debian-13", "programs over virtio-net with the backend of the VMM", network, "user"),
     example!("linux-chain.toml"),
     example!("linux-pair.toml"),
     example!("linux-paths.toml"),

@@ -35,7 +35,8 @@ pub const TESTS: &[OwnBootTest] = &[
     OwnBootTest::new(
         "linux/nic debug kernel: starts and stops leave no memory and a clean log",
         |_| starts_under_checks(),
-    ),
+    )
+    .on_request(),
 ];
 
 /// A VM whose processes misuse views, while another process of it sends to another VM.

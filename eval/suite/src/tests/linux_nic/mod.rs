@@ -43,7 +43,7 @@ macro_rules! exchange {
 pub const TESTS: &[OwnBootTest] = &[
     exchange!("elisa", CallPath::Elisa),
     exchange!("elisa-strict", CallPath::ElisaStrict).on_request(),
-    exchange!("exit-kernel", CallPath::ExitKernel).on_request(),
+    exchange!("exit-kernel", CallPath::ExitKernel),
     exchange!("exit-user", CallPath::ExitUser).on_request(),
     exchange!("direct", CallPath::Direct).on_request(),
     OwnBootTest::new(
