@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use super::fault::Fault;
 use super::header::HEADER;
-use super::receive::BURST;
+use super::receive::{BURST, LONGEST};
 use super::ring::{Direction, Ring};
 use crate::virtio::buffers::Buffers;
 
@@ -26,7 +26,8 @@ pub struct Transmit {
     ring: Ring,
     /// Those of the frame that is being sent.
     buffers: Buffers,
-    /// Frames that the TAP refused: for their header, their length, or since it is down.
+    /// Frames that were not sent: longer than any that a TAP gives, or refused by the TAP for their
+    /// header, their length, or since it is down.
     pub refused: u64,
 }
 
@@ -65,6 +66,14 @@ impl Transmit {
             };
             if chain.size < HEADER {
                 return Err(Fault::NoHeader);
+            }
+            if chain.size > LONGEST {
+                // A chain may name the same memory again and again, up to 4 GiB, and the kernel would
+                // try to have all of it in one piece.
+                self.refused += 1;
+                self.ring.push_used(chain.head, 0)?;
+                left -= 1;
+                continue;
             }
             match self.buffers.send_to(tap.as_fd()) {
                 Ok(_) => {}

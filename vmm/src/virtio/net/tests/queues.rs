@@ -67,6 +67,23 @@ fn frame(len: usize, seed: u8) -> Vec<u8> {
 }
 
 #[test]
+fn frames_longer_than_any_do_not_reach_the_tap() {
+    let bench = Bench::new(16);
+    let mut transmit = bench.transmit();
+    // The same memory twice.
+    let half = (LONGEST / 2 + 1) as u32;
+    bench.driver.post(&[(DATA, half, 0), (DATA, half, 0)]);
+    let len = HEADER + 60;
+    bench.driver.post(&[(DATA, len as u32, 0)]);
+    let sent = transmit.burst(&bench.tap.0).unwrap();
+    assert_eq!((sent, transmit.refused), (Sent::NoFrame, 1));
+    assert_eq!(bench.driver.take_used().len(), 2);
+    let mut frame = vec![0; 2 * LONGEST];
+    assert_eq!(bench.tap.1.recv(&mut frame).unwrap(), len);
+    assert!(bench.tap.1.recv(&mut frame).is_err(), "the other was sent");
+}
+
+#[test]
 fn frames_are_sent_from_chains_of_any_form() {
     let bench = Bench::new(16);
     let mut transmit = bench.transmit();
