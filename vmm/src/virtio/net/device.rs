@@ -49,6 +49,8 @@ pub struct Net {
     vhost: Vec<Vhost>,
     features: u64,
     mtu: u16,
+    /// The address that the device begins with.
+    first_mac: [u8; 6],
     mac: Arc<Mutex<[u8; 6]>>,
     running: Option<Running>,
 }
@@ -127,6 +129,7 @@ impl Net {
             vhost,
             features: features::offered(backend, queues > 1, config.mtu.is_some()),
             mtu: config.mtu.unwrap_or_default(),
+            first_mac: mac,
             mac: Arc::new(Mutex::new(mac)),
             running: None,
         })
@@ -341,6 +344,8 @@ impl VirtioDevice for Net {
         if let Some(running) = self.running.take() {
             self.stop(running);
         }
+        // The next driver may be that of another kernel, and is not to have its forerunner's address.
+        *self.mac.lock().unwrap_or_else(PoisonError::into_inner) = self.first_mac;
     }
 }
 

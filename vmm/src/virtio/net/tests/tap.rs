@@ -175,7 +175,7 @@ fn taps_that_cannot_be_are_named_with_a_remedy() {
 #[test]
 fn a_driver_chooses_its_queues() {
     in_namespace(|| {
-        let mut device = open("tap=t0,backend=user,queues=2").unwrap();
+        let mut device = open("tap=t0,backend=user,queues=2,mac=02:00:00:00:00:09").unwrap();
         let memory = memory();
         let drivers: Vec<Driver> = (0..5)
             .map(|number| Driver::new(&memory, 0x1_0000 * number, 16))
@@ -210,5 +210,11 @@ fn a_driver_chooses_its_queues() {
         assert_eq!(mac, [2, 3, 4, 5, 6, 7]);
         assert!(status.0.lock().unwrap().is_empty());
         device.reset();
+        device.read_config(0, &mut mac);
+        assert_eq!(
+            mac,
+            [2, 0, 0, 0, 0, 9],
+            "the next driver has the first address"
+        );
     });
 }
