@@ -25,11 +25,12 @@ mod wake;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+
+use rustix::io::Errno;
 
 use crate::socket_path;
 
@@ -245,12 +246,56 @@ pub(crate) fn listen(socket: &std::path::Path) -> Result<UnixListener, Error> {
         }
         std::fs::remove_file(socket).map_err(failed)?;
     }
-    let listener = UnixListener::bind(socket).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => Error::InUse(socket.to_owned()),
-        _ => failed(source),
-    })?;
-    let private = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(socket, private).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
+    bind_private(socket).map_err(|errno| match errno {
+        Errno::ADDRINUSE => Error::InUse(socket.to_owned()),
+        _ => failed(errno.into()),
+    })
+}
+
+/// A socket of mode 0600 that listens there and does not wait.
+fn bind_private(socket: &std::path::Path) -> Result<UnixListener, Errno> {
+    use rustix::fs::{Mode, fchmod};
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // The name gets the mode of the socket (unix_bind() in net/unix/af_unix.c), so that there is no
+    // moment at which others can connect.
+    fchmod(&listener, Mode::RUSR | Mode::WUSR)?;
+    bind(&listener, &SocketAddrUnix::new(socket)?)?;
+    listen(&listener, 128)?;
+    Ok(listener.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[test]
+    fn nobody_else_can_connect_at_any_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let (path, done) = (socket.clone(), Arc::new(AtomicBool::new(false)));
+        let until = Arc::clone(&done);
+        let looks = std::thread::spawn(move || {
+            let mut seen = std::collections::BTreeSet::new();
+            while !until.load(Ordering::Relaxed) {
+                seen.extend(
+                    path.metadata()
+                        .map(|file| file.permissions().mode() & 0o777),
+                );
+            }
+            seen
+        });
+        for _ in 0..1000 {
+            let _listener = listen(&socket).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        let seen = looks.join().unwrap();
+        assert!(seen.iter().all(|mode| *mode == 0o600), "{seen:?}");
+    }
 }
