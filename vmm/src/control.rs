@@ -10,7 +10,7 @@
 //! for the user of the VMM alone.
 #![deny(unsafe_code)]
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -179,7 +179,45 @@ pub enum AskError {
     },
 }
 
-fn ask(socket: &Path, word: &str) -> Result<(UnixStream, String), AskError> {
+/// How long all of an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest answer in bytes: what 254 vCPUs have to tell, several times.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// Most characters of an answer that are shown to people.
+const MAX_SHOWN: usize = 200;
+
+/// What people are shown of an answer. A VMM that its guest has taken over may answer anything.
+fn shown(answer: &str) -> String {
+    let visible = answer.chars().filter(|c| !c.is_control());
+    visible.take(MAX_SHOWN).collect()
+}
+
+/// The line that a VM answers, without its end; `at_once` bytes are taken at once at most, so that with
+/// 1 nothing is taken of what follows the line.
+fn read_line(mut stream: &UnixStream, at_once: usize) -> io::Result<String> {
+    let until = Instant::now() + ANSWER_TIMEOUT;
+    let (mut line, mut part) = (Vec::new(), vec![0; at_once]);
+    while !line.ends_with(b"\n") {
+        if Instant::now() > until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(count) => line.extend_from_slice(&part[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if line.len() > MAX_ANSWER {
+            return Err(io::Error::other("its answer does not end"));
+        }
+    }
+    let line = String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(line.trim_end().to_owned())
+}
+
+fn ask(socket: &Path, word: &str, at_once: usize) -> Result<(UnixStream, String), AskError> {
     let failed = |source| AskError::Socket {
         socket: socket.to_owned(),
         source,
@@ -191,18 +229,27 @@ fn ask(socket: &Path, word: &str) -> Result<(UnixStream, String), AskError> {
     stream
         .write_all(format!("{word}\n").as_bytes())
         .map_err(failed)?;
-    let mut answer = String::new();
-    // A reader of one byte takes nothing of what follows the line.
-    BufReader::with_capacity(1, &stream)
-        .read_line(&mut answer)
-        .map_err(failed)?;
-    let answer = answer.trim_end().to_owned();
+    let answer = read_line(&stream, at_once).map_err(failed)?;
     match answer.is_empty() || answer.starts_with("error: ") {
         false => Ok((stream, answer)),
         true => Err(AskError::Refused {
             socket: socket.to_owned(),
-            answer,
+            answer: shown(&answer),
         }),
+    }
+}
+
+impl VmReport {
+    /// Forgets what no statistic of KVM's is called: names are shown to people.
+    fn without_strange_names(mut self) -> VmReport {
+        let known = |name: &str| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+            name.len() <= kvm_stats::MAX_NAME as usize && name.bytes().all(plain)
+        };
+        for map in self.vcpus.iter_mut().chain([&mut self.vm]) {
+            map.retain(|name, _| known(name));
+        }
+        self
     }
 }
 
@@ -212,11 +259,13 @@ fn ask(socket: &Path, word: &str) -> Result<(UnixStream, String), AskError> {
 ///
 /// When nobody answers there.
 pub fn report(socket: &Path) -> Result<VmReport, AskError> {
-    let (_, answer) = ask(socket, "stat")?;
-    serde_json::from_str(&answer).map_err(|_| AskError::Refused {
-        socket: socket.to_owned(),
-        answer,
-    })
+    let (_, answer) = ask(socket, "stat", 64 << 10)?;
+    serde_json::from_str(&answer)
+        .map(VmReport::without_strange_names)
+        .map_err(|_| AskError::Refused {
+            socket: socket.to_owned(),
+            answer: shown(&answer),
+        })
 }
 
 /// The console of the VM behind a control socket.
@@ -225,11 +274,61 @@ pub fn report(socket: &Path) -> Result<VmReport, AskError> {
 ///
 /// When nobody answers there.
 pub fn console(socket: &Path) -> Result<UnixStream, AskError> {
-    let (stream, _) = ask(socket, "console")?;
+    let (stream, _) = ask(socket, "console", 1)?;
     let unlimited = stream.set_read_timeout(None);
     unlimited.map_err(|source| AskError::Socket {
         socket: socket.to_owned(),
         source,
     })?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a VMM is taken to say that answers with the parts, again and again if `endless`.
+    fn asked(answer: &'static [u8], endless: bool) -> Result<VmReport, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("vm");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let vmm = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            client.read_exact(&mut [0; 5]).unwrap();
+            while client.write_all(answer).is_ok() && endless {}
+        });
+        let told = report(&socket).map_err(|error| match &error {
+            AskError::Socket { source, .. } => format!("{error}: {source}"),
+            AskError::Refused { .. } => error.to_string(),
+        });
+        vmm.join().unwrap();
+        told
+    }
+
+    #[test]
+    fn an_answer_writes_nothing_to_terminals_but_text() {
+        for answer in [
+            &b"error: \x1b]0;title\x07\xc2\x9b2J text\n"[..],
+            b"{\x1b[2J text\n",
+        ] {
+            let error = asked(answer, false).unwrap_err();
+            assert!(error.contains("text"), "{error:?}");
+            assert!(!error.contains(char::is_control), "{error:?}");
+        }
+        let long = [b"error: ".as_slice(), &[b'x'; 10_000], b"\n"].concat();
+        let error = asked(Box::leak(long.into()), false).unwrap_err();
+        assert!(error.len() < 1000, "{error}");
+        let names =
+            br#"{"pid":1,"uptime":2,"vm":{"\u001b[2J":1},"vcpus":[{"exits":3,"a\nb_exits":4}]}"#;
+        let line = [names.as_slice(), b"\n"].concat();
+        let report = asked(Box::leak(line.into()), false).unwrap();
+        assert!(report.vm.is_empty());
+        assert_eq!(report.vcpus[0].keys().collect::<Vec<_>>(), ["exits"]);
+    }
+
+    #[test]
+    fn an_answer_without_an_end_is_given_up() {
+        let error = asked(&[b'x'; 4096], true).unwrap_err();
+        assert!(error.contains("does not end"), "{error}");
+    }
 }

@@ -68,7 +68,7 @@ pub struct StatsLayout {
 
 /// Bounds of what is believed of a header; KVM has about 70 statistics with names of 48 bytes.
 const MAX_DESCRIPTORS: u32 = 4096;
-const MAX_NAME: u32 = 256;
+pub(crate) const MAX_NAME: u32 = 256;
 const MAX_WORDS: usize = 1 << 16;
 
 /// Bytes of a header.
