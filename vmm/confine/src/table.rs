@@ -56,7 +56,7 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
     match kind {
         Kind::Starter => &[
             EVERY, START, WAIT, DATA, STATISTICS, TERMINAL, DEVICE, SOCKET_DATA, FILES, TAP, VHOST,
-            BLOCK, INTERFACE, SCHEDULING,
+            BLOCK, INTERFACE, SCHEDULING, LINE,
         ],
         Kind::Signals => &[EVERY, WAIT, DATA, TERMINAL],
 
@@ -68,9 +68,9 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
         ],
         Kind::Console => &[EVERY, WAIT, DATA, TERMINAL, SOCKET_DATA],
         Kind::NicEnd => &[EVERY, WAIT, DATA, TERMINAL, SOCKET_DATA],
-        Kind::Disk => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, FILES, BLOCK],
-        Kind::Net => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, TAP, VHOST, SCHEDULING],
-        Kind::Rng => &[EVERY, WAIT, DATA, TERMINAL, DEVICE],
+        Kind::Disk => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, FILES, BLOCK, LINE],
+        Kind::Net => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, TAP, VHOST, SCHEDULING, LINE],
+        Kind::Rng => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, LINE],
         Kind::Control => &[EVERY, WAIT, DATA, TERMINAL, STATISTICS, SOCKET_DATA],
 
         Kind::NicServer => &[EVERY, WAIT, DATA, FILES, SOCKET_DATA, OWNER, OWNER_UPLINKS],
@@ -279,6 +279,9 @@ const KVM_VM: &[Rule] = &[
     ioctl!(kvm::KVM_SET_IRQCHIP),
     ioctl!(kvm::KVM_SIGNAL_MSI),
 ];
+
+/// A thread that serves queues of a driver without MSI-X: the interrupt's line (INTx).
+const LINE: &[Rule] = &[ioctl!(kvm::KVM_IRQ_LINE)];
 
 /// A thread that serves queues: waking behind whoever runs.
 const SCHEDULING: &[Rule] = &[only(

@@ -201,6 +201,9 @@ const BY_ALL: &[Call] = &[
     }),
 ];
 
+/// Asserts an interrupt's line.
+const IRQ_LINE: Call = ("KVM_IRQ_LINE", || refused_by_kernel(0x4008_ae61));
+
 /// Calls that some kinds make besides.
 const BY_SOME: &[(Kind, Call)] = &[
     (Kind::Vcpu, ("KVM_RUN", || refused_by_kernel(0xae80))),
@@ -217,6 +220,10 @@ const BY_SOME: &[(Kind, Call)] = &[
             (eventfd(0, EFD_CLOEXEC) < 0).into()
         }),
     ),
+    // A device whose driver has no MSI-X, or turns it off.
+    (Kind::Disk, IRQ_LINE),
+    (Kind::Net, IRQ_LINE),
+    (Kind::Rng, IRQ_LINE),
     (
         Kind::Disk,
         ("fdatasync", || unsafe { (fdatasync(-1) == 0).into() }),
