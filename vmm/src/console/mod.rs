@@ -207,7 +207,7 @@ impl Joiner {
 
 /// A pseudo-terminal in raw mode: else what the guest writes would be echoed to it as input.
 fn open_pty() -> rustix::io::Result<(OwnedFd, OwnedFd, String)> {
-    use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
+    use rustix::fs::{Mode, OFlags, fchmod, fcntl_getfl, fcntl_setfl};
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&master)?;
@@ -218,6 +218,8 @@ fn open_pty() -> rustix::io::Result<(OwnedFd, OwnedFd, String)> {
     let name = name.to_string_lossy().into_owned();
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let slave = rustix::fs::open(name.as_str(), flags, Mode::empty())?;
+    // What is written to it is the guest's input. Elsewhere the group `tty` may write to terminals.
+    fchmod(&slave, Mode::RUSR | Mode::WUSR)?;
     let mut attributes = rustix::termios::tcgetattr(&slave)?;
     attributes.make_raw();
     rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &attributes)?;
@@ -274,6 +276,14 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
+
+    #[test]
+    fn a_pseudo_terminal_is_the_users_alone() {
+        let console = Console::open(&Destination::Pty).unwrap();
+        let name = console.notice().unwrap().rsplit(' ').next().unwrap();
+        let mode = std::fs::metadata(name).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
 
     #[test]
     fn nobody_else_can_connect_at_any_moment() {
