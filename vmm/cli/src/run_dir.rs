@@ -14,12 +14,12 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
-use rustix::fs::{FlockOperation, flock};
+use anyhow::{Context, anyhow, bail};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 /// What is known of something that runs.
@@ -109,33 +109,53 @@ fn base_path() -> PathBuf {
 /// The run directory, made if it is not there, and locked until the file is closed.
 fn lock_base() -> anyhow::Result<(PathBuf, File)> {
     let base = base_path();
+    let locked = lock_directory(&base)?;
+    Ok((base, locked))
+}
+
+/// Makes the run directory, if it is not there, and locks it until the file is closed. Others may be
+/// able to write where it lies: what they put in its place is neither followed nor waited for.
+fn lock_directory(base: &Path) -> anyhow::Result<File> {
     let shown = base.display();
+    let foreign = || {
+        anyhow!(
+            "the run directory {shown} is not this user's alone: remove it, or name another place by \
+             XDG_RUNTIME_DIR"
+        )
+    };
     for _ in 0..100 {
-        match DirBuilder::new().mode(0o700).create(&base) {
+        match DirBuilder::new().mode(0o700).create(base) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(error)
                     .with_context(|| format!("cannot make the run directory {shown}"));
             }
             _ => {}
         }
-        let opened = match File::open(&base) {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let mut options = File::options();
+        let options = options.read(true).custom_flags(flags.bits() as i32);
+        let opened = match options.open(base) {
             // Its last user has just removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+                return Err(foreign());
+            }
             opened => opened.with_context(|| format!("cannot open the run directory {shown}"))?,
         };
+        let own = opened
+            .metadata()
+            .with_context(|| format!("cannot look at the run directory {shown}"))?;
+        // Before it is locked: whose directory it is may keep it locked for ever.
+        if own.uid() != rustix::process::geteuid().as_raw() || own.mode() & 0o077 != 0 {
+            return Err(foreign());
+        }
         flock(&opened, FlockOperation::LockExclusive)
             .with_context(|| format!("cannot lock the run directory {shown}"))?;
-        let found = fs::symlink_metadata(&base);
-        let Ok(found) = found else { continue };
-        let owner = rustix::process::geteuid().as_raw();
-        if !found.is_dir() || found.uid() != owner || found.mode() & 0o077 != 0 {
-            bail!(
-                "the run directory {shown} is not this user's alone: remove it, or name another \
-                 place by XDG_RUNTIME_DIR"
-            );
-        }
-        if found.ino() == opened.metadata().map_or(0, |opened| opened.ino()) {
-            return Ok((base, opened));
+        match fs::symlink_metadata(base) {
+            Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) => {
+                return Ok(opened);
+            }
+            _ => {}
         }
     }
     bail!("the run directory {shown} comes and goes")
@@ -280,4 +300,52 @@ pub fn entries() -> anyhow::Result<Vec<Entry>> {
     // If nothing was live, the directory goes, too.
     let _ = fs::remove_dir(&base);
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// What locking that directory comes to, which must be soon.
+    fn locked(base: &Path) -> Result<File, String> {
+        let (done, end) = mpsc::channel();
+        let base = base.to_owned();
+        thread::spawn(move || {
+            let locked = lock_directory(&base).map_err(|error| format!("{error:#}"));
+            let _ = done.send(locked);
+        });
+        end.recv_timeout(Duration::from_secs(10))
+            .expect("it is waited for")
+    }
+
+    #[test]
+    fn what_others_put_in_place_of_the_run_directory_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (own, base) = (directory.path().join("own"), directory.path().join("base"));
+        let lock = locked(&own).unwrap();
+        drop(lock);
+        let refused = |base: &Path| {
+            let error = locked(base).unwrap_err();
+            assert!(error.contains("not this user's alone"), "{error}");
+        };
+        symlink(&own, &base).unwrap();
+        refused(&base);
+        fs::remove_file(&base).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &base, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        refused(&base);
+        fs::remove_file(&base).unwrap();
+        fs::create_dir(&base).unwrap();
+        fs::set_permissions(&base, fs::Permissions::from_mode(0o755)).unwrap();
+        let other = File::open(&base).unwrap();
+        flock(&other, FlockOperation::LockExclusive).unwrap();
+        refused(&base);
+    }
 }
