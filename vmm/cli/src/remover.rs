@@ -42,11 +42,17 @@ impl Remover {
 fn start(sockets: &[&Path], place: Option<&Place>) -> io::Result<Remover> {
     let mut command = Command::new("/proc/self/exe");
     command.arg("remove");
-    if let Some(place) = place {
-        for directory in place.directories() {
-            command.arg("--place").arg(directory);
+    // The place is known by its lock, which the process has as its standard output.
+    let lock = match place {
+        Some(place) => {
+            let directories = place.directories();
+            for directory in directories {
+                command.arg("--place").arg(directory);
+            }
+            run_dir::open_lock(directories[0])?.into()
         }
-    }
+        None => Stdio::null(),
+    };
     for socket in sockets {
         let socket = std::path::absolute(socket)?;
         let inode = std::fs::symlink_metadata(&socket)?.ino();
@@ -56,7 +62,7 @@ fn start(sockets: &[&Path], place: Option<&Place>) -> io::Result<Remover> {
     let (ended, until) = io::pipe()?;
     let process = command
         .stdin(ended)
-        .stdout(Stdio::null())
+        .stdout(lock)
         .stderr(Stdio::null())
         .current_dir("/")
         // Signals of the terminal are not for it.
@@ -88,8 +94,8 @@ pub struct Args {
     place: Vec<PathBuf>,
 }
 
-/// Waits until standard input ends, and removes the sockets that are still the same, and the place;
-/// returns the exit status.
+/// Waits until standard input ends, and removes the sockets that are still the same, and the place
+/// whose lock is standard output; returns the exit status.
 pub fn run(args: &Args) -> u8 {
     // Whoever could write to it is gone if it cannot be read.
     let _ = io::stdin().lock().read_to_end(&mut Vec::new());
@@ -101,7 +107,7 @@ pub fn run(args: &Args) -> u8 {
         }
     }
     if let [place, base] = &args.place[..] {
-        run_dir::remove(place, base);
+        run_dir::remove_own(place, base, io::stdout());
     }
     0
 }

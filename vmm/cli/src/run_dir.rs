@@ -14,6 +14,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,6 +22,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
+
+/// Name of the file that is locked in a place.
+const LOCK: &str = "lock";
 
 /// What is known of something that runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +167,7 @@ fn lock_directory(base: &Path) -> anyhow::Result<File> {
 
 /// Whether a process holds a place; if not, it is removed. The run directory is locked.
 fn is_live(directory: &Path) -> bool {
-    let locked = match File::open(directory.join("lock")) {
+    let locked = match File::open(directory.join(LOCK)) {
         Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err(),
         Err(_) => false,
     };
@@ -194,7 +198,7 @@ impl Place {
             }
             let made = DirBuilder::new().mode(0o700).create(&directory);
             made.with_context(|| format!("cannot make {}", directory.display()))?;
-            let lock = File::create_new(directory.join("lock"));
+            let lock = File::create_new(directory.join(LOCK));
             let lock = lock.with_context(|| format!("cannot lock {}", directory.display()))?;
             flock(&lock, FlockOperation::NonBlockingLockExclusive)
                 .with_context(|| format!("cannot lock {}", directory.display()))?;
@@ -260,9 +264,31 @@ impl Drop for Place {
     }
 }
 
+/// The file that is locked in a place, by which [`remove_own`] knows the place.
+pub fn open_lock(place: &Path) -> io::Result<File> {
+    File::open(place.join(LOCK))
+}
+
+/// Removes a place from the run directory, if it is still the one with that file, and not of one who
+/// has taken the name since.
+pub fn remove_own(place: &Path, base: &Path, lock: impl AsFd) {
+    let _locked = lock_directory(base);
+    let there = fs::symlink_metadata(place.join(LOCK));
+    // An inode has one number as long as somebody has it open.
+    if let (Ok(there), Ok(own)) = (there, rustix::fs::fstat(lock))
+        && (there.dev(), there.ino()) == (own.st_dev, own.st_ino)
+    {
+        remove_locked(place, base);
+    }
+}
+
 /// Removes a place from the run directory, which goes with its last one.
-pub fn remove(place: &Path, base: &Path) {
-    let _locked = lock_base();
+fn remove(place: &Path, base: &Path) {
+    let _locked = lock_directory(base);
+    remove_locked(place, base);
+}
+
+fn remove_locked(place: &Path, base: &Path) {
     // Whoever looks next removes what cannot be removed now.
     let _ = fs::remove_dir_all(place);
     // The last one takes the directory with it.
@@ -347,5 +373,26 @@ mod tests {
         let other = File::open(&base).unwrap();
         flock(&other, FlockOperation::LockExclusive).unwrap();
         refused(&base);
+    }
+
+    #[test]
+    fn a_place_that_another_has_taken_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("base");
+        drop(lock_directory(&base).unwrap());
+        let place = base.join("vm");
+        let take = || {
+            fs::create_dir(&place).unwrap();
+            File::create_new(place.join(LOCK)).unwrap();
+            open_lock(&place).unwrap()
+        };
+        // The process was killed, and another came before what it left was removed.
+        let former = take();
+        fs::remove_dir_all(&place).unwrap();
+        let present = take();
+        remove_own(&place, &base, &former);
+        assert!(place.exists());
+        remove_own(&place, &base, &present);
+        assert!(!place.exists() && !base.exists());
     }
 }
