@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use postern_lab::job::{Job, JobOutcome};
+use postern_lab::machine::initramfs::Initramfs;
 use postern_lab::setup;
 use postern_lab::testbed::{EmulatedTestbed, VIEWS};
 use postern_lab::topology_files::{self, DEBIAN};
@@ -44,6 +45,15 @@ struct Scene<'a> {
 impl Scene<'_> {
     /// Boots the machine and runs the script.
     fn play(&self, testbed: &EmulatedTestbed) -> Result<JobOutcome> {
+        self.play_with(testbed, |job| job)
+    }
+
+    /// The same with more files in the script's directory.
+    fn play_with(
+        &self,
+        testbed: &EmulatedTestbed,
+        add: impl FnOnce(Job) -> Job,
+    ) -> Result<JobOutcome> {
         let timeout = Duration::from_secs(self.seconds);
         let name = self.guest;
         let guest = topology_files::guest(name)?;
@@ -60,7 +70,7 @@ impl Scene<'_> {
             job = job.file(&format!("{name}/root.erofs"), image);
         }
         let machine = testbed.machine(VIEWS)?.memory_mb(self.memory_mb);
-        Ok(machine.timeout(REAL_TIME).run(job)?)
+        Ok(machine.timeout(REAL_TIME).run(add(job))?)
     }
 }
 
@@ -92,6 +102,8 @@ pub const TESTS: &[OwnBootTest] = &[
     guest!("small", "kernel, processors, timers, resets", platform, "no-init"),
     guest!("debian-12", "kernel, processors, timers, resets", platform, "request"),
     guest!("debian-13", "kernel, processors, timers, resets", platform, "request"),
+    guest!("small", "memory from 32 MiB to 4 GiB, as bzImage and as vmlinux", memory),
+    guest!("small", "console: what is typed reaches a process, and its answer comes back", console),
     guest!("small", "a guest's status comes back", status_comes_back),
     guest!("debian-12", "a guest's status comes back", status_comes_back),
     guest!("debian-13", "a guest's status comes back", status_comes_back),
@@ -169,6 +181,32 @@ fn platform(testbed: &EmulatedTestbed, guest: &str, panic: &str) -> Result<()> {
         memory_mb: 1024,
         script: &script,
         seconds: 600,
+    };
+    checks(scene.play(testbed)?)
+}
+
+/// The small kernel in little and in much memory, by the Linux boot protocol and by PVH.
+fn memory(testbed: &EmulatedTestbed, guest: &str) -> Result<()> {
+    let scene = Scene {
+        guest,
+        memory_mb: 1024,
+        script: include_str!("memory.sh"),
+        seconds: 300,
+    };
+    let vmlinux = testbed.kernel_tree.build.join("vmlinux");
+    let tiny = Initramfs::with_program(&testbed.programs.init).context("making an initrd")?;
+    let tiny = tiny.archive().context("making an initrd")?;
+    let add = |job: Job| job.file("vmlinux", vmlinux).bytes("tiny", tiny);
+    checks(scene.play_with(testbed, add)?)
+}
+
+/// Lines typed into a guest's serial port, which a process adds up.
+fn console(testbed: &EmulatedTestbed, guest: &str) -> Result<()> {
+    let scene = Scene {
+        guest,
+        memory_mb: 512,
+        script: include_str!("console.sh"),
+        seconds: 200,
     };
     checks(scene.play(testbed)?)
 }
