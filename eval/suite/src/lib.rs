@@ -21,6 +21,7 @@
 //! | [`omit`] | defences that attacks are tried without |
 //! | [`in_machines`] | runs those tests, several in one boot |
 //! | `own_boots` | tests that boot machines by themselves |
+//! | `boots` | those of them that count boots |
 //! | `disks` | those of them that use disks of Linux guests |
 //! | `networks` | those of them that use networks of Linux guests |
 //! | `marks` | what these count between marks of their guests |
@@ -44,6 +45,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod boots;
 mod disks;
 pub mod in_machines;
 pub mod libtest;

@@ -27,6 +27,9 @@ const PAUSE: u64 = 15_000;
 /// How many times the instructions of QEMU's packets Postern's may have, in hundredths.
 const MOST: u64 = 105;
 
+/// Processor of VMs that are compared to VMs with a view, which have no other.
+const LIKE_VIEWS: &str = "view-compatible";
+
 /// Definitions for scripts: the host sends what the guest is about to receive.
 const PRELUDE: &str = r#"
 echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6
@@ -74,17 +77,22 @@ pub fn costs(testbed: &EmulatedTestbed) -> Result<()> {
             Qemu::COMMAND
         )
     };
-    let postern = |backend| {
+    let postern = |backend, cpu| {
         format!(
             "./postern run --kernel kernel --initrd initrd --net tap=t0,mac={mac},backend={backend} \
-             --cmdline '{line}'"
+             --cpu {cpu} --cmdline '{line}'"
         )
     };
     let files = Setup::open()?.qemu()?;
     let cases = [
-        ("Postern, vhost", postern("vhost")),
+        ("Postern, vhost", postern("vhost", "host")),
+        (
+            "Postern, vhost, as with a view",
+            postern("vhost", LIKE_VIEWS),
+        ),
         ("QEMU, vhost", qemu("on")),
-        ("Postern, user", postern("user")),
+        ("Postern, user", postern("user", "host")),
+        ("Postern, user, as with a view", postern("user", LIKE_VIEWS)),
         ("QEMU, user", qemu("off")),
     ];
     let mut all = Vec::new();
@@ -127,6 +135,46 @@ pub fn costs(testbed: &EmulatedTestbed) -> Result<()> {
                 "{kind} costs more than in QEMU, {backend}\n{table}"
             );
         }
+    }
+    Ok(())
+}
+
+/// Bytes that are sent and come back by vsock(7), each way: more than what can be on its way.
+const ASKED: u64 = 300_000;
+
+/// By virtio-vsock a guest reaches its host, and its host the guest; all bytes come back.
+pub fn vsock(testbed: &EmulatedTestbed) -> Result<()> {
+    let words = format!("vsock-ask:2:1000:{ASKED} vsock-echo:2000");
+    let script = format!(
+        "./postern-nettest vsock-echo:1000 > host 2>&1 & host=$!
+         until grep -q LISTENING host; do kill -0 $host || {{ cat host; exit 80; }}; sleep 0.05; done
+         ./postern run --kernel kernel --initrd initrd --serial console --vsock cid=7 \
+            --cmdline 'console=ttyS0 quiet panic=-1 -- {words}' > messages 2>&1 & vm=$!
+         until grep -q 'LISTENING 2000' console; do
+            kill -0 $vm || {{ cat console messages host; exit 81; }}; sleep 0.05
+         done
+         ./postern run --kernel kernel --vsock cid=7 > second 2>&1
+         [ $? = 64 ] && grep -q 'cid=7 is another' second && echo a second VM is refused
+         ./postern-nettest vsock-ask:7:2000:{ASKED} || exit 82
+         wait $vm || exit 83
+         wait $host || exit 84
+         cat console host second"
+    );
+    let job = Job::new("vsock", &script)
+        .file("postern", &testbed.programs.postern)
+        .file("postern-nettest", &testbed.programs.nettest)
+        .file("kernel", &testbed.kernel_tree.kernel.image)
+        .bytes("initrd", initrd(testbed)?);
+    let text = testbed.machine(VIEWS)?.run(job)?.success()?.text();
+    for line in [
+        &format!("ANSWERED {ASKED} from 7"),
+        &format!("ANSWERED {ASKED} from 2"),
+        &format!("ECHOED {ASKED} to 7"),
+        &format!("ECHOED {ASKED} to 2"),
+        "a second VM is refused",
+    ] {
+        let found = text.lines().any(|one| one.trim_end() == line);
+        ensure!(found, "there is no line {line:?} in {text}");
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use postern_lab::machine::MachineError;
 use postern_lab::setup::{self, Flavour, Series};
 use postern_lab::testbed::{EmulatedTestbed, Testbed, VIEWS};
 
+use crate::boots;
 use crate::disks;
 use crate::networks;
 use crate::report::{TestReport, Verdict};
@@ -82,6 +83,10 @@ const OF_MACHINES: &[OwnBootTest] = &[
         stock_users::qemu,
     ),
     OwnBootTest::new(
+        "linux/boot: of a small guest costs at most 1.05 times its kernel's own",
+        boots::costs,
+    ),
+    OwnBootTest::new(
         "linux/disk: what a guest reads and writes is what the host has",
         disks::content,
     ),
@@ -92,6 +97,10 @@ const OF_MACHINES: &[OwnBootTest] = &[
     OwnBootTest::new(
         "linux/net: a packet of virtio-net costs at most 1.05 times that of Debian's QEMU",
         networks::costs,
+    ),
+    OwnBootTest::new(
+        "linux/vsock: a guest and its host reach each other",
+        networks::vsock,
     ),
     OwnBootTest::new("demo/the same run twice shows the same counts", demo_twice),
 ];

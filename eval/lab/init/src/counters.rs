@@ -8,13 +8,15 @@ use postern_abi::emulated::{
     PORT_VM_ENTRIES, PORT_VM_EXITS, PORT_VMFUNCS,
 };
 
+use postern_abi::platform::{PORT_EXIT, PORT_SNAPSHOT};
+
 use crate::ports::Ports;
 
 /// Prints all counters on one line.
 pub fn print() -> Result<()> {
     let mut ports = open()?;
     ports.write(PORT_LATCH, 0);
-    let mut counter = |port| u64::from(ports.read(port)) | u64::from(ports.read(port + 4)) << 32;
+    let mut counter = |port| counter(&mut ports, port);
     println!(
         "instructions {} guest {} vmfuncs {} exits {} entries {}",
         counter(PORT_INSTRUCTIONS),
@@ -24,6 +26,34 @@ pub fn print() -> Result<()> {
         counter(PORT_VM_ENTRIES)
     );
     Ok(())
+}
+
+/// A counter as of the last snapshot, whose low half is at this port.
+fn counter(ports: &mut Ports, port: u16) -> u64 {
+    u64::from(ports.read(port)) | u64::from(ports.read(port + 4)) << 32
+}
+
+/// Says that boots are counted, among the arguments of the first process.
+pub const COUNT_BOOT: &str = "count-boot";
+
+/// File in which [`boot`]'s line is put.
+pub const BOOT: &str = "/run/boot-counters";
+
+/// Counts a boot, as the first thing that the first process does. In the machine, a line with the
+/// instructions before the kernel, if that took a snapshot when it began, and before this process. In
+/// a VM, its VMM takes a snapshot of its counters, and ends it.
+pub fn boot() -> Result<String> {
+    let Ok(mut ports) = open() else {
+        let count = PORT_SNAPSHOT + 4 - PORT_EXIT;
+        let mut ports = Ports::range(PORT_EXIT, count).context("asking for I/O ports")?;
+        ports.write(PORT_SNAPSHOT, 0);
+        ports.write(PORT_EXIT, 0);
+        anyhow::bail!("boots cannot be counted here");
+    };
+    let kernel = counter(&mut ports, PORT_INSTRUCTIONS);
+    ports.write(PORT_LATCH, 0);
+    let process = counter(&mut ports, PORT_INSTRUCTIONS);
+    Ok(format!("kernel {kernel} process {process}\n"))
 }
 
 fn open() -> Result<Ports> {

@@ -50,7 +50,9 @@ impl RecordSender {
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
-        if let Err(error) = live() {
+        let counted = std::env::args().any(|word| word == counters::COUNT_BOOT);
+        let boot = counted.then(counters::boot).transpose();
+        if let Err(error) = boot.and_then(live) {
             complain(&error);
         }
         // The machine is still on only if it is another machine than expected.
@@ -82,8 +84,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn live() -> Result<()> {
+/// Lives; keeps what was counted of its boot, if anything was.
+fn live(boot: Option<String>) -> Result<()> {
     mount_all()?;
+    if let Some(line) = boot {
+        fs::write(counters::BOOT, line).with_context(|| format!("writing {}", counters::BOOT))?;
+    }
     entropy::seed().context("seeding the kernel's random numbers")?;
     let sender = RecordSender(Mutex::new(Ports::open().context("asking for I/O ports")?));
     if let Err(error) = carry_out(&sender) {

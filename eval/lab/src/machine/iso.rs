@@ -13,7 +13,7 @@ use super::tool;
 
 /// Kernel command line. The machine's serial port runs at its highest speed, since every byte takes
 /// its emulated time; addresses of programs are not random, so that equal runs are equal.
-const COMMAND_LINE: &str = "console=ttyS0,115200 nokaslr norandmaps mitigations=off panic=-1 \
+pub const COMMAND_LINE: &str = "console=ttyS0,115200 nokaslr norandmaps mitigations=off panic=-1 \
                             reboot=t no_timer_check quiet";
 
 /// Makes `directory/machine.iso` from files put into `directory/iso`.

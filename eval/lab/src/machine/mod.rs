@@ -54,3 +54,4 @@ pub use directory::RunDirectory;
 pub use emulated::{BootOutcome, EmulatedMachine};
 pub use error::MachineError;
 pub use files::{Kernel, MachineFiles};
+pub use iso::COMMAND_LINE;

@@ -11,6 +11,7 @@
 //! | `discard:OFFSET:LENGTH`, `zero:OFFSET:LENGTH` | what it says |
 //! | `readonly` | checks that nothing can be written |
 //! | `serial` | prints the serial number |
+//! | `queues:N` | from each of N processors at once, 64 reads around the page cache; each must have had a queue of its own |
 //! | `stay` | says so, and does nothing more for ever |
 //!
 //! Each word ends with a line, `DONE WORD` or `FAILED WORD: REASON`; the first that fails is the last.
@@ -45,6 +46,7 @@ fn run(parts: &mut Parts<'_>) -> Result<()> {
             println!("SERIAL {}", serial.context("reading the serial number")?);
             Ok(())
         }
+        "queues" => work::queues(parts.number()?),
         "stay" => {
             println!("STAYING");
             loop {

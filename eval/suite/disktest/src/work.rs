@@ -1,6 +1,7 @@
 //! What is done to the disk.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use postern_words::mark;
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, mount};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use sha2::{Digest, Sha256};
 
 /// The disk.
@@ -140,6 +142,61 @@ pub fn write(seed: u64, mut offset: u64, length: u64, flush: bool) -> Result<()>
         true => disk.sync_all().context("flushing"),
         false => Ok(()),
     }
+}
+
+/// Reads from each of so many processors at once, and checks that each had a queue of its own: the
+/// interrupts of queues have names.
+pub fn queues(processors: u64) -> Result<()> {
+    const READS: u64 = 64;
+    let before = interrupts()?;
+    std::thread::scope(|scope| {
+        let reader = |processor: u64| -> Result<()> {
+            let mut here = CpuSet::new();
+            here.set(processor as usize);
+            sched_setaffinity(None, &here).context("moving to a processor")?;
+            let disk = disk(false)?;
+            let mut buffer = Buffer::new();
+            for number in 0..READS {
+                let offset = (processor * READS + number) * 4096;
+                disk.read_exact_at(&mut buffer.0[..4096], offset)
+                    .with_context(|| format!("reading at {offset}"))?;
+            }
+            Ok(())
+        };
+        let threads: Vec<_> = (0..processors)
+            .map(|processor| scope.spawn(move || reader(processor)))
+            .collect();
+        let mut done: Result<()> = Ok(());
+        for thread in threads {
+            let result = thread.join();
+            done = done.and(result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        done
+    })?;
+    let after = interrupts()?;
+    ensure!(
+        after.len() as u64 == processors,
+        "there are queues {after:?}"
+    );
+    for (queue, count) in &after {
+        let more = count - before.get(queue).unwrap_or(&0);
+        ensure!(more > 0, "queue {queue} was not used");
+        println!("QUEUE {queue} interrupted");
+    }
+    Ok(())
+}
+
+/// Interrupts of each queue of the disk so far, on all processors.
+fn interrupts() -> Result<BTreeMap<String, u64>> {
+    let text = std::fs::read_to_string("/proc/interrupts").context("reading /proc/interrupts")?;
+    let queues = text.lines().filter_map(|line| {
+        // NUMBER: COUNT... KIND... virtioN-req.QUEUE
+        let (_, queue) = line.rsplit_once("-req.")?;
+        let counts = line.split_ascii_whitespace().skip(1);
+        let counts = counts.map_while(|word| word.parse::<u64>().ok());
+        Some((queue.trim().to_owned(), counts.sum()))
+    });
+    Ok(queues.collect())
 }
 
 /// Checks that the disk cannot be written: some kernels refuse to open it, others to write.

@@ -9,11 +9,14 @@
 //! | `none` | nothing, between two lines of `MARK` |
 //! | `send:INTERFACE:SIZE:COUNT:BATCH:PAUSE` | sends COUNT frames of SIZE bytes, BATCH a call, with PAUSE microseconds after each |
 //! | `receive:INTERFACE:SIZE:COUNT` | receives COUNT frames of SIZE bytes, each of which must come once and in order |
+//! | `vsock-echo:PORT` | says so once it listens at this port of vsock(7), and gives one peer back what it sends |
+//! | `vsock-ask:CID:PORT:LENGTH` | sends so many bytes to a port, all of which must come back |
 //!
 //! `send` and `receive` begin and end with lines `MARK WORD-SIZE begin` and `MARK WORD-SIZE end`. Each
 //! word ends with a line, `DONE WORD` or `FAILED WORD: REASON`; the first that fails is the last.
 
 mod interface;
+mod vsock;
 mod work;
 
 use std::process::ExitCode;
@@ -41,6 +44,8 @@ fn run(parts: &mut Parts<'_>) -> Result<()> {
             work::send(name, size, count, batch, pause)
         }
         "receive" => work::receive(parts.text(), parts.number()?, parts.number()?),
+        "vsock-echo" => vsock::echo(parts.number()?),
+        "vsock-ask" => vsock::ask(parts.number()?, parts.number()?, parts.number()?),
         other => bail!("no word begins with {other:?}"),
     }
 }
