@@ -15,6 +15,7 @@ use postern_vmm::console::{Action, Escape, Terminal};
 use postern_vmm::{control, signals, status};
 
 use crate::error::CommandError;
+use crate::output;
 use crate::ps;
 
 /// Flags of `postern console`.
@@ -52,7 +53,7 @@ pub fn run(args: &Args) -> Result<u8, CommandError> {
         .context("cannot take the terminal into raw mode")
         .map_err(CommandError::internal)?;
     if terminal.is_some() {
-        eprintln!("postern: Ctrl-A d leaves this console, Ctrl-A h helps");
+        output::tell("Ctrl-A d leaves this console, Ctrl-A h helps");
     }
     let reader = stream
         .try_clone()
@@ -84,7 +85,7 @@ pub fn run(args: &Args) -> Result<u8, CommandError> {
             Ok(End::Signal(signal)) => status::SIGNAL_BASE.saturating_add(signal as u8),
             Ok(End::Detached) => {
                 drop(terminal);
-                eprintln!("\npostern: the console is left; the VM goes on");
+                output::complain("\npostern: the console is left; the VM goes on\n");
                 return Ok(0);
             }
             Ok(End::VmEnded) | Err(_) => 0,
@@ -139,7 +140,7 @@ fn type_in(stream: &mut UnixStream, with_escape: bool, ends: &mpsc::Sender<End>)
             match action {
                 Action::Quit | Action::Detach => drop(ends.send(End::Detached)),
                 Action::Suspend => drop(ends.send(End::Suspend)),
-                Action::Help => eprintln!("postern: {}", Escape::HELP),
+                Action::Help => output::tell(Escape::HELP),
             }
         }
     }

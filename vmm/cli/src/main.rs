@@ -111,7 +111,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         Err(CommandError { status, error }) => {
-            eprintln!("postern: {error:#}");
+            output::tell(format_args!("{error:#}"));
             ExitCode::from(status)
         }
     }

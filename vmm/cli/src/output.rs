@@ -1,6 +1,7 @@
 //! What subcommands print and write.
 #![deny(unsafe_code)]
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -20,6 +21,18 @@ pub fn print(text: &str) -> Result<(), CommandError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Tells the user something on standard error, in a line of its own. One who has gone away is no
+/// reason to end.
+pub fn tell(what: impl Display) {
+    complain(format_args!("postern: {what}\n"));
+}
+
+/// Writes to standard error, if somebody still reads it.
+pub fn complain(text: impl Display) {
+    // At once, so that lines of several threads do not mix.
+    let _ = io::stderr().write_all(text.to_string().as_bytes());
 }
 
 /// Creates a file that the user asked for.

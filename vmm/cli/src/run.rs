@@ -1,7 +1,6 @@
 //! `postern run`: one VM.
 #![deny(unsafe_code)]
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -233,7 +232,7 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     // They would remove what the remover does, and this process cannot once it is confined.
     std::mem::forget((control, place));
     if let Some(notice) = console.notice() {
-        eprintln!("postern: {notice}");
+        output::tell(notice);
     }
     let raw = match console.on_terminal() {
         true => enter_terminal(&terminal)?,
@@ -246,10 +245,10 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
             (Action::Quit, _) => drop(stopper.stop(libc::SIGINT)),
             (Action::Suspend, Some(terminal)) => terminal.suspend(),
             (Action::Suspend | Action::Detach, _) => {}
-            (Action::Help, _) => say(&format!("postern: {}\n", Escape::HELP)),
+            (Action::Help, _) => output::tell(Escape::HELP),
         }),
         outbox: args.outbox.as_deref().map(output::create).transpose()?,
-        nic_end: Box::new(|end| eprintln!("postern: {end}")),
+        nic_end: Box::new(|end| output::tell(end)),
     };
     let stats = match args.stats {
         Some(path) => Some((output::create(&path)?, path)),
@@ -263,7 +262,7 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
         output::write_json(file, &path, &json)?;
     }
     if !report.outcome.by_guest() {
-        eprintln!("postern: {}", report.outcome);
+        output::tell(&report.outcome);
     }
     Ok(report.outcome.status())
 }
@@ -276,14 +275,9 @@ fn enter_terminal(handle: &OnceLock<TerminalHandle>) -> Result<Option<Terminal>,
     if let Some(terminal) = &terminal {
         // It is set here alone.
         let _ = handle.set(terminal.handle());
-        say(
+        output::complain(
             "postern: this terminal is the guest's console; Ctrl-A x ends the VM, Ctrl-A h helps\n",
         );
     }
     Ok(terminal)
-}
-
-/// Writes to standard error, if it can be written.
-fn say(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -753,3 +753,14 @@ fn a_check_says_all_and_starts_nothing() {
     assert!(said.contains("1 VM; nothing is wrong"), "{said}");
     assert!(!PathBuf::from(directory.path("s")).exists());
 }
+
+#[test]
+fn nobody_who_reads_messages_is_no_failure_of_its_own() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(program());
+    command
+        .args(["run", "--kernel", "/no/kernel"])
+        .stderr(writer);
+    assert_eq!(command.status().unwrap().code(), Some(CONFIGURATION));
+}

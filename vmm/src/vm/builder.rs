@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 use std::fmt;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{self, PathBuf};
 use std::sync::Arc;
@@ -135,7 +136,10 @@ impl Builder {
     ///
     /// As [`Builder::add_function`]; or the device has more queues than a function can have.
     pub fn add_virtio(self, device: Box<dyn VirtioDevice>) -> Result<Builder, Error> {
-        let tell = Box::new(|text: &str| eprintln!("postern: {text}"));
+        // One who does not read it any more is no reason to end.
+        let tell = Box::new(|text: &str| {
+            let _ = io::stderr().write_all(format!("postern: {text}\n").as_bytes());
+        });
         let function = VirtioPci::new(device, self.ram.clone(), tell)?;
         self.add_function(Box::new(function))
     }

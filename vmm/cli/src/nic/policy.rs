@@ -15,6 +15,7 @@ use postern_switch::policy::acl::Verdict;
 
 use super::ask::ask;
 use crate::error::CommandError;
+use crate::output;
 use crate::parsers;
 
 /// Flags of `postern nic set`.
@@ -78,10 +79,10 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     }
     if let Some((rule, by)) = first_shadowed(&policy.acl.rules) {
         let (rule_text, by_text) = (&policy.acl.rules[rule - 1], &policy.acl.rules[by - 1]);
-        eprintln!(
-            "postern: rule {rule}, '{rule_text}', never decides: rule {by}, '{by_text}', \
+        output::tell(format_args!(
+            "rule {rule}, '{rule_text}', never decides: rule {by}, '{by_text}', \
              matches all of its frames"
-        );
+        ));
     }
     let set = Control::SetPolicy {
         port: args.port,

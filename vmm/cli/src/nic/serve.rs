@@ -185,13 +185,13 @@ fn print_missing_paths(server: &Server) {
         }
     }
     for (reason, paths) in reasons {
-        eprintln!("postern: no {}: {reason}", paths.join(", "));
+        output::tell(format_args!("no {}: {reason}", paths.join(", ")));
     }
 }
 
 /// Tells on standard error what happens to a NIC that this process serves.
 fn print_event(event: ServerEvent) {
-    eprintln!("postern: {event}");
+    output::tell(event);
 }
 
 /// Keeps a NIC that this program's parent owns; returns the exit status.

@@ -146,10 +146,10 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
         let (index, _) = topology.nic_of(vm.port.as_ref()?)?;
         nics.get(index).map(NicProcess::socket)
     };
-    eprintln!(
-        "postern: {name} begins; postern ps, stat, console and down {name} see it",
+    output::tell(format_args!(
+        "{name} begins; postern ps, stat, console and down {name} see it",
         name = place.name()
-    );
+    ));
     if let Err(error) = publish(&place, &file, &nics) {
         let _ = finish(nics);
         return Err(CommandError::internal(error));

@@ -22,6 +22,7 @@ use super::event::Event;
 use super::process;
 use crate::confine::Seccomp;
 use crate::error::CommandError;
+use crate::output;
 use crate::run_dir::Place;
 
 /// A NIC whose owner runs.
@@ -55,8 +56,8 @@ impl NicProcess {
             .map_err(CommandError::internal)?;
         let description = await_start(&mut child, &name)?;
         match &nic.name {
-            Some(name) => eprintln!("postern: NIC {name}: {description}"),
-            None => eprintln!("postern: {description}"),
+            Some(name) => output::tell(format_args!("NIC {name}: {description}")),
+            None => output::tell(description),
         }
         let watched = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
         let process = match watched {

@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::console::ConsoleFile;
 use super::event::Event;
 use super::process;
+use crate::output;
 
 /// How long a VM has to end by itself once it is told to.
 const TERMINATION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -99,7 +100,7 @@ impl VmProcesses {
             match event {
                 Ok(Event::Ended { index, status }) => self.ended(index, status),
                 Ok(Event::NicLost(reason)) => {
-                    eprintln!("postern: {reason}");
+                    output::tell(reason);
                     self.take_down(status::NIC);
                 }
                 Ok(Event::Signal(signal)) => {
@@ -126,7 +127,7 @@ impl VmProcesses {
             },
             Err(_) => status::INTERNAL,
         };
-        eprintln!("postern: VM {} ended with status {status}", vm.name);
+        output::tell(format_args!("VM {} ended with status {status}", vm.name));
         if status != 0 {
             if self.failed.is_none() {
                 show_end_of_console(&vm);
@@ -159,9 +160,12 @@ fn show_end_of_console(vm: &VmProcess) {
     };
     let lines = console.last_lines();
     if !lines.is_empty() {
-        eprintln!("postern: the last lines of {}:", console.path().display());
+        output::tell(format_args!(
+            "the last lines of {}:",
+            console.path().display()
+        ));
     }
     for line in lines {
-        eprintln!("{} | {line}", vm.name);
+        output::complain(format_args!("{} | {line}\n", vm.name));
     }
 }
