@@ -42,6 +42,10 @@ pub const TESTS: &[Test] = &[
         stack_pointer_in_stub,
     ),
     ("the tracepoint tells each abort's reason", trace),
+    (
+        "the tracepoint tells the addresses of a fault",
+        trace_addresses,
+    ),
 ];
 
 /// Enables one breakpoint on execution.
@@ -396,6 +400,40 @@ fn trace() -> Result<()> {
         lines.len() == 1 && tells(&lines[0], reason),
         "the reason is {reason}, and the trace has {lines:?}"
     );
+    Ok(())
+}
+
+/// Whether the tracepoint's addresses are those of the exit, and none where the exit has none.
+fn trace_addresses() -> Result<()> {
+    if !has_tracepoint()? {
+        return skip("this kernel has no tracing");
+    }
+    const EPT_VIOLATION: u32 = 48;
+    // mov [IMAGE_GVA], al: its own code, which it cannot write.
+    let mut store = vec![0xa2];
+    store.extend_from_slice(&IMAGE_GVA.to_le_bytes());
+    const UD2: &[u8] = &[0x0f, 0x0b];
+    for (service, violation) in [(&store[..], true), (UD2, false)] {
+        let template = Template::sealed(service)?;
+        let code = and_out(call_slot(0, 5, 7));
+        let mut vm = Vm::attached(&code, &template, RIGHT_FAST, ATTACH_EXIT_ON_ABORT)?;
+        let lines = traced(|| expect_stop(&mut vm, &Stop::Aborted))?;
+        let report = vm.abort_report();
+        ensure!(
+            (report.exit_reason == EPT_VIOLATION) == violation
+                && (report.gva == IMAGE_GVA) == violation
+                && (report.gpa != 0) == violation,
+            "wrong report {report:x?}"
+        );
+        let addresses = format!(
+            "gpa {:#x} gva {:#x} rip {:#x}",
+            report.gpa, report.gva, report.rip
+        );
+        ensure!(
+            report.rip == IMAGE_GVA && lines.len() == 1 && lines[0].contains(&addresses),
+            "it was {addresses}, and the trace has {lines:?}"
+        );
+    }
     Ok(())
 }
 

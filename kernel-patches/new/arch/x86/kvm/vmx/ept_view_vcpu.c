@@ -370,20 +370,30 @@ static u32 active_index(struct ept_view_vcpu *views)
 				       KVM_EPT_VIEW_INDEX_GATE(slot);
 }
 
-static void count_abort(struct kvm_vcpu *vcpu, u32 reason)
+/* What is to be said of an abort for this reason, before its addresses. */
+static void begin_report(struct kvm_vcpu *vcpu, u32 reason,
+			 struct kvm_ept_view_exit *e)
 {
-	struct ept_view_vcpu *views = to_views(vcpu);
+	memset(e, 0, sizeof(*e));
+	e->view = active_index(to_views(vcpu));
+	e->exit_reason = reason;
+	e->rip = kvm_rip_read(vcpu);
+}
 
-	views->active.att->stats.aborts++;
-	trace_kvm_ept_view_abort(vcpu->vcpu_id, active_index(views), reason,
-				 kvm_rip_read(vcpu));
+static void count_abort(struct kvm_vcpu *vcpu,
+			const struct kvm_ept_view_exit *e)
+{
+	to_views(vcpu)->active.att->stats.aborts++;
+	++vcpu->stat.view_aborts;
+	trace_kvm_ept_view_abort(vcpu->vcpu_id, e->view, e->exit_reason,
+				 e->gpa, e->gva, e->rip);
 }
 
 /*
  * Put the vCPU back where the call was made, with nothing of the view left in
  * it.  One function for every reason, and never half of it.
  */
-static void abort_call(struct kvm_vcpu *vcpu, u32 reason)
+static void abort_call(struct kvm_vcpu *vcpu, const struct kvm_ept_view_exit *e)
 {
 	struct ept_view_vcpu *views = to_views(vcpu);
 	struct ept_view_attachment *att = views->active.att;
@@ -391,7 +401,7 @@ static void abort_call(struct kvm_vcpu *vcpu, u32 reason)
 	unsigned long rflags = caller_rflags(vcpu);
 	int i;
 
-	count_abort(vcpu, reason);
+	count_abort(vcpu, e);
 	if (service_left_cpl3(vcpu))
 		restore_user_segments(vcpu);
 	reset_list(views);
@@ -419,6 +429,15 @@ static void abort_call(struct kvm_vcpu *vcpu, u32 reason)
 	kvm_queue_exception(vcpu, UD_VECTOR);
 }
 
+/* The same for a reason that is no VM exit: there are no addresses. */
+static void abort_call_without_exit(struct kvm_vcpu *vcpu, u32 reason)
+{
+	struct kvm_ept_view_exit e;
+
+	begin_report(vcpu, reason, &e);
+	abort_call(vcpu, &e);
+}
+
 /* State is about to be set: end a call that is under way. */
 static void vmx_ept_view_abort(struct kvm_vcpu *vcpu)
 {
@@ -429,7 +448,7 @@ static void vmx_ept_view_abort(struct kvm_vcpu *vcpu)
 	/* Whatever user space is about to change, walk the tables anew. */
 	views->flush_guest = true;
 	if (view_active(views))
-		abort_call(vcpu, KVM_EPT_VIEW_ABORT_IOCTL);
+		abort_call_without_exit(vcpu, KVM_EPT_VIEW_ABORT_IOCTL);
 }
 
 /*
@@ -439,10 +458,12 @@ static void vmx_ept_view_abort(struct kvm_vcpu *vcpu)
 void vmx_ept_view_reset(struct kvm_vcpu *vcpu)
 {
 	struct ept_view_vcpu *views = to_views(vcpu);
+	struct kvm_ept_view_exit e;
 
 	if (!view_active(views))
 		return;
-	count_abort(vcpu, KVM_EPT_VIEW_ABORT_INIT);
+	begin_report(vcpu, KVM_EPT_VIEW_ABORT_INIT, &e);
+	count_abort(vcpu, &e);
 	reset_list(views);
 	views->active.att->call->saved_rsp = 0;
 	activate_default_view(views);
@@ -464,7 +485,7 @@ static void vmx_ept_view_update(struct kvm_vcpu *vcpu)
 			continue;
 		att->revoked = true;
 		if (views->active.att == att)
-			abort_call(vcpu, KVM_EPT_VIEW_ABORT_REVOKE);
+			abort_call_without_exit(vcpu, KVM_EPT_VIEW_ABORT_REVOKE);
 		set_slot_entries(views, i);
 	}
 }
@@ -505,7 +526,7 @@ void vmx_ept_view_before_entry(struct kvm_vcpu *vcpu)
 	 * by ioctls, which do so first.
 	 */
 	if (!arm && WARN_ON_ONCE(view_active(views))) {
-		abort_call(vcpu, KVM_EPT_VIEW_ABORT_IOCTL);
+		abort_call_without_exit(vcpu, KVM_EPT_VIEW_ABORT_IOCTL);
 		end_vm(vcpu);
 	}
 	if (arm != views->armed)
@@ -611,11 +632,8 @@ static void complete_leave(struct kvm_vcpu *vcpu)
 
 static void make_report(struct kvm_vcpu *vcpu, struct kvm_ept_view_exit *e)
 {
-	memset(e, 0, sizeof(*e));
-	e->view = active_index(to_views(vcpu));
-	e->exit_reason = to_vmx(vcpu)->exit_reason.basic;
+	begin_report(vcpu, to_vmx(vcpu)->exit_reason.basic, e);
 	e->qualification = vmx_get_exit_qual(vcpu);
-	e->rip = kvm_rip_read(vcpu);
 	if (e->exit_reason == EXIT_REASON_EPT_VIOLATION ||
 	    e->exit_reason == EXIT_REASON_EPT_MISCONFIG)
 		e->gpa = vmcs_read64(GUEST_PHYSICAL_ADDRESS);
@@ -642,11 +660,10 @@ static void judge_exit(struct kvm_vcpu *vcpu)
 	if (to_vmx(vcpu)->exit_reason.basic == EXIT_REASON_NOTIFY &&
 	    (vmx_get_exit_qual(vcpu) & NOTIFY_VM_CONTEXT_INVALID))
 		end_vm(vcpu);
-	if (views->active.att->flags & KVM_EPT_VIEW_EXIT_ON_ABORT) {
-		make_report(vcpu, &views->report);
+	make_report(vcpu, &views->report);
+	if (views->active.att->flags & KVM_EPT_VIEW_EXIT_ON_ABORT)
 		views->verdict = VERDICT_REPORT;
-	}
-	abort_call(vcpu, to_vmx(vcpu)->exit_reason.basic);
+	abort_call(vcpu, &views->report);
 }
 
 static bool exit_is_hypercall(struct kvm_vcpu *vcpu)
@@ -1131,7 +1148,7 @@ static int detach(struct kvm_vcpu *vcpu, struct kvm_detach_ept_view *arg)
 		return -ENOENT;
 
 	if (views->active.att == att)
-		abort_call(vcpu, KVM_EPT_VIEW_ABORT_DETACH);
+		abort_call_without_exit(vcpu, KVM_EPT_VIEW_ABORT_DETACH);
 	detach_slot(vcpu, arg->slot);
 	set_slot_entries(views, arg->slot);
 	if (views->armed && !views->nr_enterable)
