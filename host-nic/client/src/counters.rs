@@ -28,6 +28,10 @@ pub struct PortCounters {
     /// Whether the port has none, and somebody still has its memory: nobody gets it until then.
     #[serde(default)]
     pub leaving: bool,
+    /// Calls to send that the port's vCPUs began, on any path. On `elisa` and `elisa-strict` they are
+    /// no VM exits, so nobody else counts them.
+    #[serde(default)]
+    pub calls: u64,
     /// Frames that the switch took from the port.
     pub tx_frames: u64,
     /// Bytes of the frames that were taken and neither too short nor too long.
@@ -53,8 +57,11 @@ pub struct PortCounters {
 }
 
 /// Counters of a queue of a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueCounters {
+    /// Calls to send that the vCPU of this number began, on any path.
+    #[serde(default)]
+    pub calls: u64,
     /// Frames that the switch took in calls of the vCPU of this number.
     pub tx_frames: u64,
     /// Bytes of the frames that were taken and neither too short nor too long.
@@ -75,6 +82,7 @@ impl PortCounters {
         };
         let lanes = (0..switch.geometry().senders()).filter_map(|from| switch.lane(from, number));
         let mut queue = QueueCounters {
+            calls: sender.calls.load(Relaxed),
             tx_frames: sender.frames.load(Relaxed),
             tx_bytes: sender.bytes.load(Relaxed),
             rx_frames: 0,
@@ -86,6 +94,7 @@ impl PortCounters {
             queue.rx_bytes += lane.bytes.load(Relaxed);
             queue.rx_dropped += lane.drops.load(Relaxed);
         }
+        self.calls += queue.calls;
         self.tx_frames += queue.tx_frames;
         self.tx_bytes += queue.tx_bytes;
         self.rx_frames += queue.rx_frames;
@@ -135,8 +144,15 @@ impl fmt::Display for NicCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:>4}  {:8}  {:>12}  {:>15}  {:>12}  {:>12}  {:>8}  drops by cause",
-            "port", "state", "tx frames", "tx bytes", "rx frames", "rx dropped", "stations"
+            "{:>4}  {:8}  {:>12}  {:>12}  {:>15}  {:>12}  {:>12}  {:>8}  drops by cause",
+            "port",
+            "state",
+            "calls",
+            "tx frames",
+            "tx bytes",
+            "rx frames",
+            "rx dropped",
+            "stations"
         )?;
         for port in &self.ports {
             let state = match (port.attached, port.leaving) {
@@ -146,8 +162,9 @@ impl fmt::Display for NicCounters {
             };
             write!(
                 f,
-                "{:>4}  {state:8}  {:>12}  {:>15}  {:>12}  {:>12}  {:>8} ",
+                "{:>4}  {state:8}  {:>12}  {:>12}  {:>15}  {:>12}  {:>12}  {:>8} ",
                 port.port,
+                port.calls,
                 port.tx_frames,
                 port.tx_bytes,
                 port.rx_frames,

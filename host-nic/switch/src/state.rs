@@ -265,7 +265,9 @@ pub struct SenderState {
     pub paused: AtomicU64,
     /// The mirrors that are still to get a copy of that frame, as in [`State::attached`].
     pub paused_mirrors: [AtomicU64; MAX_PORTS as usize / 64],
-    pad: [AtomicU64; 2],
+    /// Number of calls to send that began.
+    pub calls: AtomicU64,
+    pad: AtomicU64,
     /// Number of frames taken.
     pub frames: AtomicU64,
     /// Number of bytes of the frames taken that had an acceptable length.

@@ -172,7 +172,13 @@ impl Switch<'_> {
 
 impl SenderState {
     fn clear_counters(&self) {
-        let own = [&self.frames, &self.bytes, &self.learned, &self.moved];
+        let own = [
+            &self.calls,
+            &self.frames,
+            &self.bytes,
+            &self.learned,
+            &self.moved,
+        ];
         for counter in own.into_iter().chain(&self.drops) {
             counter.store(0, Relaxed);
         }

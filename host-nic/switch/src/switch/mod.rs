@@ -82,7 +82,7 @@ use postern_abi::service::{
 use self::call::Call;
 pub use self::memory::Switch;
 use crate::credentials::Credentials;
-use crate::state::State;
+use crate::state::{State, add};
 
 /// Serves one request of a vCPU. Every entry into the switch ends here, whatever path a guest's
 /// call takes.
@@ -149,7 +149,9 @@ unsafe fn serve_request(
         // The first vCPU and the first queue exist in every port, so that there is less to compute
         // and to check for them.
         if vcpu == 0 && b & !TX_HOLD == 0 && a != 0 {
-            return match (Call { vcpu: 0, ..call }).transmit_one(0) {
+            let call = Call { vcpu: 0, ..call };
+            add(&call.sender().calls, 1);
+            return match call.transmit_one(0) {
                 Some(()) => 1,
                 None => call.transmit(0, a),
             };
@@ -157,6 +159,7 @@ unsafe fn serve_request(
         let queues = caller.geometry().queues();
         let queue = b >> TX_QUEUE_SHIFT;
         if vcpu < queues && queue < queues.into() {
+            add(&call.sender().calls, 1);
             return match a {
                 0 => call.transmit(queue as u32, 0),
                 _ => match call.transmit_one(queue as u32) {
