@@ -64,6 +64,14 @@ pub enum Control {
     },
     /// Report of the paths that are offered, and of the template. Answer: a [`PathReport`].
     Paths,
+    /// Gives the tenants of a port that come from now on this address; without one, that of the
+    /// port's number ([`Mac::of_port`]).
+    SetMac {
+        /// The port, which must have no tenant.
+        port: u32,
+        /// The address, which no other port or station has.
+        mac: Option<Mac>,
+    },
     /// Says behind which port a station is, for good.
     AddMac {
         /// The port.

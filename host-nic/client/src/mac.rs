@@ -47,6 +47,17 @@ impl Mac {
         Ok(Mac(bytes))
     }
 
+    /// The address that a NIC gives the tenant of a port, unless another was chosen: a locally
+    /// administered one, by the port's number.
+    pub const fn of_port(port: u32) -> Mac {
+        Mac([0x02, b'P', b'S', b'T', (port >> 8) as u8, port as u8])
+    }
+
+    /// Whether it is all zeros, which is no station's address.
+    pub const fn is_zero(self) -> bool {
+        matches!(self.0, [0, 0, 0, 0, 0, 0])
+    }
+
     /// Whether it is the address of a group of stations: whether its group bit is set.
     pub const fn is_group(self) -> bool {
         self.0[0] & 1 != 0

@@ -304,6 +304,83 @@ fn stations_are_told_listed_and_forgotten() {
 }
 
 #[test]
+fn a_port_has_the_address_that_was_chosen() {
+    let nic = TestNic::start(3);
+    let set = |port, mac| Control::SetMac { port, mac };
+    nic.order(&set(1, Some(mac(9))));
+    assert_eq!(nic.ports()[1].mac, mac(9));
+    let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
+    assert_eq!(second.mac, mac(9).0);
+    let frame = first.send(mac(9).0, 1);
+    assert_eq!(second.take(), [frame]);
+    // It is the address of the port's own tenant, also where that may use no other.
+    let policy = PortPolicy {
+        source: Source::Own,
+        ..PortPolicy::default()
+    };
+    nic.order(&Control::SetPolicy {
+        port: 1,
+        policy: Box::new(policy),
+    });
+    let frame = second.send(first.mac, 2);
+    assert_eq!(first.take(), [frame]);
+
+    let station = Control::AddMac {
+        port: 0,
+        mac: mac(8),
+        vlan: 0,
+    };
+    nic.order(&station);
+    for (order, part) in [
+        (set(1, Some(mac(7))), "somebody has port 1"),
+        (
+            set(2, Some(mac(9))),
+            "the address of port 1: choose another",
+        ),
+        (set(2, Some(Mac::of_port(0))), "the address of port 0"),
+        // Although it has another one now.
+        (set(2, Some(Mac::of_port(1))), "the address of port 1"),
+        (set(2, Some(mac(8))), "a station behind port 0"),
+        (set(2, Some(Mac([0; 6]))), "nobody's address"),
+        (set(3, Some(mac(7))), "ports 0 to 2"),
+        (
+            Control::AddMac {
+                port: 0,
+                mac: mac(9),
+                vlan: 0,
+            },
+            "port 1 itself",
+        ),
+    ] {
+        let text = nic.refuse(&order);
+        assert!(text.contains(part), "{order:?}: {text}");
+    }
+    drop(second);
+    eventually("vacant port", || nic.ports()[1].holder == Holder::Vacant);
+    nic.order(&set(1, None));
+    assert_eq!(nic.tenant(1).mac, Mac::of_port(1).0);
+}
+
+#[test]
+fn calls_are_counted_for_the_vcpu_that_makes_them() {
+    let nic = TestNic::start(2);
+    let (mut first, second) = (nic.tenant(0), nic.tenant(1));
+    for number in 0..3 {
+        first.send(second.mac, number);
+    }
+    let counted = counters(&nic.socket()).unwrap().ports;
+    // More than one where a call took no frame.
+    assert!(counted[0].calls >= 3, "{counted:?}");
+    assert_eq!(counted[0].queues[0].calls, counted[0].calls);
+    assert_eq!(counted[1].calls, 0, "it has sent nothing");
+    // The next tenant's are counted anew.
+    drop(first);
+    eventually("vacant port", || nic.ports()[0].holder == Holder::Vacant);
+    let _next = nic.tenant(0);
+    assert_eq!(counters(&nic.socket()).unwrap().ports[0].calls, 0);
+}
+
+#[test]
 fn policies_count_at_once_and_are_shown() {
     let nic = TestNic::start(3);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));

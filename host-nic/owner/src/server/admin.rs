@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use postern_abi::platform::CallPath;
 use postern_abi::window::{FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, PortId};
 use postern_nic_client::control::{Control, Holder, PathInfo, PathReport, PortInfo, Revocation};
-use postern_nic_client::mac::Mac;
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::protocol::Status;
 use postern_switch::state::MODE_NO_LEARNING;
@@ -16,7 +15,6 @@ use serde_json::Value;
 use super::Server;
 use super::connection::Stage;
 use super::error::{RequestError, TenancyError};
-use super::nic::suggested_mac;
 use super::policies::{self, PortPolicies};
 use super::ports::Tenant;
 use super::saved_state::SavedCapture;
@@ -45,6 +43,7 @@ impl Server {
             Control::Disable { port } => self.disable(port).map(done),
             Control::Revoke { port, kill } => Ok(serde_json::to_value(self.revoke(port, kill)?)?),
             Control::Paths => Ok(serde_json::to_value(self.path_report())?),
+            Control::SetMac { port, mac } => ports.set_mac(port, mac).map(done),
             Control::AddMac { port, mac, vlan } => {
                 stations::add(&ports.nic, &mut ports.saver, port, mac, vlan).map(done)
             }
@@ -118,7 +117,7 @@ impl Server {
             PortInfo {
                 port: number,
                 holder: self.holder(port),
-                mac: Mac(suggested_mac(port)),
+                mac: self.ports.saver.state.mac(port),
                 tenancy: state.tenancy(port),
                 features: features.map(|(_, name)| (*name).to_owned()).collect(),
                 learning: state.mode(port) & MODE_NO_LEARNING == 0,

@@ -136,8 +136,3 @@ fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, TenancyError> {
     fd.try_clone_to_owned()
         .map_err(|error| TenancyError::Failed(failed(error)))
 }
-
-/// The MAC address that the NIC suggests for a port: locally administered, by number.
-pub(super) fn suggested_mac(port: PortId) -> [u8; 6] {
-    [0x02, b'P', b'S', b'T', 0, port.index() as u8]
-}

@@ -15,7 +15,6 @@ use postern_switch::tenant::mac_word;
 use super::clock::Clock;
 use super::error::RequestError;
 use super::event::ServerEvent;
-use super::nic::suggested_mac;
 use super::ports::{Ports, Tenant};
 use super::saved_state::SavedState;
 use crate::installed_policies::acl_hits;
@@ -130,7 +129,7 @@ impl PortPolicies<'_> {
         let attached = !matches!(self.ports.tenant(port), Tenant::Vacant);
         if let (Source::Own, true, Some(state)) = (wanted.source, attached, switch.port(port)) {
             // Other stations that are there for good are not the tenant's own.
-            let own = mac_word(suggested_mac(port));
+            let own = mac_word(self.ports.saver.state.mac(port).0);
             state.source.store(SOURCE_FIXED | SOURCE_OWN | own, Relaxed);
         }
         self.clock.set_fine(self.ports.nic.is_limited());

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use postern_abi::platform::CallPath;
 use postern_abi::service::Secret;
 use postern_abi::window::PortId;
+use postern_nic_client::mac::Mac;
 use postern_nic_client::memory::draw_secret;
 use postern_nic_client::protocol::{Grant, TenancyFds};
 use postern_switch::credentials::Credentials;
@@ -15,7 +16,7 @@ use rustix::process::{Pid, Signal, pidfd_send_signal};
 use super::connection::{Connection, Peer, PeerProcess};
 use super::error::{KeeperClientError, RequestError, RevocationError, TenancyError, process_name};
 use super::kept::{TenantFds, leaving_name, template_name, tenant_name};
-use super::nic::{ServedNic, suggested_mac};
+use super::nic::ServedNic;
 use super::saved_state::StateSaver;
 use super::stations;
 
@@ -117,7 +118,7 @@ impl Ports {
         let secret = draw_secret()?;
         let credentials = Credentials::new(self.nic.geometry(), port, tenancy, secret);
         let fds = self.nic.tenancy_fds(&credentials, path)?;
-        let mac = suggested_mac(port);
+        let Mac(mac) = self.saver.state.mac(port);
         let peer = &client.peer;
         let kept = TenantFds::new(&client.socket, peer.process.pidfd()).into_list();
         self.saver.hold(&tenant_name(port, path), &kept)?;
@@ -203,7 +204,7 @@ impl Ports {
 
     fn admit(&self, port: PortId, tenancy: u32, secret: Secret) {
         let switch = self.nic.switch();
-        switch.admit(port, tenancy, secret, suggested_mac(port));
+        switch.admit(port, tenancy, secret, self.saver.state.mac(port).0);
         stations::pin_again(&self.nic, &self.saver.state, port);
     }
 
@@ -300,6 +301,46 @@ impl Ports {
             let process = process_name(pid);
             RequestError::failed(format!("the NIC cannot end {process}: {errno}"))
         })
+    }
+
+    /// Gives the tenants of a port that come from now on an address; that of its number without one.
+    pub(super) fn set_mac(&mut self, number: u32, mac: Option<Mac>) -> Result<(), RequestError> {
+        let port = self.nic.port(number)?;
+        if !matches!(self.tenant(port), Tenant::Vacant) {
+            return Err(RequestError::bad(format!(
+                "somebody has port {port} with its address: choose one while nobody has the port"
+            )));
+        }
+        let Some(mac) = mac else {
+            self.saver.state.macs.remove(&number);
+            return Ok(self.saver.save()?);
+        };
+        if mac.is_zero() {
+            return Err(RequestError::bad(format!(
+                "{mac} is nobody's address: choose one such as 02:00:00:00:00:01"
+            )));
+        }
+        let state = &mut self.saver.state;
+        let mut others = self
+            .nic
+            .geometry()
+            .all_ports()
+            .filter(|&other| other != port);
+        let taken =
+            others.find(|&other| mac == state.mac(other) || mac == Mac::of_port(other.number()));
+        if let Some(other) = taken {
+            return Err(RequestError::bad(format!(
+                "{mac} is the address of port {other}: choose another"
+            )));
+        }
+        let told = |(vlan, station, _): &&(u16, Mac, u32)| (*vlan, *station) == (0, mac);
+        if let Some((_, _, behind)) = state.stations.iter().find(told) {
+            return Err(RequestError::bad(format!(
+                "{mac} is the address of a station behind port {behind}: choose another"
+            )));
+        }
+        state.macs.insert(number, mac);
+        Ok(self.saver.save()?)
     }
 
     /// Lets a disabled port be let again.

@@ -7,6 +7,7 @@ use std::io::{self, BufReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use postern_abi::window::PortId;
 use postern_nic_client::control::Format;
 use postern_nic_client::mac::Mac;
 use postern_nic_client::policy::port::PortPolicy;
@@ -35,6 +36,9 @@ pub(super) struct SavedState {
     pub(super) applied: Policies,
     /// The port whose policy is being changed.
     pub(super) changing: Option<u32>,
+    /// Addresses of ports' tenants that people have chosen.
+    #[serde(default)]
+    pub(super) macs: BTreeMap<u32, Mac>,
     /// Stations that people have told: VLAN, address and port.
     pub(super) stations: Vec<(u16, Mac, u32)>,
     /// Interfaces of uplinks by port, and whether their pumps look for frames all the time.
@@ -67,6 +71,12 @@ pub(super) struct SavedCapture {
 }
 
 impl SavedState {
+    /// The address of a port's tenant.
+    pub(super) fn mac(&self, port: PortId) -> Mac {
+        let chosen = self.macs.get(&port.number()).copied();
+        chosen.unwrap_or(Mac::of_port(port.number()))
+    }
+
     /// The state in a file.
     pub(super) fn read(file: &OwnedFd) -> io::Result<SavedState> {
         // An open file of its own, and so a position of its own.

@@ -11,7 +11,7 @@ use postern_switch::fdb::{Learned, STATIC, Station};
 use postern_switch::tenant::mac_word;
 
 use super::error::RequestError;
-use super::nic::{ServedNic, suggested_mac};
+use super::nic::ServedNic;
 use super::saved_state::{SavedState, StateSaver};
 
 /// Most stations that people can tell a NIC.
@@ -57,7 +57,7 @@ pub(super) fn add(
 ) -> Result<(), RequestError> {
     let port = nic.port(number)?;
     let station = station(vlan, mac)?;
-    refuse_own(nic, mac, vlan)?;
+    refuse_own(nic, &saver.state, mac, vlan)?;
     let stations = &mut saver.state.stations;
     stations.retain(|(other, address, _)| (*other, *address) != (vlan, mac));
     if stations.len() >= MAX_STATIONS {
@@ -91,7 +91,7 @@ pub(super) fn remove(
     vlan: u16,
 ) -> Result<(), RequestError> {
     let station = station(vlan, mac)?;
-    refuse_own(nic, mac, vlan)?;
+    refuse_own(nic, &saver.state, mac, vlan)?;
     let stations = &mut saver.state.stations;
     stations.retain(|(other, address, _)| (*other, *address) != (vlan, mac));
     saver.save()?;
@@ -124,9 +124,14 @@ fn station(vlan: u16, mac: Mac) -> Result<Station, RequestError> {
 }
 
 /// Refuses the address of a port's own tenant, which stays where it is.
-fn refuse_own(nic: &ServedNic, mac: Mac, vlan: u16) -> Result<(), RequestError> {
+fn refuse_own(
+    nic: &ServedNic,
+    state: &SavedState,
+    mac: Mac,
+    vlan: u16,
+) -> Result<(), RequestError> {
     let mut ports = nic.geometry().all_ports();
-    match ports.find(|port| vlan == 0 && suggested_mac(*port) == mac.0) {
+    match ports.find(|port| vlan == 0 && state.mac(*port) == mac) {
         Some(port) => Err(RequestError::bad(format!(
             "{mac} is the address of port {port} itself; \
              it comes and goes with the port's tenant"

@@ -266,6 +266,7 @@ fn what_people_set_survives() {
         ..PortPolicy::default()
     };
     let mac = "02:11:22:33:44:55".parse().unwrap();
+    let own = "02:11:22:33:44:66".parse().unwrap();
     let orders = [
         Control::SetPolicy {
             port: 2,
@@ -276,6 +277,10 @@ fn what_people_set_survives() {
             port: 1,
             mac,
             vlan: 7,
+        },
+        Control::SetMac {
+            port: 2,
+            mac: Some(own),
         },
     ];
     for order in &orders {
@@ -291,6 +296,7 @@ fn what_people_set_survives() {
     assert_eq!(policies[2].policy, policy);
     assert_eq!(policies[1].policy, PortPolicy::default());
     assert_eq!(bench.ports()[3].holder, Holder::Disabled);
+    assert_eq!(bench.ports()[2].mac, own);
     let stations: Vec<MacInfo> = control(&socket, &Control::Macs).unwrap();
     let told = MacInfo {
         mac,

@@ -24,7 +24,7 @@ pub enum Action {
     Set(policy::Args),
     /// Let a port, let it to nobody, or take it from its tenant
     Port(PortArgs),
-    /// Tell the NIC where a station is, or have it forget some
+    /// Tell the NIC where a station is, or have it forget some; choose a port's own address
     Mac(MacArgs),
     /// Join a port to an interface of this host, or part them
     Uplink(UplinkArgs),
@@ -84,6 +84,13 @@ enum MacAction {
         /// The VLAN that it is in
         #[arg(long, value_name = "N", default_value_t = 0)]
         vlan: u16,
+    },
+    /// Give the next tenants of a port this address
+    Own {
+        /// Number of the port, which nobody may have
+        port: u32,
+        /// The address; without it, the one that the port had at first
+        mac: Option<Mac>,
     },
     /// Forget a station, learned or told
     Remove {
@@ -203,6 +210,7 @@ pub fn run(action: Action) -> Result<u8, CommandError> {
             &socket,
             &match action {
                 MacAction::Add { port, mac, vlan } => Control::AddMac { port, mac, vlan },
+                MacAction::Own { port, mac } => Control::SetMac { port, mac },
                 MacAction::Remove { mac, vlan } => Control::RemoveMac { mac, vlan },
                 MacAction::Flush { port } => Control::FlushMacs { port },
             },
