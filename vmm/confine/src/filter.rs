@@ -1,7 +1,10 @@
 //! The table as seccomp filters (Linux: Documentation/userspace-api/seccomp_filter.rst).
 //!
 //! A filter runs at each call of its thread, and goes through its list from the first entry to the
-//! one that decides. So what a vCPU calls at each exit, KVM_RUN, stands before the list.
+//! one that decides. But the kernel finds out, when a filter is installed, which calls it allows
+//! without a look at their arguments, and runs it for none of these any more (`seccomp_cache_prepare`
+//! in kernel/seccomp.c). That leaves ioctl, and what a vCPU calls at each exit, KVM_RUN, is decided
+//! before the list.
 #![deny(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,13 +112,14 @@ const fn end(action: u32) -> sock_filter {
     }
 }
 
-/// Allows ioctl(KVM_RUN), and leaves the rest to what follows.
+/// Allows ioctl(KVM_RUN), and leaves the rest to what follows. The number is looked at first: where
+/// arguments are, the kernel remembers nothing.
 fn kvm_run_first() -> BpfProgram {
     vec![
-        load(REQUEST),
-        equal(table::kvm::KVM_RUN, 5),
         load(NUMBER),
-        equal(libc::SYS_ioctl as u32, 3),
+        equal(libc::SYS_ioctl as u32, 5),
+        load(REQUEST),
+        equal(table::kvm::KVM_RUN, 3),
         load(ARCHITECTURE),
         equal(AUDIT_ARCH_X86_64, 1),
         end(libc::SECCOMP_RET_ALLOW),
@@ -133,7 +137,54 @@ fn no_clone3() -> BpfProgram {
 
 #[cfg(test)]
 mod tests {
+    use libc::c_long;
+
     use super::*;
+
+    /// What a filter does with a call.
+    struct Decision {
+        action: u32,
+        /// Instructions until it is made.
+        steps: usize,
+        /// Whether it depends on an argument.
+        by_arguments: bool,
+    }
+
+    /// Runs a filter as the kernel does (linux/filter.h).
+    fn decide(program: &BpfProgram, number: c_long, request: u32) -> Decision {
+        const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+        const GREATER_OR_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+        const ALWAYS: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+        let (mut at, mut steps, mut accumulator, mut by_arguments) = (0, 0, 0, false);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            (at, steps) = (at + 1, steps + 1);
+            let jump = |so: bool| usize::from(if so { jt } else { jf });
+            match code {
+                LOAD => {
+                    by_arguments |= k > ARCHITECTURE;
+                    accumulator = match k {
+                        NUMBER => number as u32,
+                        ARCHITECTURE => AUDIT_ARCH_X86_64,
+                        REQUEST => request,
+                        _ => 0,
+                    };
+                }
+                AND => accumulator &= k,
+                JUMP_IF_EQUAL => at += jump(accumulator == k),
+                GREATER_OR_EQUAL => at += jump(accumulator >= k),
+                ALWAYS => at += k as usize,
+                RETURN => {
+                    return Decision {
+                        action: k,
+                        steps,
+                        by_arguments,
+                    };
+                }
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
 
     #[test]
     fn each_kind_has_a_filter_that_the_kernel_takes() {
@@ -141,5 +192,30 @@ mod tests {
             let program = build(kind).unwrap();
             assert!(program.len() <= 4096, "{kind}: {}", program.len());
         }
+    }
+
+    #[test]
+    fn the_kernel_can_remember_each_call_that_any_arguments_may_have() {
+        for kind in Kind::ALL {
+            let program = build(kind).unwrap();
+            let rules = table::groups(kind).iter().copied().flatten();
+            for rule in rules.filter(|rule| rule.conditions.is_empty()) {
+                let found = decide(&program, rule.number, 0);
+                assert_eq!(found.action, libc::SECCOMP_RET_ALLOW, "{kind}: {rule:?}");
+                assert!(!found.by_arguments, "{kind}: {rule:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_vcpu_calls_at_each_exit_is_decided_first() {
+        let program = build(Kind::Vcpu).unwrap();
+        let first = decide(&program, libc::SYS_ioctl, table::kvm::KVM_RUN);
+        assert_eq!(first.action, libc::SECCOMP_RET_ALLOW);
+        assert_eq!(first.steps, kvm_run_first().len());
+        let refused = decide(&program, libc::SYS_ioctl, table::kvm::KVM_CREATE_EPT_VIEW);
+        assert_eq!(refused.action, libc::SECCOMP_RET_TRAP);
+        let refused = decide(&program, libc::SYS_execve, table::kvm::KVM_RUN);
+        assert_eq!(refused.action, libc::SECCOMP_RET_TRAP);
     }
 }
