@@ -318,6 +318,7 @@ fn demo_twice(testbed: &EmulatedTestbed) -> Result<()> {
         pcap: None,
         batch: vec![8],
         frames: 200,
+        seccomp: true,
     };
     let trace = Trace::synthetic(200, 150);
     let input = Pcap::of(&trace, "made up");

@@ -105,7 +105,10 @@ pub fn measure(
         Trace::synthetic(plan::SMALL, options.frames),
         trace.cycle_to(options.frames).named("pcap"),
     ];
-    let setting = Setting::new(testbed.source(), plan::RINGS);
+    let setting = Setting {
+        seccomp: options.seccomp,
+        ..Setting::new(testbed.source(), plan::RINGS)
+    };
     let scenarios = plan::scenarios(&setting, &sent, &options.batches())?;
     let outcomes = execute::run(testbed, &scenarios, &sent, progress)?;
     let results = results::collect(testbed.source(), &scenarios, &sent, outcomes.jobs);
@@ -117,6 +120,7 @@ pub fn measure(
         pcap: input,
         frames: options.frames,
         rings: setting.rings,
+        seccomp: setting.seccomp,
         seconds: 0.0,
     };
     let report = DemoReport::new(testbed.source(), results.traffic, results.calls, meta);

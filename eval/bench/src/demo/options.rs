@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 /// Frames that each run sends unless the user says otherwise: enough for steady figures, few enough
 /// for all runs together to take well under a minute in the emulated machine.
@@ -38,6 +38,11 @@ pub struct DemoOptions {
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_FRAMES,
           value_parser = parse_frames)]
     pub frames: usize,
+
+    /// Whether VMs and NIC are confined (--seccomp of postern run): what that costs is the difference
+    #[arg(long, value_name = "on|off", default_value = "on", action = ArgAction::Set,
+          value_parser = parse_switch)]
+    pub seccomp: bool,
 }
 
 impl DemoOptions {
@@ -57,6 +62,14 @@ fn parse_frames(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(frames) if (1..=MAX_FRAMES).contains(&frames) => Ok(frames),
         _ => Err(format!("give a number from 1 to {MAX_FRAMES}")),
+    }
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("say on or off".to_owned()),
     }
 }
 
@@ -85,6 +98,8 @@ mod tests {
         let options = parse(&[]).unwrap();
         assert_eq!(options.batches(), DEFAULT_BATCHES);
         assert_eq!(options.frames, DEFAULT_FRAMES);
+        assert!(options.seccomp);
+        assert!(!parse(&["--seccomp", "off"]).unwrap().seccomp);
     }
 
     #[test]
@@ -102,6 +117,7 @@ mod tests {
             ["--frames", "0"],
             ["--frames", "-1"],
             ["--frames", "100001"],
+            ["--seccomp", "maybe"],
         ] {
             let error = parse(&bad).unwrap_err();
             assert!(error.contains(bad[0]) && error.contains(bad[1]), "{error}");

@@ -199,6 +199,8 @@ pub struct Meta {
     pub frames: usize,
     /// The NIC that they went through.
     pub rings: RingSizes,
+    /// Whether VMMs and the NIC's owner were confined.
+    pub seccomp: bool,
     /// Time that the command took, in seconds of this machine.
     pub seconds: f64,
 }

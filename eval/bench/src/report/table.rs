@@ -119,9 +119,13 @@ impl fmt::Display for DemoReport {
             ring_bytes,
             lane_bytes,
         } = meta.rings;
+        let confined = match meta.seccomp {
+            true => "confined",
+            false => "not confined",
+        };
         writeln!(
             f,
-            "NIC: TX rings of {ring_bytes} bytes, lanes of {lane_bytes} bytes"
+            "NIC: TX rings of {ring_bytes} bytes, lanes of {lane_bytes} bytes; it and VMs {confined}"
         )?;
         writeln!(f, "Machine: {}; kernel {}", meta.machine, meta.kernel)?;
         writeln!(

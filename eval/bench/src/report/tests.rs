@@ -62,6 +62,7 @@ fn report() -> DemoReport {
                 ring_bytes: 4096,
                 lane_bytes: 8192,
             },
+            seccomp: true,
             seconds: 1.5,
         },
     )

@@ -126,16 +126,22 @@ pub struct Setting {
     pub rings: RingSizes,
     /// Counters that the VMMs read at marks.
     pub counters: CounterSource,
+    /// Whether VMMs and the NIC's owner are confined.
+    pub seccomp: bool,
 }
 
 impl Setting {
-    /// A setting on a testbed whose figures come from `source`.
+    /// A setting on a testbed whose figures come from `source`, in which all are confined.
     pub fn new(source: Source, rings: RingSizes) -> Setting {
         let counters = match source {
             Source::Emulated => CounterSource::Emulated,
             Source::Nested | Source::Hardware => CounterSource::Perf,
         };
-        Setting { rings, counters }
+        Setting {
+            rings,
+            counters,
+            seccomp: true,
+        }
     }
 
     fn nic(&self) -> Result<NicConfig> {
@@ -151,6 +157,7 @@ impl Setting {
             image: Some(IMAGE.into()),
             no_learning: vec![SENDER],
             stats: Some(NIC_COUNTERS.into()),
+            seccomp: self.seccomp,
             ..NicConfig::new(geometry)
         })
     }
@@ -165,6 +172,7 @@ impl Setting {
             port: Some(PortConfig::new(port, path)),
             stats: Some(stats_file(name).into()),
             counters: self.counters,
+            seccomp: self.seccomp,
             ..VmConfig::new(name, GUEST)
         }
     }
