@@ -57,7 +57,31 @@ pub(super) const TESTS: &[Test] = &[
         },
         judge: Judge::Lines,
     },
+    Test {
+        name: "vmm/an abort ends the VM, if it is to, and is reported",
+        boot: Boot::VIEWS,
+        job: |programs| {
+            Job::new("exit-on-abort", EXIT_ON_ABORT)
+                .file("postern", &programs.postern)
+                .file("guest", &programs.bare_guest)
+                .file("nic-image", &programs.nic_image)
+                .timeout(Duration::from_secs(200))
+        },
+        judge: Judge::Whole(|outcome| outcome.success().map(drop)),
+    },
 ];
+
+/// A guest whose call is aborted, in a VM that ends then.
+const EXIT_ON_ABORT: &str = r#"
+./postern nic --socket nic.sock --ports 2 --image nic-image > nic.log 2>&1 & nic=$!
+while [ ! -S nic.sock ]; do kill -0 $nic || { cat nic.log; exit 90; }; sleep 0.01; done
+./postern run --kernel guest --memory 16M --nic nic.sock --port 0 --path elisa --serial - \
+    --cmdline 'role=attack attack=cpl0 timer=1000' --exit-on-abort --stats stats.json
+status=$?
+kill $nic; wait $nic || { cat nic.log; exit 91; }
+cat stats.json
+[ $status = 68 ] && grep -q '"kind": "aborted-call"' stats.json && grep -q '"seccomp": true' stats.json
+"#;
 
 /// Runs the tests that are named, or all of the program.
 fn job(programs: &Programs, names: &str) -> Job {
