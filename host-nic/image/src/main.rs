@@ -7,6 +7,9 @@
 #![no_std]
 #![no_main]
 
+#[cfg(feature = "attack-fault")]
+mod fault;
+
 use postern_abi::service::OP_NOP;
 use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA, ImageHeader};
 use postern_switch::credentials::Credentials;
@@ -37,6 +40,8 @@ pub unsafe extern "sysv64" fn entry(request: u64, a: u64, b: u64) -> u64 {
             (&raw const (*page).member).read(),
         )
     };
+    #[cfg(feature = "attack-fault")]
+    fault::by_member(member);
     // SAFETY: the words in the call page are those that the NIC's owner has granted,
     // and `Credentials::check` accepts them. The view maps the memory that they need at DATA_GVA,
     // for reading and writing. A vCPU makes one call at a time.

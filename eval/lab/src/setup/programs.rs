@@ -36,6 +36,8 @@ pub struct Programs {
     pub locking_image: PathBuf,
     /// The switch that serves requests without their tenancy's secret, for the NIC view, for tests.
     pub open_image: PathBuf,
+    /// The switch whose calls are aborted, for the NIC view, with its symbols, for tests.
+    pub faulty_image: PathBuf,
 }
 
 /// A package of this workspace that has a program.
@@ -126,6 +128,8 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
     built.push(builder.image(NIC_IMAGE, "")?);
     built.push(builder.image(LOCKING_IMAGE, "attack-lock")?);
     built.push(builder.image(OPEN_IMAGE, "attack-no-secret")?);
+    let faulty = builder.image(FAULTY_IMAGE, "attack-fault")?;
+    let faulty = builder.keep("faulty-image", &[faulty], DEBUGGED)?;
     let directory = builder.keep("programs", &built, MEASURED)?;
     let program = |name| directory.join(name);
     Ok(Programs {
@@ -140,6 +144,7 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
         nic_image: program(NIC_IMAGE),
         locking_image: program(LOCKING_IMAGE),
         open_image: program(OPEN_IMAGE),
+        faulty_image: faulty.join(FAULTY_IMAGE),
     })
 }
 
@@ -217,6 +222,8 @@ const NIC_IMAGE: &str = "postern-nic-image";
 const LOCKING_IMAGE: &str = "postern-nic-image-lock";
 /// File name of the image that serves requests without a secret.
 const OPEN_IMAGE: &str = "postern-nic-image-open";
+/// File name of the image whose calls are aborted.
+const FAULTY_IMAGE: &str = "postern-nic-image-fault";
 
 /// File name of the switch as an object for the kernel module.
 const KERNEL_OBJECT: &str = "postern-nic-kernel.o";

@@ -56,12 +56,16 @@ On a terminal the table is shown anew each second until Ctrl-C, with rates; else
   postern_vcpu_exits_total                        topology, vm, vcpu
   postern_vcpu_exits_by_reason_total              topology, vm, vcpu, reason: irq, io, mmio, halt...
   postern_vcpu_hypercalls_total                   topology, vm, vcpu
+  postern_vcpu_view_aborts_total                  topology, vm, vcpu: with the patched KVM
   postern_port_attached                           topology, nic, port: 1 if it has a tenant
   postern_port_stations                           topology, nic, port
+  postern_port_calls_total                        topology, nic, port, seat: a tenant's vCPU
   postern_port_frames_total, _bytes_total         topology, nic, port, direction: tx, rx
   postern_port_dropped_frames_total               topology, nic, port, cause
   postern_port_refused_requests_total             topology, nic, port
-tx is what the port's VM sent. Counters of a port begin anew with each tenant.
+tx is what the port's VM sent. Counters of a port begin anew with each tenant. Calls are counted by
+the NIC, when it begins to serve a request to send: on elisa and elisa-strict they are no exits, so
+KVM does not see them. Aborts are counted by KVM, of all calls in views of a vCPU.
 
 Exit status:
   0   shown

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::report::{Report, count, exits_by_reason};
+use super::report::{Report, VIEW_ABORTS, count, exits_by_reason};
 
 /// The samples of one metric.
 struct Metric {
@@ -79,7 +79,7 @@ pub fn text(report: &Report) -> String {
     text
 }
 
-fn vms(report: &Report) -> [Metric; 4] {
+fn vms(report: &Report) -> [Metric; 5] {
     let mut uptime = Metric::gauge(
         "postern_vm_uptime_seconds",
         "Time since the VM was started.",
@@ -91,6 +91,10 @@ fn vms(report: &Report) -> [Metric; 4] {
     let mut reasons = Metric::counter(
         "postern_vcpu_exits_by_reason_total",
         "VM exits of the vCPU, as far as KVM counts them by reason; one may be of several.",
+    );
+    let mut aborts = Metric::counter(
+        "postern_vcpu_view_aborts_total",
+        "Calls in views of the vCPU that KVM has aborted.",
     );
     let mut hypercalls = Metric::counter("postern_vcpu_hypercalls_total", "VMCALLs of the vCPU.");
     for topology in &report.topologies {
@@ -104,6 +108,10 @@ fn vms(report: &Report) -> [Metric; 4] {
                 let labels = [topology, vm, ("vcpu", &number)];
                 exits.add(&labels, count(vcpu, "exits"));
                 hypercalls.add(&labels, count(vcpu, "hypercalls"));
+                // Only the patched KVM counts them.
+                if vcpu.contains_key(VIEW_ABORTS) {
+                    aborts.add(&labels, count(vcpu, VIEW_ABORTS));
+                }
                 for (reason, exits) in exits_by_reason(vcpu) {
                     let [topology, vm, vcpu] = labels;
                     reasons.add(&[topology, vm, vcpu, ("reason", reason)], exits);
@@ -111,14 +119,18 @@ fn vms(report: &Report) -> [Metric; 4] {
             }
         }
     }
-    [uptime, exits, reasons, hypercalls]
+    [uptime, exits, reasons, hypercalls, aborts]
 }
 
-fn ports(report: &Report) -> [Metric; 6] {
+fn ports(report: &Report) -> [Metric; 7] {
     let mut attached = Metric::gauge("postern_port_attached", "1 if the port has a tenant.");
     let mut stations = Metric::gauge(
         "postern_port_stations",
         "Stations known to be behind the port.",
+    );
+    let mut calls = Metric::counter(
+        "postern_port_calls_total",
+        "Calls to send that the tenant's vCPU of this number (seat) began.",
     );
     let mut frames = Metric::counter(
         "postern_port_frames_total",
@@ -149,6 +161,10 @@ fn ports(report: &Report) -> [Metric; 6] {
                 attached.add(&labels, port.attached.into());
                 stations.add(&labels, port.stations);
                 refused.add(&labels, port.refused);
+                for (seat, queue) in port.queues.iter().enumerate() {
+                    let labels = with("seat", &seat.to_string()).to_vec();
+                    calls.samples.push((labels, queue.calls));
+                }
                 let directions = [
                     ("tx", port.tx_frames, port.tx_bytes),
                     ("rx", port.rx_frames, port.rx_bytes),
@@ -168,7 +184,7 @@ fn ports(report: &Report) -> [Metric; 6] {
             }
         }
     }
-    [attached, stations, frames, bytes, dropped, refused]
+    [attached, stations, calls, frames, bytes, dropped, refused]
 }
 
 #[cfg(test)]
@@ -177,41 +193,13 @@ mod tests {
 
     use std::collections::{BTreeMap, BTreeSet};
 
-    use postern_nic_client::counters::{NicCounters, PortCounters};
-    use postern_vmm::control::VmReport;
-    use serde_json::json;
-
-    use super::super::report::{NicReport, TopologyReport};
+    use super::super::report;
     use super::*;
 
     fn report() -> Report {
-        let vcpu = json!({"exits": 10, "io_exits": 7, "halt_exits": 1, "hypercalls": 2});
-        let port = PortCounters {
-            port: 3,
-            attached: true,
-            tx_frames: 5,
-            rx_bytes: 9,
-            rx_dropped: 4,
-            drops: [("too-short".to_owned(), 6)].into(),
-            ..PortCounters::default()
-        };
-        let vm = VmReport {
-            pid: 1,
-            uptime: 60,
-            vm: serde_json::Map::new(),
-            vcpus: vec![vcpu.as_object().unwrap().clone(); 2],
-        };
-        Report {
-            topologies: vec![TopologyReport {
-                name: "odd \"name\\\n".to_owned(),
-                vms: vec![("a".to_owned(), Some(vm)), ("gone".to_owned(), None)],
-                nics: vec![NicReport {
-                    name: "nic".to_owned(),
-                    socket: "/s".into(),
-                    counters: Some(NicCounters { ports: vec![port] }),
-                }],
-            }],
-        }
+        let mut report = report::sample();
+        report.topologies[0].name = "odd \"name\\\n".to_owned();
+        report
     }
 
     /// A line of a sample: name, labels, value.
@@ -275,7 +263,7 @@ mod tests {
                 assert!(value >= 0.0 && seen.insert((name, labels)), "{line} twice");
             }
         }
-        assert_eq!(kinds.len(), 10);
+        assert_eq!(kinds.len(), 12);
         let find = |wanted: &str, label: (&str, &str)| {
             let mut lines = text
                 .lines()
@@ -311,5 +299,10 @@ mod tests {
             Some(4.0)
         );
         assert_eq!(find("postern_vm_uptime_seconds", ("vm", "gone")), None);
+        assert_eq!(find("postern_port_calls_total", ("seat", "0")), Some(40.0));
+        assert_eq!(find("postern_port_calls_total", ("seat", "1")), Some(2.0));
+        let aborts = |vcpu| find("postern_vcpu_view_aborts_total", ("vcpu", vcpu));
+        assert_eq!(aborts("0"), Some(3.0));
+        assert_eq!(aborts("1"), None, "this KVM does not count them");
     }
 }

@@ -95,9 +95,59 @@ pub fn exits_by_reason(
     })
 }
 
+/// KVM's statistic of a vCPU that counts aborted calls in views; the patched KVM alone has it.
+pub const VIEW_ABORTS: &str = "view_aborts";
+
 /// One statistic of a vCPU.
 pub fn count(vcpu: &serde_json::Map<String, serde_json::Value>, name: &str) -> u64 {
     vcpu.get(name)
         .and_then(serde_json::Value::as_u64)
         .unwrap_or(0)
+}
+
+/// A topology with a VM of two vCPUs, the first with KVM's statistic of aborts, and one that has ended.
+#[cfg(test)]
+pub fn sample() -> Report {
+    use postern_nic_client::counters::{PortCounters, QueueCounters};
+    use serde_json::{Value, json};
+
+    let vcpu = |counts: Value| match counts {
+        Value::Object(counts) => counts,
+        _ => serde_json::Map::new(),
+    };
+    let queue = |calls| QueueCounters {
+        calls,
+        ..QueueCounters::default()
+    };
+    let port = PortCounters {
+        port: 3,
+        attached: true,
+        calls: 42,
+        tx_frames: 5,
+        rx_bytes: 9,
+        rx_dropped: 4,
+        drops: [("too-short".to_owned(), 6)].into(),
+        queues: vec![queue(40), queue(2)],
+        ..PortCounters::default()
+    };
+    let counts = json!({"exits": 10, "io_exits": 7, "halt_exits": 1, "hypercalls": 2});
+    let mut patched = vcpu(counts.clone());
+    patched.insert(VIEW_ABORTS.to_owned(), 3.into());
+    let vm = VmReport {
+        pid: 1,
+        uptime: 60,
+        vm: serde_json::Map::new(),
+        vcpus: vec![patched, vcpu(counts)],
+    };
+    Report {
+        topologies: vec![TopologyReport {
+            name: "t".to_owned(),
+            vms: vec![("a".to_owned(), Some(vm)), ("gone".to_owned(), None)],
+            nics: vec![NicReport {
+                name: "nic".to_owned(),
+                socket: "/s".into(),
+                counters: Some(NicCounters { ports: vec![port] }),
+            }],
+        }],
+    }
 }

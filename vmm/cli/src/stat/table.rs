@@ -1,7 +1,9 @@
 //! Counters for people.
 #![deny(unsafe_code)]
 
-use super::report::{Report, count, exits_by_reason};
+use postern_nic_client::counters::PortCounters;
+
+use super::report::{Report, VIEW_ABORTS, count, exits_by_reason};
 use crate::ps::{aligned, duration};
 
 /// The tables; with an earlier report, and the seconds since, what happened each second.
@@ -34,13 +36,21 @@ fn shown(now: u64, before: Option<(u64, f64)>) -> String {
 /// Most reasons that are shown.
 const REASONS: usize = 4;
 
-fn vms(report: &Report, earlier: Option<(&Report, f64)>) -> Vec<[String; 6]> {
-    let header = ["TOPOLOGY", "VM", "VCPU", "UPTIME", "EXITS", "BY REASON"];
+fn vms(report: &Report, earlier: Option<(&Report, f64)>) -> Vec<[String; 7]> {
+    let header = [
+        "TOPOLOGY",
+        "VM",
+        "VCPU",
+        "UPTIME",
+        "ABORTS",
+        "EXITS",
+        "BY REASON",
+    ];
     let mut rows = vec![header.map(str::to_owned)];
     for topology in &report.topologies {
         for (name, vm) in &topology.vms {
             let Some(vm) = vm else {
-                let cells = [topology.name.as_str(), name, "-", "-", "-", "ended"];
+                let cells = [topology.name.as_str(), name, "-", "-", "-", "-", "ended"];
                 rows.push(cells.map(str::to_owned));
                 continue;
             };
@@ -71,6 +81,11 @@ fn vms(report: &Report, earlier: Option<(&Report, f64)>) -> Vec<[String; 6]> {
                     name.clone(),
                     number.to_string(),
                     duration(vm.uptime),
+                    // Only the patched KVM counts them.
+                    match vcpu.contains_key(VIEW_ABORTS) {
+                        true => value(VIEW_ABORTS),
+                        false => "-".to_owned(),
+                    },
                     value("exits"),
                     reasons.join(", "),
                 ]);
@@ -80,11 +95,12 @@ fn vms(report: &Report, earlier: Option<(&Report, f64)>) -> Vec<[String; 6]> {
     rows
 }
 
-fn ports(report: &Report, earlier: Option<(&Report, f64)>) -> Vec<[String; 8]> {
+fn ports(report: &Report, earlier: Option<(&Report, f64)>) -> Vec<[String; 9]> {
     let header = [
         "TOPOLOGY",
         "NIC",
         "PORT",
+        "CALLS",
         "TX FRAMES",
         "TX BYTES",
         "RX FRAMES",
@@ -120,10 +136,19 @@ fn ports(report: &Report, earlier: Option<(&Report, f64)>) -> Vec<[String; 8]> {
                     drops.push(format!("no-room {}", port.rx_dropped));
                 }
                 let before = before.map(|(port, _)| port);
+                // Of each vCPU, where the port has several.
+                let calls = |port: &PortCounters, before: Option<&PortCounters>| {
+                    let each = port.queues.iter().enumerate().map(|(seat, queue)| {
+                        let before = before.and_then(|port| port.queues.get(seat));
+                        rate(queue.calls, before.map(|queue| queue.calls))
+                    });
+                    each.collect::<Vec<_>>().join(", ")
+                };
                 rows.push([
                     topology.name.clone(),
                     nic.name.clone(),
                     port.port.to_string(),
+                    calls(port, before),
                     rate(port.tx_frames, before.map(|port| port.tx_frames)),
                     rate(port.tx_bytes, before.map(|port| port.tx_bytes)),
                     rate(port.rx_frames, before.map(|port| port.rx_frames)),
@@ -143,6 +168,28 @@ fn ports(report: &Report, earlier: Option<(&Report, f64)>) -> Vec<[String; 8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn aborts_and_calls_have_columns() {
+        let text = table(&super::super::report::sample(), None);
+        // The columns of the line that begins with these.
+        let columns = |beginning: &[&str]| -> Vec<String> {
+            let lines = text.lines().map(|line| line.replace(", ", ","));
+            let words = |line: String| line.split_whitespace().map(str::to_owned).collect();
+            let mut each = lines.map(words);
+            let begins = |words: &Vec<String>| {
+                words
+                    .get(..beginning.len())
+                    .is_some_and(|first| first == beginning)
+            };
+            let found = each.find(begins);
+            found.unwrap_or_default()
+        };
+        // The first vCPU is of the patched KVM.
+        assert_eq!(columns(&["t", "a", "0"])[4..6], ["3", "10"], "{text}");
+        assert_eq!(columns(&["t", "a", "1"])[4..6], ["-", "10"], "{text}");
+        assert_eq!(columns(&["t", "nic", "3"])[3], "40,2", "{text}");
+    }
 
     #[test]
     fn counts_and_rates() {

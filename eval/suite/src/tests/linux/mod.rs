@@ -110,6 +110,7 @@ pub const TESTS: &[OwnBootTest] = &[
     guest!("small", "the PCI bus: random bytes, the NIC's window, a hostile guest", pci),
     guest!("small", "two VMs over a bridge, with either backend of virtio-net", bridge),
     guest!("small", "a VM with all devices is reset, joined, stopped and taken down", devices),
+    guest!("small", "aborted calls: where each was, and how many of each vCPU", aborted_calls),
     guest!("debian-12", "files of a disk have the checksums that the host sees", files_of_a_disk),
     guest!("debian-13", "files of a disk have the checksums that the host sees", files_of_a_disk),
     guest!("debian-12", "programs over virtio-net with vhost-net", network, "vhost"),
@@ -237,6 +238,18 @@ fn bridge(testbed: &EmulatedTestbed, guest: &str) -> Result<()> {
         seconds: 300,
     };
     checks(scene.play(testbed)?)
+}
+
+/// Calls that are aborted by an EPT violation and by an exception, traced and counted.
+fn aborted_calls(testbed: &EmulatedTestbed, guest: &str) -> Result<()> {
+    let scene = Scene {
+        guest,
+        memory_mb: 768,
+        script: include_str!("trace.sh"),
+        seconds: 300,
+    };
+    let image = &testbed.programs.faulty_image;
+    checks(scene.play_with(testbed, |job| job.file("faulty-image", image))?)
 }
 
 /// The root file system of a guest is on a disk: Debian's kernel reads the same as the host's.
