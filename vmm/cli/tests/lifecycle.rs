@@ -145,6 +145,51 @@ fn leftovers(directory: &TestDirectory) -> usize {
 }
 
 #[test]
+fn a_detached_topology_runs_until_it_is_taken_down() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    let file = topology(&directory, "sleeper", "sleeper");
+    let log = directory.path("log");
+    // This ends only when nobody has its outputs any more.
+    let output = directory.postern(&["up", "--detach", "--log", &log, &file], "");
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("all VMs of topology run"), "{told}");
+    let shown = directory.ps();
+    let vms = shown[0]["vms"].as_array().unwrap();
+    assert!(vms.iter().all(|vm| vm["state"] == "running"), "{shown}");
+    assert_eq!(
+        (vms.len(), fs::read(&log).unwrap().len()),
+        (2, 0),
+        "{shown}"
+    );
+    let output = directory.postern(&["down", "topology"], "");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for stats in ["a.json", "b.json"] {
+        assert_eq!(directory.exit_kind(stats).unwrap(), "signal");
+    }
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(log.contains("VM a ended with status 143"), "{log}");
+    assert_eq!(leftovers(&directory), 0);
+}
+
+#[test]
+fn what_cannot_start_is_told_before_anything_is_detached() {
+    let Some(directory) = TestDirectory::new() else {
+        return;
+    };
+    fs::write(directory.path("text"), "no kernel").unwrap();
+    let file = topology(&directory, "sleeper", "text");
+    let output = directory.postern(&["up", "--detach", &file], "");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+    assert_eq!(output.status.code(), Some(64), "{told}");
+    assert!(told.contains("b | postern: kernel "), "{told}");
+    assert!(told.contains("VM b ended with status 64"), "{told}");
+    assert_eq!(leftovers(&directory), 0);
+}
+
+#[test]
 fn a_signal_takes_all_down() {
     let Some(directory) = TestDirectory::new() else {
         return;

@@ -19,6 +19,7 @@
 //!
 //! [[nic.port]]             # what is set of a port (postern nic set, mac, uplink, port)
 //! number = 2
+//! mac = "02:00:00:00:00:02"                                # of the VM that has it; optional
 //! stations = ["02:00:00:00:00:05", "02:00:00:00:00:06@12"] # behind it for good
 //! uplink = "tap:tap0"      # or packet:INTERFACE, xdp:INTERFACE
 //! busy = false             # whether the uplink looks for frames all the time
@@ -42,6 +43,7 @@
 //! nic = "inner"            # where there are several NICs
 //! port = 0                 # optional, together with path
 //! path = "elisa"
+//! nic_plain = false        # optional: a PCI device without doorbell and MSI-X
 //! exit_on_abort = false    # optional
 //! serial = "sender.log"    # optional; as postern run --serial takes it; by default each line is
 //!                          # printed with the VM's name

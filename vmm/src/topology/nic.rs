@@ -57,6 +57,9 @@ pub struct NicConfig {
 pub struct PortSettings {
     /// Number of the port.
     pub number: u32,
+    /// The address of its tenant, if not that of the port's number ([`Mac::of_port`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
     /// Stations that are behind it for good.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stations: Vec<Station>,
@@ -169,6 +172,10 @@ impl NicConfig {
             let mut add = |key: &str, control| {
                 controls.push((format!("port.{index}.{key}"), control));
             };
+            if let Some(mac) = settings.mac {
+                let mac = Some(mac);
+                add("mac", Control::SetMac { port, mac });
+            }
             if let Some(policy) = &settings.policy {
                 let policy = policy.clone();
                 add("policy", Control::SetPolicy { port, policy });

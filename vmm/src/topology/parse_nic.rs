@@ -6,6 +6,7 @@ use std::path::{self, PathBuf};
 use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_nic_client::control::Format;
+use postern_nic_client::mac::Mac;
 use postern_nic_client::policy::port::PortPolicy;
 
 use super::nic::{CaptureConfig, NicConfig, PortSettings, Station};
@@ -149,6 +150,7 @@ fn port_settings(
     others: &[PortSettings],
 ) -> Option<PortSettings> {
     let number = section.need::<u32>(reader, "number");
+    let mac = section.take::<Mac>(reader, "mac");
     let stations = section.list::<Station>(reader, "stations");
     let uplink = section.take::<String>(reader, "uplink");
     let busy = section.take::<bool>(reader, "busy");
@@ -161,14 +163,17 @@ fn port_settings(
         let message = format!("port {} has two [[nic.port]]: make them one", number.value);
         reader.fault(number.offset, message);
     }
+    if let Some(mac) = &mac {
+        check_mac(reader, mac, number.value, geometry, others);
+    }
     for (index, station) in stations.iter().enumerate() {
         let earlier = stations[..index]
             .iter()
             .map(|other| (number.value, other.value));
-        let others = others
+        let elsewhere = others
             .iter()
             .flat_map(|port| port.stations.iter().map(|station| (port.number, *station)));
-        let busy = others
+        let busy = elsewhere
             .chain(earlier)
             .find(|(_, other)| *other == station.value);
         if let Some((port, _)) = busy {
@@ -176,6 +181,14 @@ fn port_settings(
                 "the station {} is behind port {port} already: an address is behind one port",
                 station.value
             );
+            reader.fault(station.offset, message);
+        }
+        let Station { mac: address, vlan } = station.value;
+        let own = mac.iter().map(|mac| (number.value, mac.value));
+        if vlan == 0
+            && let Some(port) = has_address(address, own.chain(chosen(others)), geometry)
+        {
+            let message = format!("the station {address} has the address of port {port} itself");
             reader.fault(station.offset, message);
         }
     }
@@ -187,12 +200,62 @@ fn port_settings(
     }
     Some(PortSettings {
         number: number.value,
+        mac: mac.map(|mac| mac.value),
         stations: stations.into_iter().map(|station| station.value).collect(),
         uplink: uplink.map(|uplink| uplink.value),
         busy: busy.is_some_and(|busy| busy.value),
         enabled: enabled.is_none_or(|enabled| enabled.value),
         policy: policy.map(|policy| Box::new(policy.value)),
     })
+}
+
+/// The addresses that ports have been given, with their numbers.
+fn chosen(ports: &[PortSettings]) -> impl Iterator<Item = (u32, Mac)> {
+    ports
+        .iter()
+        .filter_map(|port| Some((port.number, port.mac?)))
+}
+
+/// The port that has an address, chosen or by its number.
+fn has_address(
+    mac: Mac,
+    mut chosen: impl Iterator<Item = (u32, Mac)>,
+    geometry: Geometry,
+) -> Option<u32> {
+    let found = chosen
+        .find(|(_, other)| *other == mac)
+        .map(|(port, _)| port);
+    found.or_else(|| (0..geometry.ports()).find(|port| Mac::of_port(*port) == mac))
+}
+
+/// Notes an address that its port cannot have.
+fn check_mac(
+    reader: &mut Reader,
+    mac: &At<Mac>,
+    number: u32,
+    geometry: Geometry,
+    others: &[PortSettings],
+) {
+    let address = mac.value;
+    if address.is_zero() {
+        let message =
+            format!("mac: {address} is nobody's address, choose one such as 02:00:00:00:00:01");
+        return reader.fault(mac.offset, message);
+    }
+    let port = has_address(address, chosen(others), geometry).filter(|port| *port != number);
+    let station = others.iter().find(|port| {
+        let mut stations = port.stations.iter();
+        stations.any(|station| station.vlan == 0 && station.mac == address)
+    });
+    let whose = match (port, station) {
+        (Some(port), _) => format!("of port {port}"),
+        (None, Some(port)) => format!("of a station behind port {}", port.number),
+        (None, None) => return,
+    };
+    reader.fault(
+        mac.offset,
+        format!("mac: {address} is the address {whose}: choose another"),
+    );
 }
 
 fn check_policy(reader: &mut Reader, policy: &At<PortPolicy>, number: u32, geometry: Geometry) {

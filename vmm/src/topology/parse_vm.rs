@@ -45,7 +45,17 @@ pub(super) fn vm(
         let message = format!("a VM has 1 to {MAX_VCPUS} vCPUs, not {}", vcpus.value);
         reader.fault(vcpus.offset, message);
     }
+    let says_port = section.has("port") || section.has("path");
     let port = connection(reader, &mut section, nics, others, vcpus.as_ref());
+    let nic_plain = section.take::<bool>(reader, "nic_plain");
+    if let (Some(plain), None) = (&nic_plain, &port)
+        && !says_port
+    {
+        reader.fault(
+            plain.offset,
+            "nic_plain goes with a port: add port and path",
+        );
+    }
     let cpu = section.take::<CpuModel>(reader, "cpu");
     let on_reboot = section.take::<OnReboot>(reader, "on_reboot");
     let exit_on_abort = section.take::<bool>(reader, "exit_on_abort");
@@ -73,6 +83,7 @@ pub(super) fn vm(
         memory: memory.map_or(DEFAULT_MEMORY, |memory| memory.value),
         vcpus: vcpus.map_or(1, |vcpus| vcpus.value),
         port,
+        nic_plain: nic_plain.is_some_and(|plain| plain.value),
         cpu: cpu.map(|cpu| cpu.value),
         on_reboot: on_reboot.map_or_else(OnReboot::default, |what| what.value),
         exit_on_abort: exit_on_abort.is_some_and(|exit| exit.value),

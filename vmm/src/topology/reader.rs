@@ -139,6 +139,11 @@ impl<'i> Section<'i> {
         read(reader, key, value).map(|value| At { value, offset })
     }
 
+    /// Whether a key is there that nobody has taken.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, ..)| name == key)
+    }
+
     /// The value of a key that has to be there.
     pub(super) fn need<T: Deserialize<'i>>(
         &mut self,

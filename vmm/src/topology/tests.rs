@@ -189,6 +189,7 @@ fn vm(port: u32) -> impl Strategy<Value = VmConfig> {
             cpu: (counters > 0).then(|| CpuModel::ALL[counters - 1]),
             on_reboot: [OnReboot::Restart, OnReboot::Exit][vcpus - 1],
             port: path.map(|path| PortConfig::new(port, CallPath::ALL[path])),
+            nic_plain: path.is_some() && vcpus == 2,
             exit_on_abort,
             serial: files.1.map(|file| file.to_str().unwrap().parse().unwrap()),
             outbox: files.2,
@@ -402,6 +403,99 @@ fn what_cannot_be_together_is_told() {
     let (line, message) = parse(&text).unwrap_err();
     assert_eq!(line, 50);
     assert!(message.contains("of VM a, too"), "{message}");
+}
+
+/// A NIC with settings of two ports, and a VM.
+fn with_ports(first: &str, second: &str) -> String {
+    format!(
+        "[nic]\nports = 3\n[[nic.port]]\nnumber = 0\n{first}\n[[nic.port]]\nnumber = 1\n{second}\n\
+         [[vm]]\nname = \"a\"\nkernel = \"k\"\nport = 0\npath = \"direct\"\nnic_plain = true\n"
+    )
+}
+
+#[test]
+fn a_port_has_an_address_and_a_plain_device() {
+    let text = with_ports("mac = \"02:00:00:00:00:01\"", "");
+    let topology = parse_all(&text).unwrap();
+    let mac = Some("02:00:00:00:00:01".parse().unwrap());
+    assert_eq!(topology.nics[0].ports[0].mac, mac);
+    let set = Control::SetMac { port: 0, mac };
+    assert_eq!(
+        topology.nics[0].controls(),
+        [("port.0.mac".to_owned(), set)]
+    );
+    assert!(topology.vms[0].nic_plain);
+    assert_eq!(round_trip(&topology), topology);
+    // Its own address by number is no other's.
+    parse_all(&with_ports("", "mac = \"02:50:53:54:00:01\"")).unwrap();
+    // A station in a VLAN is another one.
+    let tagged = with_ports(
+        "mac = \"02:00:00:00:00:01\"",
+        "stations = \"02:00:00:00:00:01@5\"",
+    );
+    parse_all(&tagged).unwrap();
+}
+
+#[test]
+fn addresses_that_ports_cannot_have() {
+    let one = "mac = \"02:00:00:00:00:01\"";
+    let cases = [
+        (one, one, 8, "the address of port 0: choose another"),
+        (
+            one,
+            "mac = \"02:50:53:54:00:02\"",
+            8,
+            "the address of port 2",
+        ),
+        (
+            one,
+            "mac = \"02:50:53:54:00:00\"",
+            8,
+            "the address of port 0",
+        ),
+        (
+            "stations = \"02:00:00:00:00:01\"",
+            one,
+            8,
+            "of a station behind port 0",
+        ),
+        (
+            one,
+            "stations = \"02:00:00:00:00:01\"",
+            8,
+            "the address of port 0 itself",
+        ),
+        (
+            "stations = \"02:50:53:54:00:02\"",
+            "",
+            5,
+            "the address of port 2 itself",
+        ),
+        (
+            "mac = \"02:00:00:00:00\"",
+            "",
+            5,
+            "no MAC address of a station",
+        ),
+        (
+            "mac = \"03:00:00:00:00:01\"",
+            "",
+            5,
+            "give six bytes such as",
+        ),
+        ("mac = \"00:00:00:00:00:00\"", "", 5, "nobody's address"),
+        ("mac = 7", "", 5, "mac: invalid type"),
+        ("mc = \"02:00:00:00:00:01\"", "", 5, "did you mean mac?"),
+    ];
+    for (first, second, line, part) in cases {
+        let (found, message) = parse(&with_ports(first, second)).unwrap_err();
+        assert!(message.contains(part), "{first}, {second}: {message}");
+        assert_eq!(found, line, "{first}, {second}: {message}");
+    }
+    let alone = with_ports("", "").replace("port = 0\npath = \"direct\"\n", "");
+    let (line, message) = parse(&alone).unwrap_err();
+    assert_eq!(line, 12);
+    assert_eq!(message, "nic_plain goes with a port: add port and path");
 }
 
 #[test]

@@ -41,6 +41,9 @@ pub struct VmConfig {
     /// Its port of a NIC.
     #[serde(flatten)]
     pub port: Option<PortConfig>,
+    /// Whether its port's PCI device has no doorbell and no interrupt vectors.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub nic_plain: bool,
     /// What becomes of it when its guest resets it.
     #[serde(skip_serializing_if = "is_default")]
     pub on_reboot: OnReboot,
@@ -88,6 +91,7 @@ impl VmConfig {
             vcpus: 1,
             cpu: None,
             port: None,
+            nic_plain: false,
             on_reboot: OnReboot::default(),
             exit_on_abort: false,
             serial: None,

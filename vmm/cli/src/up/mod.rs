@@ -2,6 +2,7 @@
 
 mod check;
 mod console;
+mod detach;
 mod event;
 mod nic;
 mod process;
@@ -18,12 +19,14 @@ use postern_vmm::{signals, status};
 use crate::error::CommandError;
 use crate::output;
 use crate::run_dir::{NicInfo, Place, VmInfo};
+use detach::Detached;
 use event::Event;
 use nic::NicProcess;
 use vms::VmProcesses;
 
 /// Flags of `postern up`.
 #[derive(ClapArgs)]
+#[command(group(clap::ArgGroup::new("background").args(["detach", "detached"])))]
 pub struct Args {
     /// The file that describes NICs and VMs (see below)
     topology: PathBuf,
@@ -31,6 +34,20 @@ pub struct Args {
     /// Say all that is wrong with it, and start nothing
     #[arg(long)]
     check: bool,
+
+    /// Return as soon as all VMs run; then postern ps, console and down have them. What fails before
+    /// is told, and gives the status
+    #[arg(long, conflicts_with = "check")]
+    detach: bool,
+
+    /// With --detach: what VMs without a serial key and postern itself print afterwards goes to the
+    /// end of this file; without it nowhere
+    #[arg(long, value_name = "FILE", requires = "background")]
+    log: Option<PathBuf>,
+
+    /// As postern up --detach starts it
+    #[arg(long, hide = true, conflicts_with_all = ["check", "detach"])]
+    detached: bool,
 }
 
 /// What `--help` says about the file and the exit status.
@@ -59,6 +76,7 @@ These keys are optional:
 
   [[nic.port]]             # what postern nic set, mac, uplink and port do
   number = 1
+  mac = \"02:00:00:00:00:01\" # of the VM that has the port
   stations = [\"02:00:00:00:00:05\", \"02:00:00:00:00:06@12\"]
   policy = { source = \"own\", acl = { rules = [\"deny in ipv4 tcp dport 25\"] } }
   [[nic.port]]
@@ -81,6 +99,7 @@ These keys are optional:
   vcpus = 1
   port = 0                 # together with path, which is elisa, elisa-strict, exit-kernel,
   path = \"elisa\"           # exit-user or direct
+  nic_plain = false        # as postern run --nic-plain
   exit_on_abort = false
   serial = \"sender.log\"    # as postern run --serial; by default each line is printed with the
                            # VM's name
@@ -98,7 +117,7 @@ These keys are optional:
   [[vm.net]]               # as postern run --net
   tap = \"tap1\"
 
-The first VM that ends with another status than 0, or a signal, takes all down.
+The first VM that ends with another status than 0, or a signal, takes all down, also with --detach.
 
 Exit status:
   0      all VMs ended with status 0
@@ -110,6 +129,9 @@ Exit status:
 
 /// Runs all VMs to their end; returns the exit status.
 pub fn run(args: Args) -> Result<u8, CommandError> {
+    if args.detach {
+        return detach::start(&args.topology, args.log.as_deref());
+    }
     let file = Topology::read_file(&args.topology).map_err(CommandError::configuration)?;
     let topology = &file.topology;
     let faults = match args.check {
@@ -124,6 +146,10 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
         output::print(&check::summary(&file))?;
         return Ok(0);
     }
+    let detached = match args.detached {
+        true => Some(Detached::new(args.log.as_deref())?),
+        false => None,
+    };
     let (sender, events) = mpsc::channel();
     let signal_sender = sender.clone();
     signals::on_ending_signal(move |signal| {
@@ -160,6 +186,15 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
             vms.take_down(status::INTERNAL);
             vms.wait(&events);
             return Err(CommandError::internal(error));
+        }
+    }
+    if let Some(detached) = detached
+        && vms.until_all_run(&events)
+    {
+        output::tell(format_args!("all VMs of {} run", place.name()));
+        if let Err(error) = detached.leave() {
+            output::tell(format_args!("{error:#}"));
+            vms.take_down(status::INTERNAL);
         }
     }
     let status = vms.wait(&events);

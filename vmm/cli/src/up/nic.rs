@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 
@@ -54,7 +54,11 @@ impl NicProcess {
         let mut child = run(nic, &socket)
             .with_context(|| format!("cannot start the process of {name}"))
             .map_err(CommandError::internal)?;
-        let description = await_start(&mut child, &name)?;
+        let handed_on = hand_on(child.stderr.take());
+        let description = await_start(&mut child, &name).inspect_err(|_| {
+            // What it said of the reason comes first.
+            let _ = handed_on.map(JoinHandle::join);
+        })?;
         match &nic.name {
             Some(name) => output::tell(format_args!("NIC {name}: {description}")),
             None => output::tell(description),
@@ -128,7 +132,17 @@ impl NicProcess {
     }
 }
 
-/// Starts the process. It says on our standard error what it has to say.
+/// Prints on standard error what the process has to say. It has none of ours, which `postern up
+/// --detach` gives up.
+fn hand_on(said: Option<ChildStderr>) -> Option<JoinHandle<()>> {
+    let mut said = said?;
+    Some(thread::spawn(move || {
+        // If nobody reads it, nothing is lost but that.
+        let _ = io::copy(&mut said, &mut io::stderr());
+    }))
+}
+
+/// Starts the process.
 fn run(nic: &NicConfig, socket: &Path) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(program);
@@ -136,6 +150,7 @@ fn run(nic: &NicConfig, socket: &Path) -> anyhow::Result<Child> {
         .args(arguments(nic, socket))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         // A signal of the terminal is for this process alone, which ends the VMs first.
         .process_group(0);
     process::end_with_parent(&mut command);

@@ -83,6 +83,9 @@ fn arguments(vm: &VmConfig, socket: Option<&Path>) -> Vec<OsString> {
         flag("--nic", socket.into());
         flag("--port", port.number.to_string().into());
         flag("--path", port.path.name().into());
+        if vm.nic_plain {
+            arguments.push("--nic-plain".into());
+        }
         if vm.exit_on_abort {
             arguments.push("--exit-on-abort".into());
         }
@@ -163,6 +166,7 @@ mod tests {
             cpu: Some(postern_vmm::cpuid::CpuModel::ViewCompatible),
             on_reboot: postern_vmm::vm::OnReboot::Exit,
             port: Some(PortConfig::new(1, postern_abi::platform::CallPath::Direct)),
+            nic_plain: true,
             exit_on_abort: true,
             serial: Some(Destination::Unix("/s".into())),
             counters: postern_vmm::event_counters::CounterSource::Perf,
@@ -185,6 +189,7 @@ mod tests {
             "--nic=/socket",
             "--port=1",
             "--path=direct",
+            "--nic-plain",
             "--exit-on-abort",
             "--counters=perf",
             "--seccomp=off",
@@ -192,6 +197,8 @@ mod tests {
             assert!(flags.iter().any(|found| found == flag), "{flag}: {flags:?}");
         }
         let alone = arguments(&vm, None);
-        assert!(!alone.iter().any(|flag| flag == "--port=1"));
+        for flag in ["--port=1", "--nic-plain"] {
+            assert!(!alone.iter().any(|found| found == flag), "{flag}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use postern_vmm::console::Destination;
-use postern_vmm::status;
 use postern_vmm::topology::VmConfig;
+use postern_vmm::{control, status};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::console::ConsoleFile;
@@ -24,6 +24,9 @@ use crate::output;
 /// How long a VM has to end by itself once it is told to.
 const TERMINATION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often VMs that start are asked whether they run.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// A VM whose process has not ended.
 struct VmProcess {
     index: usize,
@@ -31,6 +34,8 @@ struct VmProcess {
     /// The file that its console goes to, if it is not printed.
     console: Option<ConsoleFile>,
     process: OwnedFd,
+    /// Where it answers once it runs.
+    control: PathBuf,
 }
 
 /// The VMs that run, and what the first that failed ended with.
@@ -84,6 +89,7 @@ impl VmProcesses {
             name: vm.name.clone(),
             console,
             process,
+            control: control.to_owned(),
         });
         Ok(())
     }
@@ -98,14 +104,7 @@ impl VmProcesses {
                 }
             };
             match event {
-                Ok(Event::Ended { index, status }) => self.ended(index, status),
-                Ok(Event::NicLost(reason)) => {
-                    output::tell(reason);
-                    self.take_down(status::NIC);
-                }
-                Ok(Event::Signal(signal)) => {
-                    self.take_down(status::SIGNAL_BASE.saturating_add(signal as u8));
-                }
+                Ok(event) => self.happened(event),
                 Err(_) => {
                     self.signal(Signal::KILL);
                     self.deadline = None;
@@ -113,6 +112,37 @@ impl VmProcesses {
             }
         }
         self.failed.unwrap_or(0)
+    }
+
+    /// Waits until each VM runs, or has run to its end; false if all are being taken down before.
+    pub fn until_all_run(&mut self, events: &Receiver<Event>) -> bool {
+        let mut awaited: Vec<usize> = self.running.iter().map(|vm| vm.index).collect();
+        while self.failed.is_none() {
+            let starts = |vm: &&VmProcess| awaited.contains(&vm.index);
+            let waits = |vm: &VmProcess| control::report(&vm.control).is_err();
+            let starting = self.running.iter().filter(starts);
+            awaited = starting.filter(|vm| waits(vm)).map(|vm| vm.index).collect();
+            if awaited.is_empty() {
+                return true;
+            }
+            if let Ok(event) = events.recv_timeout(LOOK_INTERVAL) {
+                self.happened(event);
+            }
+        }
+        false
+    }
+
+    fn happened(&mut self, event: Event) {
+        match event {
+            Event::Ended { index, status } => self.ended(index, status),
+            Event::NicLost(reason) => {
+                output::tell(reason);
+                self.take_down(status::NIC);
+            }
+            Event::Signal(signal) => {
+                self.take_down(status::SIGNAL_BASE.saturating_add(signal as u8));
+            }
+        }
     }
 
     fn ended(&mut self, index: usize, status: io::Result<ExitStatus>) {
