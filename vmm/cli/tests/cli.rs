@@ -156,7 +156,12 @@ fn help_is_no_error_and_tells_the_statuses() {
 fn kernels_that_are_none() {
     let directory = TestDirectory::new();
     let missing = directory.path("no-such-file");
-    directory.refuse_kernel(&missing, &[], CONFIGURATION, &[&missing, "No such file"]);
+    directory.refuse_kernel(
+        &missing,
+        &[],
+        CONFIGURATION,
+        &[&missing, "does not exist: give a bzImage"],
+    );
     let text = directory.write("text", b"#!/bin/sh\n");
     directory.refuse_kernel(
         &text,
@@ -234,7 +239,7 @@ fn kernels_larger_than_memory() {
     directory.refuse(
         &["--memory", "16M", "--initrd", &initrd],
         CONFIGURATION,
-        &[&initrd, "more with --memory"],
+        &[&initrd, "with --memory"],
     );
 }
 
@@ -606,7 +611,7 @@ fn topologies_that_cannot_be() {
     assert_refused(&output, CONFIGURATION, &["topology.toml:6:", "kernal"]);
     let output = up(&directory, "[[vm]]\nname = \"a\"\nkernel = \"missing\"\n");
     let kernel = directory.path("missing");
-    let fault = format!("topology.toml:3: VM a: the kernel {kernel} cannot be used: No such");
+    let fault = format!("topology.toml:3: VM a: the kernel {kernel} does not exist: give");
     assert_refused(&output, CONFIGURATION, &[&fault]);
     let kernel = directory.write("text", b"no kernel");
     let output = up(&directory, "[[vm]]\nname = \"a\"\nkernel = \"text\"\n");

@@ -19,7 +19,7 @@ pub enum Error {
     #[error("cannot write the zero page into guest memory")]
     BootParams(#[source] configurator::Error),
     /// The command line has bytes that cannot be passed.
-    #[error("the command line {0:?} has a byte that is not printable ASCII")]
+    #[error("the command line {0:?} has a byte that is not printable ASCII: leave it out")]
     CmdlineByte(String),
     /// The command line is too long.
     #[error("the command line has {length} bytes, but the kernel takes at most {max}: shorten it")]

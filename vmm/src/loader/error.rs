@@ -32,6 +32,15 @@ pub enum Error {
 /// The fault of a kernel or initrd file.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
+    /// There is no such file.
+    #[error("does not exist: {0}")]
+    Missing(
+        /// Advice to the user.
+        &'static str,
+    ),
+    /// The user may not read it.
+    #[error("may not be read by this user: run as one who may, or allow it (chmod a+r)")]
+    Denied(#[source] io::Error),
     /// The file cannot be read.
     #[error("cannot be read")]
     Read(#[source] io::Error),
@@ -67,8 +76,8 @@ pub enum ImageError {
     },
     /// A part of the file lies beyond its end.
     #[error(
-        "is truncated or corrupt: {part} is at bytes {start:#x} to {end:#x}, \
-         but the file has {size:#x} bytes"
+        "is truncated or corrupt: {part} is at bytes {start:#x} to {end:#x}, but the file has \
+         {size:#x} bytes; copy the whole file again"
     )]
     Truncated {
         /// The part.

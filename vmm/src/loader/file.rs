@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 use std::fs::{File, FileType};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -15,14 +15,18 @@ pub trait Source: Read + ReadVolatile + Seek {}
 
 impl<T: Read + ReadVolatile + Seek> Source for T {}
 
-/// Opens a regular file.
-pub(super) fn open(path: &Path) -> Result<File, ImageError> {
+/// Opens a regular file; of one that is missing `advice` says what to give.
+pub(super) fn open(path: &Path, advice: &'static str) -> Result<File, ImageError> {
     // A pipe without a writer would be waited for.
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
-        .map_err(ImageError::Read)?;
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => ImageError::Missing(advice),
+            ErrorKind::PermissionDenied => ImageError::Denied(error),
+            _ => ImageError::Read(error),
+        })?;
     let kind = file.metadata().map_err(ImageError::Read)?.file_type();
     match kind.is_file() {
         true => Ok(file),
@@ -159,7 +163,7 @@ mod tests {
 
     #[test]
     fn only_regular_files_are_read() {
-        let refused = |path: &str| open(Path::new(path)).unwrap_err().to_string();
+        let refused = |path: &str| open(Path::new(path), "").unwrap_err().to_string();
         assert!(refused("/dev/zero").contains("a device"));
         assert!(refused("/").contains("a directory"));
     }

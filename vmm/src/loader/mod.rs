@@ -65,6 +65,12 @@ pub struct Module {
     pub size: u64,
 }
 
+/// What to give as a kernel.
+pub const KERNEL_ADVICE: &str =
+    "give a bzImage (a distribution's vmlinuz, in /boot) or an ELF64 kernel";
+/// What to give as an initrd.
+pub const INITRD_ADVICE: &str = "give the one of the kernel, or none";
+
 /// A kernel's file, which stays open: it is read at the start and again when the VM is reset.
 #[derive(Debug)]
 pub struct KernelFile {
@@ -79,7 +85,7 @@ impl KernelFile {
     ///
     /// When it cannot be read, or is no regular file.
     pub fn open(path: &Path) -> Result<KernelFile, Error> {
-        let opened = file::open(path);
+        let opened = file::open(path, KERNEL_ADVICE);
         let path = path.to_owned();
         match opened {
             Ok(file) => Ok(KernelFile { path, file }),
@@ -114,7 +120,7 @@ impl InitrdFile {
     ///
     /// When it cannot be read, or is no regular file.
     pub fn open(path: &Path) -> Result<InitrdFile, Error> {
-        let opened = file::open(path);
+        let opened = file::open(path, INITRD_ADVICE);
         let path = path.to_owned();
         match opened {
             Ok(file) => Ok(InitrdFile { path, file }),

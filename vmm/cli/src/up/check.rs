@@ -3,16 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use postern_nic_owner::uplink::UplinkConfig;
 use postern_vmm::console::Destination;
 use postern_vmm::kvm::Host;
-use postern_vmm::loader::{InitrdFile, KernelFile};
+use postern_vmm::loader::{INITRD_ADVICE, InitrdFile, KERNEL_ADVICE, KernelFile};
 use postern_vmm::topology::{NicConfig, TopologyFile, VmConfig};
 use postern_vmm::virtio::blk::Blk;
-use postern_vmm::{geometry, memory};
+use postern_vmm::{boot, geometry, memory};
 
 /// Faults that are seen by looking at files alone: as `FILE:LINE: SENTENCE`.
 pub fn cheap(file: &TopologyFile) -> Vec<String> {
@@ -52,6 +53,11 @@ pub fn all(file: &TopologyFile) -> Vec<String> {
             Err(error) => fault("memory", chain(&error)),
             Ok(ram) => {
                 let kernel = KernelFile::open(&vm.kernel).and_then(|mut file| file.load(&ram));
+                if let Ok(kernel) = &kernel
+                    && let Err(error) = boot::write_cmdline(&ram, &vm.cmdline, kernel.max_cmdline)
+                {
+                    fault("cmdline", chain(&error));
+                }
                 match (kernel, &vm.initrd) {
                     (Err(error), _) => fault("kernel", chain(&error)),
                     (Ok(_), None) => {}
@@ -113,15 +119,36 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// What to give where a file of a kind is not there. Relative names count from the topology's file.
+fn advice(what: &str, name: &str) -> String {
+    match what {
+        "kernel" => KERNEL_ADVICE.to_owned(),
+        "initrd" => INITRD_ADVICE.to_owned(),
+        "disk" => format!("give a raw image or a block device (truncate -s SIZE {name} makes one)"),
+        _ => "give a file".to_owned(),
+    }
+}
+
 /// Why a file cannot be read, if so.
 fn unreadable(what: &str, file: &Path) -> Option<String> {
     let name = file.display();
     match fs::metadata(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
+            "the {what} {name} does not exist: {}",
+            advice(what, &name.to_string())
+        )),
         Err(error) => Some(format!("the {what} {name} cannot be used: {error}")),
-        Ok(found) if found.is_dir() => Some(format!("the {what} {name} is a directory")),
-        Ok(_) => fs::File::open(file)
-            .err()
-            .map(|error| format!("the {what} {name} cannot be read: {error}")),
+        Ok(found) if found.is_dir() => Some(format!(
+            "the {what} {name} is a directory: {}",
+            advice(what, &name.to_string())
+        )),
+        Ok(_) => fs::File::open(file).err().map(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => format!(
+                "the {what} {name} may not be read by this user: run as one who may, or allow it \
+                 (chmod a+r)"
+            ),
+            _ => format!("the {what} {name} cannot be read: {error}"),
+        }),
     }
 }
 
@@ -212,6 +239,16 @@ fn uplink_fault(uplink: &str) -> Option<String> {
     (!found).then(|| format!("there is no interface {interface} (ip link lists them)"))
 }
 
+/// Why a name is no TAP's, if an interface has it already that is none (Linux: tun_net_init, which
+/// gives TAPs the attribute `tun_flags`).
+fn other_than_tap(name: &str) -> Option<String> {
+    let interface = Path::new("/sys/class/net").join(name);
+    let other = interface.exists() && !interface.join("tun_flags").exists();
+    other.then(|| {
+        format!("cannot open TAP {name}: an interface of this name exists and is no TAP; take another name")
+    })
+}
+
 fn vm_faults(vm: &VmConfig) -> Vec<(String, String)> {
     let mut faults = Vec::new();
     let mut add = |key: &str, fault: Option<String>| {
@@ -234,6 +271,9 @@ fn vm_faults(vm: &VmConfig) -> Vec<(String, String)> {
     for (index, disk) in vm.disks.iter().enumerate() {
         let fault = unreadable("disk", &disk.path);
         add(&format!("disk.{index}"), fault);
+    }
+    for (index, net) in vm.nets.iter().enumerate() {
+        add(&format!("net.{index}"), other_than_tap(&net.tap));
     }
     faults
 }
@@ -327,15 +367,21 @@ outbox = \"same\"
 path = \"no.img\"
 ";
         let expected = [
-            (3, "the image nowhere cannot be used: No such file"),
+            (3, "the image nowhere does not exist: give a file (host-nic"),
             (4, "there is no directory no"),
             (7, "no interface nosuchif0"),
             (10, "tup"),
             (12, "kernel is there already"),
-            (15, "VM a: the kernel missing cannot be used"),
-            (16, "VM a: the initrd folder is a directory"),
+            (
+                15,
+                "VM a: the kernel missing does not exist: give a bzImage",
+            ),
+            (
+                16,
+                "VM a: the initrd folder is a directory: give the one of the kernel",
+            ),
             (17, "VM a: folder is a directory"),
-            (23, "VM b: the disk no.img cannot be used"),
+            (23, "VM b: the disk no.img does not exist: give a raw image"),
             (22, "same is written by VM a, too"),
         ];
         let found = faults(text);
