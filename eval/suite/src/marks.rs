@@ -1,7 +1,7 @@
 //! What is counted between the marks that the programs of Linux guests print.
 //!
-//! A program prints `MARK KIND begin` and `MARK KIND end`, and nothing runs near them. What the marks
-//! themselves cost is what is counted between those of the kind `none`.
+//! A program prints `MARK KIND begin` and `MARK KIND end`, and nothing runs near them; a kind may come
+//! several times. What the marks themselves cost is what is counted between those of the kind `none`.
 
 use std::collections::BTreeMap;
 
@@ -23,13 +23,19 @@ marks() {
 }
 "#;
 
-/// What was counted of each kind by the counters of these names, less what was counted of `none`.
+/// What was counted of each kind by the counters of these names, each time that it came, less what was
+/// counted of `none`, which comes first.
 ///
 /// # Errors
 ///
 /// A kind has no end, or no counter of such a name; nothing was counted of `none`.
-pub fn counts<const N: usize>(text: &str, names: [&str; N]) -> Result<BTreeMap<String, [u64; N]>> {
-    let mut spans: BTreeMap<&str, [Option<[u64; N]>; 2]> = BTreeMap::new();
+pub fn counts<const N: usize>(
+    text: &str,
+    names: [&str; N],
+) -> Result<BTreeMap<String, Vec<[u64; N]>>> {
+    let mut begun: BTreeMap<&str, [u64; N]> = BTreeMap::new();
+    let mut of: BTreeMap<String, Vec<[u64; N]>> = BTreeMap::new();
+    let mut nothing = None;
     for line in text.lines() {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let ["MARK", kind, place, counters @ ..] = words.as_slice() else {
@@ -44,21 +50,26 @@ pub fn counts<const N: usize>(text: &str, names: [&str; N]) -> Result<BTreeMap<S
                 .parse()
                 .with_context(|| format!("no number in {line:?}"))?;
         }
-        spans.entry(kind).or_default()[usize::from(*place == "end")] = Some(counts);
+        if *place == "begin" {
+            begun.insert(kind, counts);
+            continue;
+        }
+        let begin = begun.remove(kind);
+        let begin = begin.with_context(|| format!("{kind} has no begin: it printed {text}"))?;
+        let counts = less(counts, begin);
+        if *kind == "none" {
+            nothing = Some(counts);
+        } else {
+            let nothing = nothing.with_context(|| format!("it printed {text}"))?;
+            of.entry((*kind).to_owned())
+                .or_default()
+                .push(less(counts, nothing));
+        }
     }
-    let mut of = BTreeMap::new();
-    for (kind, span) in spans {
-        let [Some(begin), Some(end)] = span else {
-            anyhow::bail!("{kind} has no begin or no end: it printed {text}");
-        };
-        of.insert(kind.to_owned(), less(end, begin));
+    if let Some((kind, _)) = begun.first_key_value() {
+        anyhow::bail!("{kind} has no end: it printed {text}");
     }
-    let nothing = of
-        .remove("none")
-        .with_context(|| format!("it printed {text}"))?;
-    for counts in of.values_mut() {
-        *counts = less(*counts, nothing);
-    }
+    nothing.with_context(|| format!("it printed {text}"))?;
     Ok(of)
 }
 
@@ -82,10 +93,12 @@ mod tests {
             line("none", "end", 3000),
             line("random", "begin", 10_000),
             line("random", "end", 12_007),
+            line("random", "begin", 20_000),
+            line("random", "end", 22_005),
         ]
         .concat();
         let counts = counts::<2>;
-        let wanted = [("random".to_owned(), [7, 0])].into();
+        let wanted = [("random".to_owned(), vec![[7, 0], [5, 0]])].into();
         assert_eq!(counts(&text, ["instructions", "guest"]).unwrap(), wanted);
         for bad in [
             "",
