@@ -576,7 +576,9 @@ fn each_tenancy_has_a_secret_of_its_own() {
     let memory = &opened.memory;
     let old = memory.switch().credentials(0).unwrap();
     former.child.kill().unwrap();
-    let new = attach_soon(&nic, 0).credentials;
+    // The port is its while its connection lasts.
+    let newcomer = attach_soon(&nic, 0);
+    let new = newcomer.credentials;
     former.child.wait().unwrap();
 
     let secrets = [old, new, other.credentials].map(|tenant| tenant.secret());
