@@ -19,7 +19,7 @@ use postern_confine::Kind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::console::{self, Joiner};
+use crate::console::{self, Joiner, is_hidden};
 use crate::kvm_stats::{self, KvmStats};
 
 /// What a VM tells of itself.
@@ -190,7 +190,7 @@ const MAX_SHOWN: usize = 200;
 
 /// What people are shown of an answer. A VMM that its guest has taken over may answer anything.
 fn shown(answer: &str) -> String {
-    let visible = answer.chars().filter(|c| !c.is_control());
+    let visible = answer.chars().filter(|&c| !is_hidden(c));
     visible.take(MAX_SHOWN).collect()
 }
 
@@ -309,11 +309,13 @@ mod tests {
     fn an_answer_writes_nothing_to_terminals_but_text() {
         for answer in [
             &b"error: \x1b]0;title\x07\xc2\x9b2J text\n"[..],
+            // U+202E turns the direction of writing.
+            b"error: \xe2\x80\xae text\n",
             b"{\x1b[2J text\n",
         ] {
             let error = asked(answer, false).unwrap_err();
             assert!(error.contains("text"), "{error:?}");
-            assert!(!error.contains(char::is_control), "{error:?}");
+            assert!(!error.contains(is_hidden), "{error:?}");
         }
         let long = [b"error: ".as_slice(), &[b'x'; 10_000], b"\n"].concat();
         let error = asked(Box::leak(long.into()), false).unwrap_err();

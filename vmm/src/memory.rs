@@ -113,12 +113,12 @@ pub fn reserve_ram(size: u64) -> Result<GuestMemoryMmap, Error> {
     let ram = GuestMemoryMmap::from_ranges(&parts)
         .map_err(|source: vm_memory::mmap::FromRangesError| Error::Reserve { size, source })?;
     for part in ram.iter() {
-        // SAFETY: the range is the region's mapping; the advice only keeps it out of core dumps.
-        // It fails where a kernel does not know it, which then dumps as it always does.
-        unsafe { libc::madvise(part.as_ptr().cast(), part.size(), libc::MADV_DONTDUMP) };
-        // SAFETY: as above; the advice only asks for large pages, so that touching all of RAM takes
-        // fewer faults. It fails where a kernel has none.
-        unsafe { libc::madvise(part.as_ptr().cast(), part.size(), libc::MADV_HUGEPAGE) };
+        // Out of core dumps, and on large pages, so that touching all of RAM takes fewer faults.
+        for advice in [libc::MADV_DONTDUMP, libc::MADV_HUGEPAGE] {
+            // SAFETY: the range is the region's mapping, and neither advice changes its content. It
+            // fails where a kernel does not know it, which then does as it always does.
+            unsafe { libc::madvise(part.as_ptr().cast(), part.size(), advice) };
+        }
     }
     Ok(ram)
 }

@@ -6,13 +6,11 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use postern_abi::emulated::PORT_LATCH;
 use postern_lab::job::Job;
-use postern_lab::machine::initramfs::Initramfs;
-use postern_lab::machine::{COMMAND_LINE, EmulatedMachine, Kernel};
+use postern_lab::machine::{COMMAND_LINE, EmulatedMachine, Kernel, first_process};
 use postern_lab::testbed::{EmulatedTestbed, VIEWS};
 use serde::Deserialize;
 
@@ -241,18 +239,10 @@ fn read(before: &str, json: &[u8]) -> Result<Boot> {
     })
 }
 
-/// The initial file system of a machine without jobs.
+/// The initial file system of the machine, and the directory of its job.
 fn initrd(testbed: &EmulatedTestbed) -> Result<Vec<u8>> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
-    let mut root = Initramfs::new();
-    root.device("dev/console", 5, 1)
-        .directory("root")
-        .directory("sbin")
-        .link("lib64", "lib")
-        .directory("lib")
-        .directory("job/0")
-        .file("init", read(&testbed.files.init)?)
-        .file("bin/busybox", read(&testbed.files.busybox)?);
+    let mut root = first_process(&testbed.files)?;
+    root.directory("job/0");
     root.archive().context("making an initrd")
 }
 

@@ -38,7 +38,7 @@ pub use destination::Destination;
 pub use escape::{Action, Escape};
 pub use pump::Pump;
 pub use stream::{Stream, Writer, create_output};
-pub use terminal::{Terminal, TerminalHandle, restore_terminal};
+pub use terminal::{Terminal, TerminalHandle, is_hidden, restore_terminal};
 pub use wake::Wake;
 
 use joined::Joined;

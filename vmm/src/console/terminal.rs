@@ -17,6 +17,14 @@ pub(super) fn in_foreground(terminal: &impl AsFd) -> bool {
     tcgetpgrp(terminal).map_or(true, |group| group == getpgrp())
 }
 
+/// Whether a terminal does something else with the character than showing it: control characters,
+/// and those that turn the direction of writing or separate lines (Unicode's bidirectional
+/// algorithm, UAX #9).
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+}
+
 /// Standard input, if it is a terminal, in raw mode until this is dropped; what the keys mean is
 /// told by [`Escape`](super::Escape). Output is still translated (a line feed also returns the
 /// carriage), so that messages look as ever.

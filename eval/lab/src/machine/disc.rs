@@ -41,13 +41,7 @@ pub fn prepare(
         shell,
         ..Plan::default()
     };
-    let mut root = Initramfs::new();
-    root.device("dev/console", 5, 1)
-        .directory("root")
-        .directory("sbin");
-    root.link("lib64", "lib").directory("lib");
-    root.file("init", read(&contents.files.init)?);
-    root.file("bin/busybox", read(&contents.files.busybox)?);
+    let mut root = first_process(contents.files)?;
     let mut disks = Disks::default();
     add_jobs(jobs, &mut root, &mut plan, &mut disks)?;
     plan.disks = disks.count();
@@ -85,6 +79,23 @@ pub fn prepare(
         &contents.arguments,
     )?;
     Ok((directory, plan.disks))
+}
+
+/// The initial file system of a machine that has neither modules nor jobs.
+///
+/// # Errors
+///
+/// A program cannot be read.
+pub fn first_process(files: &MachineFiles) -> Result<Initramfs, MachineError> {
+    let mut root = Initramfs::new();
+    root.device("dev/console", 5, 1)
+        .directory("root")
+        .directory("sbin")
+        .link("lib64", "lib")
+        .directory("lib")
+        .file("init", read(&files.init)?)
+        .file("bin/busybox", read(&files.busybox)?);
+    Ok(root)
 }
 
 /// Puts the files of jobs into the archive, each content once, or makes disks of them, and their

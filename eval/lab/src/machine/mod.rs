@@ -51,6 +51,7 @@ mod tool;
 pub const CONSOLE_LEVEL: &str = "loglevel=3";
 
 pub use directory::RunDirectory;
+pub use disc::first_process;
 pub use emulated::{BootOutcome, EmulatedMachine};
 pub use error::MachineError;
 pub use files::{Kernel, MachineFiles};

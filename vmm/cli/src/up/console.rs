@@ -6,6 +6,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use postern_vmm::console::is_hidden;
+
 /// Most lines that are shown.
 const MAX_LINES: usize = 10;
 
@@ -50,14 +52,6 @@ impl ConsoleFile {
 fn modified(path: &Path) -> Option<SystemTime> {
     let file = path.metadata().ok().filter(Metadata::is_file)?;
     file.modified().ok()
-}
-
-/// Whether a terminal does something else with the character than showing it: control characters,
-/// and those that turn the direction of writing or separate lines (Unicode's bidirectional
-/// algorithm, UAX #9).
-fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
 }
 
 /// The last lines of a file.

@@ -15,14 +15,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 
 use anyhow::{Context, anyhow};
-use postern_vmm::{signals, status};
+use postern_vmm::signals;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::process;
 use crate::error::CommandError;
 
 /// What the other process writes when all VMs run.
@@ -47,7 +47,7 @@ pub fn start(topology: &Path, log: Option<&Path>) -> Result<u8, CommandError> {
         .wait()
         .context("cannot wait for the process that runs the topology")
         .map_err(CommandError::internal)?;
-    Ok(status_of(ended))
+    Ok(process::status_of(ended))
 }
 
 fn spawn(topology: &Path, log: Option<&Path>, ready: PipeWriter) -> io::Result<Child> {
@@ -72,13 +72,6 @@ fn pass_signals_on(child: &Child) -> Result<(), CommandError> {
         }
     };
     signals::on_ending_signal(pass).map_err(CommandError::internal)
-}
-
-fn status_of(ended: ExitStatus) -> u8 {
-    match (ended.code(), ended.signal()) {
-        (Some(code), _) => code as u8,
-        (None, signal) => status::SIGNAL_BASE.saturating_add(signal.unwrap_or(0) as u8),
-    }
 }
 
 /// What the other process has of the first one: the way to tell that all VMs run, and the file that

@@ -15,7 +15,7 @@ use anyhow::{Context, anyhow};
 use postern_nic_client::request::{self, ClientError};
 use postern_vmm::topology::NicConfig;
 use postern_vmm::{socket_path, status};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use serde::de::IgnoredAny;
 
 use super::event::Event;
@@ -63,17 +63,9 @@ impl NicProcess {
             Some(name) => output::tell(format_args!("NIC {name}: {description}")),
             None => output::tell(description),
         }
-        let watched = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
-        let process = match watched {
-            Ok(process) => process,
-            Err(error) => {
-                // Not waited for by anybody, so the number is still its own.
-                let _ = child.kill();
-                let _ = child.wait();
-                let error = anyhow!(error).context(format!("cannot watch {name}"));
-                return Err(CommandError::internal(error));
-            }
-        };
+        let process = process::watch(&mut child)
+            .with_context(|| format!("cannot watch {name}"))
+            .map_err(CommandError::internal)?;
         let (events, whose) = (events.clone(), name.clone());
         let watch = move || {
             let status = child.wait();
@@ -182,13 +174,7 @@ fn await_start(child: &mut Child, name: &str) -> Result<String, CommandError> {
 /// The flags of `postern nic` for a NIC.
 fn arguments(nic: &NicConfig, socket: &Path) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["nic".into(), "--no-keeper".into(), "--quiet".into()];
-    let mut flag = |name: &str, value: OsString| {
-        // Joined, so that no value is taken for a flag.
-        let mut argument = OsString::from(name);
-        argument.push("=");
-        argument.push(value);
-        arguments.push(argument);
-    };
+    let mut flag = |name, value| arguments.push(process::joined(name, value));
     let geometry = nic.geometry;
     flag("--socket", socket.into());
     flag("--ports", geometry.ports().to_string().into());

@@ -1,13 +1,17 @@
-//! The process of one VM: its flags, its end with ours, what it prints.
+//! The process of one VM: its flags, what it prints; and what it has in common with that of a NIC, its
+//! end.
 
 use std::ffi::OsString;
 use std::io::{self, PipeReader, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::Context;
+use postern_vmm::status;
 use postern_vmm::topology::VmConfig;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::confine::Seccomp;
 
@@ -40,13 +44,7 @@ pub fn start(
 /// The flags of `postern run` for a VM.
 fn arguments(vm: &VmConfig, socket: Option<&Path>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["run".into()];
-    let mut flag = |name: &str, value: OsString| {
-        // Joined, so that no value is taken for a flag.
-        let mut argument = OsString::from(name);
-        argument.push("=");
-        argument.push(value);
-        arguments.push(argument);
-    };
+    let mut flag = |name, value| arguments.push(joined(name, value));
     flag("--kernel", vm.kernel.clone().into());
     flag("--cmdline", vm.cmdline.clone().into());
     flag("--memory", vm.memory.0.to_string().into());
@@ -94,6 +92,32 @@ fn arguments(vm: &VmConfig, socket: Option<&Path>) -> Vec<OsString> {
         arguments.push("--rng".into());
     }
     arguments
+}
+
+/// A flag with its value in one word, so that no value is taken for a flag.
+pub(super) fn joined(name: &str, value: OsString) -> OsString {
+    let mut argument = OsString::from(name);
+    argument.push("=");
+    argument.push(value);
+    argument
+}
+
+/// A descriptor that stands for the child, whose number may be another's once it has been waited for.
+/// Without one it is killed.
+pub(super) fn watch(child: &mut Child) -> rustix::io::Result<OwnedFd> {
+    pidfd_open(Pid::from_child(child), PidfdFlags::empty()).inspect_err(|_| {
+        // Not waited for by anybody, so the number is still its own.
+        let _ = child.kill();
+        let _ = child.wait();
+    })
+}
+
+/// The status that a process which ended so has in a shell.
+pub(super) fn status_of(ended: ExitStatus) -> u8 {
+    match (ended.code(), ended.signal()) {
+        (Some(code), _) => code as u8,
+        (None, signal) => status::SIGNAL_BASE.saturating_add(signal.unwrap_or(0) as u8),
+    }
 }
 
 /// Lets the kernel end the child when this process dies, however it does.

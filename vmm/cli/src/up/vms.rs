@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -14,7 +13,7 @@ use anyhow::Context;
 use postern_vmm::console::Destination;
 use postern_vmm::topology::VmConfig;
 use postern_vmm::{control, status};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::console::ConsoleFile;
 use super::event::Event;
@@ -62,16 +61,8 @@ impl VmProcesses {
             _ => None,
         };
         let (mut child, printed) = process::start(vm, socket, control)?;
-        let watched = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
-        let process = match watched {
-            Ok(process) => process,
-            Err(error) => {
-                // Not waited for by anybody, so the number is still its own.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(error).with_context(|| format!("cannot watch VM {}", vm.name));
-            }
-        };
+        let process =
+            process::watch(&mut child).with_context(|| format!("cannot watch VM {}", vm.name))?;
         let (name, events) = (vm.name.clone(), events.clone());
         let thread = thread::Builder::new()
             .name(format!("vm-{name}"))
@@ -150,13 +141,7 @@ impl VmProcesses {
             return;
         };
         let vm = self.running.remove(at);
-        let status = match status {
-            Ok(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => code as u8,
-                (None, signal) => status::SIGNAL_BASE.saturating_add(signal.unwrap_or(0) as u8),
-            },
-            Err(_) => status::INTERNAL,
-        };
+        let status = status.map_or(status::INTERNAL, process::status_of);
         output::tell(format_args!("VM {} ended with status {status}", vm.name));
         if status != 0 {
             if self.failed.is_none() {

@@ -18,20 +18,23 @@ pub const MIN_MTU: u16 = 68;
 ///
 /// As text, `tap=NAME[,mac=MAC][,backend=vhost|user][,queues=N][,mtu=BYTES][,vhostfd=N[:N...]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Fields", into = "Fields")]
+#[serde(try_from = "Fields")]
 pub struct NetConfig {
     /// Name of the TAP.
     pub tap: String,
     /// The device's MAC address; without one it gets one of its own at each start.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
     /// Who moves the packets.
     pub backend: Backend,
     /// Queue pairs.
     pub queues: u16,
     /// MTU of the TAP and of the device; without one, the TAP keeps the one that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     /// Descriptors of `/dev/vhost-net` that this process inherited, one a queue pair; if there are
     /// none it opens the device itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub vhostfd: Vec<i32>,
 }
 
@@ -47,19 +50,19 @@ pub enum Backend {
 }
 
 /// The same as keys, not checked.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields {
     tap: String,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(default)]
     mac: Option<Mac>,
     #[serde(default)]
     backend: Backend,
     #[serde(default = "one")]
     queues: u16,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(default)]
     mtu: Option<u16>,
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(default)]
     vhostfd: Vec<i32>,
 }
 
@@ -177,27 +180,6 @@ impl TryFrom<Fields> for NetConfig {
             mtu,
             vhostfd,
         })
-    }
-}
-
-impl From<NetConfig> for Fields {
-    fn from(config: NetConfig) -> Fields {
-        let NetConfig {
-            tap,
-            mac,
-            backend,
-            queues,
-            mtu,
-            vhostfd,
-        } = config;
-        Fields {
-            tap,
-            mac,
-            backend,
-            queues,
-            mtu,
-            vhostfd,
-        }
     }
 }
 
