@@ -31,7 +31,7 @@ pub struct TestReport(Mutex<Sums>);
 #[derive(Debug, Default)]
 struct Sums {
     passed: usize,
-    failed: usize,
+    failed: Vec<String>,
     skipped: usize,
 }
 
@@ -52,7 +52,7 @@ impl TestReport {
                 println!("PASS  {name}{time}");
             }
             Verdict::Failed(reason) => {
-                sums.failed += 1;
+                sums.failed.push(name.to_owned());
                 let (first, rest) = reason.trim_end().split_once('\n').unwrap_or((reason, ""));
                 println!("FAIL  {name}: {}{time}", first.trim_end());
                 for line in rest.lines() {
@@ -72,17 +72,21 @@ impl TestReport {
     /// Number of verdicts so far.
     pub fn count(&self) -> usize {
         let sums = self.sums();
-        sums.passed + sums.failed + sums.skipped
+        sums.passed + sums.failed.len() + sums.skipped
     }
 
-    /// Prints the sum; true if nothing failed.
+    /// Prints the names of what failed once more, and the sum; true if nothing failed.
     pub fn close(&self) -> bool {
         let sums = self.sums();
+        let failed = sums.failed.len();
+        for name in &sums.failed {
+            println!("failed: {name}");
+        }
         println!(
-            "{} passed, {} failed, {} skipped",
-            sums.passed, sums.failed, sums.skipped
+            "{} passed, {failed} failed, {} skipped",
+            sums.passed, sums.skipped
         );
-        sums.failed == 0
+        failed == 0
     }
 
     fn sums(&self) -> std::sync::MutexGuard<'_, Sums> {

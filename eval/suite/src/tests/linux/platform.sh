@@ -66,9 +66,7 @@ sum=$(md5sum < disk.img)
 : > again.log
 (bare again 'md5sum < /dev/vda; echo booted; reboot -f' --vcpus 2 --disk path=disk.img,readonly) &
 pid_again=$!
-tries=0
-until [ "$(grep -c booted again.log)" -ge 3 ] || [ $tries -gt 600 ]; do
-    tries=$((tries + 1))
+until [ "$(grep -c booted again.log)" -ge 3 ] || ! kill -0 "$pid_again"; do
     sleep 0.1
 done
 kill "$pid_again"
