@@ -66,7 +66,8 @@ other() { ./exitcost > other.log 2>&1 || { cat other.log; exit 90; }; }
 other
 ./postern-init counters
 ./postern run --kernel spin --memory 16M & spin=$!
-sleep 0.2
+# So long that the VM has spun for most of it, whatever its VMM has to do first.
+sleep 1
 kill -0 $spin || exit 91
 ./postern-init counters
 other
