@@ -51,8 +51,8 @@ impl<'de> Deserialize<'de> for Bytes {
 /// Why a text is no size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The unit is none of K, M, G.
-    #[error("{0:?} has an unknown unit: use K, M or G")]
+    /// The unit is none of K, M, G, T.
+    #[error("{0:?} has an unknown unit: use K, M, G or T")]
     Unit(String),
     /// There is no whole number.
     #[error("{0:?} is not a size such as 64M or 2G")]
@@ -73,6 +73,7 @@ impl FromStr for Bytes {
             "K" | "KB" | "KIB" => 10,
             "M" | "MB" | "MIB" => 20,
             "G" | "GB" | "GIB" => 30,
+            "T" | "TB" | "TIB" => 40,
             _ if digits.is_empty() => return Err(Error::Number(text.to_owned())),
             _ => return Err(Error::Unit(text.to_owned())),
         };
@@ -97,6 +98,7 @@ mod tests {
         assert_eq!(parse("512K"), Ok(512 << 10));
         assert_eq!(parse("64M"), Ok(64 << 20));
         assert_eq!(parse("2GiB"), Ok(2 << 30));
+        assert_eq!(parse("4T"), Ok(4 << 40));
         for bad in ["", "M", "-1", "64X", "1.5G", "99999999999G"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -1,4 +1,5 @@
-//! The name of a NIC's socket: a path that fits into the address of a Unix socket.
+//! The name of a NIC's socket: a path that fits into the address of a Unix socket, in a directory that is
+//! there.
 #![deny(unsafe_code)]
 
 use std::os::unix::ffi::OsStrExt;
@@ -29,11 +30,30 @@ pub fn check(path: &Path) -> Result<(), SocketPathError> {
     }
 }
 
+/// The directory that a file or socket is to be made in, if it is not there.
+pub fn missing_directory(path: &Path) -> Option<&Path> {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    (!directory.is_dir()).then_some(directory)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn a_directory_that_is_missing_is_known() {
+        let missing = |path: &str| missing_directory(Path::new(path)).map(Path::to_owned);
+        assert_eq!(missing("/nosuch/deeper/x"), Some("/nosuch/deeper".into()));
+        assert_eq!(
+            [missing("x"), missing("/x"), missing("/proc/x")],
+            [None, None, None]
+        );
+    }
 
     #[test]
     fn the_limit_is_that_of_the_system() {

@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use postern_vmm::socket_path::missing_directory;
 use serde::Serialize;
 
 use crate::error::CommandError;
@@ -37,6 +38,13 @@ pub fn complain(text: impl Display) {
 
 /// Creates a file that the user asked for.
 pub fn create(path: &Path) -> Result<File, CommandError> {
+    if let Some(directory) = missing_directory(path) {
+        return Err(CommandError::configuration(anyhow!(
+            "cannot create {}: there is no directory {}",
+            path.display(),
+            directory.display()
+        )));
+    }
     postern_vmm::console::create_output(path)
         .with_context(|| format!("cannot create {}", path.display()))
         .map_err(CommandError::configuration)

@@ -125,7 +125,7 @@ fn disks_that_cannot_be() {
         (directory.path("."), ["is a directory", "block device"]),
         (
             directory.write("odd", &[0; 700]),
-            ["700 bytes", "truncate -s %512"],
+            ["700 bytes", "truncate -s 1024 "],
         ),
         (
             directory.write("image", b"QFI\xfb"),
@@ -325,7 +325,11 @@ fn outputs_that_cannot_be_created() {
         if output.status.code() == Some(65) {
             return println!("SKIP: this KVM makes no VM for us: {text}");
         }
-        assert_refused(&output, CONFIGURATION, &["cannot create", &nowhere]);
+        assert_refused(
+            &output,
+            CONFIGURATION,
+            &["cannot create", &nowhere, "there is no directory"],
+        );
     }
 }
 

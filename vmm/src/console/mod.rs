@@ -55,6 +55,17 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
+    /// There is nowhere to make it.
+    #[error(
+        "cannot create {} for the VM's console: there is no directory {}",
+        file.display(), directory.display()
+    )]
+    NoDirectory {
+        /// The file or socket.
+        file: PathBuf,
+        /// The directory.
+        directory: PathBuf,
+    },
     /// The socket cannot be made.
     #[error("cannot listen at {} for the VM's console", socket.display())]
     Listen {
@@ -132,6 +143,7 @@ impl Console {
                     );
             }
             Destination::File(file) => {
+                check_directory(file)?;
                 let opened = create_output(file).map_err(|source| Error::Create {
                     file: file.clone(),
                     source,
@@ -226,10 +238,22 @@ fn open_pty() -> rustix::io::Result<(OwnedFd, OwnedFd, String)> {
     Ok((master, slave, name))
 }
 
+/// Refuses a file or socket where there is no directory for it.
+fn check_directory(file: &std::path::Path) -> Result<(), Error> {
+    match socket_path::missing_directory(file) {
+        None => Ok(()),
+        Some(directory) => Err(Error::NoDirectory {
+            file: file.to_owned(),
+            directory: directory.to_owned(),
+        }),
+    }
+}
+
 /// Listens at a socket that only this user can join. A socket that a VM left when it was killed is
 /// replaced.
 pub(crate) fn listen(socket: &std::path::Path) -> Result<UnixListener, Error> {
     socket_path::check(socket)?;
+    check_directory(socket)?;
     let failed = |source| Error::Listen {
         socket: socket.to_owned(),
         source,
@@ -276,6 +300,17 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
+
+    #[test]
+    fn a_directory_that_is_missing_is_named() {
+        for text in ["/nosuch/x", "unix:/nosuch/x"] {
+            let destination: Destination = text.parse().unwrap();
+            let error = Console::open(&destination).unwrap_err().to_string();
+            let told =
+                "cannot create /nosuch/x for the VM's console: there is no directory /nosuch";
+            assert_eq!(error, told);
+        }
+    }
 
     #[test]
     fn a_pseudo_terminal_is_the_users_alone() {

@@ -257,7 +257,9 @@ fn initrd_from<S: Source>(
 /// What to do where memory has to reach `end`.
 fn more_memory(end: u64) -> String {
     let megabytes = end.div_ceil(1 << 20);
-    format!("give the VM at least {megabytes} MiB with --memory")
+    format!(
+        "give the VM at least {megabytes} MiB with --memory (in a topology: memory = \"{megabytes}M\")"
+    )
 }
 
 /// End of the low part of RAM.

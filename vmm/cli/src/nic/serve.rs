@@ -5,6 +5,7 @@ use std::path::{self, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Args as ClapArgs;
 use postern_abi::platform::CallPath;
 use postern_confine::Kind;
@@ -13,6 +14,7 @@ use postern_nic_owner::server::{
 };
 use postern_vmm::geometry::{self, DEFAULT_QUEUES, GeometryRequest};
 use postern_vmm::size::Bytes;
+use postern_vmm::socket_path::missing_directory;
 use postern_vmm::{signals, status};
 
 use crate::confine::{self, Seccomp};
@@ -225,6 +227,13 @@ pub fn launch_keepers() -> Result<u8, CommandError> {
 
 /// Makes a NIC; an error names the image that it is about.
 fn bind(options: &ServerOptions) -> Result<Server, CommandError> {
+    if let Some(directory) = missing_directory(&options.socket) {
+        return Err(CommandError::configuration(anyhow!(
+            "cannot create the socket {}: there is no directory {}",
+            options.socket.display(),
+            directory.display()
+        )));
+    }
     Server::bind(options).map_err(|error| match (&error, &options.image) {
         (ServerError::Image(_), Some(image)) => CommandError::configuration(
             anyhow::Error::from(error).context(format!("cannot use {}", image.display())),

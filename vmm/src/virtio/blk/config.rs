@@ -105,6 +105,9 @@ impl From<Queues> for u16 {
     }
 }
 
+/// The keys beside `path`.
+const OTHERS: &str = "readonly, serial=ID, direct and queues=N";
+
 /// Why a text describes no disk.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiskConfigError {
@@ -113,10 +116,13 @@ pub enum DiskConfigError {
     NoPath,
     /// A key that disks do not have.
     #[error(
-        "a disk has no key {0:?}: there are path=FILE, readonly, serial=ID, direct and queues=N (a \
-         comma in a file's name is written twice)"
+        "a disk has no key {0:?}: there are path=FILE, {OTHERS} (a comma in a file's name is written \
+         twice)"
     )]
     UnknownKey(String),
+    /// A word that is no key, but may be a file.
+    #[error("a disk has no key {0:?}: did you mean path={0}? Besides path=FILE there are {OTHERS}")]
+    NoKey(String),
     /// A key without the value that it needs, or with one that it does not take.
     #[error("the key {key} of a disk is written {form}")]
     Form {
@@ -193,6 +199,9 @@ impl FromStr for DiskConfig {
                 ("direct", None) => set(&mut direct, "direct", ())?,
                 ("direct", Some(_)) => return Err(form("direct", "without a value")),
                 ("", None) if text.is_empty() => return Err(DiskConfigError::NoPath),
+                (_, None) if path.is_none() && key.contains(['.', '/']) => {
+                    return Err(DiskConfigError::NoKey(key.to_owned()));
+                }
                 _ => return Err(DiskConfigError::UnknownKey(key.to_owned())),
             }
         }
@@ -255,7 +264,8 @@ mod tests {
             ("", "needs path=FILE"),
             ("path=", "needs path=FILE"),
             ("readonly", "needs path=FILE"),
-            ("a.img", "no key \"a.img\": there are path=FILE"),
+            ("a.img", "no key \"a.img\": did you mean path=a.img?"),
+            ("path=a,b.img", "no key \"b.img\": there are path=FILE"),
             ("path=a,readonyl", "no key \"readonyl\""),
             (
                 "path=a,readonly=on",

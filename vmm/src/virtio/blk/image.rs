@@ -78,11 +78,19 @@ pub enum Error {
         /// Name of the format, as qemu-img has it.
         format: &'static str,
     },
-    /// No whole number of sectors, or none.
+    /// No sector.
+    #[error("the disk {} is empty: {}", .path.display(), fill(.path, *.block))]
+    Empty {
+        /// The disk.
+        path: PathBuf,
+        /// Whether it is a block device.
+        block: bool,
+    },
+    /// No whole number of sectors.
     #[error(
-        "the disk {} has {size} bytes, which is no multiple of {SECTOR} above 0: make it fit with \
-         truncate -s %{SECTOR} {}",
-        .path.display(), .path.display()
+        "the disk {} has {size} bytes, which is no multiple of {SECTOR}: make it fit with truncate -s \
+         {} {}",
+        .path.display(), .size.next_multiple_of(SECTOR), .path.display()
     )]
     Size {
         /// The disk.
@@ -107,6 +115,16 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
+}
+
+fn fill(path: &Path, block: bool) -> String {
+    match block {
+        true => "give a device with a medium".to_owned(),
+        false => format!(
+            "give it a size (truncate -s SIZE {}; SIZE is 1G, for example)",
+            path.display()
+        ),
+    }
 }
 
 fn access(readonly: bool) -> &'static str {
@@ -195,7 +213,11 @@ impl Image {
             let path = path.clone();
             return Err(Error::Format { path, format });
         }
-        if size == 0 || !size.is_multiple_of(SECTOR) {
+        if size == 0 {
+            let path = path.clone();
+            return Err(Error::Empty { path, block });
+        }
+        if !size.is_multiple_of(SECTOR) {
             let path = path.clone();
             return Err(Error::Size { path, size });
         }
@@ -409,7 +431,11 @@ mod tests {
                 image(&[0; 513]).path(),
                 "513 bytes, which is no multiple of 512",
             ),
-            (image(&[]).path(), "truncate -s %512"),
+            (image(&[0; 513]).path(), "truncate -s 1024 "),
+            (
+                image(&[]).path(),
+                "is empty: give it a size (truncate -s SIZE ",
+            ),
         ] {
             let error = refused(&DiskConfig::new(path));
             assert!(error.contains(said), "{error}");
