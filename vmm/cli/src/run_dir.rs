@@ -76,6 +76,29 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// One that nobody runs.
+    #[cfg(test)]
+    pub fn sample(name: &str, vms: &[&str], file: Option<PathBuf>) -> Entry {
+        let vm = |name: &&str| VmInfo {
+            name: (*name).to_owned(),
+            vcpus: 1,
+            memory: 1 << 20,
+            port: None,
+        };
+        let info = Info {
+            pid: 1,
+            started: 0,
+            file,
+            nics: Vec::new(),
+            vms: vms.iter().map(vm).collect(),
+        };
+        Entry {
+            name: name.to_owned(),
+            info,
+            directory: PathBuf::from(name),
+        }
+    }
+
     /// The control socket of a VM.
     pub fn control(&self, vm: &str) -> PathBuf {
         self.directory.join(control_name(vm))
@@ -84,6 +107,11 @@ impl Entry {
 
 fn control_name(vm: &str) -> String {
     format!("{vm}.vm")
+}
+
+/// Why a name cannot be had.
+pub fn runs_already(name: &str) -> String {
+    format!("{name} runs already: end it (postern down {name}), or choose another name")
 }
 
 /// The place of this process in the run directory; removed when this is dropped.
@@ -190,9 +218,7 @@ impl Place {
             let directory = base.join(&name);
             if directory.exists() && is_live(&directory) {
                 if exactly {
-                    bail!(
-                        "{name} runs already: end it (postern down {name}), or choose another name"
-                    );
+                    bail!(runs_already(&name));
                 }
                 continue;
             }

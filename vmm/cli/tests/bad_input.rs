@@ -150,6 +150,24 @@ const CASES: &[Bad] = &[
         &["a/b", "no name of a network interface"],
     ),
     asked_of_kvm(bad(
+        "an empty disk",
+        "--disk path=DIR/empty",
+        "disk = { path = 'empty' }",
+        &["disk DIR/empty is empty", "(truncate -s SIZE DIR/empty;"],
+    )),
+    asked_of_kvm(bad(
+        "a console where there is no directory",
+        "--serial DIR/none/x",
+        "serial = 'none/x'",
+        &["DIR/none/x", "there is no directory DIR/none"],
+    )),
+    asked_of_kvm(bad(
+        "a console's socket where there is no directory",
+        "--serial unix:DIR/none/x",
+        "serial = 'unix:none/x'",
+        &["DIR/none/x", "there is no directory DIR/none"],
+    )),
+    asked_of_kvm(bad(
         "an interface that is no TAP",
         "--net tap=lo,backend=user",
         "net = { tap = 'lo', backend = 'user' }",
@@ -235,6 +253,7 @@ impl Scene {
         write("without-pvh", &elf.bytes());
         fs::create_dir(directory.path().join("folder")).unwrap();
         write("locked", &[0; 512]);
+        write("empty", &[]);
         write("private", &kernel);
         let private = fs::Permissions::from_mode(0o600);
         fs::set_permissions(directory.path().join("private"), private).unwrap();
@@ -338,11 +357,11 @@ fn postern_run_says_what_is_wrong_in_one_sentence() {
             false => &["--kernel", "DIR/kernel"],
         };
         let flags: Vec<&str> = bad.flags.split(' ').collect();
-        let args = [
-            &["run", "--serial", "DIR/serial", "--stats", "DIR/stats"],
-            kernel,
-            &flags,
-        ];
+        let serial: &[&str] = match bad.flags.starts_with("--serial") {
+            true => &[],
+            false => &["--serial", "DIR/serial"],
+        };
+        let args = [&["run", "--stats", "DIR/stats"], serial, kernel, &flags];
         let output = scene.run(&args.concat());
         let told = scene.told(&output, bad.status, bad.parts).and_then(|text| {
             // What is wrong with a flag's value is followed by a word about --help.
@@ -380,6 +399,90 @@ fn postern_up_says_file_line_and_key() {
         wrong.extend(told.err().map(|error| format!("{}: {error}", bad.what)));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Faults of the text, of files, of what files hold and of what other VMs have are all told at once, in
+/// the order of the text, each once.
+#[test]
+fn postern_up_check_tells_all_in_one_pass() {
+    let scene = Scene::new();
+    let text = "\
+[nic]
+ports = 2
+[[vm]]
+name = 'a'
+kernal = 'kernel'
+[[vm]]
+name = 'a'
+kernel = 'none'
+port = 0
+path = 'elise'
+[[vm]]
+name = 'b'
+kernel = 'cut-elf'
+memory = 'lots'
+[[vm.disk]]
+path = 'none'
+[[vm.disk]]
+path = 'empty'
+[[vm]]
+kernel = 'kernel'
+";
+    let file = scene.directory.path().join("t.toml");
+    fs::write(&file, text).unwrap();
+    let output = scene.run(&["up", "--check", file.to_str().unwrap()]);
+    let told = scene.told(&output, CONFIGURATION, &[]).unwrap();
+    let expected = [
+        (5, "did you mean kernel?"),
+        (7, "two VMs have the name a"),
+        (8, "VM a: the kernel"),
+        (10, "there is no path elise"),
+        (13, "VM b: kernel"),
+        (14, "memory: "),
+        (15, "VM b: the disk"),
+        (17, "VM b: the disk"),
+        (19, "[[vm]] has no name"),
+    ];
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(
+        lines.len(),
+        expected.len() + usize::from(!has_kvm()),
+        "{told}"
+    );
+    for (line, (number, part)) in lines.iter().zip(expected) {
+        let place = format!("{}:{number}: ", file.display());
+        assert!(
+            line.contains(&place) && line.contains(part),
+            "{part}: {told}"
+        );
+    }
+}
+
+#[test]
+fn a_nic_in_a_directory_that_is_missing_names_it() {
+    let scene = Scene::new();
+    let output = scene.run(&["nic", "--socket", "DIR/none/x", "--ports", "2"]);
+    let parts = [
+        "cannot create the socket DIR/none/x",
+        "no directory DIR/none",
+    ];
+    scene.told(&output, CONFIGURATION, &parts).unwrap();
+}
+
+/// A topology without a name of its own may be started again, which is told.
+#[test]
+fn a_second_start_of_a_file_is_told() {
+    use rustix::fs::{FlockOperation, flock};
+    let scene = Scene::new();
+    let runs = scene.directory.path().join("folder/postern");
+    fs::create_dir_all(runs.join("t")).unwrap();
+    fs::set_permissions(&runs, fs::Permissions::from_mode(0o700)).unwrap();
+    let lock = fs::File::create_new(runs.join("t/lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let (file, _) = scene.topology("kernel = 'cut-elf'");
+    let output = scene.command(&["up", &file]).output().unwrap();
+    let told = "t runs already; this one is t-2";
+    scene.told(&output, CONFIGURATION, &[told]).unwrap();
 }
 
 /// What is found only when VMs start is printed with the VM's name, also by --detach, which has the same

@@ -173,7 +173,11 @@ fn a_nic_is_administered_live() {
     assert!(nic.json("macs").as_array().unwrap().is_empty());
 
     nic.refused("set", &["9", "source=own"], &["no port 9", "0 to 3"]);
-    nic.refused("set", &["1", "colour=red"], &["colour=red", "--help"]);
+    nic.refused(
+        "set",
+        &["1", "colour=red"],
+        &["colour=red", "there are source, ingress"],
+    );
     nic.refused("set", &["1"], &["nothing to change"]);
     nic.refused("set", &["1", "--policy", &nic.path("absent")], &["absent"]);
     nic.refused("set", &["1", "mirror=1"], &["its own mirror"]);

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a file describes no topology, or a topology cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,14 @@ pub enum Error {
     Write(#[source] Box<toml::ser::Error>),
 }
 
+impl Error {
+    pub(super) fn content(file: &Path, text: &str, faults: &[ContentError]) -> Error {
+        Error::Content {
+            faults: faults.iter().map(|fault| fault.told(file, text)).collect(),
+        }
+    }
+}
+
 /// A fault of a text, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -53,7 +61,7 @@ impl ContentError {
     }
 
     /// The fault as people are told: `FILE:LINE: SENTENCE`.
-    pub fn told(&self, file: &std::path::Path, text: &str) -> String {
+    pub fn told(&self, file: &Path, text: &str) -> String {
         format!("{}:{}: {}", file.display(), self.line(text), self.message)
     }
 }

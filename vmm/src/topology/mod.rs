@@ -86,7 +86,7 @@ use serde::{Serialize, Serializer};
 
 pub use error::{ContentError, ContentErrors, Error};
 pub use nic::{CaptureConfig, NicConfig, PortSettings, Station, StationError};
-pub use reader::{Places, is_name};
+pub use reader::{Places, hint, is_name};
 pub use vm::{DEFAULT_MEMORY, PortConfig, VmConfig};
 
 /// Several VMs and the NICs that they share.
@@ -155,18 +155,32 @@ impl Topology {
     ///
     /// As [`Topology::read`].
     pub fn read_file(file: &path::Path) -> Result<TopologyFile, Error> {
+        let (read, faults) = Topology::read_with_faults(file)?;
+        match faults.is_empty() {
+            true => Ok(read),
+            false => Err(Error::content(file, &read.text, &faults)),
+        }
+    }
+
+    /// Reads a file as far as it can be, and what is wrong with it, in the order of the text. Where
+    /// something is wrong, the topology is good for finding out what else is: a VM's name or kernel
+    /// that could not be read is empty.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or is no TOML.
+    pub fn read_with_faults(file: &path::Path) -> Result<(TopologyFile, Vec<ContentError>), Error> {
         let text = read_text(file)?;
         let directory = file.parent().unwrap_or(path::Path::new(""));
-        let (parsed, places) =
-            parse::parse(&text, directory).map_err(|ContentErrors(faults)| Error::Content {
-                faults: faults.iter().map(|fault| fault.told(file, &text)).collect(),
-            })?;
-        Ok(TopologyFile {
+        let (parsed, places, faults) = parse::parse(&text, directory)
+            .map_err(|ContentErrors(faults)| Error::content(file, &text, &faults))?;
+        let read = TopologyFile {
             topology: parsed.into(),
             places,
             file: file.to_owned(),
             text,
-        })
+        };
+        Ok((read, faults))
     }
 
     /// Reads a text. Relative file names in it are relative to `directory`; an empty one leaves
@@ -176,7 +190,11 @@ impl Topology {
     ///
     /// When what it says cannot be: all faults.
     pub fn parse(text: &str, directory: &path::Path) -> Result<Topology, ContentErrors> {
-        parse::parse(text, directory).map(|(parsed, _)| parsed.into())
+        let (parsed, _, faults) = parse::parse(text, directory)?;
+        match faults.is_empty() {
+            true => Ok(parsed.into()),
+            false => Err(ContentErrors(faults)),
+        }
     }
 
     /// Writes a text that reads as this topology.

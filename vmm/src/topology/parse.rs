@@ -19,7 +19,15 @@ pub(super) struct Parsed {
     pub(super) vms: Vec<VmConfig>,
 }
 
-pub(super) fn parse(text: &str, directory: &path::Path) -> Result<(Parsed, Places), ContentErrors> {
+/// What a text says as far as it could be read, and what is wrong with it, in the order of the text.
+///
+/// # Errors
+///
+/// When it is no TOML: then nobody knows what the rest of it says.
+pub(super) fn parse(
+    text: &str,
+    directory: &path::Path,
+) -> Result<(Parsed, Places, Vec<ContentError>), ContentErrors> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let fault = |error: &toml::de::Error| ContentError {
@@ -42,7 +50,7 @@ pub(super) fn parse(text: &str, directory: &path::Path) -> Result<(Parsed, Place
     }
     if let (true, Some(unnamed)) = (
         nics.len() > 1,
-        nics.iter().position(|nic| nic.name.is_none()),
+        nics.iter().position(|nic| nic.config.name.is_none()),
     ) {
         let offset = reader.offset(&format!("nic.{unnamed}"));
         reader.fault(offset, "there are several NICs: give each a name");
@@ -52,15 +60,15 @@ pub(super) fn parse(text: &str, directory: &path::Path) -> Result<(Parsed, Place
     let mut vms = Vec::new();
     for section in sections {
         let vm = parse_vm::vm(&mut reader, section, directory, &nics, &vms);
-        vms.extend(vm);
+        vms.push(vm);
     }
     whole.finish(&mut reader);
     if none {
         reader.fault(text.len(), "there is no VM: add a [[vm]]");
     }
-    reader.finish(Parsed {
+    Ok(reader.finish(Parsed {
         name: name.map(|name| name.value),
-        nics,
+        nics: nics.into_iter().map(|nic| nic.config).collect(),
         vms,
-    })
+    }))
 }

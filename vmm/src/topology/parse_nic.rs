@@ -1,7 +1,7 @@
 //! The NICs of a topology.
 #![deny(unsafe_code)]
 
-use std::path::{self, PathBuf};
+use std::path;
 
 use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
@@ -15,19 +15,37 @@ use crate::geometry::{self, DEFAULT_QUEUES, GeometryRequest};
 use crate::size::Bytes;
 use crate::socket_path;
 
-/// The NIC of a section; nothing where it cannot even be said how large it is.
+/// A NIC as far as it could be read.
+pub(super) struct ReadNic {
+    /// What it is; if the text does not say how large, with the least geometry in its place.
+    pub(super) config: NicConfig,
+    /// How large it is, if the text says it.
+    pub(super) geometry: Option<Geometry>,
+    /// Whether the text names an image, be it readable or not.
+    pub(super) has_image: bool,
+}
+
+/// What stands for the geometry of a NIC whose text says none.
+const LEAST: GeometryRequest = GeometryRequest {
+    ports: 2,
+    queues: DEFAULT_QUEUES,
+    ring: None,
+    lane: None,
+};
+
+/// The NIC of a section.
 pub(super) fn nic(
     reader: &mut Reader,
     mut section: Section<'_>,
     directory: &path::Path,
-    others: &[NicConfig],
-) -> Option<NicConfig> {
+    others: &[ReadNic],
+) -> Option<ReadNic> {
     let name = section.take::<String>(reader, "name");
     if let Some(name) = &name {
         check_name(reader, name.offset, &name.value);
         if others
             .iter()
-            .any(|nic| nic.name.as_deref() == Some(&name.value))
+            .any(|nic| nic.config.name.as_deref() == Some(&name.value))
         {
             reader.fault(
                 name.offset,
@@ -36,16 +54,10 @@ pub(super) fn nic(
         }
     }
     let geometry = geometry(reader, &mut section);
-    let mut file = |reader: &mut Reader, key| {
-        let file = section.take::<PathBuf>(reader, key);
-        file.map(|file| At {
-            value: directory.join(file.value),
-            offset: file.offset,
-        })
-    };
-    let image = file(reader, "image");
-    let stats = file(reader, "stats");
-    let socket = file(reader, "socket");
+    let has_image = section.has("image");
+    let image = section.file(reader, "image", directory);
+    let stats = section.file(reader, "stats", directory);
+    let socket = section.file(reader, "socket", directory);
     if let Some(socket) = &socket
         && let Err(error) = socket_path::check(&socket.value)
     {
@@ -59,7 +71,6 @@ pub(super) fn nic(
     let ports = section.tables(reader, "port", "[[nic.port]]");
     let captures = section.tables(reader, "capture", "[[nic.capture]]");
     section.finish(reader);
-    let geometry = geometry?;
     for port in &no_learning {
         check_port(reader, port, geometry);
     }
@@ -72,7 +83,7 @@ pub(super) fn nic(
         ageing: ageing.map(|seconds| seconds.value),
         stats: stats.map(|file| file.value),
         seccomp: seccomp.is_none_or(|seccomp| seccomp.value),
-        ..NicConfig::new(geometry)
+        ..NicConfig::new(geometry.or(LEAST.geometry().ok())?)
     };
     for section in ports {
         let settings = port_settings(reader, section, geometry, &nic.ports);
@@ -82,7 +93,11 @@ pub(super) fn nic(
         let found = capture(reader, section, directory, geometry);
         nic.captures.extend(found);
     }
-    Some(nic)
+    Some(ReadNic {
+        config: nic,
+        geometry,
+        has_image,
+    })
 }
 
 fn geometry(reader: &mut Reader, section: &mut Section<'_>) -> Option<Geometry> {
@@ -130,8 +145,10 @@ pub(super) fn path(reader: &mut Reader, name: &At<String>) -> Option<CallPath> {
 }
 
 /// Notes a port that the NIC does not have.
-pub(super) fn check_port(reader: &mut Reader, port: &At<u32>, geometry: Geometry) {
-    if geometry.port(port.value).is_none() {
+pub(super) fn check_port(reader: &mut Reader, port: &At<u32>, geometry: Option<Geometry>) {
+    if let Some(geometry) = geometry
+        && geometry.port(port.value).is_none()
+    {
         reader.fault(
             port.offset,
             format!(
@@ -146,12 +163,13 @@ pub(super) fn check_port(reader: &mut Reader, port: &At<u32>, geometry: Geometry
 fn port_settings(
     reader: &mut Reader,
     mut section: Section<'_>,
-    geometry: Geometry,
+    geometry: Option<Geometry>,
     others: &[PortSettings],
 ) -> Option<PortSettings> {
     let number = section.need::<u32>(reader, "number");
     let mac = section.take::<Mac>(reader, "mac");
     let stations = section.list::<Station>(reader, "stations");
+    let has_uplink = section.has("uplink");
     let uplink = section.take::<String>(reader, "uplink");
     let busy = section.take::<bool>(reader, "busy");
     let enabled = section.take::<bool>(reader, "enabled");
@@ -192,7 +210,7 @@ fn port_settings(
             reader.fault(station.offset, message);
         }
     }
-    if let (Some(busy), None) = (&busy, &uplink) {
+    if let (Some(busy), false) = (&busy, has_uplink) {
         reader.fault(busy.offset, "busy goes with uplink only");
     }
     if let Some(policy) = &policy {
@@ -220,12 +238,13 @@ fn chosen(ports: &[PortSettings]) -> impl Iterator<Item = (u32, Mac)> {
 fn has_address(
     mac: Mac,
     mut chosen: impl Iterator<Item = (u32, Mac)>,
-    geometry: Geometry,
+    geometry: Option<Geometry>,
 ) -> Option<u32> {
     let found = chosen
         .find(|(_, other)| *other == mac)
         .map(|(port, _)| port);
-    found.or_else(|| (0..geometry.ports()).find(|port| Mac::of_port(*port) == mac))
+    let ports = geometry.map_or(0, Geometry::ports);
+    found.or_else(|| (0..ports).find(|port| Mac::of_port(*port) == mac))
 }
 
 /// Notes an address that its port cannot have.
@@ -233,7 +252,7 @@ fn check_mac(
     reader: &mut Reader,
     mac: &At<Mac>,
     number: u32,
-    geometry: Geometry,
+    geometry: Option<Geometry>,
     others: &[PortSettings],
 ) {
     let address = mac.value;
@@ -258,7 +277,12 @@ fn check_mac(
     );
 }
 
-fn check_policy(reader: &mut Reader, policy: &At<PortPolicy>, number: u32, geometry: Geometry) {
+fn check_policy(
+    reader: &mut Reader,
+    policy: &At<PortPolicy>,
+    number: u32,
+    geometry: Option<Geometry>,
+) {
     let others = policy.value.blocked.iter().chain(&policy.value.mirror);
     for &port in others {
         let port = At {
@@ -277,9 +301,9 @@ fn capture(
     reader: &mut Reader,
     mut section: Section<'_>,
     directory: &path::Path,
-    geometry: Geometry,
+    geometry: Option<Geometry>,
 ) -> Option<CaptureConfig> {
-    let file = section.need::<PathBuf>(reader, "file");
+    let file = section.need_file(reader, "file", directory);
     let port = section.take::<u32>(reader, "port");
     let via = section.take::<u32>(reader, "via");
     let format = section.take::<Format>(reader, "format");
@@ -294,7 +318,7 @@ fn capture(
         reader.fault(snap.offset, "snap: at least 1 byte of each frame is kept");
     }
     Some(CaptureConfig {
-        file: directory.join(file?.value),
+        file: file?.value,
         port: port.map(|port| port.value),
         via: via.map(|port| port.value),
         format: format.map_or_else(Format::default, |format| format.value),

@@ -1,10 +1,13 @@
 //! The VMs of a topology.
 #![deny(unsafe_code)]
 
-use std::path::{self, PathBuf};
+use std::path;
+
+use postern_abi::platform::NIC_GPA;
+use postern_abi::window::Geometry;
 
 use super::nic::NicConfig;
-use super::parse_nic::{check_port, path};
+use super::parse_nic::{ReadNic, check_port, path};
 use super::reader::{At, Reader, Section, check_name, hint};
 use super::vm::{DEFAULT_MEMORY, PortConfig, VmConfig};
 use crate::console::Destination;
@@ -19,14 +22,17 @@ use crate::virtio::net::NetConfig;
 use crate::virtio::vsock::VsockConfig;
 use crate::vm::OnReboot;
 
-/// The VM of a section; nothing where it has no name or kernel.
+/// Memory of a VM whose text says an amount that cannot be read: nothing else is found wrong for it.
+const AMPLE_MEMORY: Bytes = Bytes(NIC_GPA);
+
+/// The VM of a section, as far as it could be read: a name or kernel that is not there is empty.
 pub(super) fn vm(
     reader: &mut Reader,
     mut section: Section<'_>,
     directory: &path::Path,
-    nics: &[NicConfig],
+    nics: &[ReadNic],
     others: &[VmConfig],
-) -> Option<VmConfig> {
+) -> VmConfig {
     let name = section.need::<String>(reader, "name");
     if let Some(name) = &name {
         check_name(reader, name.offset, &name.value);
@@ -34,16 +40,20 @@ pub(super) fn vm(
             reader.fault(name.offset, format!("two VMs have the name {}", name.value));
         }
     }
-    let kernel = section.need::<PathBuf>(reader, "kernel");
-    let initrd = section.take::<PathBuf>(reader, "initrd");
+    let kernel = section.need_file(reader, "kernel", directory);
+    let initrd = section.file(reader, "initrd", directory);
     let cmdline = section.take::<String>(reader, "cmdline");
-    let memory = section.take::<Bytes>(reader, "memory");
-    let vcpus = section.take::<usize>(reader, "vcpus");
-    if let Some(vcpus) = &vcpus
-        && !(1..=MAX_VCPUS).contains(&vcpus.value)
-    {
-        let message = format!("a VM has 1 to {MAX_VCPUS} vCPUs, not {}", vcpus.value);
-        reader.fault(vcpus.offset, message);
+    let memory = match section.has("memory") {
+        true => {
+            let memory = section.take::<Bytes>(reader, "memory");
+            memory.map_or(AMPLE_MEMORY, |memory| memory.value)
+        }
+        false => DEFAULT_MEMORY,
+    };
+    let mut vcpus = section.take::<usize>(reader, "vcpus");
+    if let Some(wrong) = vcpus.take_if(|vcpus| !(1..=MAX_VCPUS).contains(&vcpus.value)) {
+        let message = format!("a VM has 1 to {MAX_VCPUS} vCPUs, not {}", wrong.value);
+        reader.fault(wrong.offset, message);
     }
     let says_port = section.has("port") || section.has("path");
     let port = connection(reader, &mut section, nics, others, vcpus.as_ref());
@@ -61,8 +71,8 @@ pub(super) fn vm(
     let exit_on_abort = section.take::<bool>(reader, "exit_on_abort");
     let serial = section.take::<Destination>(reader, "serial");
     let serial = serial.map(|serial| serial_within(reader, serial, directory));
-    let outbox = section.take::<PathBuf>(reader, "outbox");
-    let stats = section.take::<PathBuf>(reader, "stats");
+    let outbox = section.file(reader, "outbox", directory);
+    let stats = section.file(reader, "stats", directory);
     let counters = section.take::<CounterSource>(reader, "counters");
     let rng = section.take::<bool>(reader, "rng");
     let seccomp = section.take::<bool>(reader, "seccomp");
@@ -70,17 +80,16 @@ pub(super) fn vm(
     if let Some(vsock) = &vsock
         && let Some(other) = others.iter().find(|vm| vm.vsock == Some(vsock.value))
     {
-        let message = format!("this cid is of VM {}, too: give another", other.name);
+        let message = format!("this cid is of {}, too: give another", called(other));
         reader.fault(vsock.offset, message);
     }
     let disks = disks(reader, &mut section, directory, others);
     let nets = nets(reader, &mut section, others);
     section.finish(reader);
-    let file = |name: Option<At<PathBuf>>| name.map(|name| directory.join(name.value));
-    Some(VmConfig {
-        initrd: file(initrd),
+    VmConfig {
+        initrd: initrd.map(|file| file.value),
         cmdline: cmdline.map_or_else(String::new, |cmdline| cmdline.value),
-        memory: memory.map_or(DEFAULT_MEMORY, |memory| memory.value),
+        memory,
         vcpus: vcpus.map_or(1, |vcpus| vcpus.value),
         port,
         nic_plain: nic_plain.is_some_and(|plain| plain.value),
@@ -88,16 +97,27 @@ pub(super) fn vm(
         on_reboot: on_reboot.map_or_else(OnReboot::default, |what| what.value),
         exit_on_abort: exit_on_abort.is_some_and(|exit| exit.value),
         serial,
-        outbox: file(outbox),
-        stats: file(stats),
+        outbox: outbox.map(|file| file.value),
+        stats: stats.map(|file| file.value),
         counters: counters.map_or(CounterSource::None, |counters| counters.value),
         rng: rng.is_some_and(|rng| rng.value),
         seccomp: seccomp.is_none_or(|seccomp| seccomp.value),
         vsock: vsock.map(|vsock| vsock.value),
         disks,
         nets,
-        ..VmConfig::new(name?.value, directory.join(kernel?.value))
-    })
+        ..VmConfig::new(
+            name.map(|name| name.value).unwrap_or_default(),
+            kernel.map(|kernel| kernel.value).unwrap_or_default(),
+        )
+    }
+}
+
+/// A VM as the text calls it.
+fn called(vm: &VmConfig) -> String {
+    match vm.name.is_empty() {
+        true => "another VM".to_owned(),
+        false => format!("VM {}", vm.name),
+    }
 }
 
 fn serial_within(
@@ -129,7 +149,7 @@ fn disks(
         let other = others.iter().find(|vm| vm.disks.iter().any(shared));
         if other.is_some() || disks.iter().any(shared) {
             let whose = match other {
-                Some(vm) => format!("of VM {}, too", vm.name),
+                Some(vm) => format!("of {}, too", called(vm)),
                 None => "there twice".to_owned(),
             };
             let message = format!(
@@ -149,15 +169,18 @@ fn nets(reader: &mut Reader, section: &mut Section<'_>, others: &[VmConfig]) -> 
         let config = net.value;
         let all = others
             .iter()
-            .flat_map(|vm| vm.nets.iter().map(|net| (net, vm.name.as_str())));
-        let all = all.chain(nets.iter().map(|net| (net, "this one")));
-        for (other, whose) in all {
+            .flat_map(|vm| vm.nets.iter().map(move |net| (net, Some(vm))));
+        for (other, whose) in all.chain(nets.iter().map(|net| (net, None))) {
+            let whose = match whose {
+                Some(vm) => format!("of {}, too", called(vm)),
+                None => "there twice".to_owned(),
+            };
             if other.tap == config.tap {
-                let message = format!("the TAP {} is of VM {whose}, too: name another", config.tap);
+                let message = format!("the TAP {} is {whose}: name another", config.tap);
                 reader.fault(net.offset, message);
             }
             if let (Some(mac), true) = (config.mac, other.mac == config.mac) {
-                let message = format!("the address {mac} is of VM {whose}, too: give another mac");
+                let message = format!("the address {mac} is {whose}: give another mac");
                 reader.fault(net.offset, message);
             }
         }
@@ -169,27 +192,35 @@ fn nets(reader: &mut Reader, section: &mut Section<'_>, others: &[VmConfig]) -> 
 fn connection(
     reader: &mut Reader,
     section: &mut Section<'_>,
-    nics: &[NicConfig],
+    nics: &[ReadNic],
     others: &[VmConfig],
     vcpus: Option<&At<usize>>,
 ) -> Option<PortConfig> {
     let named = section.take::<String>(reader, "nic");
+    let (has_port, has_path) = (section.has("port"), section.has("path"));
     let port = section.take::<u32>(reader, "port");
     let name = section.take::<String>(reader, "path");
     let (port, name) = match (port, name) {
         (None, None) => {
-            if let Some(nic) = named {
+            if let Some(nic) = named
+                && !has_port
+                && !has_path
+            {
                 reader.fault(nic.offset, "a NIC needs a port and a path");
             }
             return None;
         }
         (Some(port), Some(name)) => (port, name),
         (Some(port), None) => {
-            reader.fault(port.offset, "a port needs a path");
+            if !has_path {
+                reader.fault(port.offset, "a port needs a path");
+            }
             return None;
         }
         (None, Some(name)) => {
-            reader.fault(name.offset, "a path needs a port");
+            if !has_port {
+                reader.fault(name.offset, "a path needs a port");
+            }
             return None;
         }
     };
@@ -205,9 +236,10 @@ fn connection(
             return None;
         }
         (Some(named), _) => {
-            let is_it = |nic: &&NicConfig| nic.name.as_deref() == Some(&named.value);
+            let is_it = |nic: &&ReadNic| nic.config.name.as_deref() == Some(&named.value);
             let Some(nic) = nics.iter().find(is_it) else {
-                let names: Vec<&str> = nics.iter().filter_map(|nic| nic.name.as_deref()).collect();
+                let names = nics.iter().filter_map(|nic| nic.config.name.as_deref());
+                let names: Vec<&str> = names.collect();
                 let hint = match names.is_empty() {
                     true => "the only NIC has no name".to_owned(),
                     false => hint(&named.value, &names),
@@ -221,19 +253,21 @@ fn connection(
             nic
         }
     };
-    check_port(reader, &port, nic.geometry);
+    let (geometry, has_image) = (nic.geometry, nic.has_image);
+    let nic = &nic.config;
+    check_port(reader, &port, geometry);
     let taken = |vm: &&VmConfig| {
         vm.port
             .as_ref()
             .is_some_and(|other| other.nic == nic.name && other.number == port.value)
     };
     if let Some(other) = others.iter().find(taken) {
-        let message = format!("port {} is taken by VM {}", port.value, other.name);
+        let message = format!("port {} is taken by {}", port.value, called(other));
         reader.fault(port.offset, message);
     }
-    check_settings(reader, &port, nic);
+    check_settings(reader, &port, nic, geometry);
     let found = path(reader, &name)?;
-    if found.needs_view() && nic.image.is_none() {
+    if found.needs_view() && !has_image {
         let message = format!(
             "the path {} needs the NIC's image: [nic] image",
             found.name()
@@ -247,8 +281,8 @@ fn connection(
         );
         reader.fault(name.offset, message);
     }
-    if let Some(vcpus) = vcpus
-        && let Err(error) = nic::check_vcpus(vcpus.value, nic.geometry, found)
+    if let (Some(vcpus), Some(geometry)) = (vcpus, geometry)
+        && let Err(error) = nic::check_vcpus(vcpus.value, geometry, found)
     {
         reader.fault(vcpus.offset, error.to_string());
     }
@@ -260,7 +294,12 @@ fn connection(
 }
 
 /// Notes a port that is not for VMs.
-fn check_settings(reader: &mut Reader, port: &At<u32>, nic: &NicConfig) {
+fn check_settings(
+    reader: &mut Reader,
+    port: &At<u32>,
+    nic: &NicConfig,
+    geometry: Option<Geometry>,
+) {
     let settings = nic
         .ports
         .iter()
@@ -271,7 +310,7 @@ fn check_settings(reader: &mut Reader, port: &At<u32>, nic: &NicConfig) {
         _ if nic
             .captures
             .iter()
-            .any(|capture| via(capture.via, nic) == port.value) =>
+            .any(|capture| via(capture.via, geometry) == Some(port.value)) =>
         {
             "brings the frames of a capture"
         }
@@ -282,6 +321,6 @@ fn check_settings(reader: &mut Reader, port: &At<u32>, nic: &NicConfig) {
 }
 
 /// The port through which captured frames come.
-fn via(named: Option<u32>, nic: &NicConfig) -> u32 {
-    named.unwrap_or(nic.geometry.ports() - 1)
+fn via(named: Option<u32>, geometry: Option<Geometry>) -> Option<u32> {
+    named.or(geometry.map(|geometry| geometry.ports() - 1))
 }

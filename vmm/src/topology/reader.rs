@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::error::{ContentError, ContentErrors};
+use super::error::ContentError;
 
 /// Where the keys of a topology stand in its text: `vm.0.kernel`, by byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,15 +59,10 @@ impl Reader {
         self.places.offset(key)
     }
 
-    /// The value, if nothing was wrong.
-    pub(super) fn finish<T>(mut self, value: T) -> Result<(T, Places), ContentErrors> {
-        match self.faults.is_empty() {
-            true => Ok((value, self.places)),
-            false => {
-                self.faults.sort_by_key(|fault| fault.offset);
-                Err(ContentErrors(self.faults))
-            }
-        }
+    /// The value, and what was wrong, in the order of the text.
+    pub(super) fn finish<T>(mut self, value: T) -> (T, Places, Vec<ContentError>) {
+        self.faults.sort_by_key(|fault| fault.offset);
+        (value, self.places, self.faults)
     }
 }
 
@@ -87,6 +83,8 @@ pub(super) struct Section<'i> {
     pub(super) offset: usize,
     entries: Vec<(String, Range<usize>, Spanned<DeValue<'i>>)>,
     known: Vec<&'static str>,
+    /// Those known that are not there.
+    absent: Vec<&'static str>,
 }
 
 impl<'i> Section<'i> {
@@ -119,12 +117,16 @@ impl<'i> Section<'i> {
             offset,
             entries,
             known: Vec::new(),
+            absent: Vec::new(),
         }
     }
 
     fn raw(&mut self, key: &'static str) -> Option<(usize, Spanned<DeValue<'i>>)> {
         self.known.push(key);
-        let at = self.entries.iter().position(|(name, ..)| name == key)?;
+        let Some(at) = self.entries.iter().position(|(name, ..)| name == key) else {
+            self.absent.push(key);
+            return None;
+        };
         let (_, span, value) = self.entries.remove(at);
         Some((span.start, value))
     }
@@ -139,6 +141,35 @@ impl<'i> Section<'i> {
         read(reader, key, value).map(|value| At { value, offset })
     }
 
+    /// The file that a key names, relative to that directory.
+    pub(super) fn file(
+        &mut self,
+        reader: &mut Reader,
+        key: &'static str,
+        directory: &Path,
+    ) -> Option<At<PathBuf>> {
+        let named = self.take::<PathBuf>(reader, key)?;
+        if named.value.as_os_str().is_empty() {
+            reader.fault(named.offset, format!("{key}: the name of a file is empty"));
+            return None;
+        }
+        Some(At {
+            value: directory.join(named.value),
+            offset: named.offset,
+        })
+    }
+
+    /// The same of a key that has to be there.
+    pub(super) fn need_file(
+        &mut self,
+        reader: &mut Reader,
+        key: &'static str,
+        directory: &Path,
+    ) -> Option<At<PathBuf>> {
+        self.check_there(reader, key);
+        self.file(reader, key, directory)
+    }
+
     /// Whether a key is there that nobody has taken.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.iter().any(|(name, ..)| name == key)
@@ -150,6 +181,12 @@ impl<'i> Section<'i> {
         reader: &mut Reader,
         key: &'static str,
     ) -> Option<At<T>> {
+        self.check_there(reader, key);
+        self.take(reader, key)
+    }
+
+    /// Notes a key that has to be there and is not.
+    fn check_there(&self, reader: &mut Reader, key: &str) {
         if !self.entries.iter().any(|(name, ..)| name == key) {
             // A misspelt one is told as such.
             let near = self.entries.iter().any(|(name, ..)| is_near(name, key));
@@ -161,7 +198,6 @@ impl<'i> Section<'i> {
                 reader.fault(self.offset, message);
             }
         }
-        self.take(reader, key)
     }
 
     /// The tables of a key, one (`[key]`) or several (`[[key]]`), with the words before their names.
@@ -204,7 +240,12 @@ impl<'i> Section<'i> {
                 sections
             }
             other => {
-                let message = format!("{key} is {}, not a table: write {title}", kind(&other));
+                let meant = self.absent.iter().find(|absent| is_near(absent, key));
+                let hint = match meant {
+                    Some(meant) => format!("did you mean {meant}?"),
+                    None => format!("write {title}"),
+                };
+                let message = format!("{key} is {}, not a table: {hint}", kind(&other));
                 reader.fault(offset, message);
                 Vec::new()
             }
@@ -234,6 +275,8 @@ impl<'i> Section<'i> {
                 offset
             };
             if let Some(value) = read(reader, key, element) {
+                let place = format!("{}.{key}.{}", self.place, list.len());
+                reader.places.0.insert(place, offset);
                 list.push(At { value, offset });
             }
         }
@@ -291,7 +334,7 @@ fn is_near(one: &str, other: &str) -> bool {
 }
 
 /// What is said of a word that is none of those known: the nearest, or all.
-pub(super) fn hint(word: &str, known: &[&str]) -> String {
+pub fn hint(word: &str, known: &[&str]) -> String {
     let nearest = known
         .iter()
         .min_by_key(|other| strsim::damerau_levenshtein(word, other));

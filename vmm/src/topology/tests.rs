@@ -97,6 +97,9 @@ fn mistakes_are_told_with_their_line() {
     let cases = [
         ("no_learning = [0]", "no_learning = [7]", 7, "no port 7"),
         ("ports = 2", "ports = 257", 2, "2 to 256 ports"),
+        ("ports = 2", "port = 2", 3, "port is a number, not a table: did you mean ports?"),
+        ("ports = 2", "ports = 2\nport = 2", 4, "not a table: write [[nic.port]]"),
+        ("\"kernel\"", "\"\"", 21, "kernel: the name of a file is empty"),
         ("queues = 2", "queues = 9", 2, "1 to 8 queues"),
         ("queues = 2\n", "", 13, "queues = 2"),
         ("\"1M\"", "\"3M\"", 5, "a TX ring of 3 MiB"),
@@ -534,5 +537,59 @@ proptest! {
         let at = at.min(whole.len());
         whole.insert_str(at, &text);
         let _ = parse_all(&whole);
+    }
+}
+
+/// What could not be read is told once, and is not taken for something else that is wrong.
+#[test]
+fn one_mistake_is_one_fault() {
+    let vms = "[[vm]]\nname = \"a\"\nkernel = \"k\"\nport = 1\npath = \"elisa\"\n";
+    for (text, part) in [
+        (
+            format!("[nic]\nports = 1\nimage = \"i\"\n{vms}"),
+            "2 to 256 ports",
+        ),
+        (
+            format!("[nic]\nport = 2\nimage = \"i\"\n{vms}"),
+            "did you mean ports?",
+        ),
+        (format!("[nic]\nports = 2\nimage = 5\n{vms}"), "image: "),
+        (
+            format!(
+                "[nic]\nports = 2\nimage = \"i\"\n{}",
+                vms.replace("= 1", "= \"1\"")
+            ),
+            "port: ",
+        ),
+        (
+            format!(
+                "[nic]\nports = 2\nimage = \"i\"\n{}",
+                vms.replace("\"elisa\"", "5")
+            ),
+            "path: ",
+        ),
+    ] {
+        let faults = parse_all(&text).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].1.contains(part), "{faults:?}");
+    }
+}
+
+/// A VM that lacks something is compared with others all the same.
+#[test]
+fn faults_hide_no_others() {
+    let text = "[[vm]]\nname = \"a\"\nkernal = \"k\"\nvsock = { cid = 3 }\n[[vm]]\nname = \"a\"\n\
+                kernel = \"k\"\nvsock = { cid = 3 }\n[[vm.net]]\ntap = \"t\"\n[[vm.net]]\ntap = \"t\"\n";
+    let faults = parse_all(text).unwrap_err();
+    let expected = [
+        (3, "did you mean kernel?"),
+        (6, "two VMs have the name a"),
+        (8, "this cid is of VM a, too"),
+        (11, "the TAP t is there twice: name another"),
+    ];
+    assert_eq!(faults.len(), expected.len(), "{faults:?}");
+    for ((line, message), (expected, part)) in faults.iter().zip(expected) {
+        assert_eq!(*line, expected, "{message}");
+        assert!(message.contains(part), "{message}");
     }
 }

@@ -12,6 +12,7 @@ use postern_nic_client::policy::rate::{MIN_BURST, RateLimit};
 use postern_nic_client::policy::rule::shadow::first_shadowed;
 use postern_nic_client::policy::vlan::VlanSpec;
 use postern_switch::policy::acl::Verdict;
+use postern_vmm::topology::hint;
 
 use super::ask::ask;
 use crate::error::CommandError;
@@ -38,6 +39,21 @@ pub struct Args {
     #[arg(value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
+
+/// The settings that there are.
+const KEYS: [&str; 11] = [
+    "source",
+    "ingress",
+    "egress",
+    "vlan",
+    "rule",
+    "rules",
+    "default",
+    "mirror",
+    "isolation",
+    "blocked",
+    "bridging",
+];
 
 const HELP: &str = "\
 Settings:
@@ -153,7 +169,7 @@ fn change(policy: &mut PortPolicy, setting: &str) -> anyhow::Result<()> {
                 _ => bail!("give on or off"),
             }
         }
-        _ => bail!("there is no such setting; --help lists them"),
+        _ => bail!("there is no setting {key}; {}", hint(key, &KEYS)),
     }
     Ok(())
 }
@@ -247,6 +263,22 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
     use super::*;
+
+    #[test]
+    fn a_misspelt_setting_is_told_with_the_nearest() {
+        let error = |setting: &str| {
+            let changed = change(&mut PortPolicy::default(), setting);
+            changed.unwrap_err().to_string()
+        };
+        assert_eq!(
+            error("souce=own"),
+            "there is no setting souce; did you mean source?"
+        );
+        for key in KEYS {
+            let error = error(&format!("{key}=?"));
+            assert!(!error.contains("no setting"), "{error}");
+        }
+    }
 
     #[test]
     fn settings_change_what_they_name() {

@@ -1,84 +1,175 @@
 //! What is wrong with a topology on this host, before anything is started.
 #![deny(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use postern_nic_owner::uplink::UplinkConfig;
 use postern_vmm::console::Destination;
 use postern_vmm::kvm::Host;
 use postern_vmm::loader::{INITRD_ADVICE, InitrdFile, KERNEL_ADVICE, KernelFile};
-use postern_vmm::topology::{NicConfig, TopologyFile, VmConfig};
+use postern_vmm::socket_path::missing_directory;
+use postern_vmm::topology::{ContentError, NicConfig, TopologyFile, VmConfig};
 use postern_vmm::virtio::blk::Blk;
 use postern_vmm::{boot, geometry, memory};
 
-/// Faults that are seen by looking at files alone: as `FILE:LINE: SENTENCE`.
-pub fn cheap(file: &TopologyFile) -> Vec<String> {
-    let mut faults = Vec::new();
-    for (index, nic) in file.topology.nics.iter().enumerate() {
+use crate::run_dir::{self, Entry};
+
+/// What is wrong, each with the byte of the text that it is about and the key whose value it is of.
+struct Faults<'a> {
+    file: &'a TopologyFile,
+    found: Vec<ContentError>,
+    keys: BTreeSet<String>,
+}
+
+impl Faults<'_> {
+    fn add(&mut self, key: String, message: String) {
+        self.found.push(self.file.places.fault(&key, message));
+        self.keys.insert(key);
+    }
+
+    /// Whether a fault of that key is known: another look at the same file has no other.
+    fn has(&self, key: &str) -> bool {
+        self.keys.contains(key)
+    }
+
+    /// As people are told, in the order of the text, none twice.
+    fn told(mut self) -> Vec<String> {
+        self.found.sort_by_key(|fault| fault.offset);
+        let TopologyFile { file, text, .. } = self.file;
+        let mut told: Vec<String> = Vec::new();
+        for fault in self.found {
+            let fault = fault.told(file, text);
+            if !told.contains(&fault) {
+                told.push(fault);
+            }
+        }
+        told
+    }
+}
+
+/// Faults that are seen by looking at files alone, beside those of the text: as `FILE:LINE: SENTENCE`,
+/// in the order of the text.
+pub fn cheap(file: &TopologyFile, of_text: Vec<ContentError>, running: &[Entry]) -> Vec<String> {
+    look(file, of_text, running).told()
+}
+
+fn look<'a>(file: &'a TopologyFile, of_text: Vec<ContentError>, running: &[Entry]) -> Faults<'a> {
+    let mut faults = Faults {
+        file,
+        found: of_text,
+        keys: BTreeSet::new(),
+    };
+    let topology = &file.topology;
+    let same = running
+        .iter()
+        .find(|entry| topology.name.as_ref() == Some(&entry.name));
+    if let Some(entry) = same {
+        faults.add("name".to_owned(), run_dir::runs_already(&entry.name));
+    }
+    for (index, nic) in topology.nics.iter().enumerate() {
         for (key, fault) in nic_faults(nic) {
-            faults.push(file.fault(&format!("nic.{index}.{key}"), fault));
+            faults.add(format!("nic.{index}.{key}"), fault);
+        }
+        let whose = |socket: &Path| {
+            let is_its = |entry: &&Entry| {
+                let nics = &entry.info.nics;
+                let socket = path::absolute(socket).unwrap_or(socket.to_owned());
+                nics.iter().any(|nic| nic.socket == socket)
+            };
+            running.iter().find(is_its)
+        };
+        if let Some(socket) = &nic.socket {
+            let fault = match whose(socket) {
+                // Ending it ends its NICs.
+                Some(entry) if same.is_some_and(|same| same.name == entry.name) => None,
+                Some(entry) => Some(format!(
+                    "the NIC of {name}, which runs, listens at {}: end it (postern down {name}), or \
+                     choose another socket",
+                    socket.display(),
+                    name = entry.name
+                )),
+                None => taken_by_nic(socket),
+            };
+            if let Some(fault) = fault {
+                faults.add(format!("nic.{index}.socket"), fault);
+            }
         }
     }
-    for (index, vm) in file.topology.vms.iter().enumerate() {
+    for (index, vm) in topology.vms.iter().enumerate() {
         for (key, fault) in vm_faults(vm) {
-            let fault = format!("VM {}: {fault}", vm.name);
-            faults.push(file.fault(&format!("vm.{index}.{key}"), fault));
+            faults.add(format!("vm.{index}.{key}"), of_vm(vm, &fault));
         }
     }
-    faults.extend(outputs_taken_twice(file));
+    outputs_taken_twice(&mut faults);
     faults
 }
 
+/// A fault with the name of its VM, if that has one.
+fn of_vm(vm: &VmConfig, fault: &str) -> String {
+    match vm.name.is_empty() {
+        true => fault.to_owned(),
+        false => format!("VM {}: {fault}", vm.name),
+    }
+}
+
 /// All faults: kernels are loaded, disks are opened, KVM is asked.
-pub fn all(file: &TopologyFile) -> Vec<String> {
-    let mut faults = cheap(file);
-    if !faults.is_empty() {
-        // A kernel that is missing need not be told twice.
-        return faults;
-    }
+pub fn all(file: &TopologyFile, of_text: Vec<ContentError>, running: &[Entry]) -> Vec<String> {
+    let mut faults = look(file, of_text, running);
     let host = Host::open();
-    if let Err(error) = &host {
-        faults.push(format!("{:#} (postern check tells more)", chain(error)));
-    }
     for (index, vm) in file.topology.vms.iter().enumerate() {
-        let mut fault = |key: &str, fault: String| {
-            let fault = format!("VM {}: {fault}", vm.name);
-            faults.push(file.fault(&format!("vm.{index}.{key}"), fault));
-        };
-        match memory::reserve_ram(vm.memory.0) {
-            Err(error) => fault("memory", chain(&error)),
-            Ok(ram) => {
-                let kernel = KernelFile::open(&vm.kernel).and_then(|mut file| file.load(&ram));
-                if let Ok(kernel) = &kernel
-                    && let Err(error) = boot::write_cmdline(&ram, &vm.cmdline, kernel.max_cmdline)
-                {
+        for (key, fault) in deep_vm_faults(vm, host.as_ref().ok()) {
+            let key = format!("vm.{index}.{key}");
+            if !faults.has(&key) {
+                faults.add(key, of_vm(vm, &fault));
+            }
+        }
+    }
+    let mut told = faults.told();
+    if let Err(error) = &host {
+        told.push(format!("{:#} (postern check tells more)", chain(error)));
+    }
+    told
+}
+
+/// What is wrong with a VM's kernel, memory, processors and disks, by key.
+fn deep_vm_faults(vm: &VmConfig, host: Option<&Host>) -> Vec<(String, String)> {
+    let mut faults = Vec::new();
+    let mut fault = |key: &str, fault: String| faults.push((key.to_owned(), fault));
+    let mut initrd = vm.initrd.as_deref().map(InitrdFile::open);
+    match memory::reserve_ram(vm.memory.0) {
+        Err(error) => fault("memory", chain(&error)),
+        // Its absence was told.
+        Ok(_) if vm.kernel.as_os_str().is_empty() => {}
+        Ok(ram) => match KernelFile::open(&vm.kernel).and_then(|mut file| file.load(&ram)) {
+            Err(error) => fault("kernel", chain(&error)),
+            Ok(kernel) => {
+                let cmdline = boot::write_cmdline(&ram, &vm.cmdline, kernel.max_cmdline);
+                if let Err(error) = cmdline {
                     fault("cmdline", chain(&error));
                 }
-                match (kernel, &vm.initrd) {
-                    (Err(error), _) => fault("kernel", chain(&error)),
-                    (Ok(_), None) => {}
-                    (Ok(kernel), Some(initrd)) => {
-                        let initrd = InitrdFile::open(initrd);
-                        if let Err(error) = initrd.and_then(|mut file| file.load(&ram, &kernel)) {
-                            fault("initrd", chain(&error));
-                        }
-                    }
+                if let Some(Ok(file)) = &mut initrd
+                    && let Err(error) = file.load(&ram, &kernel)
+                {
+                    fault("initrd", chain(&error));
                 }
             }
-        }
-        if let Ok(host) = &host
-            && let Err(error) = host.check_vcpus(vm.vcpus)
-        {
-            fault("vcpus", chain(&error));
-        }
-        for (number, disk) in vm.disks.iter().enumerate() {
-            if let Err(error) = Blk::open(disk) {
-                fault(&format!("disk.{number}"), chain(&error));
-            }
+        },
+    }
+    if let Some(Err(error)) = initrd {
+        fault("initrd", chain(&error));
+    }
+    if let Some(host) = host
+        && let Err(error) = host.check_vcpus(vm.vcpus)
+    {
+        fault("vcpus", chain(&error));
+    }
+    for (number, disk) in vm.disks.iter().enumerate() {
+        if let Err(error) = Blk::open(disk) {
+            fault(&format!("disk.{number}"), chain(&error));
         }
     }
     faults
@@ -158,17 +249,11 @@ fn cannot_make(file: &Path) -> Option<String> {
     if file.is_dir() {
         return Some(format!("{name} is a directory"));
     }
-    let directory = match file.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    match directory.is_dir() {
-        true => None,
-        false => Some(format!(
-            "{name} cannot be made: there is no directory {}",
-            directory.display()
-        )),
-    }
+    let directory = missing_directory(file)?;
+    Some(format!(
+        "{name} cannot be made: there is no directory {}",
+        directory.display()
+    ))
 }
 
 /// Why nothing can listen at a socket, if so.
@@ -191,7 +276,6 @@ fn nic_faults(nic: &NicConfig) -> Vec<(String, String)> {
         let hint = |fault| format!("{fault} (host-nic/image/build.sh --out FILE makes one)");
         add("image", unreadable("image", image).map(hint));
     }
-    add("socket", nic.socket.as_deref().and_then(taken_by_nic));
     add("stats", nic.stats.as_deref().and_then(cannot_make));
     for (index, port) in nic.ports.iter().enumerate() {
         let uplink = port.uplink.as_deref().and_then(uplink_fault);
@@ -254,7 +338,9 @@ fn vm_faults(vm: &VmConfig) -> Vec<(String, String)> {
     let mut add = |key: &str, fault: Option<String>| {
         faults.extend(fault.map(|fault| (key.to_owned(), fault)));
     };
-    add("kernel", unreadable("kernel", &vm.kernel));
+    if !vm.kernel.as_os_str().is_empty() {
+        add("kernel", unreadable("kernel", &vm.kernel));
+    }
     let initrd = vm.initrd.as_deref();
     add("initrd", initrd.and_then(|file| unreadable("initrd", file)));
     for (key, file) in [("outbox", &vm.outbox), ("stats", &vm.stats)] {
@@ -279,22 +365,20 @@ fn vm_faults(vm: &VmConfig) -> Vec<(String, String)> {
 }
 
 /// Files that two write to.
-fn outputs_taken_twice(file: &TopologyFile) -> Vec<String> {
+fn outputs_taken_twice(faults: &mut Faults<'_>) {
     let mut seen: BTreeMap<PathBuf, String> = BTreeMap::new();
-    let mut faults = Vec::new();
+    let file = faults.file;
     let mut look = |path: &Path, key: String, whose: String| {
         // Devices take what anybody writes.
         if path.exists() && !path.is_file() {
             return;
         }
         match seen.get(path) {
-            Some(other) => faults.push(file.fault(
-                &key,
-                format!(
-                    "{} is written by {other}, too: choose another file",
-                    path.display()
-                ),
-            )),
+            Some(other) => {
+                let path = path.display();
+                let message = format!("{path} is written by {other}, too: choose another file");
+                faults.add(key, message);
+            }
             None => drop(seen.insert(path.to_owned(), whose)),
         }
     };
@@ -314,7 +398,6 @@ fn outputs_taken_twice(file: &TopologyFile) -> Vec<String> {
             }
         }
     }
-    faults
 }
 
 #[cfg(test)]
@@ -322,6 +405,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
     use postern_vmm::topology::Topology;
+
+    use crate::run_dir::NicInfo;
 
     use super::*;
 
@@ -332,10 +417,46 @@ mod tests {
         fs::create_dir(directory.path().join("folder")).unwrap();
         let path = directory.path().join("t.toml");
         fs::write(&path, text).unwrap();
-        let file = Topology::read_file(&path).unwrap();
+        let (file, of_text) = Topology::read_with_faults(&path).unwrap();
         let own = format!("{}/", directory.path().display());
-        let found = cheap(&file);
+        let found = cheap(&file, of_text, &[]);
         found.iter().map(|fault| fault.replace(&own, "")).collect()
+    }
+
+    /// The faults of a topology whose NIC listens where that of a running one does.
+    fn while_it_runs(name: &str, running: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("t.toml");
+        fs::write(directory.path().join("k"), "").unwrap();
+        let text = "[nic]\nports = 2\nsocket = \"s\"\n[[vm]]\nname = \"a\"\nkernel = \"k\"\n";
+        fs::write(&path, format!("{name}{text}")).unwrap();
+        let (file, of_text) = Topology::read_with_faults(&path).unwrap();
+        let mut entry = Entry::sample(running, &["a"], None);
+        entry.info.nics.push(NicInfo {
+            name: None,
+            socket: directory.path().join("s"),
+            image: None,
+        });
+        let own = format!("{}/", directory.path().display());
+        let found = cheap(&file, of_text, &[entry]);
+        found.iter().map(|fault| fault.replace(&own, "")).collect()
+    }
+
+    #[test]
+    fn what_runs_already_is_named_rather_than_its_socket() {
+        assert_eq!(
+            while_it_runs("name = \"lab\"\n", "lab"),
+            ["t.toml:1: lab runs already: end it (postern down lab), or choose another name"]
+        );
+        let other = "the NIC of t, which runs, listens at s: end it (postern down t), or choose";
+        for (name, line) in [("", 3), ("name = \"lab\"\n", 4)] {
+            let found = while_it_runs(name, "t");
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(
+                found[0].starts_with(&format!("t.toml:{line}: {other}")),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]
@@ -381,8 +502,8 @@ path = \"no.img\"
                 "VM a: the initrd folder is a directory: give the one of the kernel",
             ),
             (17, "VM a: folder is a directory"),
-            (23, "VM b: the disk no.img does not exist: give a raw image"),
             (22, "same is written by VM a, too"),
+            (23, "VM b: the disk no.img does not exist: give a raw image"),
         ];
         let found = faults(text);
         assert_eq!(found.len(), expected.len(), "{found:#?}");

@@ -18,7 +18,7 @@ use postern_vmm::{signals, status};
 
 use crate::error::CommandError;
 use crate::output;
-use crate::run_dir::{NicInfo, Place, VmInfo};
+use crate::run_dir::{self, NicInfo, Place, VmInfo};
 use detach::Detached;
 use event::Event;
 use nic::NicProcess;
@@ -59,7 +59,8 @@ The file, in TOML (relative names are relative to its directory), for example:
     include_str!("../../../examples/two-vms.toml"),
     "
 These keys are optional:
-  name = \"lab\"             # by which postern ps, down and others know it [default: the file's]
+  name = \"lab\"             # by which postern ps, down and others know it, once at a time;
+                           # without it the file's, with -2, -3 ... if that runs already
 
   [nic]                    # several are [[nic]], each with a name = \"...\"
   queues = 1               # of each port; as many as a VM with a port has processors
@@ -132,11 +133,14 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     if args.detach {
         return detach::start(&args.topology, args.log.as_deref());
     }
-    let file = Topology::read_file(&args.topology).map_err(CommandError::configuration)?;
+    let (file, of_text) =
+        Topology::read_with_faults(&args.topology).map_err(CommandError::configuration)?;
     let topology = &file.topology;
+    // What keeps it from being read is told when this takes a place there.
+    let running = run_dir::entries().unwrap_or_default();
     let faults = match args.check {
-        true => check::all(&file),
-        false => check::cheap(&file),
+        true => check::all(&file, of_text, &running),
+        false => check::cheap(&file, of_text, &running),
     };
     if !faults.is_empty() {
         let error = anyhow!(faults.join("\n"));
@@ -163,6 +167,15 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
         None => Place::take(&default_name(&file.file), false),
     };
     let place = place.map_err(CommandError::configuration)?;
+    if topology.name.is_none()
+        && let default = default_name(&file.file)
+        && place.name() != default
+    {
+        output::tell(format_args!(
+            "{default} runs already; this one is {}",
+            place.name()
+        ));
+    }
     let mut nics = Vec::new();
     if let Err(error) = start_nics(&file, &place, &sender, &mut nics) {
         let _ = finish(nics);
