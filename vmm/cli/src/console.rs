@@ -21,10 +21,22 @@ use crate::ps;
 /// Flags of `postern console`.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Name of a VM (postern ps), TOPOLOGY/VM, or the socket of postern run --serial unix:SOCKET
+    /// Name of a VM (postern ps), TOPOLOGY/VM, the topology if it has one VM, or the socket of postern run --serial unix:SOCKET
     #[arg(value_name = "VM|SOCKET")]
     which: PathBuf,
 }
+
+/// What `--help` says about pipes and the exit status.
+pub const HELP: &str = "\
+It prints what the guest wrote last (64 KiB at most), then what it writes. Where standard input is a
+terminal, keys go to the guest one by one. Where it is a pipe or file, all of it goes to the guest,
+Ctrl-A is a byte like others, and its end does not end this command: that goes on printing until the VM
+ends, or a signal (timeout 5 postern console VM < commands).
+
+Exit status:
+  0      the VM has ended, or the console was left
+  64     no VM that runs is called so
+  128+N  ended by signal N";
 
 /// Why this ends.
 enum End {
@@ -158,7 +170,7 @@ fn connect(which: &Path) -> Result<UnixStream, CommandError> {
             .map_err(CommandError::configuration);
     }
     let entries = ps::entries()?;
-    let (entry, vm) = ps::find_vm(&entries, &which.to_string_lossy())?;
+    let (entry, vm) = ps::find_vm(&entries, which)?;
     control::console(&entry.control(&vm.name)).map_err(|error| {
         let text = format!("VM {} has no console now", vm.name);
         CommandError::configuration(anyhow!(error).context(text))

@@ -71,6 +71,7 @@ enum Command {
     Down(ps::DownArgs),
 
     /// Join the console of a VM that runs; Ctrl-A d leaves it.
+    #[command(after_help = console::HELP)]
     Console(console::Args),
 
     /// Print aborts of calls in views of a VM that runs.

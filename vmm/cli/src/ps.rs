@@ -166,7 +166,7 @@ pub fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
 /// Ends a topology, and waits for its end; returns the exit status.
 pub fn down(args: &DownArgs) -> Result<u8, CommandError> {
     let entries = entries()?;
-    let entry = find(&entries, &args.which)?;
+    let entry = find_topology(&entries, &args.which)?;
     let pid = i32::try_from(entry.info.pid).ok().and_then(Pid::from_raw);
     let pid =
         pid.ok_or_else(|| CommandError::internal(anyhow!("{} has no process", entry.name)))?;
@@ -203,73 +203,126 @@ pub fn down(args: &DownArgs) -> Result<u8, CommandError> {
     }
 }
 
-/// What has that name, or was started from that file.
-pub fn find<'a>(entries: &'a [Entry], which: &Path) -> Result<&'a Entry, CommandError> {
-    if let Some(entry) = entries.iter().find(|entry| Path::new(&entry.name) == which) {
-        return Ok(entry);
+/// What a name stands for.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'a> {
+    /// A topology, or a VM with a name of its own.
+    Topology(&'a Entry),
+    /// A VM of one.
+    Vm(&'a Entry, &'a VmInfo),
+}
+
+/// What has that name: a topology, also by its file, or a VM, also as `TOPOLOGY/VM`.
+pub fn find<'a>(entries: &'a [Entry], which: &Path) -> Result<Found<'a>, CommandError> {
+    if let Some(entry) = topology(entries, which)? {
+        return Ok(Found::Topology(entry));
     }
-    let file = which.canonicalize().ok();
-    let from_file = |entry: &&Entry| file.is_some() && entry.info.file == file;
-    let mut found = entries.iter().filter(from_file);
-    match (found.next(), found.next()) {
-        (Some(entry), None) => Ok(entry),
-        (Some(_), Some(_)) => Err(CommandError::configuration(anyhow!(
-            "{} was started several times: give the name of one (postern ps)",
-            which.display()
+    match vms(entries, which)[..] {
+        [(entry, vm)] => Ok(Found::Vm(entry, vm)),
+        [] => Err(nothing(entries, which)),
+        ref several => Err(ambiguous(which, several)),
+    }
+}
+
+/// The topology of that name, or started from that file.
+pub fn find_topology<'a>(entries: &'a [Entry], which: &Path) -> Result<&'a Entry, CommandError> {
+    match find(entries, which)? {
+        Found::Topology(entry) => Ok(entry),
+        Found::Vm(entry, vm) => Err(CommandError::configuration(anyhow!(
+            "{} is a VM of {topology}, and ends with it: postern down {topology}",
+            vm.name,
+            topology = entry.name
         ))),
-        (None, _) => {
-            let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-            let there = match names.is_empty() {
-                true => "nothing runs".to_owned(),
-                false => format!("there are {}", names.join(", ")),
-            };
+    }
+}
+
+/// The VM of that name, or of `TOPOLOGY/VM`, or the only one of a topology.
+pub fn find_vm<'a>(
+    entries: &'a [Entry],
+    which: &Path,
+) -> Result<(&'a Entry, &'a VmInfo), CommandError> {
+    match vms(entries, which)[..] {
+        [only] => return Ok(only),
+        [] => {}
+        ref several => return Err(ambiguous(which, several)),
+    }
+    let Some(entry) = topology(entries, which)? else {
+        return Err(nothing(entries, which));
+    };
+    match &entry.info.vms[..] {
+        [only] => Ok((entry, only)),
+        vms => {
+            let several: Vec<_> = vms.iter().map(|vm| (entry, vm)).collect();
+            Err(ambiguous(which, &several))
+        }
+    }
+}
+
+fn topology<'a>(entries: &'a [Entry], which: &Path) -> Result<Option<&'a Entry>, CommandError> {
+    if let Some(entry) = entries.iter().find(|entry| Path::new(&entry.name) == which) {
+        return Ok(Some(entry));
+    }
+    let Ok(file) = which.canonicalize() else {
+        return Ok(None);
+    };
+    let from_file = |entry: &&Entry| entry.info.file.as_ref() == Some(&file);
+    let found: Vec<&Entry> = entries.iter().filter(from_file).collect();
+    match found[..] {
+        [] => Ok(None),
+        [only] => Ok(Some(only)),
+        _ => {
+            let names: Vec<&str> = found.iter().map(|entry| entry.name.as_str()).collect();
             Err(CommandError::configuration(anyhow!(
-                "nothing that runs is called {}; {there}",
-                which.display()
+                "{} was started several times: give {}",
+                which.display(),
+                names.join(" or ")
             )))
         }
     }
 }
 
-/// The VM of that name, or of `TOPOLOGY/VM`.
-pub fn find_vm<'a>(
-    entries: &'a [Entry],
-    which: &str,
-) -> Result<(&'a Entry, &'a VmInfo), CommandError> {
+/// All VMs.
+fn all(entries: &[Entry]) -> impl Iterator<Item = (&Entry, &VmInfo)> {
+    entries
+        .iter()
+        .flat_map(|entry| entry.info.vms.iter().map(move |vm| (entry, vm)))
+}
+
+/// The VMs that a name may stand for.
+fn vms<'a>(entries: &'a [Entry], which: &Path) -> Vec<(&'a Entry, &'a VmInfo)> {
+    let which = which.to_string_lossy();
     let (topology, name) = match which.split_once('/') {
         Some((topology, name)) => (Some(topology), name),
-        None => (None, which),
-    };
-    let all = || {
-        entries
-            .iter()
-            .flat_map(|entry| entry.info.vms.iter().map(move |vm| (entry, vm)))
+        None => (None, &*which),
     };
     let is_it = |(entry, vm): &(&Entry, &VmInfo)| {
         topology.is_none_or(|topology| entry.name == topology) && vm.name == name
     };
-    let found: Vec<_> = all().filter(is_it).collect();
-    let names = |vms: Vec<(&Entry, &VmInfo)>| -> Vec<String> {
-        vms.iter()
-            .map(|(entry, vm)| format!("{}/{}", entry.name, vm.name))
-            .collect()
+    all(entries).filter(is_it).collect()
+}
+
+fn names<'a>(vms: impl Iterator<Item = (&'a Entry, &'a VmInfo)>) -> Vec<String> {
+    vms.map(|(entry, vm)| format!("{}/{}", entry.name, vm.name))
+        .collect()
+}
+
+fn ambiguous(which: &Path, several: &[(&Entry, &VmInfo)]) -> CommandError {
+    let names = names(several.iter().copied()).join(" or ");
+    CommandError::configuration(anyhow!(
+        "{} may be several VMs: give {names}",
+        which.display()
+    ))
+}
+
+fn nothing(entries: &[Entry], which: &Path) -> CommandError {
+    let there = match entries.is_empty() {
+        true => "nothing runs (postern up and postern run --name are found)".to_owned(),
+        false => format!("there are {}", names(all(entries)).join(", ")),
     };
-    let error = match found[..] {
-        [only] => return Ok(only),
-        [] if entries.is_empty() => anyhow!(
-            "no VM that runs is called {which}; nothing runs (postern up and postern run --name are \
-             found)"
-        ),
-        [] => {
-            let there = names(all().collect()).join(", ");
-            anyhow!("no VM that runs is called {which}; there are {there}")
-        }
-        _ => anyhow!(
-            "several VMs are called {name}: give {}",
-            names(found).join(" or ")
-        ),
-    };
-    Err(CommandError::configuration(error))
+    CommandError::configuration(anyhow!(
+        "nothing that runs is called {}; {there}",
+        which.display()
+    ))
 }
 
 #[cfg(test)]
@@ -280,6 +333,60 @@ mod tests {
     fn durations_are_short() {
         let each = [7, 306, 11_096, 183_600].map(duration);
         assert_eq!(each, ["7s", "5m06s", "3h04m", "2d03h"]);
+    }
+
+    /// Topologies `t` and `u` with VMs `a` and `b`, or `a`; VM `x` with a name of its own; and `w`, of
+    /// this file, twice.
+    fn running() -> Vec<Entry> {
+        let own = Some(PathBuf::from(file!()));
+        let file = own.and_then(|file| Path::new("../..").join(file).canonicalize().ok());
+        [
+            ("t", &["a", "b"][..], None),
+            ("u", &["a"], None),
+            ("w", &["c"], file.clone()),
+            ("w-2", &["c"], file),
+            ("x", &["x"], None),
+        ]
+        .map(|(name, vms, file)| Entry::sample(name, vms, file))
+        .into()
+    }
+
+    #[test]
+    fn one_lookup_for_all() {
+        let entries = running();
+        let any = |name: &str| match find(&entries, Path::new(name)) {
+            Ok(Found::Topology(entry)) => entry.name.clone(),
+            Ok(Found::Vm(entry, vm)) => format!("{}/{}", entry.name, vm.name),
+            Err(error) => error.error.to_string(),
+        };
+        let vm = |name: &str| match find_vm(&entries, Path::new(name)) {
+            Ok((entry, vm)) => format!("{}/{}", entry.name, vm.name),
+            Err(error) => error.error.to_string(),
+        };
+        let topology = |name: &str| match find_topology(&entries, Path::new(name)) {
+            Ok(entry) => entry.name.clone(),
+            Err(error) => error.error.to_string(),
+        };
+        assert_eq!([any("t"), any("b"), any("t/a")], ["t", "t/b", "t/a"]);
+        assert_eq!(
+            [vm("b"), vm("t/a"), vm("u"), vm("x")],
+            ["t/b", "t/a", "u/a", "x/x"]
+        );
+        assert_eq!([topology("t"), topology("x")], ["t", "x"]);
+        let several = "a may be several VMs: give t/a or u/a";
+        assert_eq!([any("a"), vm("a")], [several, several]);
+        assert_eq!(vm("t"), "t may be several VMs: give t/a or t/b");
+        assert_eq!(
+            topology("b"),
+            "b is a VM of t, and ends with it: postern down t"
+        );
+        let none = "nothing that runs is called t/c; there are t/a, t/b, u/a, w/c, w-2/c, x/x";
+        assert_eq!([any("t/c"), vm("t/c"), topology("t/c")], [none; 3]);
+        let twice = topology(&format!("../../{}", file!()));
+        assert!(
+            twice.ends_with("was started several times: give w or w-2"),
+            "{twice}"
+        );
     }
 
     #[test]

@@ -239,7 +239,7 @@ fn kernels_larger_than_memory() {
     directory.refuse(
         &["--memory", "16M", "--initrd", &initrd],
         CONFIGURATION,
-        &[&initrd, "with --memory"],
+        &[&initrd, "with --memory", "memory = \""],
     );
 }
 
@@ -482,6 +482,9 @@ fn counters_of_a_nic() {
     );
     let nobody = postern(&["stat", "nobody-is-called-so"]);
     assert_refused(&nobody, CONFIGURATION, &["nobody-is-called-so"]);
+    let nobody = postern(&["stat", "nothing-runs-so/a"]);
+    let told = "nothing that runs is called nothing-runs-so/a";
+    assert_refused(&nobody, CONFIGURATION, &[told]);
     assert_refused(
         &postern(&["stat", &socket, "--socket", &socket]),
         CONFIGURATION,

@@ -7,23 +7,26 @@ mod table;
 
 use std::io::IsTerminal;
 use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use postern_nic_client::request;
+use postern_vmm::socket_path::missing_directory;
 
 use crate::error::CommandError;
+use crate::ps::Found;
+use crate::run_dir::Entry;
 use crate::{output, parsers, ps};
 use report::Report;
 
 /// Flags of `postern stat`.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// The topology or VM (postern ps) [default: all that runs]; or the socket of a NIC, whose
-    /// counters alone are shown then
-    #[arg(value_name = "NAME|FILE|SOCKET")]
+    /// The topology (postern ps) or its file, or the VM, also as TOPOLOGY/VM [default: all that
+    /// runs]; or the socket of a NIC, whose counters alone are shown then
+    #[arg(value_name = "NAME|FILE|VM|SOCKET")]
     which: Option<PathBuf>,
 
     /// The NIC's socket, by the flag that names it to postern nic
@@ -79,16 +82,7 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 pub fn run(args: Args) -> Result<u8, CommandError> {
     let of_nic = match (&args.named, &args.which) {
         (Some(socket), _) => Some(socket),
-        // A path is no name of something that runs, unless it is a topology's file.
-        (None, Some(which)) if which.is_absolute() || which.components().count() > 1 => {
-            let is_file = which.metadata().is_ok_and(|file| file.is_file());
-            (!is_file).then_some(which)
-        }
-        (None, Some(which)) => {
-            let found = which.metadata();
-            let is_socket = found.is_ok_and(|file| file.file_type().is_socket());
-            is_socket.then_some(which)
-        }
+        (None, Some(which)) => is_nic(which)?.then_some(which),
         (None, None) => None,
     };
     if let Some(socket) = of_nic {
@@ -98,7 +92,10 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     let report = || -> Result<Report, CommandError> {
         let entries = ps::entries()?;
         Ok(match &args.which {
-            Some(which) => Report::of([ps::find(&entries, which)?]),
+            Some(which) => match ps::find(&entries, which)? {
+                Found::Topology(entry) => Report::of([entry]),
+                Found::Vm(entry, vm) => Report::of_vm(entry, vm),
+            },
             None => Report::of(&entries),
         })
     };
@@ -125,8 +122,24 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     Ok(0)
 }
 
+/// Whether this is a NIC's socket: one that is there; or a path whose directory is, but which neither is a
+/// file nor begins with the name of something that runs, `TOPOLOGY/VM`.
+fn is_nic(which: &Path) -> Result<bool, CommandError> {
+    if let Ok(found) = which.metadata() {
+        return Ok(found.file_type().is_socket());
+    }
+    let first = which.components().next();
+    let begins = |entry: &Entry| {
+        let name = Component::Normal(entry.name.as_ref());
+        first == Some(name)
+    };
+    let is_path = which.components().count() > 1
+        && (which.is_absolute() || missing_directory(which).is_none());
+    Ok(is_path && !ps::entries()?.iter().any(begins))
+}
+
 /// The counters of one NIC, as its owner tells them.
-fn nic(socket: &std::path::Path, args: &Args) -> Result<u8, CommandError> {
+fn nic(socket: &Path, args: &Args) -> Result<u8, CommandError> {
     let counters = request::counters(socket)?;
     output::print(&if args.json {
         format!("{:#}\n", serde_json::json!(counters))

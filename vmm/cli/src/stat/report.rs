@@ -8,7 +8,7 @@ use postern_nic_client::request;
 use postern_vmm::control::{self, VmReport};
 use serde::Serialize;
 
-use crate::run_dir::Entry;
+use crate::run_dir::{Entry, VmInfo};
 
 /// What is counted of all that runs.
 #[derive(Debug, Serialize)]
@@ -67,6 +67,25 @@ impl Report {
         Report {
             topologies: entries.into_iter().map(topology).collect(),
         }
+    }
+
+    /// Asks a VM, and the NIC for its port.
+    pub fn of_vm(entry: &Entry, vm: &VmInfo) -> Report {
+        let mut entry = entry.clone();
+        entry.info.vms.retain(|other| other == vm);
+        let own = vm.port.as_ref();
+        let nics = &mut entry.info.nics;
+        nics.retain(|nic| own.is_some_and(|(name, ..)| *name == nic.name));
+        let mut report = Report::of([&entry]);
+        let nics = report
+            .topologies
+            .iter_mut()
+            .flat_map(|topology| &mut topology.nics);
+        for counters in nics.filter_map(|nic| nic.counters.as_mut()) {
+            let is_its = |port: u32| own.is_some_and(|(_, number, _)| *number == port);
+            counters.ports.retain(|port| is_its(port.port));
+        }
+        report
     }
 
     /// A report of one NIC.

@@ -25,7 +25,7 @@ use symbols::Symbols;
 /// Flags of `postern trace`.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Name of a VM (postern ps), or TOPOLOGY/VM
+    /// Name of a VM (postern ps), TOPOLOGY/VM, or the topology if it has one VM
     #[arg(value_name = "VM")]
     which: String,
 
@@ -33,7 +33,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// The program of the view, whose functions are named [default: that of the VM's NIC]
+    /// The program of the view, whose functions are named, with its symbols [default: the image that
+    /// the VM's topology names; of a VM of postern run none is known]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
 }
@@ -113,7 +114,7 @@ impl Drop for Instance {
 /// Prints aborts until a signal or the VM's end; returns the exit status.
 pub fn run(args: &Args) -> Result<u8, CommandError> {
     let entries = ps::entries()?;
-    let (entry, vm) = ps::find_vm(&entries, &args.which)?;
+    let (entry, vm) = ps::find_vm(&entries, Path::new(&args.which))?;
     let report = control::report(&entry.control(&vm.name)).map_err(CommandError::configuration)?;
     let tasks = PathBuf::from(format!("/proc/{}/task", report.pid));
     let image = args.image.clone().or_else(|| image_of(entry, vm));
@@ -123,8 +124,12 @@ pub fn run(args: &Args) -> Result<u8, CommandError> {
     };
     if symbols.is_empty() {
         let why = match &image {
-            Some(image) => format!("{} has no symbols", image.display()),
-            None => "the view's program is not known (--image FILE names it)".to_owned(),
+            Some(image) => format!(
+                "{} has no symbols; give one that has (--image FILE)",
+                image.display()
+            ),
+            None => "the view's program is not known; give it with its symbols (--image FILE)"
+                .to_owned(),
         };
         output::tell(format_args!("functions are not named: {why}"));
     }
