@@ -7,13 +7,13 @@ mod commands;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use postern_lab::interrupt;
 use postern_lab::setup::{self, Series};
 
 /// An emulated Intel machine with VMFUNC, to try Postern in
 #[derive(Parser)]
-#[command(name = "postern-lab", bin_name = "cargo lab", version)]
+#[command(name = "postern-lab", version)]
 struct Cli {
     /// Kernels of this series: a folder of kernel-patches/series, such as 6.12 for Linux 6.12.
     /// Without it, setup makes those of all series, and machines boot those of the default one
@@ -38,7 +38,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    interrupt::exit_code(run(Cli::parse()))
+    let first = std::env::args().nth(1);
+    let matches = command(first.as_deref()).get_matches();
+    let parsed = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    interrupt::exit_code(run(parsed))
+}
+
+/// The commands by the names that the user has for them: `cargo machine` is `cargo lab machine`
+/// (.cargo/config.toml).
+fn command(first: Option<&str>) -> clap::Command {
+    Cli::command().bin_name(match first {
+        Some("machine") => "cargo",
+        _ => "cargo lab",
+    })
 }
 
 fn run(Cli { series, command }: Cli) -> Result<ExitCode> {
@@ -59,4 +71,23 @@ fn run(Cli { series, command }: Cli) -> Result<ExitCode> {
 
 fn parse_series(name: &str) -> Result<Series> {
     Series::named(setup::root(), name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_has_the_names_that_users_type() {
+        let usage = |first: &str, words: &[&str]| {
+            let error = command(Some(first))
+                .try_get_matches_from(words)
+                .unwrap_err();
+            error.to_string()
+        };
+        let run = usage("machine", &["postern-lab", "machine", "run"]);
+        assert!(run.contains("Usage: cargo machine run "), "{run}");
+        let run = usage("lab", &["postern-lab", "machine", "run"]);
+        assert!(run.contains("Usage: cargo lab machine run "), "{run}");
+    }
 }

@@ -50,7 +50,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 29] = [
     ),
     ("init", &["abi"]),
     ("guest-init", &["abi"]),
-    ("lab", &["abi", "init", "kvm"]),
+    ("lab", &["abi", "init", "kvm", "vmm"]),
     ("bench", &["abi", "lab", "vmm"]),
     ("paper", &["bench", "lab"]),
     ("viewtest", &["abi", "kvm", "nic-client", "switch"]),

@@ -32,17 +32,35 @@ use rustix::system::{RebootCommand, reboot};
 /// Script of the initial file system, for guests whose command line has none.
 const SCRIPT: &str = "/postern/run";
 
-/// Status of a guest that could not begin with its program.
+/// Status of a guest that could not begin with its program, or whose program's status is none that a
+/// guest can end with.
 const FAILED: i32 = 63;
+
+/// The status that the VM ends with for its program's, and what is to be said about it.
+fn handed_on(status: i32) -> (i32, Option<String>) {
+    match status {
+        0..FAILED => (status, None),
+        _ => {
+            let said = format!(
+                "the program ended with status {status}; this VM ends with {FAILED}, since guests have 0 \
+                 to {FAILED}, and {FAILED} is also that of a guest that cannot begin"
+            );
+            (FAILED, Some(said))
+        }
+    }
+}
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
         return command(&std::env::args().skip(1).collect::<Vec<_>>());
     }
-    let status = live().unwrap_or_else(|error| {
-        eprintln!("postern-guest-init: {error:#}");
-        FAILED
-    });
+    let (status, said) = match live() {
+        Ok(status) => handed_on(status),
+        Err(error) => (FAILED, Some(format!("{error:#}"))),
+    };
+    if let Some(said) = said {
+        eprintln!("postern-guest-init: {said}");
+    }
     rustix::fs::sync();
     // What is still on its way to the console would be lost.
     let _ = rustix::termios::tcdrain(std::io::stdout());
@@ -94,6 +112,24 @@ fn command(arguments: &[String]) -> ExitCode {
         Err(error) => {
             eprintln!("postern-guest-init: asking for the right to I/O ports: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_that_a_guest_cannot_have_is_told() {
+        assert_eq!(
+            [0, 1, 62].map(handed_on),
+            [(0, None), (1, None), (62, None)]
+        );
+        for status in [63, 64, 200, 255] {
+            let (handed, said) = handed_on(status);
+            assert_eq!(handed, FAILED);
+            assert!(said.is_some_and(|said| said.contains(&format!("status {status};"))));
         }
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use postern_lab::setup::guest::IMAGE;
 use postern_lab::setup::{self, Flavour, Guest, GuestOptions, Series, Setup};
+use postern_lab::topology_files::quoted;
 
 /// Arguments of `cargo machine guest`.
 #[derive(Args)]
@@ -47,19 +48,60 @@ pub fn guest(series: &Series, arguments: &GuestArgs) -> Result<ExitCode> {
         Some(directory) => copy(&made, directory)?,
         None => made,
     };
-    let disk = made.image.as_ref().map(|image| {
-        format!(
-            " \\\n    --disk path={},readonly --cmdline 'console=ttyS0 root=/dev/vda'",
-            image.display()
-        )
-    });
-    println!(
-        "postern run --kernel {} \\\n    --initrd {} --memory 256M --serial -{}",
-        made.kernel.display(),
-        made.initrd.display(),
-        disk.unwrap_or_else(|| " --cmdline console=ttyS0".to_owned())
-    );
+    print!("{}", how_to_boot(&made, arguments.program.is_some()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The commands that boot a guest: on a host with KVM, and in the machine.
+fn how_to_boot(made: &Guest, has_program: bool) -> String {
+    let boot = |kernel: &Path, initrd: &Path, image: Option<&Path>, script: &str| {
+        let (disk, root) = match image {
+            Some(image) => (
+                format!(" --disk path={},readonly", image.display()),
+                " root=/dev/vda",
+            ),
+            None => (String::new(), ""),
+        };
+        format!(
+            "postern run --kernel {} \\\n    --initrd {} --memory 256M --serial -{disk} \\\n    \
+             --cmdline 'console=ttyS0{root}{script}'\n",
+            kernel.display(),
+            initrd.display(),
+        )
+    };
+    // A shell on the console has nobody who types there.
+    let script = match has_program {
+        true => "",
+        false => " postern.run=\"uname -a\"",
+    };
+    let image = made.image.as_deref();
+    let in_machine = Path::new("/root").join(IMAGE);
+    let mut files = vec![
+        ("/root/kernel", &*made.kernel),
+        ("/root/initrd", &*made.initrd),
+    ];
+    let in_machine_image = image.map(|_| &*in_machine);
+    let name = in_machine.to_string_lossy();
+    files.extend(image.map(|image| (&*name, image)));
+    let files: String = files
+        .iter()
+        .map(|(to, from)| {
+            format!(
+                " \\\n    --file {}",
+                quoted(&format!("{to}={}", from.display()))
+            )
+        })
+        .collect();
+    format!(
+        "on a host with KVM:\n{}in the emulated machine:\ncargo machine run{files} \\\n    -- {}",
+        boot(&made.kernel, &made.initrd, image, ""),
+        boot(
+            Path::new("/root/kernel"),
+            Path::new("/root/initrd"),
+            in_machine_image,
+            script
+        )
+    )
 }
 
 fn copy(made: &Guest, directory: &Path) -> Result<Guest> {
@@ -85,4 +127,36 @@ fn parse_release(codename: &str) -> Result<Series> {
     let names = names.join(" or ");
     let found = all.into_iter().find(|series| series.debian == codename);
     found.with_context(|| format!("there is no kernel for Debian {codename}, only for {names}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_commands_are_told() {
+        let mut made = Guest {
+            kernel: "out/kernel".into(),
+            initrd: "out/initrd".into(),
+            image: Some("out/root.erofs".into()),
+        };
+        let told = how_to_boot(&made, false);
+        for part in [
+            "\npostern run --kernel out/kernel \\\n    --initrd out/initrd ",
+            " --disk path=out/root.erofs,readonly \\\n    --cmdline 'console=ttyS0 root=/dev/vda'\n",
+            "\ncargo machine run \\\n    --file '/root/kernel=out/kernel' \\\n",
+            " \\\n    -- postern run --kernel /root/kernel \\\n    --initrd /root/initrd ",
+            " --disk path=/root/root.erofs,readonly ",
+            "'console=ttyS0 root=/dev/vda postern.run=\"uname -a\"'\n",
+        ] {
+            assert!(told.contains(part), "{part} is not in\n{told}");
+        }
+        made.image = None;
+        let told = how_to_boot(&made, true);
+        assert!(
+            !told.contains("--disk") && !told.contains("postern.run"),
+            "{told}"
+        );
+        assert!(told.ends_with("--cmdline 'console=ttyS0'\n"), "{told}");
+    }
 }

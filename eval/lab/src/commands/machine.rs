@@ -1,20 +1,23 @@
-//! `cargo lab machine`: the emulated machine.
+//! `cargo machine`: the emulated machine.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use postern_lab::job::Job;
 use postern_lab::machine::{CONSOLE_LEVEL, EmulatedMachine};
 use postern_lab::setup::{self, Flavour, Programs, Series};
 use postern_lab::testbed::{EmulatedTestbed, VIEWS};
+use postern_lab::topology_files::quoted;
 
+use super::timeout::with_remedy;
 use super::{guest, up};
 
-/// Subcommands of `cargo lab machine`.
+/// Subcommands of `cargo machine`.
 #[derive(Subcommand)]
 pub enum MachineCommand {
     /// Boot, run a command, bring files back, switch off; its status becomes that of this program
@@ -38,7 +41,7 @@ pub struct MachineArgs {
 
     /// Load this module instead of Postern's KVM; may be given several times, and is loaded in this
     /// order; parameters follow the path after a blank
-    #[arg(long = "module", value_name = "FILE.ko[ PARAMETERS]")]
+    #[arg(long = "module", value_name = "FILE.ko[ PARAMETERS]", value_parser = parse_module)]
     modules: Vec<String>,
 
     /// Parameters for Postern's kvm-intel, instead of those with which it makes views
@@ -76,7 +79,7 @@ pub struct MachineArgs {
     keep: bool,
 }
 
-/// Arguments of `cargo lab machine run`.
+/// Arguments of `cargo machine run`.
 #[derive(Args)]
 pub struct RunArgs {
     #[command(flatten)]
@@ -105,6 +108,12 @@ pub fn run_command(series: &Series, command: MachineCommand) -> Result<ExitCode>
     match command {
         MachineCommand::Run(arguments) => run(series, &arguments),
         MachineCommand::Shell(arguments) => {
+            // Before anything is built for it.
+            ensure!(
+                io::stdin().is_terminal(),
+                "a shell needs a terminal, and standard input is none; cargo machine run -- COMMAND \
+                 runs a script"
+            );
             with_machine(series, &arguments, |machine, programs| {
                 let job = with_files(Job::new("files", "true"), programs, &arguments.files);
                 Ok(machine.shell(&[job])?)
@@ -121,7 +130,7 @@ fn run(series: &Series, arguments: &RunArgs) -> Result<ExitCode> {
         [script] => script.clone(),
         words => words
             .iter()
-            .map(|word| quote(word))
+            .map(|word| quoted(word))
             .collect::<Vec<_>>()
             .join(" "),
     };
@@ -131,7 +140,11 @@ fn run(series: &Series, arguments: &RunArgs) -> Result<ExitCode> {
     let outcome = with_machine(series, &arguments.machine, |machine, programs| {
         let job = with_files(job, programs, &arguments.machine.files);
         let timeout = Duration::from_secs(arguments.timeout);
-        Ok(machine.timeout(timeout).streaming(true).run(job)?)
+        machine
+            .timeout(timeout)
+            .streaming(true)
+            .run(job)
+            .map_err(with_remedy)
     })?;
     for name in &arguments.fetch {
         let path = arguments
@@ -208,6 +221,12 @@ fn with_machine<T>(
     adjust(machine, None)
 }
 
+fn parse_module(text: &str) -> Result<String> {
+    let (path, _) = text.split_once(' ').unwrap_or((text, ""));
+    ensure!(Path::new(path).is_file(), "there is no module {path}");
+    Ok(text.to_owned())
+}
+
 fn parse_file(text: &str) -> Result<(String, PathBuf)> {
     match text.split_once('=') {
         Some((guest, host)) if guest.starts_with('/') && !host.is_empty() => {
@@ -221,7 +240,15 @@ fn parse_file(text: &str) -> Result<(String, PathBuf)> {
     }
 }
 
-/// A word that the shell takes as it is.
-fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_have_to_be_there() {
+        let error = parse_module("nosuch.ko a=1").unwrap_err().to_string();
+        assert_eq!(error, "there is no module nosuch.ko");
+        // Tests run in the directory of their package.
+        assert_eq!(parse_module("Cargo.toml a=1").unwrap(), "Cargo.toml a=1");
+    }
 }

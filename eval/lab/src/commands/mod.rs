@@ -2,6 +2,7 @@
 
 pub mod guest;
 pub mod machine;
+pub mod timeout;
 pub mod up;
 
 use std::process::ExitCode;

@@ -13,6 +13,10 @@ use postern_lab::machine::CONSOLE_LEVEL;
 use postern_lab::setup::{self, Programs, Series};
 use postern_lab::testbed::{self, EmulatedTestbed, VIEWS};
 use postern_lab::topology_files::{self, name_of};
+use postern_vmm::status;
+use postern_vmm::topology::Topology;
+
+use super::timeout::with_remedy;
 
 /// Arguments of `cargo machine up`.
 #[derive(Args)]
@@ -39,6 +43,11 @@ pub struct UpArgs {
 /// Runs a topology to the end of its VMs.
 pub fn up(series: &Series, arguments: &UpArgs) -> Result<ExitCode> {
     let file = find(&arguments.file)?;
+    // Before anything is built for it.
+    if let Err(faults) = Topology::read(&file) {
+        eprintln!("{:#}", anyhow::Error::from(faults));
+        return Ok(ExitCode::from(status::CONFIGURATION));
+    }
     if testbed::host_has_views() {
         return on_host(&file);
     }
@@ -53,7 +62,8 @@ pub fn up(series: &Series, arguments: &UpArgs) -> Result<ExitCode> {
         .timeout(Duration::from_secs(arguments.timeout))
         .kept(arguments.keep)
         .streaming(true)
-        .run(job)?;
+        .run(job)
+        .map_err(with_remedy)?;
     for line in outcome.kernel_warnings() {
         eprintln!("the machine's kernel complains: {line}");
     }
@@ -121,4 +131,28 @@ fn shell(script: &str, programs: &Programs, (topology, directory): (&Path, &Path
         .context("running /bin/sh")?;
     ensure!(status.code().is_some(), "postern up was ended by a signal");
     Ok(status.code().unwrap_or_default() as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topology_is_checked_before_anything_is_built() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("bad.toml");
+        let series = Series::default_one(setup::root()).unwrap();
+        for text in ["[nic\n", "[nic]\nport = 2\n"] {
+            fs::write(&file, text).unwrap();
+            let arguments = UpArgs {
+                file: file.clone(),
+                memory: 64,
+                timeout: 1,
+                keep: false,
+            };
+            // A build would take minutes, and a machine would end with another status.
+            let ended = up(&series, &arguments).unwrap();
+            assert_eq!(ended, ExitCode::from(status::CONFIGURATION));
+        }
+    }
 }

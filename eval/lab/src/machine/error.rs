@@ -10,7 +10,7 @@ use postern_init::DecodeError;
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// A file or process could not be handled.
-    #[error("emulated machine: {what}: {source}")]
+    #[error("emulated machine: {what}")]
     Prepare {
         /// The operation that failed.
         what: String,
@@ -27,7 +27,7 @@ pub enum MachineError {
     },
     /// The emulator could not be started.
     #[error(
-        "emulated machine: cannot start {}: {source}; `cargo lab setup` builds it",
+        "emulated machine: cannot start {} (`cargo lab setup` builds it)",
         program.display()
     )]
     Start {
@@ -38,8 +38,9 @@ pub enum MachineError {
     },
     /// The machine was not done in time.
     #[error(
-        "emulated machine: not done after {} s; the end of its console:\n{tail}",
-        after.as_secs()
+        "emulated machine: not done after {} s; {}",
+        after.as_secs(),
+        end_of("console", tail)
     )]
     Timeout {
         /// The time it was given.
@@ -48,7 +49,7 @@ pub enum MachineError {
         tail: String,
     },
     /// The machine's kernel panicked.
-    #[error("emulated machine: {line}; the end of its console:\n{tail}")]
+    #[error("emulated machine: {line}; {}", end_of("console", tail))]
     KernelPanic {
         /// The kernel's last line.
         line: String,
@@ -56,7 +57,7 @@ pub enum MachineError {
         tail: String,
     },
     /// The emulator gave up, for example at a triple fault.
-    #[error("emulated machine: Bochs: {line}; the end of its console:\n{tail}")]
+    #[error("emulated machine: Bochs: {line}; {}", end_of("console", tail))]
     Emulator {
         /// Bochs' reason.
         line: String,
@@ -64,7 +65,10 @@ pub enum MachineError {
         tail: String,
     },
     /// The machine ended before its work was done, and gave no reason.
-    #[error("emulated machine: it ended before its work was done; the end of its console:\n{tail}")]
+    #[error(
+        "emulated machine: it ended before its work was done; {}",
+        end_of("console", tail)
+    )]
     Ended {
         /// End of the console.
         tail: String,
@@ -85,4 +89,44 @@ pub enum MachineError {
     /// The user pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+}
+
+/// What is told of the end of something that the machine wrote.
+fn end_of(what: &str, tail: &str) -> String {
+    match tail.trim().is_empty() {
+        true => format!("its {what} is empty"),
+        false => format!("the end of its {what}:\n{tail}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_console_is_told_as_such() {
+        let timeout = |tail: &str| {
+            let error = MachineError::Timeout {
+                after: Duration::from_secs(3),
+                tail: tail.to_owned(),
+            };
+            error.to_string()
+        };
+        let empty = "emulated machine: not done after 3 s; its console is empty";
+        assert_eq!(timeout("\n"), empty);
+        let words = "emulated machine: not done after 3 s; the end of its console:\n    words\n";
+        assert_eq!(timeout("    words\n"), words);
+    }
+
+    #[test]
+    fn the_reason_is_told_once() {
+        let error = anyhow::Error::from(MachineError::Prepare {
+            what: "reading x.ko".to_owned(),
+            source: io::Error::other("no file"),
+        });
+        assert_eq!(
+            format!("{error:#}"),
+            "emulated machine: reading x.ko: no file"
+        );
+    }
 }

@@ -156,9 +156,8 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
 pub fn kernel_object(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     let builder = Builder::new(cache, progress)?;
     let _lock = cache.lock_target(progress, builder.target)?;
-    let title = "building the switch for the kernel";
     let script = "host-nic/kernel-object/build.sh";
-    let built = builder.by_script(title, script, KERNEL_OBJECT, &[])?;
+    let built = builder.by_script("the switch for the kernel", script, KERNEL_OBJECT, &[])?;
     let kept = builder.keep("kernel-object", &[built], DEBUGGED)?;
     Ok(kept.join(KERNEL_OBJECT))
 }
@@ -191,9 +190,7 @@ pub fn vmm_tests(cache: &Cache, progress: &Progress) -> Result<BTreeMap<String, 
         .args(command.get_args())
         .current_dir(checkout::root());
     let log = cache.path("log/vmm-tests.log");
-    progress
-        .quick_task("building the VMM's tests (about a minute)", &log)?
-        .run(&mut shell)?;
+    progress.build("the VMM's tests", &log, &mut shell)?;
     let messages = fs::read_to_string(&list).context("reading what cargo has built")?;
     let built: BTreeMap<String, PathBuf> = messages.lines().filter_map(test_program).collect();
     let paths: Vec<PathBuf> = built.values().cloned().collect();
@@ -247,19 +244,15 @@ struct Builder<'a> {
 struct Target {
     triple: &'static str,
     profile: &'static str,
-    /// Time that the first build takes, for people.
-    about: &'static str,
 }
 
 const MUSL: Target = Target {
     triple: "x86_64-unknown-linux-musl",
     profile: "release",
-    about: "about a minute",
 };
 const NONE: Target = Target {
     triple: "x86_64-unknown-none",
     profile: "freestanding",
-    about: "a few seconds",
 };
 
 impl<'a> Builder<'a> {
@@ -281,9 +274,8 @@ impl<'a> Builder<'a> {
             command.args(["--package", package, "--bin", program]);
         }
         let names: Vec<&str> = programs.iter().map(|(_, program)| *program).collect();
-        let title = format!("building {} ({})", names.join(", "), target.about);
         let log = self.cache.path(&format!("log/{}.log", names.join("-")));
-        self.progress.quick_task(&title, &log)?.run(&mut command)?;
+        self.progress.build(&names.join(", "), &log, &mut command)?;
         let built = self.target.join(target.triple).join(target.profile);
         Ok(names.iter().map(|name| built.join(name)).collect())
     }
@@ -299,14 +291,18 @@ impl<'a> Builder<'a> {
 
     /// Builds the image of the NIC view with these features.
     fn image(&self, name: &str, features: &str) -> Result<PathBuf> {
-        let (title, script) = ("building the image of the NIC", "host-nic/image/build.sh");
-        self.by_script(title, script, name, &["--features", features])
+        let what = match features {
+            "" => "the image of the NIC".to_owned(),
+            features => format!("the image of the NIC ({features})"),
+        };
+        let script = "host-nic/image/build.sh";
+        self.by_script(&what, script, name, &["--features", features])
     }
 
     /// Builds a file by the script of the checkout that knows how.
     fn by_script(
         &self,
-        title: &str,
+        what: &str,
         script: &str,
         name: &str,
         arguments: &[&str],
@@ -316,7 +312,7 @@ impl<'a> Builder<'a> {
         let mut command = Command::new(checkout::root().join(script));
         command.arg("--out").arg(&built).args(arguments);
         command.arg("--target-dir").arg(self.target);
-        self.progress.quick_task(title, &log)?.run(&mut command)?;
+        self.progress.build(what, &log, &mut command)?;
         Ok(built)
     }
 

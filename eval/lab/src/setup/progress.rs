@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -74,6 +76,23 @@ impl Progress {
         self.begin(title, log, PATIENCE)
     }
 
+    /// Has cargo build something, and checks that it has: it is mentioned only if it takes a while, as
+    /// checked until cargo compiles something, and then also when it is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::run`], and a log that cannot be written.
+    pub fn build(self, what: &str, log: &Path, command: &mut Command) -> Result<()> {
+        let mut task = self.quick_task(&format!("checking {what}"), log)?;
+        task.compiled = Some(format!("building {what}"));
+        task.run(command)?;
+        match task.is_told() {
+            true => task.done(),
+            false => task.clear(),
+        }
+        Ok(())
+    }
+
     /// Begins a piece of work that is mentioned after a time for the first time, or again.
     fn begin(self, title: &str, log: &Path, first: Duration) -> Result<Task> {
         let fail = || format!("cannot write the log {}", log.display());
@@ -94,14 +113,16 @@ impl Progress {
             }
             Self::Plain | Self::Silent => None,
         };
+        let title = Arc::new(Mutex::new(title.to_owned()));
         Ok(Task {
             progress: self,
-            title: title.to_owned(),
+            title: Arc::clone(&title),
             log: log.to_owned(),
             file,
             bar,
             start: Instant::now(),
-            _reminder: (self == Self::Plain).then(|| Reminder::new(title, first)),
+            compiled: None,
+            reminder: (self == Self::Plain).then(|| Reminder::of(title, first)),
         })
     }
 }
@@ -116,40 +137,66 @@ impl Default for Progress {
 #[derive(Debug)]
 pub struct Task {
     progress: Progress,
-    title: String,
+    title: Arc<Mutex<String>>,
     log: PathBuf,
     file: File,
     bar: Option<ProgressBar>,
     start: Instant,
-    _reminder: Option<Reminder>,
+    /// Title from the moment on at which cargo compiles something.
+    compiled: Option<String>,
+    reminder: Option<Reminder>,
 }
 
 /// Plain lines which say that work goes on, until it is dropped.
 #[derive(Debug)]
-pub struct Reminder(
-    #[allow(dead_code, reason = "the thread ends when it is closed")] mpsc::Sender<()>,
-);
+pub struct Reminder {
+    #[allow(dead_code, reason = "the thread ends when it is closed")]
+    work: mpsc::Sender<()>,
+    told: Arc<AtomicBool>,
+}
 
 impl Reminder {
     /// Mentions the work after a time for the first time, and from then on each half minute.
     pub fn new(title: &str, first: Duration) -> Self {
-        let title = title.to_owned();
-        let (sender, dropped) = mpsc::channel();
+        Self::of(Arc::new(Mutex::new(title.to_owned())), first)
+    }
+
+    /// The same of work whose title changes.
+    fn of(title: Arc<Mutex<String>>, first: Duration) -> Self {
+        let (work, dropped) = mpsc::channel();
+        let told = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&told);
         thread::spawn(move || {
             let start = Instant::now();
             let mut wait = first;
             while dropped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                tell.store(true, Ordering::Relaxed);
+                let title = text(&title);
                 eprintln!("postern: {title} ... {}", seconds(start.elapsed()));
                 wait = REMINDER;
             }
         });
-        Self(sender)
+        Self { work, told }
     }
 }
 
 impl Task {
+    /// Whether its reminder has mentioned it.
+    fn is_told(&self) -> bool {
+        let reminder = self.reminder.as_ref();
+        reminder.is_some_and(|reminder| reminder.told.load(Ordering::Relaxed))
+    }
+
     /// Shows what is going on.
     pub fn show_line(&self, text: &str) {
+        if let Some(title) = &self.compiled
+            && text.trim_start().starts_with("Compiling ")
+        {
+            *self.title.lock().unwrap_or_else(PoisonError::into_inner) = title.clone();
+            if let Some(bar) = &self.bar {
+                bar.set_prefix(title.clone());
+            }
+        }
         if let Some(bar) = &self.bar {
             bar.set_message(text.trim().to_owned());
         }
@@ -170,7 +217,7 @@ impl Task {
         self.clear();
         let lines: Vec<&str> = output.lines().collect();
         let last = &lines[lines.len().saturating_sub(LINES)..];
-        let (title, log) = (&self.title, self.log.display());
+        let (title, log) = (text(&self.title), self.log.display());
         if let Some(reason) = reason(last) {
             bail!("{title} failed because {reason}; the log is {log}");
         }
@@ -193,7 +240,7 @@ impl Task {
             .stdout(writer.try_clone().context("making a pipe")?)
             .stderr(writer)
             .spawn()
-            .with_context(|| format!("{}: cannot run {name}", self.title));
+            .with_context(|| format!("{}: cannot run {name}", text(&self.title)));
         // The command keeps the pipe's writing end open, and with it the loop below running.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = child?;
@@ -229,7 +276,7 @@ impl Task {
         if self.progress != Progress::Silent {
             eprintln!(
                 "postern: {}: done in {}",
-                self.title,
+                text(&self.title),
                 seconds(self.start.elapsed())
             );
         }
@@ -247,6 +294,11 @@ impl Drop for Task {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// A title as it is now.
+fn text(title: &Mutex<String>) -> String {
+    title.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Name of a command's program, without its directory.
@@ -309,6 +361,19 @@ mod tests {
         let (result, log) = run("echo out; echo err >&2");
         result.unwrap();
         assert!(log.contains("out\n") && log.contains("err\n"));
+    }
+
+    #[test]
+    fn what_cargo_does_not_compile_is_checked() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("x.log");
+        let failed = |script: &str| {
+            let mut command = Command::new("sh");
+            let built = Progress::silent().build("a, b", &log, command.args(["-c", script]));
+            built.unwrap_err().to_string()
+        };
+        assert!(failed("echo '   Fresh a'; exit 1").starts_with("checking a, b failed"));
+        assert!(failed("echo '   Compiling a'; exit 1").starts_with("building a, b failed"));
     }
 
     #[test]

@@ -130,7 +130,7 @@ pub fn commands(topology: &str) -> impl Iterator<Item = &str> {
 }
 
 /// A word that the shell takes as it is.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
