@@ -94,6 +94,8 @@ fn own_counters_are_added_up() {
 #[test]
 fn calls_are_compared_with_an_empty_loop() {
     let costs = calls(&vm(&[
+        at(1, 7_000, 8, 0, 0),
+        at(2, 9_000, 9, 0, 0),
         at(3, 10_000, 10, 0, 0),
         at(4, 12_000, 12, 1, 0),
         at(5, 20_000, 20, 1, 0),
@@ -104,6 +106,38 @@ fn calls_are_compared_with_an_empty_loop() {
     assert_eq!(costs.vmfuncs, Some(280));
     assert_eq!(costs.interrupt_exits, 4);
     assert_eq!(costs.vm_exits, (104 - 4) - (2 - 1));
+}
+
+/// A mark of the emulated machine's counters.
+fn counters(label: u32, guest: u64, total: u64) -> Value {
+    let mut mark = at(label, total, 0, 0, 0);
+    mark["counters"]["guest_instructions"] = json!(guest);
+    mark
+}
+
+#[test]
+fn an_interrupt_in_the_empty_loop_makes_no_call_cheaper() {
+    // A mark costs 500 instructions of the host, the interrupt 4,000, 1,000 calls 30 each.
+    let quiet = [(1, 0, 0), (2, 10, 510), (3, 20, 1_020), (4, 2_030, 3_530)];
+    let loud = quiet.map(|(label, guest, total)| match label {
+        4 => (label, guest, total + 4_000),
+        _ => (label, guest, total),
+    });
+    let calls_after = |before: [(u32, u64, u64); 4]| {
+        let (_, guest, total) = before[3];
+        let after = [
+            (5, guest + 10, total + 510),
+            (6, guest + 10 + 2_010 + 30_000, total + 510 + 2_510 + 30_000),
+        ];
+        let marks = before.into_iter().chain(after);
+        let marks: Vec<Value> = marks
+            .map(|(label, guest, total)| counters(label, guest, total))
+            .collect();
+        let costs = calls(&vm(&marks)).unwrap();
+        (costs.guest_instructions, costs.total_instructions)
+    };
+    assert_eq!(calls_after(quiet), (30_000, 30_000));
+    assert_eq!(calls_after(loud), (30_000, 30_000));
 }
 
 #[test]
@@ -134,6 +168,8 @@ fn vmfuncs_that_kvm_completed_are_counted() {
     let mut end = at(6, 50_000, 20, 0, 0);
     end["statistics"]["views"][0]["deferred_leaves"] = json!(4);
     let marks = [
+        at(1, 0, 0, 0, 0),
+        at(2, 0, 0, 0, 0),
         at(3, 0, 0, 0, 0),
         at(4, 1_000, 0, 0, 0),
         at(5, 20_000, 0, 0, 0),
