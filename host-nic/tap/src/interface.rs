@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::error::TapError;
+use crate::xdp;
 
 /// A network interface, by its name in the network namespace in which this process found it.
 #[derive(Debug)]
@@ -42,6 +43,18 @@ impl Interface {
         request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
         let asked = self.ioctl("look at interface", libc::SIOCETHTOOL, &mut request);
         asked.is_ok() && value[1] != 0
+    }
+
+    /// What to tell people if an XDP program is attached to the interface: it sees the frames first,
+    /// and stays when who attached it has ended, so that nothing else says why none arrive. `None`
+    /// without one, and where the kernel does not say.
+    pub fn xdp_notice(&self) -> Option<String> {
+        let name = &self.name;
+        let place = xdp::attached(name).ok().flatten()?;
+        Some(format!(
+            "an XDP program on {name} sees the frames first, and may keep them; if nobody needs it, \
+             remove it with `ip link set {name} {place} off`"
+        ))
     }
 
     /// Brings the interface up, if it is not.

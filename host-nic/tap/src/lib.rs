@@ -8,6 +8,7 @@
 mod error;
 mod interface;
 mod tap;
+mod xdp;
 
 pub use error::TapError;
 pub use interface::{Interface, check_name, request};

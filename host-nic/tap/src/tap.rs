@@ -2,7 +2,9 @@
 //!
 //! A TAP that was made by `ip tuntap add` keeps what its last user has set, also after that user's
 //! end: the size and byte order of the header before each frame, offloads, an address filter,
-//! socket and eBPF filters, a limit of its send buffer. [`Tap::reset`] sets all of these.
+//! socket filter, eBPF programs that filter frames and choose queues, a limit of its send buffer.
+//! [`Tap::reset`] sets all of these. What `ip link` shows of a TAP is its administrator's: MTU,
+//! queueing discipline, XDP program ([`Interface::xdp_notice`]).
 
 use std::ffi::{CStr, c_int, c_short, c_void};
 use std::io;
@@ -76,7 +78,10 @@ impl Tap {
             _ => TapError::new("open /dev/net/tun for TAP", name, errno.into()),
         })?;
         let mut request = request(name);
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | kind.flag();
+        // Without IFF_NOFILTER the kernel would look for a former user's socket filter in the memory of
+        // this process (`tun_attach`).
+        let flags =
+            libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_NOFILTER | kind.flag();
         request.ifr_ifru.ifru_flags = flags as c_short;
         // SAFETY: the request takes a `struct ifreq`.
         let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
@@ -138,9 +143,10 @@ impl Tap {
     /// The kernel's: the TAP is gone, or this is a queue of one that the process may not set up.
     pub fn reset(&self, header: usize) -> io::Result<()> {
         self.set_int(libc::TUNSETVNETHDRSZ, header as c_int)?;
-        // Not every kernel knows these two, and one that does not has nothing to reset.
+        // Not every kernel knows these, and one that does not has nothing to reset.
         let _ = self.set_int(libc::TUNSETVNETBE, 0);
         let _ = self.set_int(libc::TUNSETFILTEREBPF, -1);
+        let _ = self.set_int(libc::TUNSETSTEERINGEBPF, -1);
         self.set_int(libc::TUNSETSNDBUF, c_int::MAX)?;
         // `struct tun_filter` without addresses: every frame passes.
         let filter = [0u16; 2];

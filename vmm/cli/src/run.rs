@@ -166,6 +166,7 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     }
     for config in &args.net {
         builder = builder.add_net(config)?;
+        config.notice().iter().for_each(output::tell);
     }
     if let Some(config) = args.vsock {
         builder = builder.add_vsock(config)?;

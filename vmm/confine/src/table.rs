@@ -398,6 +398,7 @@ const OWNER_UPLINKS: &[Rule] = &[
     ioctl!(raw::TUNSETVNETHDRSZ),
     ioctl!(raw::TUNSETVNETBE),
     ioctl!(raw::TUNSETFILTEREBPF),
+    ioctl!(raw::TUNSETSTEERINGEBPF),
     ioctl!(raw::TUNSETSNDBUF),
     ioctl!(raw::TUNSETTXFILTER),
     ioctl!(raw::TUNDETACHFILTER),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use postern_nic_client::mac::Mac;
-use postern_tap::check_name;
+use postern_tap::{Interface, check_name};
 use serde::{Deserialize, Serialize};
 
 /// The most queue pairs of a device: as many as a VM has vCPUs.
@@ -142,6 +142,11 @@ impl NetConfig {
             vhostfd: Vec::new(),
         }
         .try_into()
+    }
+
+    /// What people should know of the TAP, which is there, if there is anything.
+    pub fn notice(&self) -> Option<String> {
+        Interface::new(&self.tap).ok()?.xdp_notice()
     }
 }
 

@@ -201,7 +201,7 @@ impl Redirect {
                         step: "attach an XDP program to",
                         interface: name,
                         remedy: "another XDP program is there; end its owner or remove it with \
-                                 `ip link set INTERFACE xdp off`",
+                                 `ip link set INTERFACE xdpdrv off` or `xdpgeneric off`",
                     });
                 }
                 Err(source) => refusal = Some(source),
