@@ -120,6 +120,18 @@ def capture():
     write("capture", "pcapng", section + interface + packet + simple)
     write("capture", "pcapng-no-interface", section + packet)
     write("capture", "pcapng-two-sections", (section + interface + packet) * 2)
+    # Text in no encoding, the length of an FCS, and no end of options; the flags of a packet.
+    options = struct.pack("<HH4s", 1, 2, b"\xff\xfe\0\0") + struct.pack("<HHBxxx", 13, 1, 4)
+    interface = block(1, struct.pack("<HHI", 1, 0, 0) + options)
+    padded = (frame + b"FCS!").ljust((len(frame) + 7) // 4 * 4, b"\0")
+    sizes = (len(frame) + 4, len(frame) + 4)
+    flags = struct.pack("<HHI", 2, 4, 4 << 5)
+    packet = block(6, struct.pack("<IIIII", 0, 0, 5, *sizes) + padded + flags)
+    old = block(2, struct.pack("<HHIIII", 0, 0, 0, 5, *sizes) + padded)
+    write("capture", "pcapng-options", section + interface + packet + old)
+    head = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 2 << 28 | 1 << 26 | 1)
+    packet = struct.pack("<IIII", 1, 2, *sizes) + frame + b"FCS!"
+    write("capture", "pcap-fcs", head + packet * 2)
 
 
 def control():

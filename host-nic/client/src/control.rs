@@ -126,6 +126,9 @@ pub enum Control {
         /// Bytes kept of each frame.
         #[serde(default)]
         snap: Option<u32>,
+        /// Look for frames all the time, so that they are stamped at once.
+        #[serde(default)]
+        busy: bool,
     },
     /// Ends a capture. Answer: its [`CaptureInfo`].
     RemoveCapture {

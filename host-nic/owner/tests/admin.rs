@@ -6,7 +6,7 @@ mod net;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path as FilePath, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use postern_nic_client::request::{self, ClientError, EndReason, Tenancy, control
 use postern_nic_owner::capture::Recording;
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::host_port::HostPort;
-use postern_nic_owner::server::{Server, ServerOptions, Stopper};
+use postern_nic_owner::server::{Server, ServerEvent, ServerOptions, Stopper};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::net::{
@@ -39,6 +39,8 @@ struct TestNic {
     directory: tempfile::TempDir,
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
+    /// What the owner has told.
+    told: Arc<Mutex<Vec<String>>>,
 }
 
 impl TestNic {
@@ -49,11 +51,15 @@ impl TestNic {
         let server =
             Server::bind(&ServerOptions::new(directory.path().join("nic"), geometry)).unwrap();
         let stopper = server.stopper();
-        let thread = Some(confined::serve(server));
+        let told: Arc<Mutex<Vec<String>>> = Arc::default();
+        let list = Arc::clone(&told);
+        let observer = move |event: ServerEvent| list.lock().unwrap().push(event.to_string());
+        let thread = Some(confined::serve_and_tell(server, observer));
         TestNic {
             directory,
             stopper,
             thread,
+            told,
         }
     }
 
@@ -79,6 +85,10 @@ impl TestNic {
 
     fn ports(&self) -> Vec<PortInfo> {
         control(&self.socket(), &Control::Ports).unwrap()
+    }
+
+    fn told(&self) -> Vec<String> {
+        self.told.lock().unwrap().clone()
     }
 
     fn macs(&self) -> Vec<MacInfo> {
@@ -437,6 +447,7 @@ fn capture(nic: &TestNic, port: Option<u32>, name: &str) -> Control {
         file: nic.path(name),
         format: Format::PcapNg,
         snap: None,
+        busy: false,
     }
 }
 
@@ -493,6 +504,68 @@ fn captures_see_what_they_should_once() {
     }
     let info = end_capture(&nic, "much");
     assert_eq!(info.written + info.lost, sent, "{info:?}");
+}
+
+/// A file system that holds little, for this thread and those that it starts.
+fn small_disk(place: &FilePath) -> Result<(), String> {
+    let path = std::ffi::CString::new(place.to_str().unwrap()).unwrap();
+    let (none, private) = (c"none".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
+    let nothing = std::ptr::null();
+    let size = c"size=256k".as_ptr().cast();
+    // SAFETY: only this thread gets a mount namespace of its own; the strings end in zero.
+    let made = unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(none, c"/".as_ptr(), nothing, private, nothing.cast()) == 0
+            && libc::mount(none, path.as_ptr(), c"tmpfs".as_ptr(), 0, size) == 0
+    };
+    match made {
+        true => Ok(()),
+        false => Err(std::io::Error::last_os_error().to_string()),
+    }
+}
+
+#[test]
+fn a_capture_onto_a_full_disk_is_told_and_loss_counted() {
+    let place = tempfile::tempdir().unwrap();
+    let thread = std::thread::spawn(move || {
+        if let Err(reason) = small_disk(place.path()) {
+            println!("SKIP: no small file system can be mounted ({reason}); run as root");
+            return;
+        }
+        let nic = TestNic::start(3);
+        let mut tenant = nic.tenant(0);
+        let file = place.path().join("full");
+        nic.order(&Control::AddCapture {
+            port: Some(0),
+            via: None,
+            file: file.clone(),
+            format: Format::PcapNg,
+            snap: None,
+            busy: true,
+        });
+        let captures =
+            || -> Vec<CaptureInfo> { control(&nic.socket(), &Control::Captures).unwrap() };
+        let mut sent = 0;
+        eventually("the end of the disk", || {
+            (0..100).for_each(|number| drop(tenant.send([0xff; 6], number)));
+            sent += 100;
+            captures()[0].failure.is_some()
+        });
+        let failure = captures()[0].failure.clone().unwrap();
+        assert!(
+            failure.contains("full") && failure.contains("space"),
+            "{failure}"
+        );
+        let info: CaptureInfo = control(&nic.socket(), &Control::RemoveCapture { file }).unwrap();
+        assert_eq!(info.written + info.lost, sent, "{info:?}");
+        assert!(info.lost > 0 && info.failure.is_some());
+        assert!(
+            nic.told()
+                .iter()
+                .any(|event| event.contains("counted as lost"))
+        );
+    });
+    thread.join().unwrap();
 }
 
 #[test]

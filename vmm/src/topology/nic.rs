@@ -205,6 +205,7 @@ impl NicConfig {
                 file: capture.file.clone(),
                 format: capture.format,
                 snap: capture.snap,
+                busy: false,
             };
             controls.push((format!("capture.{index}.file"), add));
         }

@@ -337,6 +337,7 @@ fn all_that_a_nic_is_told_can_be_said() {
                 file: "/dir/trace.pcap".into(),
                 format: Format::Pcap,
                 snap: Some(64),
+                busy: false,
             },
         ),
     ];

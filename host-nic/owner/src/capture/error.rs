@@ -31,6 +31,15 @@ pub enum CaptureError {
         /// The system's error.
         source: io::Error,
     },
+    /// The file system does not take the last frames.
+    #[error(
+        "the last frames have not been written to capture file {} within seconds; its file system \
+         does not answer, or is slow", file.display()
+    )]
+    Slow {
+        /// The file.
+        file: PathBuf,
+    },
     /// The thread cannot be started.
     #[error("cannot start the thread that writes capture file {}", file.display())]
     Thread {

@@ -7,7 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use postern_confine::Kind;
 use postern_nic_client::control::Format;
@@ -52,6 +53,9 @@ pub struct Capture {
     file: PathBuf,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
+
+/// Time that the last frames may take to be written: a file system may not answer any more.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Capture {
     /// Creates the file, which must not exist, readable for its owner only.
@@ -160,9 +164,11 @@ impl Capture {
         self.shared.stats()
     }
 
-    /// Whether the file can no longer be written; [`Capture::finish`] says why.
-    pub fn has_failed(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    /// The failure that has ended the writing of the file, the first time that somebody asks after
+    /// it. What taps see from then on is lost, and counted.
+    pub fn take_failure(&mut self) -> Option<CaptureError> {
+        let ended = self.thread.as_ref().is_some_and(JoinHandle::is_finished);
+        ended.then(|| self.end().err()).flatten()
     }
 
     /// Writes what is queued, then the statistics, and closes the file. What taps see later is
@@ -170,7 +176,8 @@ impl Capture {
     ///
     /// # Errors
     ///
-    /// The file could not be written. It holds what was written before, in whole records.
+    /// The file could not be written, or not within a few seconds. It holds what was written before,
+    /// in whole records.
     pub fn finish(mut self) -> Result<CaptureStats, CaptureError> {
         self.end()?;
         Ok(self.shared.stats())
@@ -178,22 +185,32 @@ impl Capture {
 
     fn end(&mut self) -> Result<(), CaptureError> {
         self.shared.queue.close();
-        match self.thread.take().map(JoinHandle::join) {
-            None | Some(Ok(Ok(()))) => Ok(()),
-            Some(Ok(Err(source))) => Err(CaptureError::Write {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        let until = Instant::now() + PATIENCE;
+        while !thread.is_finished() {
+            if Instant::now() >= until {
+                // It ends by itself when the file system answers.
+                let file = self.file.clone();
+                return Err(CaptureError::Slow { file });
+            }
+            thread::sleep(PATIENCE / 5000);
+        }
+        match thread.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(CaptureError::Write {
                 file: self.file.clone(),
                 source,
             }),
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
     }
 }
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        self.shared.queue.close();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        // Whoever wants to know of a failure has called `finish`.
+        let _ = self.end();
     }
 }

@@ -28,6 +28,6 @@ pub use error::CaptureError;
 pub use file::{Capture, CaptureOptions};
 pub use postern_nic_client::control::Format;
 pub use recording::{MAX_FILE, RecordedFrame, Recording, RecordingError, Skipped};
-pub use replay::{MonotonicClock, Pace, Replay, ReplayClock, ReplayStats};
+pub use replay::{Jumps, MonotonicClock, Pace, Replay, ReplayClock, ReplayStats};
 pub use shared::{CaptureStats, InterfaceStats};
 pub use tap::{Direction, Tap, Tapped};

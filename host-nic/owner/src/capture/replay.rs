@@ -14,6 +14,9 @@ use crate::frame_port::{BATCH, FramePort};
 const MAX_SLEEP: Duration = Duration::from_millis(20);
 /// Time for which a frame is waited for without sleeping.
 const SPIN_TIME: Duration = Duration::from_micros(60);
+/// The longest wait between two frames where nobody asks for another: longer silence in a file is
+/// mostly a clock that was set.
+const DEFAULT_LONGEST_GAP: Duration = Duration::from_secs(60);
 /// Refusals after which waiting for a port yields the CPU, and after which it sleeps.
 const YIELD_AFTER: u32 = 64;
 const SLEEP_AFTER: u32 = 256;
@@ -24,8 +27,8 @@ pub enum Pace {
     /// Each frame as soon as the port takes it.
     #[default]
     Fast,
-    /// With the distances in time that they had. A frame whose time is before its predecessor's
-    /// follows at once.
+    /// With the distances in time that they had, as far as [`Replay::longest_gap`] lets them. A
+    /// frame whose time is before its predecessor's follows at once.
     Recorded,
     /// This number of frames a second, evenly.
     Rate(NonZeroU64),
@@ -82,6 +85,9 @@ pub struct Replay {
     pub pace: Pace,
     /// Number of times that the file is sent; `None` for ever, until stopped.
     pub loops: Option<u64>,
+    /// The longest time for which [`Pace::Recorded`] waits between two frames. Where recorded times
+    /// jump further, forwards or back, they go on from there: see [`Replay::jumps`].
+    pub longest_gap: Duration,
 }
 
 impl Default for Replay {
@@ -90,11 +96,26 @@ impl Default for Replay {
         Replay {
             pace: Pace::Fast,
             loops: Some(1),
+            longest_gap: DEFAULT_LONGEST_GAP,
         }
     }
 }
 
+/// Jumps of the recorded time that are not waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Jumps {
+    /// Number of jumps forwards.
+    pub count: usize,
+    /// The longest of them.
+    pub longest: Duration,
+}
+
 impl Replay {
+    /// The jumps of the recorded time over [`Replay::longest_gap`].
+    pub fn jumps(&self, recording: &Recording) -> Jumps {
+        RecordedTimes::new(recording, self.longest_gap).jumps
+    }
+
     /// Sends the frames of `recording` in order into `port`, until done or `stopped`. A frame that
     /// the port does not take is offered again until it does.
     pub fn run(
@@ -115,7 +136,7 @@ impl Replay {
         stopped: &dyn Fn() -> bool,
     ) -> ReplayStats {
         let mut stats = ReplayStats::default();
-        let mut schedule = Schedule::new(self.pace, recording, clock.now());
+        let mut schedule = Schedule::new(self, recording, clock.now());
         let mut refusals = 0;
         while self.loops.is_none_or(|loops| stats.loops < loops) {
             let mut next = 0;
@@ -170,6 +191,61 @@ impl Replay {
     }
 }
 
+/// The recorded times, without the jumps that are not waited for.
+struct RecordedTimes {
+    /// What is taken off the times, in nanoseconds, from which frame on. The first is for frame 0.
+    shifts: Vec<(usize, i128)>,
+    /// The latest time of a frame.
+    end: Duration,
+    jumps: Jumps,
+}
+
+impl RecordedTimes {
+    fn new(recording: &Recording, longest_gap: Duration) -> RecordedTimes {
+        let most = longest_gap.as_nanos() as i128;
+        let first = recording.frame(0).map_or(0, |frame| frame.time).into();
+        let mut times = RecordedTimes {
+            shifts: vec![(0, first)],
+            end: Duration::ZERO,
+            jumps: Jumps::default(),
+        };
+        // The latest time since the last jump: a few frames that are out of order change nothing.
+        let (mut latest, mut shift) = (first, first);
+        for (number, frame) in recording.frames().enumerate() {
+            let time = i128::from(frame.time);
+            let step = time - latest;
+            if step > most {
+                times.jumps.count += 1;
+                times.jumps.longest = times.jumps.longest.max(duration(step));
+                shift += step - most;
+            } else if step < -most {
+                shift += step;
+            } else {
+                latest = latest.max(time);
+                times.end = times.end.max(duration(time - shift));
+                continue;
+            }
+            latest = time;
+            times.shifts.push((number, shift));
+            times.end = times.end.max(duration(time - shift));
+        }
+        times
+    }
+
+    /// The time of a frame, since that of the first one.
+    fn since_first(&self, number: usize, time: u64) -> Duration {
+        let next = self.shifts.partition_point(|(from, _)| *from <= number);
+        let shift = self.shifts.get(next.wrapping_sub(1));
+        duration(i128::from(time) - shift.map_or(0, |(_, shift)| *shift))
+    }
+}
+
+/// A time in nanoseconds; none if it is negative.
+fn duration(nanoseconds: i128) -> Duration {
+    let nanoseconds = u64::try_from(nanoseconds.max(0)).unwrap_or(u64::MAX);
+    Duration::from_nanos(nanoseconds)
+}
+
 /// The times at which frames are to be sent.
 struct Schedule {
     pace: Pace,
@@ -179,40 +255,31 @@ struct Schedule {
     elapsed: Duration,
     /// Number of frames of one loop.
     frames: u128,
-    first: u64,
-    length: Duration,
+    recorded: RecordedTimes,
 }
 
 impl Schedule {
-    fn new(pace: Pace, recording: &Recording, start: Duration) -> Schedule {
-        let time = |number| recording.frame(number).map_or(0, |frame| frame.time);
-        let first = time(0);
-        let last = recording
-            .frames()
-            .map(|frame| frame.time)
-            .max()
-            .unwrap_or(first);
+    fn new(replay: &Replay, recording: &Recording, start: Duration) -> Schedule {
         Schedule {
-            pace,
+            pace: replay.pace,
             start,
             before: 0,
             elapsed: Duration::ZERO,
             frames: recording.len() as u128,
-            first,
-            length: Duration::from_nanos(last.saturating_sub(first)),
+            recorded: RecordedTimes::new(recording, replay.longest_gap),
         }
     }
 
     fn next_loop(&mut self) {
         self.before = self.before.saturating_add(self.frames);
-        self.elapsed = self.elapsed.saturating_add(self.length);
+        self.elapsed = self.elapsed.saturating_add(self.recorded.end);
     }
 
     fn due(&self, number: usize, time: u64) -> Duration {
         let since = match self.pace {
             Pace::Fast => Duration::ZERO,
             Pace::Recorded => {
-                let time = Duration::from_nanos(time.saturating_sub(self.first));
+                let time = self.recorded.since_first(number, time);
                 self.elapsed.saturating_add(time)
             }
             Pace::Rate(rate) => {

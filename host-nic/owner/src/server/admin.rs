@@ -67,12 +67,14 @@ impl Server {
                 file,
                 format,
                 snap,
+                busy,
             } => {
                 let capture = SavedCapture {
                     port,
                     file,
                     format,
                     snap,
+                    busy,
                 };
                 self.captures.add(ports, clock, via, capture).map(done)
             }

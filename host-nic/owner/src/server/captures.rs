@@ -29,7 +29,8 @@ use crate::host_port::HostPort;
 /// Length of the longest name of a file, in bytes (PATH_MAX).
 const MAX_NAME: usize = 4096;
 
-/// Time for which a capture's thread sleeps when there is no frame.
+/// Time for which a capture's thread sleeps when there is no frame, unless it is to be busy. Frames
+/// that come meanwhile are stamped by so much too late.
 const IDLE_SLEEP: Duration = Duration::from_micros(100);
 
 /// A capture that cannot be begun.
@@ -54,6 +55,8 @@ impl From<CapturePortError> for RequestError {
 struct CapturePort {
     saved: SavedCapture,
     capture: Option<Capture>,
+    /// The failure that has ended the writing of the file.
+    failure: Option<String>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -92,7 +95,7 @@ impl CapturePort {
         };
         let stop = Arc::new(AtomicBool::new(false));
         let wanted = Arc::clone(&stop);
-        let memory = Arc::clone(memory);
+        let (memory, busy) = (Arc::clone(memory), saved.busy);
         let run = move || {
             loop {
                 // Asked before, so that what came until then is taken.
@@ -102,7 +105,11 @@ impl CapturePort {
                 if last {
                     return;
                 }
-                thread::sleep(IDLE_SLEEP);
+                match busy {
+                    // Whoever else has this CPU may send the next frame.
+                    true => thread::yield_now(),
+                    false => thread::sleep(IDLE_SLEEP),
+                }
             }
         };
         let thread = postern_confine::spawn(Kind::Capture, "nic-capture", run)
@@ -110,6 +117,7 @@ impl CapturePort {
         Ok(CapturePort {
             saved: saved.clone(),
             capture: Some(capture),
+            failure: None,
             stop,
             thread: Some(thread),
         })
@@ -118,15 +126,20 @@ impl CapturePort {
     fn info(&self, via: u32) -> CaptureInfo {
         let capture = self.capture.as_ref();
         let stats = capture.map(Capture::stats).unwrap_or_default();
-        let failed = capture.is_some_and(Capture::has_failed);
         CaptureInfo {
             file: self.saved.file.clone(),
             port: self.saved.port,
             via,
             written: stats.interfaces.iter().map(|one| one.written).sum(),
             lost: stats.interfaces.iter().map(|one| one.lost).sum(),
-            failure: failed.then(|| "the file cannot be written any more".to_owned()),
+            failure: self.failure.clone(),
         }
+    }
+
+    /// Notices that the file can no longer be written; gives the reason if that was just so.
+    fn check(&mut self) -> Option<&str> {
+        let error = self.capture.as_mut()?.take_failure()?;
+        Some(self.failure.insert(explain(&error)))
     }
 
     /// Writes what is there and closes the file.
@@ -137,7 +150,6 @@ impl CapturePort {
             Some(Ok(stats)) => {
                 info.written = stats.interfaces.iter().map(|one| one.written).sum();
                 info.lost = stats.interfaces.iter().map(|one| one.lost).sum();
-                info.failure = None;
             }
             Some(Err(error)) => info.failure = Some(explain(&error)),
             None => {}
@@ -234,6 +246,20 @@ impl Captures {
     pub(super) fn file(&self, port: u32) -> Option<&Path> {
         let capture = self.captures.get(&port)?;
         Some(&capture.saved.file)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.captures.is_empty()
+    }
+
+    /// Notices captures whose files can no longer be written. They stay in the list, and count what
+    /// they lose, until somebody removes them.
+    pub(super) fn check(&mut self) -> Vec<ServerEvent> {
+        let failed = self.captures.values_mut().filter_map(|capture| {
+            let reason = capture.check()?.to_owned();
+            Some(ServerEvent::CaptureFailed { reason })
+        });
+        failed.collect()
     }
 
     pub(super) fn list(&self) -> Vec<CaptureInfo> {

@@ -40,6 +40,11 @@ pub enum ServerEvent {
         /// The file in which it began.
         former: PathBuf,
         /// The obstacle.
+    /// The file of a capture can no longer be written.
+    CaptureFailed {
+        /// The file and the obstacle.
+        reason: String,
+    },
         reason: String,
     },
     /// The policy of a port, which the former owner was changing, could not be applied.
@@ -97,5 +102,9 @@ impl fmt::Display for ServerEvent {
                 write!(f, "policies cannot be resumed: {reason}")
             }
         }
+            ServerEvent::CaptureFailed { reason } => write!(
+                f,
+                "{reason}; all further frames are counted as lost until the capture is removed"
+            ),
     }
 }

@@ -121,8 +121,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for which a request waits for the end of the process that had the port before.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time between two looks at the pumps of uplinks.
-const UPLINK_CHECK: Duration = Duration::from_millis(500);
+/// Time between two looks at uplinks' interfaces and captures' files.
+const HOST_CHECK: Duration = Duration::from_millis(500);
 
 /// Time between two looks at memory that processes have left to others.
 const HEIR_CHECK: Duration = Duration::from_millis(50);
@@ -234,6 +234,7 @@ impl Server {
                 self.ports.reap();
             }
             self.events.extend(self.uplinks.check(&self.ports));
+            self.events.extend(self.captures.check());
             for index in ready.clients {
                 self.serve(index);
             }
@@ -291,7 +292,8 @@ impl Server {
         let left = deadlines
             .min()
             .map(|deadline| deadline.saturating_duration_since(now) + Duration::from_millis(1));
-        let check = (!self.uplinks.is_empty()).then_some(UPLINK_CHECK);
+        let idle = self.uplinks.is_empty() && self.captures.is_empty();
+        let check = (!idle).then_some(HOST_CHECK);
         let heirs = self.ports.has_heirs().then_some(HEIR_CHECK);
         let left = left.into_iter().chain(check).chain(heirs).min()?;
         Some(Timespec {

@@ -68,6 +68,9 @@ pub(super) struct SavedCapture {
     pub(super) format: Format,
     /// Most bytes kept of a frame.
     pub(super) snap: Option<u32>,
+    /// Whether it looks for frames all the time.
+    #[serde(default)]
+    pub(super) busy: bool,
 }
 
 impl SavedState {

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::thread::JoinHandle;
 
 use postern_confine::{Kind, spawn_prepared, turn_on};
-use postern_nic_owner::server::Server;
+use postern_nic_owner::server::{Server, ServerEvent};
 
 /// The status that the tests' process ends with when a confined thread makes a call that it may not.
 pub const REFUSED: u8 = 99;
@@ -34,9 +34,17 @@ fn shrink_an_arena() {
 }
 
 /// Serves on a confined thread, as `postern nic` does, until the server is stopped.
-pub fn serve(mut server: Server) -> JoinHandle<()> {
+pub fn serve(server: Server) -> JoinHandle<()> {
+    serve_and_tell(server, |_| ())
+}
+
+/// The same, with one who hears of the server's events.
+pub fn serve_and_tell(
+    mut server: Server,
+    observer: impl FnMut(ServerEvent) + Send + 'static,
+) -> JoinHandle<()> {
     let run = move |()| {
-        server.run(|_| ()).unwrap();
+        server.run(observer).unwrap();
     };
     spawn_prepared(Kind::NicServer, "nic", || (), run).unwrap()
 }

@@ -345,6 +345,7 @@ fn captures_go_on_in_another_file() {
         snap: None,
     };
     control::<()>(&socket, &add).unwrap();
+        busy: false,
     owner.kill();
     // Copies for a port that nobody has any more.
     let go = |tenant: &mut Tenant| {

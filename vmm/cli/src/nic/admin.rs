@@ -165,6 +165,9 @@ enum CaptureAction {
         /// Keep at most so many bytes of each frame
         #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
         snap: Option<u32>,
+        /// Look for frames all the time, on a CPU of its own, so that each is stamped at once
+        #[arg(long)]
+        busy: bool,
     },
     /// End, and say what was written
     Remove {
@@ -309,6 +312,7 @@ fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, CommandErr
             via,
             pcap,
             snap,
+            busy,
         } => {
             let format = if pcap { Format::Pcap } else { Format::PcapNg };
             let file = absolute(&file)?;
@@ -318,6 +322,7 @@ fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, CommandErr
                 file,
                 format,
                 snap,
+                busy,
             };
             order(&socket, &add)
         }

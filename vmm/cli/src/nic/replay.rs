@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use postern_abi::platform::CallPath;
+use postern_abi::window::{MAX_FRAME, MIN_FRAME};
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::TenancyFds;
 use postern_nic_client::request;
-use postern_nic_owner::capture::{Pace, Recording, Replay};
+use postern_nic_owner::capture::{Jumps, Pace, Recording, Replay, Skipped};
 use postern_nic_owner::host_port::HostPort;
 use postern_vmm::{signals, status};
 
@@ -34,6 +35,10 @@ pub struct Args {
     /// When frames are sent: fast, recorded, or so many a second
     #[arg(long, value_name = "PACE", default_value = "fast", value_parser = pace)]
     pace: Pace,
+    /// With --pace recorded, the longest wait between two frames, in seconds; longer jumps of the
+    /// recorded time are cut to that
+    #[arg(long, value_name = "SECONDS", default_value_t = Replay::default().longest_gap.as_secs())]
+    longest_gap: u64,
     /// How often the file is sent; 0 is until a signal comes
     #[arg(long, value_name = "N", default_value_t = 1)]
     loops: u64,
@@ -77,14 +82,56 @@ pub fn run(args: &Args) -> Result<u8, CommandError> {
     let replay = Replay {
         pace: args.pace,
         loops: (args.loops != 0).then_some(args.loops),
+        longest_gap: Duration::from_secs(args.longest_gap),
     };
+    if args.pace == Pace::Recorded {
+        tell_jumps(replay.jumps(&recording), args.longest_gap);
+    }
     let stats = replay.run(&recording, &mut port, &|| ended.load(Relaxed));
     while !ended.load(Relaxed) && port.flush() != 0 {
         std::thread::sleep(Duration::from_micros(100));
     }
+    let skipped = recording.skipped();
     output::print(&match args.json {
-        true => format!("{:#}\n", serde_json::json!(stats)),
-        false => format!("{} frames, {} bytes sent\n", stats.frames, stats.bytes),
+        true => {
+            let mut value = serde_json::json!(stats);
+            value["skipped"] = serde_json::json!(skipped);
+            format!("{value:#}\n")
+        }
+        false => format!(
+            "{} frames, {} bytes sent{}\n",
+            stats.frames,
+            stats.bytes,
+            in_words(skipped)
+        ),
     })?;
     Ok(0)
+}
+
+/// Says which waits are shorter than the file would have them.
+fn tell_jumps(jumps: Jumps, longest_gap: u64) {
+    if jumps.count != 0 {
+        output::tell(format_args!(
+            "the recorded time jumps {} times by more than {longest_gap} s, at most by {} s; each of \
+             these waits is cut to {longest_gap} s (--longest-gap)",
+            jumps.count,
+            jumps.longest.as_secs()
+        ));
+    }
+}
+
+/// What is not sent, behind what is.
+fn in_words(skipped: Skipped) -> String {
+    let Skipped {
+        truncated,
+        too_long,
+        too_short,
+    } = skipped;
+    match truncated + too_long + too_short {
+        0 => String::new(),
+        all => format!(
+            "; of the file's frames {all} cannot be sent ({truncated} captured in part, {too_long} \
+             over {MAX_FRAME} bytes, {too_short} under {MIN_FRAME} bytes)"
+        ),
+    }
 }

@@ -2,9 +2,18 @@
 //!
 //! The whole file is read and checked before anything is done with its frames. What the file's
 //! format does not allow is an error; a frame that only cannot be sent is skipped and counted.
+//!
+//! The crate that writes these formats ([`pcap_file`]) was not used to read them: it refuses files
+//! that the formats allow (without the option that ends options, with text that is not UTF-8, with
+//! the length of an FCS), and another one (pcap-parser) leaves out the packets of old blocks. Of
+//! either format little more is needed than where its records begin.
 #![forbid(unsafe_code)]
 
 mod error;
+mod fields;
+mod packet;
+mod pcap;
+mod pcapng;
 
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -12,18 +21,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 pub use error::{MAX_FILE, RecordingError, Skipped};
-use pcap_file::pcap::PcapParser;
-use pcap_file::pcapng::blocks::interface_description::{
-    InterfaceDescriptionBlock, InterfaceDescriptionOption,
-};
-use pcap_file::pcapng::{Block, PcapNgParser};
-use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
-
+use packet::Packet;
 use postern_abi::window::{MAX_FRAME, MIN_FRAME};
 
-/// Most interfaces of a file.
-const MAX_INTERFACES: usize = 1 << 16;
-const SECOND: u128 = 1_000_000_000;
+/// Number of the link type of Ethernet (LINKTYPE_ETHERNET).
+const ETHERNET: u32 = 1;
 
 /// A frame of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,27 +97,22 @@ impl Recording {
             let file = file.into();
             return Err(RecordingError::Compressed { file, program });
         }
-        let mut parser = Parser {
+        let mut packets = Packets {
             file,
             bytes: &bytes,
-            rest: &bytes,
+            at: 0,
             packet: 1,
             entries: Vec::new(),
             skipped: Skipped::default(),
         };
-        match bytes.get(..4) {
-            Some([0x0a, 0x0d, 0x0d, 0x0a]) => parser.pcapng()?,
-            Some(_) => parser.pcap()?,
-            None => {
-                return Err(RecordingError::NoCapture {
-                    file: file.into(),
-                    reason: format!("it has {} bytes", bytes.len()),
-                });
-            }
+        match bytes.first_chunk() {
+            Some(&pcapng::SECTION_MAGIC) => pcapng::read(&mut packets)?,
+            Some(_) => pcap::read(&mut packets)?,
+            None => return Err(packets.no_capture(&format!("it has {} bytes", bytes.len()))),
         }
-        let Parser {
+        let Packets {
             entries, skipped, ..
-        } = parser;
+        } = packets;
         if entries.is_empty() {
             return Err(RecordingError::Empty {
                 file: file.into(),
@@ -156,190 +153,81 @@ impl Recording {
     }
 }
 
-struct Parser<'a> {
+/// The packets of a file, while it is read.
+struct Packets<'a> {
     file: &'a Path,
     bytes: &'a [u8],
-    rest: &'a [u8],
+    /// Offset of the record that is read.
+    at: usize,
     /// The next packet.
     packet: u64,
     entries: Vec<Entry>,
     skipped: Skipped,
 }
 
-impl<'a> Parser<'a> {
-    fn pcap(&mut self) -> Result<(), RecordingError> {
-        let (rest, parser) = PcapParser::new(self.rest).map_err(|error| self.no_capture(&error))?;
-        self.rest = rest;
-        let header = parser.header();
-        while !self.rest.is_empty() {
-            let (rest, packet) = parser
-                .next_raw_packet(self.rest)
-                .map_err(|error| self.damaged(&error))?;
-            let fraction = match header.ts_resolution {
-                TsResolution::MicroSecond => u128::from(packet.ts_frac) * 1000,
-                TsResolution::NanoSecond => u128::from(packet.ts_frac),
-            };
-            let time = u128::from(packet.ts_sec) * SECOND + fraction;
-            // As long as this record, whose data the parser gives as a part of it.
-            let data = self.part(rest, packet.data.len());
-            self.add(header.datalink, time, packet.orig_len, data)?;
-            self.rest = rest;
-        }
-        Ok(())
-    }
-
-    fn pcapng(&mut self) -> Result<(), RecordingError> {
-        let (rest, mut parser) =
-            PcapNgParser::new(self.rest).map_err(|error| self.no_capture(&error))?;
-        self.rest = rest;
-        while !self.rest.is_empty() {
-            let (rest, block) = parser
-                .next_block(self.rest)
-                .map_err(|error| self.damaged(&error))?;
-            let little = parser.section().endianness == Endianness::Little;
-            let packet = match &block {
-                Block::EnhancedPacket(packet) => Some((
-                    packet.interface_id,
-                    // The crate takes any unit for nanoseconds.
-                    Some(packet.timestamp.as_nanos() as u64),
-                    packet.original_len,
-                    &packet.data,
-                )),
-                Block::Packet(packet) => Some((
-                    u32::from(packet.interface_id),
-                    // Two words, upper one first, which the crate takes for one number.
-                    Some(packet.timestamp.rotate_left(if little { 32 } else { 0 })),
-                    packet.original_len,
-                    &packet.data,
-                )),
-                Block::SimplePacket(packet) => Some((0, None, packet.original_len, &packet.data)),
-                _ => None,
-            };
-            if parser.interfaces().len() > MAX_INTERFACES {
-                return Err(self.damaged_for("it has over 65536 interfaces".into()));
-            }
-            if let Some((number, ticks, original, data)) = packet {
-                let interface = parser
-                    .interfaces()
-                    .get(number as usize)
-                    .ok_or_else(|| self.damaged(&PcapError::InvalidInterfaceId(number)))?;
-                let time = ticks.map_or(0, |ticks| nanoseconds(interface, ticks));
-                let mut data = self.inside(data);
-                if matches!(block, Block::SimplePacket(_)) {
-                    // The crate leaves the padding to four bytes in.
-                    data.1 = data.1.min(original as usize);
-                    if interface.snaplen != 0 {
-                        data.1 = data.1.min(interface.snaplen as usize);
-                    }
-                }
-                self.add(interface.linktype, time, original, data)?;
-            }
-            self.rest = rest;
-        }
-        Ok(())
-    }
-
-    /// Offset in the file of the `length` bytes before `rest`.
-    fn part(&self, rest: &[u8], length: usize) -> (usize, usize) {
-        let end = self.bytes.len() - rest.len();
-        (end.saturating_sub(length), length)
-    }
-
-    /// Offset of a part of the file in it.
-    fn inside(&self, part: &[u8]) -> (usize, usize) {
-        let offset = (part.as_ptr() as usize).wrapping_sub(self.bytes.as_ptr() as usize);
-        (offset, part.len())
-    }
-
-    fn add(
-        &mut self,
-        link: DataLink,
-        time: u128,
-        original: u32,
-        (offset, length): (usize, usize),
-    ) -> Result<(), RecordingError> {
-        if link != DataLink::ETHERNET {
+impl Packets<'_> {
+    /// Takes the next packet, if it can be sent.
+    fn add(&mut self, packet: Packet) -> Result<(), RecordingError> {
+        if packet.link != ETHERNET {
             return Err(RecordingError::LinkType {
                 file: self.file.into(),
                 packet: self.packet,
-                link: link.into(),
+                link: packet.link,
             });
         }
         self.packet += 1;
-        if length.max(original as usize) > MAX_FRAME as usize {
+        // The FCS is no part of the frame (IEEE 802.3 "MAC frame format"): it is made when the frame
+        // is sent.
+        let whole = (packet.original as usize).max(packet.captured);
+        let whole = whole.saturating_sub(packet.fcs as usize);
+        let length = packet.captured.min(whole);
+        if whole > MAX_FRAME as usize {
             self.skipped.too_long += 1;
-        } else if (original as usize) > length {
+        } else if whole > length {
             self.skipped.truncated += 1;
         } else if length < MIN_FRAME as usize {
             self.skipped.too_short += 1;
         } else {
-            let time = u64::try_from(time).unwrap_or(u64::MAX);
             self.entries.push(Entry {
-                time,
-                offset,
+                time: u64::try_from(packet.time).unwrap_or(u64::MAX),
+                offset: packet.offset,
                 length,
             });
         }
         Ok(())
     }
 
-    fn no_capture(&self, error: &PcapError) -> RecordingError {
+    fn no_capture(&self, reason: &str) -> RecordingError {
         RecordingError::NoCapture {
             file: self.file.into(),
-            reason: match error {
-                PcapError::IncompleteBuffer => "it ends inside its header".into(),
-                other => other.to_string(),
-            },
+            reason: reason.into(),
         }
     }
 
-    fn damaged(&self, error: &PcapError) -> RecordingError {
-        match error {
-            PcapError::IncompleteBuffer => RecordingError::Cut {
+    /// The error for a file that ends inside the record that is read.
+    fn cut(&self) -> RecordingError {
+        match self.at {
+            0 => self.no_capture("it ends inside its header"),
+            offset => RecordingError::Cut {
                 file: self.file.into(),
                 packet: self.packet,
-                offset: self.bytes.len() - self.rest.len(),
+                offset,
             },
-            other => self.damaged_for(other.to_string()),
         }
     }
 
-    fn damaged_for(&self, reason: String) -> RecordingError {
-        RecordingError::Damaged {
-            file: self.file.into(),
-            packet: self.packet,
-            offset: self.bytes.len() - self.rest.len(),
-            reason,
+    /// The error for a record that breaks the rules.
+    fn damaged(&self, reason: &str) -> RecordingError {
+        match self.at {
+            0 => self.no_capture(reason),
+            offset => RecordingError::Damaged {
+                file: self.file.into(),
+                packet: self.packet,
+                offset,
+                reason: reason.into(),
+            },
         }
     }
-}
-
-/// A time in the units of an interface (`if_tsresol`, `if_tsoffset`), in nanoseconds since the
-/// epoch.
-fn nanoseconds(interface: &InterfaceDescriptionBlock<'_>, ticks: u64) -> u128 {
-    let mut resolution = 6;
-    let mut offset = 0;
-    for option in &interface.options {
-        match option {
-            InterfaceDescriptionOption::IfTsResol(value) => resolution = *value,
-            InterfaceDescriptionOption::IfTsOffset(value) => offset = *value as i64,
-            _ => {}
-        }
-    }
-    let ticks = u128::from(ticks);
-    let exponent = u32::from(resolution & 0x7f);
-    let time = if resolution & 0x80 != 0 {
-        // Below 2^64 times 10^9: no overflow.
-        (ticks * SECOND) >> exponent
-    } else if exponent <= 9 {
-        ticks * 10u128.pow(9 - exponent)
-    } else {
-        10u128
-            .checked_pow(exponent - 9)
-            .map_or(0, |unit| ticks / unit)
-    };
-    let seconds = i128::from(offset) * SECOND as i128;
-    time.saturating_add_signed(seconds)
 }
 
 /// The program that decompresses a file that begins like this, if it is compressed.
@@ -371,28 +259,5 @@ mod tests {
             assert!(text.contains("x.pcap.gz is compressed"), "{text}");
             assert!(text.contains(program), "{text}");
         }
-    }
-
-    #[test]
-    fn times_of_every_resolution_become_nanoseconds() {
-        let time = |options, ticks| {
-            let mut interface = InterfaceDescriptionBlock::new(DataLink::ETHERNET, 0);
-            interface.options = options;
-            nanoseconds(&interface, ticks)
-        };
-        use InterfaceDescriptionOption::{IfTsOffset, IfTsResol};
-        assert_eq!(time(vec![], 5), 5000, "microseconds if it does not say");
-        assert_eq!(time(vec![IfTsResol(9)], 5), 5);
-        assert_eq!(time(vec![IfTsResol(0)], 5), 5_000_000_000);
-        assert_eq!(time(vec![IfTsResol(12)], 5999), 5);
-        assert_eq!(time(vec![IfTsResol(127)], u64::MAX), 0);
-        assert_eq!(time(vec![IfTsResol(0x80 | 10)], 1024), 1_000_000_000);
-        assert_eq!(time(vec![IfTsResol(0xff)], u64::MAX), 0);
-        assert_eq!(time(vec![IfTsOffset(2)], 1), 2_000_001_000);
-        assert_eq!(time(vec![IfTsOffset(u64::MAX)], 1), 0, "before the epoch");
-        assert_eq!(
-            time(vec![IfTsResol(0)], u64::MAX),
-            u128::from(u64::MAX) * SECOND
-        );
     }
 }

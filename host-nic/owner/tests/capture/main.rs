@@ -1,15 +1,16 @@
 //! Capture files, written and read, and replay into a port.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
+mod formats;
+#[path = "../net/mod.rs"]
 mod net;
+mod pace;
 
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::num::NonZeroU64;
 use std::path::Path;
 use std::process::Command;
-use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
@@ -19,8 +20,8 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption
 use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use postern_nic_owner::capture::{
-    Capture, CaptureError, CaptureOptions, Direction, Format, Pace, Recording, RecordingError,
-    Replay, ReplayClock, Skipped, Tapped,
+    Capture, CaptureError, CaptureOptions, Direction, Format, Recording, RecordingError, Replay,
+    Skipped, Tapped,
 };
 use postern_nic_owner::frame_port::FramePort;
 use proptest::prelude::*;
@@ -336,21 +337,26 @@ fn a_stream_that_fails_is_named_and_what_it_did_not_get_is_lost() {
     assert!(error.to_string().contains("/dev/full"), "{error}");
 
     let (reader, writer) = io::pipe().unwrap();
-    let capture = Capture::to(writer, "a pipe", PCAP).unwrap();
+    let mut capture = Capture::to(writer, "a pipe", PCAP).unwrap();
     drop(reader);
     let tap = capture.interface("port 0");
     for number in 0..10 {
         tap.frame(Direction::In, &frame(100, number));
     }
-    wait_until("the failure", || capture.has_failed());
+    let mut failure = None;
+    wait_until("the failure", || {
+        failure = capture.take_failure();
+        failure.is_some()
+    });
     tap.frame(Direction::In, &frame(100, 10));
     let stats = capture.stats();
     assert_eq!(
         (stats.interfaces[0].written, stats.interfaces[0].lost),
         (0, 11)
     );
-    let error = capture.finish().unwrap_err();
+    let error = failure.unwrap();
     assert!(error.to_string().contains("a pipe"), "{error}");
+    assert!(capture.take_failure().is_none(), "told once");
 }
 
 #[test]
@@ -384,17 +390,19 @@ fn a_full_disk_leaves_whole_records() {
                 return;
             }
             let file = place.join("a.pcapng");
-            let capture = Capture::create(&file, CaptureOptions::default()).unwrap();
+            let mut capture = Capture::create(&file, CaptureOptions::default()).unwrap();
             let tap = capture.interface("port 0");
             let mut sent = 0;
+            let mut failure = None;
             wait_until("the failure", || {
                 tap.frame_at(MOMENT + sent, Direction::In, &frame(1000, sent));
                 sent += 1;
-                capture.has_failed()
+                failure = capture.take_failure();
+                failure.is_some()
             });
             let stats = capture.stats();
             assert_eq!(stats.interfaces[0].written + stats.interfaces[0].lost, sent);
-            let error = capture.finish().unwrap_err();
+            let error = failure.unwrap();
             assert!(error.to_string().contains("a.pcapng"), "{error}");
             let recording = Recording::open(&file).unwrap();
             assert_eq!(recording.len() as u64, stats.interfaces[0].written);
@@ -636,84 +644,6 @@ fn refusals_are_counted_and_a_stop_is_heard_while_the_port_refuses() {
     };
     let stats = endless.run(&recording, &mut port.clone(), &stopped);
     assert_eq!((stats.frames, stats.refused, stats.loops), (0, 2000, 0));
-}
-
-/// A clock that jumps to what is waited for, and a port that notes when frames come.
-#[derive(Clone, Default)]
-struct Jump(Rc<Cell<Duration>>);
-
-impl ReplayClock for Jump {
-    fn now(&mut self) -> Duration {
-        self.0.get()
-    }
-
-    fn wait(&mut self, time: Duration) {
-        self.0.set(self.0.get() + time);
-    }
-}
-
-struct Noting(Jump, Vec<u64>);
-
-impl FramePort for Noting {
-    fn send(&mut self, frames: &[&[u8]]) -> usize {
-        let now = self.0.0.get().as_nanos() as u64;
-        self.1.extend(frames.iter().map(|_| now));
-        frames.len()
-    }
-
-    fn receive(&mut self, _: usize, _: &mut dyn FnMut(&[u8])) -> usize {
-        0
-    }
-}
-
-fn times(pace: Pace, loops: u64, stamps: &[(u32, u32)]) -> Vec<u64> {
-    let data = frame(60, 1);
-    let packets: Vec<_> = stamps
-        .iter()
-        .map(|&(seconds, nanos)| (seconds, nanos, 60, &data[..]))
-        .collect();
-    let recording = parse(&pcap(&packets)).unwrap();
-    let mut clock = Jump::default();
-    let mut port = Noting(clock.clone(), Vec::new());
-    let replay = Replay {
-        pace,
-        loops: Some(loops),
-    };
-    replay.run_by(&mut clock, &recording, &mut port, &|| false);
-    port.1
-}
-
-#[test]
-fn frames_are_sent_when_they_are_due() {
-    let stamps = [(10, 500), (10, 700), (10, 600), (12, 0)];
-    let second = 1_000_000_000;
-    let end = 2 * second - 500;
-    assert_eq!(times(Pace::Fast, 2, &stamps), [0; 8]);
-    // The third one's time lies before the second's: it follows at once.
-    let once = [0, 200, 200, end];
-    let twice: Vec<_> = once
-        .iter()
-        .copied()
-        .chain(once.map(|time| end + time))
-        .collect();
-    assert_eq!(times(Pace::Recorded, 2, &stamps), twice);
-    let rate = Pace::Rate(NonZeroU64::new(3).unwrap());
-    let expected: Vec<u64> = (0..8).map(|number| number * second / 3).collect();
-    assert_eq!(times(rate, 2, &stamps), expected);
-}
-
-#[test]
-fn replay_by_the_system_clock_takes_at_least_the_recorded_time() {
-    let data = frame(60, 1);
-    let recording = parse(&pcap(&[(0, 0, 60, &data), (0, 50_000_000, 60, &data)])).unwrap();
-    let start = std::time::Instant::now();
-    let replay = Replay {
-        pace: Pace::Recorded,
-        loops: Some(1),
-    };
-    let stats = replay.run(&recording, &mut Lists::default(), &|| false);
-    assert_eq!(stats.frames, 2);
-    assert!(start.elapsed() >= Duration::from_millis(50));
 }
 
 /// What reading a file must hold to, whatever is in it.
