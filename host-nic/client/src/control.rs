@@ -231,8 +231,11 @@ pub struct UplinkInfo {
     pub port: u32,
     /// The interface.
     pub interface: String,
-    /// The failure that ended the uplink, if it has ended.
+    /// Why no frames pass at present, if none do. The uplink goes on when that is mended.
     pub failure: Option<String>,
+    /// What people should know of the interface, if there is anything.
+    #[serde(default)]
+    pub notice: Option<String>,
     /// Counters of the uplink, as `postern_nic_owner::uplink::UplinkSnapshot`.
     pub counters: serde_json::Value,
 }

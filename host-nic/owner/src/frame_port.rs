@@ -72,6 +72,10 @@ pub trait FramePort {
     fn receive_frames(&mut self, most: usize, sink: &mut dyn FnMut(Frame<'_>)) -> usize {
         self.receive(most, &mut |bytes| sink(Frame::finished(bytes)))
     }
+
+    /// Has the NIC forget the stations that it has learned behind the port, since the way to them was
+    /// lost.
+    fn forget_stations(&mut self) {}
 }
 
 impl<P: FramePort + ?Sized> FramePort for &mut P {
@@ -97,5 +101,9 @@ impl<P: FramePort + ?Sized> FramePort for &mut P {
 
     fn receive_frames(&mut self, most: usize, sink: &mut dyn FnMut(Frame<'_>)) -> usize {
         (**self).receive_frames(most, sink)
+    }
+
+    fn forget_stations(&mut self) {
+        (**self).forget_stations();
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::window::PortId;
 use postern_guest::direct::{Direct, DirectError};
@@ -17,7 +18,7 @@ pub struct HostPort {
     /// The frame that was received last.
     frame: Vec<u8>,
     /// The memory that `nic` works in.
-    _memory: Arc<Memory>,
+    memory: Arc<Memory>,
 }
 
 impl fmt::Debug for HostPort {
@@ -42,7 +43,7 @@ impl HostPort {
         Ok(HostPort {
             nic: Nic::new(direct, window),
             frame: Vec::new(),
-            _memory: memory,
+            memory,
         })
     }
 
@@ -97,5 +98,11 @@ impl FramePort for HostPort {
 
     fn receive_frames(&mut self, most: usize, sink: &mut dyn FnMut(Frame<'_>)) -> usize {
         self.receive_from(most, |_, frame| sink(frame))
+    }
+
+    fn forget_stations(&mut self) {
+        let switch = self.memory.switch();
+        switch.state().fdb.flush(Some(self.nic.port()));
+        switch.state().generation.fetch_add(1, Relaxed);
     }
 }

@@ -611,7 +611,7 @@ fn captures_that_make_no_sense_leave_nothing() {
 }
 
 #[test]
-fn an_uplink_carries_frames_and_its_end_is_told() {
+fn an_uplink_carries_frames_and_waits_for_its_interface() {
     in_namespace(|| {
         let nic = TestNic::start(3);
         let add = Control::AddUplink {
@@ -638,20 +638,134 @@ fn an_uplink_carries_frames_and_its_end_is_told() {
         let list: Vec<UplinkInfo> = control(&nic.socket(), &Control::Uplinks).unwrap();
         assert_eq!(list[0].failure, None);
         assert!(nic.refuse(&add).contains("uplink or a capture"));
-        net::ip("link set owner0 down")?;
-        eventually("end of the uplink", || {
-            let list: Vec<UplinkInfo> = control(&nic.socket(), &Control::Uplinks).unwrap();
-            list[0]
-                .failure
-                .as_ref()
-                .is_some_and(|why| why.contains("owner0"))
-        });
+        drop(wire);
+        // Each obstacle is named with what helps against it, and that does help.
+        for (end, why, again) in [
+            (
+                "link set owner0 down",
+                "ip link set owner0 up",
+                "link set owner0 up",
+            ),
+            (
+                "link del owner0",
+                "owner0 was removed",
+                "tuntap add mode tap name owner0",
+            ),
+        ] {
+            net::ip(end)?;
+            waits(&nic, why);
+            assert!(nic.refuse(&add).contains("uplink or a capture"));
+            net::ip(again)?;
+            works(&nic);
+            let wire = Wire::open("owner0");
+            eventually("frame to the wire", || {
+                tenant.send([0x02, 9, 9, 9, 9, 9], 6);
+                std::iter::from_fn(|| wire.try_receive()).any(|frame| net::is_ours(&frame))
+            });
+        }
+        let [uplink] = &uplinks(&nic)[..] else {
+            panic!("one uplink");
+        };
+        let frames = &uplink.counters["to_port"]["frames"];
+        assert!(frames.as_u64() > Some(0), "counters go on: {frames}");
+        let told = nic.told();
+        let count = |words: &str| told.iter().filter(|event| event.contains(words)).count();
+        for words in [
+            "port 2 waits: network interface owner0 is down",
+            "owner0 was removed",
+        ] {
+            assert_eq!(count(words), 1, "{told:?}");
+        }
+        assert_eq!(count("the uplink of port 2 works again"), 2, "{told:?}");
         nic.order(&Control::RemoveUplink { port: 2 });
         assert_eq!(nic.ports()[2].holder, Holder::Vacant);
         assert!(
             nic.refuse(&Control::RemoveUplink { port: 2 })
                 .contains("no uplink")
         );
+        Ok(())
+    });
+}
+
+fn uplinks(nic: &TestNic) -> Vec<UplinkInfo> {
+    control(&nic.socket(), &Control::Uplinks).unwrap()
+}
+
+/// Waits until the uplink says so.
+fn waits(nic: &TestNic, why: &str) {
+    eventually(why, || {
+        let failure = uplinks(nic).remove(0).failure;
+        failure.is_some_and(|failure| failure.contains(why))
+    });
+}
+
+fn works(nic: &TestNic) {
+    eventually("a link", || uplinks(nic)[0].failure.is_none());
+}
+
+/// Stations behind a dead link may be reached by another one.
+#[test]
+fn a_lost_link_has_its_stations_forgotten() {
+    in_namespace(|| {
+        net::veth(1500)?;
+        let nic = TestNic::start(3);
+        for (port, interface) in [(1, "packet:near"), (2, "tap:other0")] {
+            let interface = interface.to_owned();
+            let busy = false;
+            let add = Control::AddUplink {
+                port,
+                interface,
+                busy,
+            };
+            match control::<()>(&nic.socket(), &add) {
+                Err(ClientError::Refused { text, .. }) => return Err(text),
+                other => other.unwrap(),
+            }
+        }
+        let station = Mac([2, 9, 9, 9, 9, 7]);
+        let mut from_station = net::frame(100, 1);
+        from_station[6..12].copy_from_slice(&station.0);
+        let told = Mac([2, 0, 0, 0, 0, 0x55]);
+        nic.order(&Control::AddMac {
+            port: 1,
+            mac: told,
+            vlan: 0,
+        });
+        let behind = |mac| {
+            let macs = nic.macs();
+            let found = macs.iter().find(|entry| entry.mac == mac);
+            found.map(|entry| entry.port)
+        };
+        for (end, why, again) in [
+            (
+                "link set far down",
+                "near has no carrier",
+                "link set far up",
+            ),
+            ("link set near down", "near is down", "link set near up"),
+            (
+                "link del near",
+                "near was removed",
+                "link add near type veth peer name far",
+            ),
+        ] {
+            works(&nic);
+            let wire = Wire::open("far");
+            eventually("the station", || {
+                wire.send(&from_station);
+                behind(station) == Some(1)
+            });
+            drop(wire);
+            net::ip(end)?;
+            waits(&nic, why);
+            eventually("end of the station", || behind(station).is_none());
+            assert_eq!(behind(told), Some(1), "told by people: {end}");
+            net::ip(again)?;
+            for interface in ["near", "far"] {
+                net::ip(&format!("link set {interface} up"))?;
+            }
+        }
+        works(&nic);
         Ok(())
     });
 }

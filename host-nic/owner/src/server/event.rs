@@ -14,18 +14,35 @@ pub enum ServerEvent {
         /// The obstacle.
         reason: String,
     },
-    /// An uplink has ended.
-    UplinkEnded {
+    /// An uplink waits for its interface.
+    UplinkWaits {
         /// Number of its port.
         port: u32,
-        /// The failure that ended it.
+        /// What is with the interface.
         reason: String,
+    },
+    /// People should know something of an uplink's interface.
+    UplinkNotice {
+        /// Number of its port.
+        port: u32,
+        /// The notice.
+        text: String,
+    },
+    /// Frames pass an uplink again that has waited for its interface.
+    UplinkWorks {
+        /// Number of its port.
+        port: u32,
     },
     /// An uplink of the former owner could not be begun again.
     UplinkNotResumed {
         /// Number of its port.
         port: u32,
         /// The obstacle.
+        reason: String,
+    },
+    /// The file of a capture can no longer be written.
+    CaptureFailed {
+        /// The file and the obstacle.
         reason: String,
     },
     /// A capture of the former owner goes on in another file.
@@ -40,11 +57,6 @@ pub enum ServerEvent {
         /// The file in which it began.
         former: PathBuf,
         /// The obstacle.
-    /// The file of a capture can no longer be written.
-    CaptureFailed {
-        /// The file and the obstacle.
-        reason: String,
-    },
         reason: String,
     },
     /// The policy of a port, which the former owner was changing, could not be applied.
@@ -78,12 +90,22 @@ impl fmt::Display for ServerEvent {
                 f,
                 "the NIC's keeper has ended, and the NIC will end with its owner: {reason}"
             ),
-            ServerEvent::UplinkEnded { port, reason } => {
-                write!(f, "the uplink of port {port} has ended: {reason}")
+            ServerEvent::UplinkWaits { port, reason } => {
+                write!(f, "the uplink of port {port} waits: {reason}")
+            }
+            ServerEvent::UplinkNotice { port, text } => {
+                write!(f, "the uplink of port {port}: {text}")
+            }
+            ServerEvent::UplinkWorks { port } => {
+                write!(f, "the uplink of port {port} works again")
             }
             ServerEvent::UplinkNotResumed { port, reason } => {
                 write!(f, "port {port} is no uplink any more: {reason}")
             }
+            ServerEvent::CaptureFailed { reason } => write!(
+                f,
+                "{reason}; all further frames are counted as lost until the capture is removed"
+            ),
             ServerEvent::CaptureResumed { former, file } => {
                 let (former, file) = (former.display(), file.display());
                 write!(f, "the capture into {former} goes on in {file}")
@@ -102,9 +124,5 @@ impl fmt::Display for ServerEvent {
                 write!(f, "policies cannot be resumed: {reason}")
             }
         }
-            ServerEvent::CaptureFailed { reason } => write!(
-                f,
-                "{reason}; all further frames are counted as lost until the capture is removed"
-            ),
     }
 }

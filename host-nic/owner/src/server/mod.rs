@@ -233,7 +233,7 @@ impl Server {
             if ready.leaving || self.ports.has_heirs() {
                 self.ports.reap();
             }
-            self.events.extend(self.uplinks.check(&self.ports));
+            self.events.extend(self.uplinks.check(&mut self.ports));
             self.events.extend(self.captures.check());
             for index in ready.clients {
                 self.serve(index);

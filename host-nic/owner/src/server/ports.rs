@@ -209,7 +209,7 @@ impl Ports {
     }
 
     /// Has the switch refuse requests of a port's tenancy.
-    fn evict(&self, port: PortId) {
+    pub(super) fn evict(&self, port: PortId) {
         self.nic.switch().evict(port);
         stations::pin_again(&self.nic, &self.saver.state, port);
     }

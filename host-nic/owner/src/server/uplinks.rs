@@ -3,17 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use postern_abi::window::PortId;
 use postern_guest::direct::DirectError;
 use postern_nic_client::control::UplinkInfo;
-use postern_nic_client::memory::Memory;
+use postern_tap::Interface;
 
-use super::error::{RequestError, explain};
+use super::error::{RequestError, TenancyError, explain};
 use super::event::ServerEvent;
+use super::policies;
 use super::ports::Ports;
 use crate::host_port::HostPort;
-use crate::uplink::{PumpThread, PumpWait, Uplink, UplinkConfig, UplinkError, UplinkSnapshot};
+use crate::uplink::{
+    LinkState, PumpThread, PumpWait, Uplink, UplinkConfig, UplinkCounters, UplinkError,
+};
 
 /// An uplink that cannot be begun.
 #[derive(Debug, thiserror::Error)]
@@ -22,68 +26,217 @@ enum UplinkPortError {
     Uplink(#[from] UplinkError),
     #[error("the port cannot be used: {0}")]
     Port(#[from] DirectError),
+    #[error(transparent)]
+    Tenancy(#[from] TenancyError),
 }
 
 impl From<UplinkPortError> for RequestError {
     fn from(error: UplinkPortError) -> RequestError {
-        RequestError::failed(explain(&error))
+        match error {
+            UplinkPortError::Tenancy(error) => error.into(),
+            error => RequestError::failed(explain(&error)),
+        }
     }
 }
+
+/// Time after which an interface is tried again that is there and cannot be opened, at first; twice
+/// as long each time.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// The longest such time.
+const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// A port joined to an interface.
 #[derive(Debug)]
 struct UplinkPort {
-    interface: String,
-    /// The thread that moves frames; `None` when it has ended.
-    pump: Option<PumpThread>,
-    /// The failure that ended the pump.
-    failure: Option<String>,
-    /// The counters when it ended.
-    counters: UplinkSnapshot,
+    /// The interface as people gave it.
+    text: String,
+    config: UplinkConfig,
+    busy: bool,
+    state: UplinkState,
+    /// What people should know of the interface.
+    notice: Option<String>,
+    counters: Arc<UplinkCounters>,
+}
+
+#[derive(Debug)]
+enum UplinkState {
+    /// Frames pass, if the link lets them.
+    Joined {
+        /// The thread that moves frames.
+        pump: PumpThread,
+        /// The state of the link that was told last.
+        told: LinkState,
+    },
+    /// The interface cannot be used now.
+    Waiting(Wait),
+}
+
+/// The wait for an interface.
+#[derive(Debug)]
+struct Wait {
+    /// Why it cannot be used.
+    reason: String,
+    /// Whether a TAP that is not there may be made: not one that somebody has removed.
+    may_make: bool,
+    /// When it is tried again, at the earliest, and how long after that.
+    next: Instant,
+    pause: Duration,
+}
+
+impl Wait {
+    fn new(reason: String, may_make: bool) -> Wait {
+        Wait {
+            reason,
+            may_make,
+            next: Instant::now(),
+            pause: FIRST_RETRY,
+        }
+    }
+
+    /// Takes note of a failure.
+    fn go_on(&mut self, error: UplinkPortError) {
+        let error = match error {
+            // It was there once.
+            UplinkPortError::Uplink(UplinkError::Absent { interface }) => {
+                UplinkError::Gone { interface }.into()
+            }
+            error => error,
+        };
+        self.reason = explain(&error);
+        // Whether an interface is there and up is seen at once.
+        if let UplinkPortError::Uplink(error) = &error
+            && error.is_absence()
+        {
+            self.pause = FIRST_RETRY;
+        } else {
+            self.next = Instant::now() + self.pause;
+            self.pause = (2 * self.pause).min(LAST_RETRY);
+        }
+    }
 }
 
 impl UplinkPort {
-    /// Joins the port of the present tenancy to an open interface.
+    /// A port whose interface is not open yet.
+    fn new(text: &str, busy: bool) -> Result<UplinkPort, UplinkError> {
+        Ok(UplinkPort {
+            config: text.parse()?,
+            text: text.to_owned(),
+            busy,
+            state: UplinkState::Waiting(Wait::new(String::new(), true)),
+            notice: None,
+            counters: Arc::default(),
+        })
+    }
+
+    /// Joins the port of the present tenancy to its open interface.
     fn start(
-        memory: &Arc<Memory>,
+        &mut self,
+        ports: &Ports,
         port: PortId,
-        interface: &str,
         device: Uplink,
-        busy: bool,
-    ) -> Result<UplinkPort, UplinkPortError> {
-        let port = HostPort::open(Arc::clone(memory), port)?;
-        let wait = if busy {
+    ) -> Result<(), UplinkPortError> {
+        let port = HostPort::open(Arc::clone(&ports.nic.memory), port)?;
+        let wait = if self.busy {
             PumpWait::Busy
         } else {
             PumpWait::default()
         };
-        Ok(UplinkPort {
-            interface: interface.to_owned(),
-            pump: Some(PumpThread::start(device, port, wait)?),
-            failure: None,
-            counters: UplinkSnapshot::default(),
-        })
+        let pump = PumpThread::resume(device, port, wait, Arc::clone(&self.counters))?;
+        pump.allow_segments(policies::let_segments_pass(&ports.saver.state));
+        let told = LinkState::Up;
+        self.state = UplinkState::Joined { pump, told };
+        self.notice = match &self.config {
+            // Its program is the uplink's own.
+            UplinkConfig::Xdp { .. } => None,
+            config => Interface::new(config.interface())
+                .ok()
+                .and_then(|interface| interface.xdp_notice()),
+        };
+        Ok(())
     }
 
-    /// Notices when the pump has ended; gives the reason if it just did.
-    fn check(&mut self) -> Option<&str> {
-        let pump = self.pump.take_if(|pump| pump.has_ended())?;
-        self.counters = pump.counters().snapshot();
-        let failure = match pump.stop() {
-            Ok(()) => "it was stopped".to_owned(),
-            Err(error) => explain(&error),
-        };
-        Some(self.failure.insert(failure))
+    /// Notices what has become of the interface, and tries one again that could not be used.
+    fn check(&mut self, ports: &mut Ports, number: u32) -> Option<ServerEvent> {
+        let port = ports.nic.port(number).ok()?;
+        match &mut self.state {
+            UplinkState::Joined { pump, told } if !pump.has_ended() => {
+                let now = pump.link_state();
+                let before = std::mem::replace(told, now);
+                (before != now).then(|| match now.obstacle(self.config.interface()) {
+                    Some(obstacle) => ServerEvent::UplinkWaits {
+                        port: number,
+                        reason: explain(&obstacle),
+                    },
+                    None => ServerEvent::UplinkWorks { port: number },
+                })
+            }
+            UplinkState::Joined { pump, .. } => {
+                let mut wait = Wait::new("it was stopped".to_owned(), true);
+                // Nothing goes to the port until then.
+                ports.evict(port);
+                if let Err(error) = pump.end() {
+                    wait.may_make = !matches!(error, UplinkError::Gone { .. });
+                    wait.go_on(error.into());
+                }
+                let reason = wait.reason.clone();
+                self.state = UplinkState::Waiting(wait);
+                Some(ServerEvent::UplinkWaits {
+                    port: number,
+                    reason,
+                })
+            }
+            UplinkState::Waiting(wait) if Instant::now() < wait.next => None,
+            UplinkState::Waiting(wait) => {
+                let device = match wait.may_make {
+                    true => Uplink::open(&self.config),
+                    false => Uplink::open_existing(&self.config),
+                };
+                let joined = device
+                    .map_err(UplinkPortError::from)
+                    .and_then(|device| self.rejoin(ports, port, device));
+                match joined {
+                    Ok(()) => Some(ServerEvent::UplinkWorks { port: number }),
+                    Err(error) => {
+                        if let UplinkState::Waiting(wait) = &mut self.state {
+                            wait.go_on(error);
+                        }
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// Joins the port, in a new tenancy, to an interface that was opened again.
+    fn rejoin(
+        &mut self,
+        ports: &mut Ports,
+        port: PortId,
+        device: Uplink,
+    ) -> Result<(), UplinkPortError> {
+        ports.take(port)?;
+        self.start(ports, port, device)
+            .inspect_err(|_| ports.evict(port))
+    }
+
+    /// Why no frames pass, if none do.
+    fn failure(&self) -> Option<String> {
+        match &self.state {
+            UplinkState::Waiting(wait) => Some(wait.reason.clone()),
+            UplinkState::Joined { pump, .. } => {
+                let obstacle = pump.link_state().obstacle(self.config.interface());
+                obstacle.map(|obstacle| explain(&obstacle))
+            }
+        }
     }
 
     fn info(&self, port: u32) -> UplinkInfo {
-        let pump = self.pump.as_ref();
-        let counters = pump.map_or(self.counters, |pump| pump.counters().snapshot());
         UplinkInfo {
             port,
-            interface: self.interface.clone(),
-            failure: self.failure.clone(),
-            counters: serde_json::to_value(counters).unwrap_or_default(),
+            interface: self.text.clone(),
+            failure: self.failure(),
+            notice: self.notice.clone(),
+            counters: serde_json::to_value(self.counters.snapshot()).unwrap_or_default(),
         }
     }
 }
@@ -92,6 +245,8 @@ impl UplinkPort {
 #[derive(Debug, Default)]
 pub(super) struct Uplinks {
     uplinks: BTreeMap<u32, UplinkPort>,
+    /// Notices that nobody has heard of.
+    notices: Vec<ServerEvent>,
 }
 
 impl Uplinks {
@@ -102,7 +257,7 @@ impl Uplinks {
     /// The interface of the uplink of a port, if it is one.
     pub(super) fn interface(&self, port: u32) -> Option<&str> {
         let uplink = self.uplinks.get(&port)?;
-        Some(&uplink.interface)
+        Some(&uplink.text)
     }
 
     pub(super) fn list(&self) -> Vec<UplinkInfo> {
@@ -119,19 +274,16 @@ impl Uplinks {
         busy: bool,
     ) -> Result<(), RequestError> {
         let port = ports.vacant(number)?;
-        let device = interface
-            .parse()
-            .and_then(|config: UplinkConfig| Uplink::open(&config));
-        let device = device.map_err(UplinkPortError::from)?;
+        let mut uplink = UplinkPort::new(interface, busy).map_err(UplinkPortError::from)?;
+        let device = Uplink::open(&uplink.config).map_err(UplinkPortError::from)?;
         let saved = &mut ports.saver.state.uplinks;
         saved.insert(number, (interface.to_owned(), busy));
-        let taken = ports.take(port).map_err(RequestError::from);
-        let started = taken.and_then(|()| {
-            let memory = &ports.nic.memory;
-            Ok(UplinkPort::start(memory, port, interface, device, busy)?)
-        });
-        match started {
-            Ok(uplink) => {
+        let taken = ports.take(port).map_err(UplinkPortError::from);
+        match taken.and_then(|()| uplink.start(ports, port, device)) {
+            Ok(()) => {
+                let notice = uplink.notice.clone();
+                self.notices
+                    .extend(notice.map(|text| ServerEvent::UplinkNotice { port: number, text }));
                 self.uplinks.insert(number, uplink);
                 Ok(())
             }
@@ -139,7 +291,7 @@ impl Uplinks {
                 ports.saver.state.uplinks.remove(&number);
                 ports.vacate(port);
                 ports.saver.save()?;
-                Err(error)
+                Err(error.into())
             }
         }
     }
@@ -158,44 +310,64 @@ impl Uplinks {
 
     /// Says whether large segments may come into the NIC in one piece.
     pub(super) fn allow_segments(&self, allowed: bool) {
-        for pump in self
-            .uplinks
-            .values()
-            .filter_map(|uplink| uplink.pump.as_ref())
-        {
-            pump.allow_segments(allowed);
+        for uplink in self.uplinks.values() {
+            if let UplinkState::Joined { pump, .. } = &uplink.state {
+                pump.allow_segments(allowed);
+            }
         }
     }
 
-    /// Notices uplinks that have come to an end. Nothing goes to their ports any more; they stay in
-    /// the list until somebody removes them.
-    pub(super) fn check(&mut self, ports: &Ports) -> Vec<ServerEvent> {
-        let mut events = Vec::new();
+    /// Notices uplinks whose interfaces come or go.
+    pub(super) fn check(&mut self, ports: &mut Ports) -> Vec<ServerEvent> {
+        let mut events = std::mem::take(&mut self.notices);
         for (number, uplink) in &mut self.uplinks {
-            if let Some(reason) = uplink.check()
-                && let Ok(port) = ports.nic.port(*number)
-            {
-                events.push(ServerEvent::UplinkEnded {
-                    port: *number,
-                    reason: reason.to_owned(),
-                });
-                ports.nic.switch().evict(port);
-            }
+            events.extend(uplink.check(ports, *number));
         }
         events
     }
 
-    /// Begins uplinks again that ended with another owner; gives those for which that failed.
+    /// Begins uplinks again that ended with another owner; those whose interfaces cannot be used now
+    /// wait for them. Gives what has not succeeded.
     pub(super) fn resume(&mut self, ports: &mut Ports) -> Vec<ServerEvent> {
         let mut events = Vec::new();
-        for (port, (interface, busy)) in std::mem::take(&mut ports.saver.state.uplinks) {
-            if let Err(error) = self.add(ports, port, &interface, busy) {
-                events.push(ServerEvent::UplinkNotResumed {
-                    port,
-                    reason: error.to_string(),
-                });
-            }
+        for (number, (interface, busy)) in std::mem::take(&mut ports.saver.state.uplinks) {
+            let Err(error) = self.add(ports, number, &interface, busy) else {
+                continue;
+            };
+            let reason = error.to_string();
+            events.push(
+                match self.wait_for(ports, number, &interface, busy, &reason) {
+                    Ok(()) => ServerEvent::UplinkWaits {
+                        port: number,
+                        reason,
+                    },
+                    Err(_) => ServerEvent::UplinkNotResumed {
+                        port: number,
+                        reason,
+                    },
+                },
+            );
         }
         events
+    }
+
+    /// Takes the port for an interface that cannot be used now.
+    fn wait_for(
+        &mut self,
+        ports: &mut Ports,
+        number: u32,
+        interface: &str,
+        busy: bool,
+        reason: &str,
+    ) -> Result<(), RequestError> {
+        let port = ports.vacant(number)?;
+        let mut uplink = UplinkPort::new(interface, busy).map_err(UplinkPortError::from)?;
+        uplink.state = UplinkState::Waiting(Wait::new(reason.to_owned(), true));
+        let saved = &mut ports.saver.state.uplinks;
+        saved.insert(number, (interface.to_owned(), busy));
+        ports.take(port)?;
+        ports.evict(port);
+        self.uplinks.insert(number, uplink);
+        Ok(())
     }
 }

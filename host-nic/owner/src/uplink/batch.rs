@@ -55,6 +55,11 @@ impl Batch {
         self.first == self.end
     }
 
+    /// Number of frames.
+    pub(super) fn len(&self) -> usize {
+        self.end - self.first
+    }
+
     /// Number of frames that can still be added.
     pub(super) fn room(&self) -> usize {
         BATCH - self.end

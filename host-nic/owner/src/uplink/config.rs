@@ -35,6 +35,16 @@ pub enum UplinkConfig {
     },
 }
 
+impl UplinkConfig {
+    /// Name of the interface.
+    pub fn interface(&self) -> &str {
+        match self {
+            UplinkConfig::Tap { name, .. } => name,
+            UplinkConfig::Packet { interface } | UplinkConfig::Xdp { interface, .. } => interface,
+        }
+    }
+}
+
 impl fmt::Display for UplinkConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -42,6 +42,8 @@ counters! {
     /// Frames dropped: the other side did not take it (the port's ring, the interface's queue is
     /// full).
     refused,
+    /// Frames dropped: the interface was down.
+    link_down,
     /// Frames dropped by the kernel before this process fetched them.
     missed,
     /// Requests in which frames passed.

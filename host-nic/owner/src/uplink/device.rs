@@ -99,6 +99,11 @@ pub trait Device {
     /// The interface is gone or down, or the kernel refuses.
     fn flush(&mut self) -> Result<Flushed, UplinkError>;
 
+    /// Drops the staged frames that the kernel does not have yet; gives their number.
+    fn discard(&mut self) -> u64 {
+        0
+    }
+
     /// Whether staged frames wait until the descriptor is writable.
     fn waits_to_send(&self) -> bool;
 

@@ -48,10 +48,19 @@ pub enum UplinkError {
         /// Name of the interface.
         interface: String,
     },
+    /// The interface is up, and has no link to anything.
+    #[error(
+        "network interface {interface} has no carrier: nothing is plugged in, or the other end is \
+         down"
+    )]
+    NoCarrier {
+        /// Name of the interface.
+        interface: String,
+    },
     /// The interface was there and is no longer.
     #[error(
-        "network interface {interface} was removed, or moved to another network namespace, \
-         while it was an uplink"
+        "network interface {interface} was removed, or moved to another network namespace; the \
+         uplink goes on when there is one of this name that is up"
     )]
     Gone {
         /// Name of the interface.
@@ -99,6 +108,20 @@ pub enum UplinkError {
         /// The kernel's error.
         source: io::Error,
     },
+}
+
+impl UplinkError {
+    /// Whether it is only that the interface is down, or was for a moment.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self, UplinkError::Down { .. })
+    }
+
+    /// Whether it is only that the interface is not there, or down: which will be seen by a look at
+    /// it when it is no longer so.
+    pub fn is_absence(&self) -> bool {
+        use UplinkError::{Absent, Down, Gone};
+        matches!(self, Absent { .. } | Down { .. } | Gone { .. })
+    }
 }
 
 /// An error of the kernel while `step` was tried, with the reasons that have their own names.

@@ -21,6 +21,30 @@ pub(super) const MAX_MTU: u32 = MAX_FRAME - (HEADER + TAG) as u32;
 /// The capability that a process needs to open a packet socket.
 const PACKET_NEEDS: &str = "CAP_NET_RAW";
 
+/// Whether an interface carries frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// It does.
+    Up,
+    /// It is up, and has no carrier, or waits for something else (RFC 2863 `ifOperStatus`): what IEEE
+    /// 802.1AC calls not operational.
+    NoCarrier,
+    /// Somebody has brought it down.
+    Down,
+}
+
+impl LinkState {
+    /// The obstacle to frames of `interface`, if there is one.
+    pub fn obstacle(self, interface: &str) -> Option<UplinkError> {
+        let interface = interface.to_owned();
+        match self {
+            LinkState::Up => None,
+            LinkState::NoCarrier => Some(UplinkError::NoCarrier { interface }),
+            LinkState::Down => Some(UplinkError::Down { interface }),
+        }
+    }
+}
+
 /// One network interface, known by its index (it may be renamed) in the network namespace in which
 /// this process found it.
 #[derive(Debug)]
@@ -75,8 +99,10 @@ impl Link {
     /// There is no such interface, it is not Ethernet, or it is down.
     pub fn open(name: &str) -> Result<Link, UplinkError> {
         let mut link = Link::find(name)?;
-        link.check()?;
-        Ok(link)
+        match link.look()? {
+            LinkState::Down => Err(link.down()),
+            LinkState::NoCarrier | LinkState::Up => Ok(link),
+        }
     }
 
     /// The index of the interface.
@@ -99,15 +125,21 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// The interface is gone or down.
-    pub fn check(&mut self) -> Result<(), UplinkError> {
+    /// The interface is gone, or the kernel refuses.
+    pub fn look(&mut self) -> Result<LinkState, UplinkError> {
         self.find_again()?;
-        if self.flags()? & libc::IFF_UP as c_short == 0 {
-            self.settle();
-            self.find_again()?;
-            return Err(self.down());
-        }
-        self.read_mtu()
+        let flags = match self.flags() {
+            // Renamed since.
+            Err(UplinkError::Gone { .. }) => self.find_again().and_then(|()| self.flags())?,
+            flags => flags?,
+        };
+        self.read_mtu()?;
+        let has = |flag: i32| flags & flag as c_short != 0;
+        Ok(match (has(libc::IFF_UP), has(libc::IFF_RUNNING)) {
+            (true, true) => LinkState::Up,
+            (true, false) => LinkState::NoCarrier,
+            (false, _) => LinkState::Down,
+        })
     }
 
     fn find_again(&mut self) -> Result<(), UplinkError> {
@@ -119,18 +151,6 @@ impl Link {
             Err(Errno::NODEV) => Err(self.gone()),
             Err(errno) => Err(failed("look at", &self.name, "CAP_NET_ADMIN", errno.into())),
         }
-    }
-
-    /// Waits for the end of a change of the host's interfaces that is under way: one that is
-    /// removed is down first, and both happen under one lock of the kernel (rtnl), which this
-    /// request takes, too.
-    fn settle(&self) {
-        const ETHTOOL_GLINK: u32 = 0x0a;
-        let mut value = [ETHTOOL_GLINK, 0];
-        let mut request = self.request();
-        request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
-        // The answer does not matter.
-        let _ = self.ioctl("look at", libc::SIOCETHTOOL, &mut request);
     }
 
     /// The error for an interface that is no longer there.
@@ -148,8 +168,10 @@ impl Link {
 
     /// The meaning of an error of the kernel in `step` on a device that was open.
     pub(super) fn broken(&mut self, step: &'static str, source: io::Error) -> UplinkError {
-        if let Err(reason) = self.check() {
-            return reason;
+        match self.look() {
+            Err(reason) => return reason,
+            Ok(LinkState::Down) => return self.down(),
+            Ok(LinkState::NoCarrier | LinkState::Up) => {}
         }
         match source.raw_os_error() {
             // Down and up again before this process looked.

@@ -36,6 +36,21 @@
 //! ([`Geometry::max_segment`]), and while a port has a rate limit whose burst is smaller than a
 //! segment, which could never pass it.
 //!
+//! # Links that come and go
+//!
+//! An interface that goes down, or loses its carrier, is still an uplink's: frames to it are dropped
+//! and counted (`link_down`) while it is down, and the stations that were learned behind the port are
+//! forgotten (IEEE 802.1Q, fdbFlush; MAC_Operational of IEEE 802.1AC), so that they are found where
+//! they can be reached now. One that is removed ends its [`Pump`]; the server opens the interface of
+//! the same name when there is one.
+//!
+//! # What others have set
+//!
+//! A device is set up when it is opened, whatever its last user has left: [`postern_tap::Tap::reset`]
+//! lists what of a TAP. Left alone is what belongs to the interface's administrator: its MTU (unless
+//! the configuration has one), its queueing discipline and filters, and an XDP program, which sees
+//! the frames first.
+//!
 //! Checksums that the sender left to hardware arrive unfinished at an AF_XDP socket, and stripped
 //! VLAN tags are lost, so there use
 //!
@@ -74,7 +89,7 @@ pub use config::UplinkConfig;
 pub use counters::{DirectionCounters, UplinkCounters, UplinkSnapshot};
 pub use device::{Device, Flushed, Received};
 pub use error::UplinkError;
-pub use link::Link;
+pub use link::{Link, LinkState};
 pub use pump::{Pump, PumpThread, PumpWait, Stop};
 
 /// An open device of any of the three kinds.
@@ -106,6 +121,16 @@ impl Uplink {
                 mode,
             } => Uplink::Xdp(Box::new(xdp::XdpSocket::open(interface, *queue, *mode)?)),
         })
+    }
+
+    /// Opens the device that `config` names if its interface is there: does not make a TAP.
+    ///
+    /// # Errors
+    ///
+    /// As [`Uplink::open`]; also when there is no TAP of this name.
+    pub fn open_existing(config: &UplinkConfig) -> Result<Uplink, UplinkError> {
+        Link::find(config.interface())?;
+        Uplink::open(config)
     }
 }
 
@@ -154,6 +179,10 @@ impl Device for Uplink {
 
     fn flush(&mut self) -> Result<Flushed, UplinkError> {
         each!(self, device => device.flush())
+    }
+
+    fn discard(&mut self) -> u64 {
+        each!(self, device => device.discard())
     }
 
     fn waits_to_send(&self) -> bool {

@@ -4,12 +4,13 @@
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use postern_abi::window::{FEATURE_CSUM, FEATURES, MAX_SEGMENT, MIN_FRAME, RecordHeader};
 use postern_confine::Kind;
+use postern_switch::policy::headers::{ETHERTYPE_CUSTOMER_TAG, ETHERTYPE_SERVICE_TAG};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_error;
@@ -18,15 +19,16 @@ use super::batch::Batch;
 use super::counters::{LiveCounters, UplinkCounters, add};
 use super::device::{Device, Flushed};
 use super::error::{UplinkError, failed};
+use super::link::LinkState;
 use super::offload::{self, Finishing};
 use crate::frame_port::{BATCH, Frame, FramePort};
 
-/// Time between two looks of a pump whether its interface is still there and up.
+/// Time between two looks of a pump whether its interface is still there and has a link.
 const CHECK: Duration = Duration::from_millis(100);
 /// Shortest wait of [`PumpWait::Events`].
 const SHORT: Duration = Duration::from_micros(50);
 /// EtherTypes of VLAN tags (IEEE 802.1Q, 802.1ad).
-const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
+const TAGS: [u16; 2] = [ETHERTYPE_CUSTOMER_TAG, ETHERTYPE_SERVICE_TAG];
 
 /// The way in which a pump waits for frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,23 @@ impl Default for PumpWait {
     /// Waits of up to 1 millisecond.
     fn default() -> PumpWait {
         PumpWait::Events(Duration::from_millis(1))
+    }
+}
+
+/// What a pump has last seen of its link, for other threads to read.
+#[derive(Debug, Default)]
+struct SeenLink(AtomicU8);
+
+impl SeenLink {
+    fn set(&self, state: LinkState) {
+        self.0.store(state as u8, Relaxed);
+    }
+
+    fn get(&self) -> LinkState {
+        let states = [LinkState::Up, LinkState::NoCarrier, LinkState::Down];
+        let seen = self.0.load(Relaxed);
+        let found = states.into_iter().find(|state| *state as u8 == seen);
+        found.unwrap_or(LinkState::Up)
     }
 }
 
@@ -100,6 +119,7 @@ pub struct Pump<D, P> {
     agreed: Option<Agreed>,
     /// Frames that the port did not take unfinished.
     finished: Batch,
+    link: Arc<SeenLink>,
     counters: Arc<UplinkCounters>,
 }
 
@@ -122,6 +142,7 @@ impl<D: Device, P: FramePort> Pump<D, P> {
             segments: Arc::new(AtomicBool::new(true)),
             agreed: None,
             finished: Batch::new(),
+            link: Arc::default(),
             counters: Arc::default(),
         }
     }
@@ -141,16 +162,27 @@ impl<D: Device, P: FramePort> Pump<D, P> {
         (self.device, self.port)
     }
 
-    /// Moves frames until stopped.
+    /// Moves frames until stopped. While the interface is down, frames from the port are dropped, and
+    /// when it is up again the pump goes on.
     ///
     /// # Errors
     ///
-    /// The interface is gone or down, or the kernel refuses.
+    /// The interface is gone, or the kernel refuses.
     pub fn run(&mut self, stop: &Stop) -> Result<(), UplinkError> {
+        self.look()?;
         let mut looked = Instant::now();
         let mut idle = SHORT;
         while !stop.is_stopped() {
-            let moved = self.step()?;
+            let moved = match self.link.get() {
+                LinkState::Down => self.discard(),
+                LinkState::NoCarrier | LinkState::Up => match self.step() {
+                    Err(error) if error.is_down() => {
+                        self.lose_link()?;
+                        false
+                    }
+                    moved => moved?,
+                },
+            };
             let now = Instant::now();
             if now.duration_since(looked) >= CHECK {
                 looked = now;
@@ -225,10 +257,8 @@ impl<D: Device, P: FramePort> Pump<D, P> {
             let tagged = device.link().longest(true).min(longest);
             self.port.receive_frames(room, &mut |frame| {
                 fetched += 1;
-                let has_tag = frame
-                    .bytes
-                    .get(12..14)
-                    .is_some_and(|kind| TAGS.iter().any(|tag| tag == kind));
+                let kind = frame.bytes.get(12..).and_then(|rest| rest.first_chunk());
+                let has_tag = kind.is_some_and(|kind| TAGS.contains(&u16::from_be_bytes(*kind)));
                 // Whoever has the NIC's memory may have written any header into the lane. A frame
                 // whose work this interface cannot do would leave with a wrong checksum.
                 if fetched > room || offload::needs(frame.header) & !features != 0 {
@@ -253,10 +283,36 @@ impl<D: Device, P: FramePort> Pump<D, P> {
         Ok(fetched != 0 || done != Flushed::default())
     }
 
-    /// Whether the interface still works, and what the kernel lost.
+    /// Looks at the interface, and what the kernel lost. Of a link that is lost the stations are
+    /// forgotten.
     fn look(&mut self) -> Result<(), UplinkError> {
         add(&self.counters.to_port.missed, self.device.missed());
-        self.device.link().check()
+        let (before, now) = (self.link.get(), self.device.link().look()?);
+        self.link.set(now);
+        if before == LinkState::Up && now != LinkState::Up {
+            self.port.forget_stations();
+        }
+        Ok(())
+    }
+
+    /// The same where the kernel has said that the link was lost, be it for a moment.
+    fn lose_link(&mut self) -> Result<(), UplinkError> {
+        self.port.forget_stations();
+        self.link.set(LinkState::NoCarrier);
+        self.look()
+    }
+
+    /// Drops what comes to an interface that is down, and what came before it was; whether there was
+    /// any frame.
+    fn discard(&mut self) -> bool {
+        let (inward, outward) = (&self.counters.to_port, &self.counters.to_interface);
+        // Of an interface that is down this says nothing that is not known.
+        let old = self.device.receive(&mut |_| {});
+        add(&inward.link_down, old.map_or(0, |found| found.frames));
+        let mut fetched = self.device.discard();
+        self.port.receive_frames(BATCH, &mut |_| fetched += 1);
+        add(&outward.link_down, fetched);
+        fetched != 0
     }
 
     fn wait(&mut self, stop: &Stop, time: Duration) -> Result<(), UplinkError> {
@@ -284,9 +340,11 @@ impl<D: Device, P: FramePort> Pump<D, P> {
         };
         if broken {
             // A socket reports an error once, for example that the interface was down for a moment.
-            let _ = socket_error(self.device.descriptor());
-            self.device.link().check()?;
-            // It is there and up. If poll still says so, this must not become a busy loop.
+            match socket_error(self.device.descriptor()) {
+                Ok(Err(Errno::NETDOWN)) => self.lose_link()?,
+                _ => self.look()?,
+            }
+            // It is there. If poll still says so, this must not become a busy loop.
             thread::sleep(time);
         }
         Ok(())
@@ -377,6 +435,7 @@ fn send<P: FramePort>(port: &mut P, frames: &[Frame<'_>], counters: &LiveCounter
 pub struct PumpThread {
     stop: Stop,
     segments: Arc<AtomicBool>,
+    link: Arc<SeenLink>,
     counters: Arc<UplinkCounters>,
     thread: Option<JoinHandle<Result<(), UplinkError>>>,
 }
@@ -396,7 +455,25 @@ impl PumpThread {
     /// # Errors
     ///
     /// The system has no descriptor or thread left, or the interface is gone.
-    pub fn start<D, P>(mut device: D, port: P, wait: PumpWait) -> Result<PumpThread, UplinkError>
+    pub fn start<D, P>(device: D, port: P, wait: PumpWait) -> Result<PumpThread, UplinkError>
+    where
+        D: Device + Send + 'static,
+        P: FramePort + Send + 'static,
+    {
+        PumpThread::resume(device, port, wait, Arc::default())
+    }
+
+    /// The same, and goes on counting where another pump, which has ended, left off.
+    ///
+    /// # Errors
+    ///
+    /// As [`PumpThread::start`].
+    pub fn resume<D, P>(
+        mut device: D,
+        port: P,
+        wait: PumpWait,
+        counters: Arc<UplinkCounters>,
+    ) -> Result<PumpThread, UplinkError>
     where
         D: Device + Send + 'static,
         P: FramePort + Send + 'static,
@@ -404,14 +481,16 @@ impl PumpThread {
         let stop = Stop::new()?;
         let interface = device.link().name().to_owned();
         let mut pump = Pump::new(device, port, wait);
+        pump.counters = Arc::clone(&counters);
         pump.agree()?;
-        let (counters, segments) = (pump.counters(), pump.segments());
+        let (link, segments) = (Arc::clone(&pump.link), pump.segments());
         let wanted = stop.clone();
         let thread = postern_confine::spawn(Kind::Uplink, "uplink", move || pump.run(&wanted))
             .map_err(|source| failed("start a thread for", &interface, "", source))?;
         Ok(PumpThread {
             stop,
             segments,
+            link,
             counters,
             thread: Some(thread),
         })
@@ -420,6 +499,11 @@ impl PumpThread {
     /// The counters, which are final once the pump has stopped.
     pub fn counters(&self) -> Arc<UplinkCounters> {
         Arc::clone(&self.counters)
+    }
+
+    /// The state of the link when the pump last looked, which it does ten times a second.
+    pub fn link_state(&self) -> LinkState {
+        self.link.get()
     }
 
     /// Says whether large segments may pass. If not, they are cut before they come to the port.
@@ -442,7 +526,12 @@ impl PumpThread {
         self.end()
     }
 
-    fn end(&mut self) -> Result<(), UplinkError> {
+    /// Stops the pump and waits for its end; says the second time that all is well.
+    ///
+    /// # Errors
+    ///
+    /// The error that had ended the pump before.
+    pub fn end(&mut self) -> Result<(), UplinkError> {
         self.stop.stop();
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),

@@ -47,7 +47,7 @@ impl TapDevice {
             link.set_mtu(mtu)?;
         }
         link.bring_up()?;
-        link.check()?;
+        link.look()?;
         Ok(TapDevice {
             link,
             tap,
@@ -195,6 +195,12 @@ impl Device for TapDevice {
             self.staged.pop();
         }
         Ok(done)
+    }
+
+    fn discard(&mut self) -> u64 {
+        let count = self.staged.len();
+        self.staged.clear();
+        count as u64
     }
 
     fn waits_to_send(&self) -> bool {

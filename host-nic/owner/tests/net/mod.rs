@@ -210,6 +210,8 @@ struct State {
     waiting: VecDeque<Vec<u8>>,
     /// Frames taken of one request, `None` for all.
     limit: Option<usize>,
+    /// How often the stations behind it were to be forgotten.
+    forgotten: usize,
 }
 
 /// A port with nothing behind it but two lists.
@@ -225,6 +227,11 @@ impl Lists {
     /// Adds a frame that the uplink will receive.
     pub fn give(&self, frame: Vec<u8>) {
         self.0.lock().unwrap().waiting.push_back(frame);
+    }
+
+    /// How often the stations behind it were to be forgotten.
+    pub fn forgotten(&self) -> usize {
+        self.0.lock().unwrap().forgotten
     }
 
     /// Frames that the uplink has not yet received.
@@ -270,6 +277,10 @@ impl FramePort for Lists {
         };
         frames.iter().for_each(|frame| sink(frame));
         frames.len()
+    }
+
+    fn forget_stations(&mut self) {
+        self.0.lock().unwrap().forgotten += 1;
     }
 }
 

@@ -13,7 +13,9 @@ use std::{env, thread};
 use net::confined;
 use postern_abi::window::Geometry;
 use postern_confine::{Kind, enter_alone};
-use postern_nic_client::control::{CaptureInfo, Control, Format, Holder, MacInfo, PolicyInfo};
+use postern_nic_client::control::{
+    CaptureInfo, Control, Format, Holder, MacInfo, PolicyInfo, UplinkInfo,
+};
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::policy::rate::RateLimit;
 use postern_nic_client::request::{ClientError, control, counters};
@@ -343,9 +345,9 @@ fn captures_go_on_in_another_file() {
         file: file.clone(),
         format: Format::PcapNg,
         snap: None,
+        busy: false,
     };
     control::<()>(&socket, &add).unwrap();
-        busy: false,
     owner.kill();
     // Copies for a port that nobody has any more.
     let go = |tenant: &mut Tenant| {
@@ -406,6 +408,64 @@ fn uplinks_are_joined_again() {
         tenant.send_all(std::slice::from_ref(&sent));
         assert!(wire.receive() == sent);
         drop(tenant);
+        control::<()>(&socket, &Control::Stop { keep: false }).unwrap();
+        owner.end();
+        bench.expect_nothing();
+        Ok(())
+    });
+}
+
+#[test]
+fn an_uplink_whose_interface_is_down_is_taken_along() {
+    net::in_namespace(|| {
+        net::veth(1500)?;
+        let bench = Bench::new(60_000);
+        let socket = bench.socket();
+        let mut owner = bench.owner("made");
+        let interface = "packet:near".to_owned();
+        let add = Control::AddUplink {
+            port: 2,
+            interface: interface.clone(),
+            busy: false,
+        };
+        match control::<()>(&socket, &add) {
+            Err(ClientError::Refused { text, .. }) => return Err(text),
+            other => other.unwrap(),
+        }
+        let uplink = Holder::Uplink { interface };
+        let failure = || {
+            let list: Vec<UplinkInfo> = control(&socket, &Control::Uplinks).unwrap();
+            list[0].failure.clone()
+        };
+        // Down, and then not there at all, when the next owner comes.
+        for (port, end, why, again) in [
+            (0, "link set near down", "near is down", ""),
+            (
+                1,
+                "link del near",
+                "near was removed",
+                "link add near type veth peer name far",
+            ),
+        ] {
+            net::ip(end)?;
+            owner.kill();
+            owner = bench.owner("taken over");
+            assert_eq!(bench.ports()[2].holder, uplink);
+            net::wait_until("the reason", || {
+                failure().is_some_and(|failure| failure.contains(why))
+            });
+            if !again.is_empty() {
+                net::ip(again)?;
+            }
+            net::ip("link set near up")?;
+            net::ip("link set far up")?;
+            net::wait_until("the link", || failure().is_none());
+            let wire = net::Wire::open("far");
+            let mut tenant = Tenant::attach(&socket, port);
+            let sent = net::frame(200, 1);
+            tenant.send_all(std::slice::from_ref(&sent));
+            assert!(wire.receive() == sent);
+        }
         control::<()>(&socket, &Control::Stop { keep: false }).unwrap();
         owner.end();
         bench.expect_nothing();

@@ -3,6 +3,8 @@
 
 #[path = "../net/mod.rs"]
 mod net;
+
+mod links;
 mod offloads;
 
 use std::io::{Read, Write};
@@ -476,48 +478,6 @@ fn frames_longer_than_the_mtu_do_not_leave() {
         }
         Ok(())
     });
-}
-
-/// Breaks the interface under a running pump.
-fn breaks(text: &str, drive: PumpWait, command: &str) -> Result<UplinkError, String> {
-    let port = Lists::default();
-    let bridge = PumpThread::start(open(text)?, port.clone(), drive).unwrap();
-    // It is in full swing.
-    for number in 0..20_000 {
-        port.give(frame(200, number));
-    }
-    wait_until("a frame", || {
-        bridge.counters().snapshot().to_interface.frames > 0
-    });
-    ip(command)?;
-    wait_until("the end of the pump", || bridge.has_ended());
-    Ok(bridge.stop().unwrap_err())
-}
-
-#[test]
-fn an_interface_that_goes_down_or_away_ends_the_pump_with_its_name() {
-    for drive in [PumpWait::default(), PumpWait::Busy] {
-        for (text, command, name, gone) in [
-            ("tap:tap0", "link set tap0 down", "tap0", false),
-            ("tap:tap0", "link del tap0", "tap0", true),
-            ("packet:near", "link set near down", "near", false),
-            ("packet:near", "link del far", "near", true),
-            ("xdp:near", "link set near down", "near", false),
-            ("xdp:near", "link del far", "near", true),
-        ] {
-            in_namespace(|| {
-                veth(1500)?;
-                let error = breaks(text, drive, command)?;
-                let text = error.to_string();
-                match error {
-                    UplinkError::Gone { interface } if gone => assert_eq!(interface, name),
-                    UplinkError::Down { interface } if !gone => assert_eq!(interface, name),
-                    _ => panic!("{command}: {text}"),
-                }
-                Ok(())
-            });
-        }
-    }
 }
 
 #[test]

@@ -164,12 +164,13 @@ fn uplinks(list: &[UplinkInfo]) -> String {
         |uplink| {
             let frames = |way: &str| uplink.counters[way]["frames"].as_u64().unwrap_or(0);
             format!(
-                "{:>4}  {:>12}  {:>12}  {}{}",
+                "{:>4}  {:>12}  {:>12}  {}{}{}",
                 uplink.port,
                 frames("to_port"),
                 frames("to_interface"),
                 uplink.interface,
-                failed(uplink.failure.as_deref())
+                noted("waits", uplink.failure.as_deref()),
+                noted("note", uplink.notice.as_deref())
             )
         },
     )
@@ -188,7 +189,7 @@ fn captures(list: &[CaptureInfo]) -> String {
                 capture.written,
                 capture.lost,
                 capture.file.display(),
-                failed(capture.failure.as_deref())
+                noted("ended", capture.failure.as_deref())
             )
         },
     )
@@ -227,6 +228,6 @@ fn paths(report: &PathReport) -> String {
     text
 }
 
-fn failed(why: Option<&str>) -> String {
-    why.map_or(String::new(), |why| format!(" (ended: {why})"))
+fn noted(what: &str, why: Option<&str>) -> String {
+    why.map_or(String::new(), |why| format!(" ({what}: {why})"))
 }

@@ -289,6 +289,12 @@ impl Device for PacketSocket {
         Ok(done)
     }
 
+    fn discard(&mut self) -> u64 {
+        let count = self.staged.len();
+        self.staged.clear();
+        count as u64
+    }
+
     fn waits_to_send(&self) -> bool {
         !self.staged.is_empty()
     }
