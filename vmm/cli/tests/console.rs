@@ -158,6 +158,37 @@ fn a_console_that_is_not_read_keeps_no_vm_from_ending() {
 }
 
 #[test]
+fn what_vms_print_and_nobody_reads_keeps_nothing_from_ending() {
+    let Some(directory) = TestDirectory::new(flood()) else {
+        return;
+    };
+    let file = directory.path("topology.toml");
+    fs::write(
+        &file,
+        "[[vm]]\nname = \"a\"\nkernel = \"kernel\"\nmemory = \"16M\"\n",
+    )
+    .unwrap();
+    let (_unread, pipe) = io::pipe().unwrap();
+    let mut up = Command::new(program())
+        .args(["up", &file])
+        .env("XDG_RUNTIME_DIR", directory.path("."))
+        .stdout(pipe)
+        .spawn()
+        .unwrap();
+    let is_blocked = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", up.id())).ok()?;
+        tasks.flatten().find_map(|task| {
+            let name = fs::read_to_string(task.path().join("comm")).ok()?;
+            let at = fs::read_to_string(task.path().join("syscall")).ok()?;
+            (name.trim() == "vm-a" && at.starts_with("1 ")).then_some(())
+        })
+    };
+    wait_for("a thread that waits in write(2)", is_blocked);
+    signal(&up, libc::SIGTERM);
+    assert_eq!(end(&mut up).code(), Some(128 + libc::SIGTERM));
+}
+
+#[test]
 fn statistics_that_nobody_reads_keep_no_vmm_from_ending() {
     let Some(directory) = TestDirectory::new(sleeper()) else {
         return;

@@ -23,6 +23,9 @@ use crate::output;
 /// How long a VM has to end by itself once it is told to.
 const TERMINATION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long what a killed VM has printed may wait for a reader.
+const READER_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How often VMs that start are asked whether they run.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -42,8 +45,9 @@ struct VmProcess {
 pub struct VmProcesses {
     running: Vec<VmProcess>,
     failed: Option<u8>,
-    /// When those that still run are killed.
+    /// When those that still run are killed, or, once that is done, left alone.
     deadline: Option<Instant>,
+    killed: bool,
 }
 
 impl VmProcesses {
@@ -96,9 +100,12 @@ impl VmProcesses {
             };
             match event {
                 Ok(event) => self.happened(event),
+                // Only what they have printed is left of them, and nobody reads it.
+                Err(_) if self.killed => break,
                 Err(_) => {
                     self.signal(Signal::KILL);
-                    self.deadline = None;
+                    self.killed = true;
+                    self.deadline = Some(Instant::now() + READER_TIMEOUT);
                 }
             }
         }
