@@ -390,3 +390,51 @@ fn paths_that_are_not_offered_are_shown_with_the_reason() {
     assert!(line("direct").contains("--paths"));
     assert!(nic.json("paths")["paths"][3]["missing"].is_null());
 }
+
+/// `postern stat` of a topology whose one VM has port 1 of a NIC: as the run directory has it, by a lock
+/// of this test's.
+#[test]
+fn a_vm_is_counted_by_its_names() {
+    use rustix::fs::{FlockOperation, flock};
+    use std::os::unix::fs::PermissionsExt;
+    let nic = TestNic::start(&["--ports", "4"]);
+    let runs = nic.directory.path().join("postern");
+    fs::create_dir_all(runs.join("t")).unwrap();
+    fs::set_permissions(&runs, fs::Permissions::from_mode(0o700)).unwrap();
+    let lock = fs::File::create_new(runs.join("t/lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let vm = |name: &str, port: u32| {
+        serde_json::json!({
+            "name": name, "vcpus": 1, "memory": 1 << 20, "port": [null, port, "direct"],
+        })
+    };
+    let info = serde_json::json!({
+        "pid": 1, "started": 0, "file": null,
+        "nics": [{"name": null, "socket": nic.path("nic"), "image": null}],
+        "vms": [vm("a", 1), vm("b", 2)],
+    });
+    fs::write(runs.join("t/info.json"), info.to_string()).unwrap();
+    let stat = |which: &str| {
+        let mut command = Command::new(program());
+        command.args(["stat", which, "--json"]);
+        let output = command
+            .env("XDG_RUNTIME_DIR", nic.directory.path())
+            .output();
+        let output = output.unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));
+        let topology = &report["topologies"][0];
+        let vms = topology["vms"].as_array().unwrap().iter();
+        let vms: Vec<String> = vms.map(|vm| vm[0].as_str().unwrap().to_owned()).collect();
+        let ports = topology["nics"][0]["counters"]["ports"].as_array().unwrap();
+        let ports = ports.iter().map(|port| port["port"].as_u64().unwrap());
+        (vms, ports.collect::<Vec<u64>>())
+    };
+    assert_eq!(
+        stat("t"),
+        (vec!["a".to_owned(), "b".to_owned()], vec![0, 1, 2, 3])
+    );
+    for name in ["a", "t/a"] {
+        assert_eq!(stat(name), (vec!["a".to_owned()], vec![1]), "{name}");
+    }
+}
