@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 use core::array;
+use core::ops::Range;
 
 use postern_abi::service::{
     MAX_TX_BYTES, MAX_TX_COPIES, MAX_TX_FRAMES, OP_FEATURES, OP_NOP, OP_TX, TX_MORE, tx_flags,
@@ -54,7 +55,10 @@ pub struct Nic<S> {
     /// The word of a request to take frames, with the secret that the window had when the port was
     /// opened.
     tx_request: u64,
+    /// The second argument of these requests: the TX queue, and whether frames are held.
+    tx_flags: u64,
     tx: TxQueue,
+    /// The RX queues, from the first element on.
     rx: [Option<RxQueue>; MAX_QUEUES as usize],
     when_full: WhenFull,
     /// Number of frames that were written and that the switch had not taken after the last request.
@@ -66,7 +70,7 @@ impl<S: Service> Nic<S> {
     /// Opens the port that a window belongs to: TX queue 0, and all RX queues. There must be no
     /// other `Nic` on these queues, else the two garble each other's frames.
     pub fn new(service: S, window: Window) -> Nic<S> {
-        Nic::open(service, window, 0, |_| true)
+        Nic::open(service, window, 0, 0..window.geometry().queues())
     }
 
     /// Opens one TX queue of the port that a window belongs to, and the RX queue of the same
@@ -76,19 +80,16 @@ impl<S: Service> Nic<S> {
     ///
     /// The NIC has no such queue.
     pub fn queue(service: S, window: Window, queue: u32) -> Nic<S> {
-        Nic::open(service, window, queue, |number| number == queue)
+        Nic::open(service, window, queue, queue..queue + 1)
     }
 
-    fn open(service: S, window: Window, queue: u32, which: impl Fn(u32) -> bool) -> Nic<S> {
-        let queues = window.geometry().queues();
-        let rx = array::from_fn(|number| {
-            let number = number as u32;
-            (number < queues && which(number)).then(|| RxQueue::new(window, number))
-        });
+    fn open(service: S, window: Window, queue: u32, mut rx_queues: Range<u32>) -> Nic<S> {
+        let rx = array::from_fn(|_| Some(RxQueue::new(window, rx_queues.next()?)));
         Nic {
             service,
             window,
             tx_request: window.request(OP_TX),
+            tx_flags: tx_flags(queue, false),
             tx: TxQueue::new(window, queue),
             rx,
             when_full: WhenFull::Drop,
@@ -149,6 +150,7 @@ impl<S: Service> Nic<S> {
     /// Chooses what happens to frames whose destination has no room.
     pub fn set_when_full(&mut self, when: WhenFull) {
         self.when_full = when;
+        self.tx_flags = tx_flags(self.tx.queue(), when == WhenFull::Hold);
     }
 
     /// Number of frames that wait in the TX ring.
@@ -170,17 +172,13 @@ impl<S: Service> Nic<S> {
     /// sent, only counted ([`Stats::bad_length`]).
     #[inline]
     pub fn tx_burst<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> usize {
-        let mut written = 0;
-        for frame in frames {
-            match self.tx.write(frame.as_ref()) {
-                Ok(()) => self.waiting += 1,
-                Err(TxError::BadLength(_)) => self.stats.bad_length += 1,
-                Err(TxError::Full) => break,
-            }
-            written += 1;
+        let (taken, bad) = self.tx.write_all(frames);
+        if bad != 0 {
+            self.stats.bad_length += bad as u64;
         }
+        self.waiting += (taken - bad) as u32;
         self.flush();
-        written
+        taken
     }
 
     /// Sends one frame whose header asks for offloads; false if there is no room for it now.
@@ -220,26 +218,40 @@ impl<S: Service> Nic<S> {
     fn flush(&mut self) {
         self.tx.commit();
         // Padding alone is worth a request: the frame that comes behind it may need its room.
-        let mut more = self.waiting != 0 || !self.tx.is_empty();
+        if self.waiting == 0 && self.tx.is_empty() {
+            return;
+        }
+        let before = self.tx.consumer();
+        let result = self.request();
+        if self.tx.is_empty() {
+            self.stats.sent += u64::from(self.waiting);
+            self.waiting = 0;
+        } else {
+            self.flush_rest(before, result);
+        }
+    }
+
+    /// Makes a request to take frames.
+    #[inline(always)]
+    fn request(&mut self) -> Option<u64> {
+        self.stats.calls += 1;
+        let most = MAX_TX_FRAMES.into();
+        self.service.call(self.tx_request, most, self.tx_flags)
+    }
+
+    /// Makes requests for what the first one has left, which had this result, and before which records
+    /// were taken up to this position.
+    #[cold]
+    #[inline(never)]
+    fn flush_rest(&mut self, mut before: u32, mut result: Option<u64>) {
+        let hold = self.when_full == WhenFull::Hold;
         let mut fruitless = 0;
-        while more {
-            let before = self.tx.taken();
-            let hold = self.when_full == WhenFull::Hold;
-            let flags = tx_flags(self.tx.queue(), hold);
-            let result = self
-                .service
-                .call(self.tx_request, MAX_TX_FRAMES.into(), flags);
-            self.stats.calls += 1;
-            more = !self.tx.is_empty();
-            let left = if more {
-                self.tx.pending().min(self.waiting)
-            } else {
-                0
-            };
+        loop {
+            let left = self.tx.pending().min(self.waiting);
             let sent = self.waiting - left;
             self.stats.sent += u64::from(sent);
             self.waiting = left;
-            if !more {
+            if self.tx.is_empty() {
                 break;
             }
             let after = self.tx.taken();
@@ -262,6 +274,8 @@ impl<S: Service> Nic<S> {
             if !goes_on || fruitless >= REQUESTS_OF_A_FRAME {
                 break;
             }
+            before = after;
+            result = self.request();
         }
     }
 
@@ -276,7 +290,7 @@ impl<S: Service> Nic<S> {
     #[inline]
     pub fn rx_burst(&mut self, max: usize, mut sink: impl FnMut(Frame<'_>)) -> usize {
         let mut got = 0;
-        for queue in self.rx.iter_mut().flatten() {
+        for queue in self.rx.iter_mut().map_while(Option::as_mut) {
             let received = queue.receive(max - got, &mut sink);
             got += received.frames;
             self.stats.malformed += received.malformed as u64;

@@ -1,7 +1,7 @@
 //! The geometry of a NIC as people ask for it: numbers of ports and queues, sizes of rings.
 #![deny(unsafe_code)]
 
-use postern_abi::window::{DEFAULT_RING, Geometry, GeometryError, MAX_RING, MIN_RING};
+use postern_abi::window::{Geometry, GeometryError, MAX_RING, MIN_RING};
 
 use crate::size::Bytes;
 
@@ -15,8 +15,10 @@ pub struct GeometryRequest {
     pub ports: u32,
     /// TX queues of each port, and RX queues.
     pub queues: u32,
-    /// Size of each TX ring; [`DEFAULT_RING`] if nobody asks for another.
+    /// Size of each TX ring; [`Geometry::default_ring`] if nobody asks for another.
     pub ring: Option<Bytes>,
+    /// Lanes of each RX queue; [`Geometry::default_lanes`] if nobody asks for others.
+    pub lanes: Option<u32>,
     /// Size of each lane; [`Geometry::default_lane`] if nobody asks for another.
     pub lane: Option<Bytes>,
 }
@@ -33,6 +35,9 @@ pub enum Error {
     /// The size of lanes does not do.
     #[error("no NIC has a lane of {0}: choose a power of two {RANGE}")]
     Lane(Bytes),
+    /// The number of lanes does not do.
+    #[error(transparent)]
+    Lanes(GeometryError),
 }
 
 /// The sizes that rings and lanes can have.
@@ -50,12 +55,19 @@ impl GeometryRequest {
         let GeometryRequest { ports, queues, .. } = self;
         // What is more than 32 bits hold is no size either.
         let bytes = |size: Bytes| u32::try_from(size.0).unwrap_or(u32::MAX);
-        let ring = self.ring.map_or(DEFAULT_RING, bytes);
+        let default = || Geometry::default_ring(ports, queues);
+        let ring = self.ring.map_or_else(default, bytes);
         let chosen = || Geometry::default_lane(ports, queues, ring);
         let lane = self.lane.map_or_else(chosen, bytes);
-        Geometry::new(ports, queues, ring, lane).map_err(|error| match error {
+        let geometry = Geometry::new(ports, queues, ring, lane);
+        let geometry = match self.lanes {
+            Some(lanes) => geometry.and_then(|geometry| geometry.with_lanes(lanes)),
+            None => geometry,
+        };
+        geometry.map_err(|error| match error {
             GeometryError::Ring(found) => Error::Ring(self.ring.unwrap_or(Bytes(found.into()))),
             GeometryError::Lane(found) => Error::Lane(self.lane.unwrap_or(Bytes(found.into()))),
+            GeometryError::Lanes { .. } => Error::Lanes(error),
             GeometryError::Ports(_) | GeometryError::Queues { .. } => Error::Numbers(error),
         })
     }
@@ -65,10 +77,11 @@ impl GeometryRequest {
 pub fn describe(geometry: Geometry) -> String {
     let queues = geometry.queues();
     format!(
-        "{} ports with {queues} queue{} each, TX rings of {}, lanes of {}",
+        "{} ports with {queues} queue{} each, TX rings of {}, {} lanes of {}",
         geometry.ports(),
         if queues == 1 { "" } else { "s" },
         Bytes(geometry.ring().into()),
+        geometry.lanes(),
         Bytes(geometry.lane().into()),
     )
 }
@@ -81,6 +94,7 @@ mod tests {
         ports: 2,
         queues: 1,
         ring: None,
+        lanes: None,
         lane: None,
     };
 
@@ -89,7 +103,7 @@ mod tests {
         let geometry = PLAIN.geometry().unwrap();
         assert_eq!(
             describe(geometry),
-            "2 ports with 1 queue each, TX rings of 256 KiB, lanes of 256 KiB"
+            "2 ports with 1 queue each, TX rings of 256 KiB, 2 lanes of 256 KiB"
         );
         let many = GeometryRequest {
             ports: 64,
@@ -99,7 +113,7 @@ mod tests {
         };
         assert_eq!(
             describe(many.geometry().unwrap()),
-            "64 ports with 4 queues each, TX rings of 1 MiB, lanes of 32 KiB"
+            "64 ports with 4 queues each, TX rings of 1 MiB, 12 lanes of 32 KiB"
         );
         let lane = Some(Bytes(2 << 20));
         let geometry = GeometryRequest { lane, ..PLAIN }.geometry().unwrap();
@@ -116,6 +130,10 @@ mod tests {
             lane: Some(Bytes(size)),
             ..PLAIN
         };
+        let lanes = |lanes| GeometryRequest {
+            lanes: Some(lanes),
+            ..PLAIN
+        };
         let cases = [
             (GeometryRequest { ports: 1, ..PLAIN }, "2 to 256 ports"),
             (GeometryRequest { queues: 9, ..PLAIN }, "1 to 8 queues"),
@@ -125,6 +143,8 @@ mod tests {
             (lane(32 << 20), "a lane of 32 MiB"),
             (lane(1 << 40), "a lane of 1024 GiB"),
             (lane(0), "a lane of 0 bytes"),
+            (lanes(0), "has 1 to 2 lanes"),
+            (lanes(3), "not 3"),
         ];
         for (request, part) in cases {
             let message = request.geometry().unwrap_err().to_string();

@@ -22,7 +22,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 29] = [
     ("nic-image", &["abi", "switch"]),
     ("nic-kernel", &["switch"]),
     ("nic-models", &["abi"]),
-    ("nic-bench", &["abi", "switch"]),
+    ("nic-bench", &["abi", "guest", "switch"]),
     ("kvm", &["abi"]),
     ("confine", &["abi"]),
     ("nic-client", &["abi", "switch"]),

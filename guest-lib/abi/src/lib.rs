@@ -37,8 +37,8 @@
 //! let (first, second) = RecordHeader::plain(60).words();
 //! assert_eq!(RecordHeader::from_words(first, second).length, 60);
 //!
-//! // What port 2 sends to any other port lies in the same place of the receiver's window.
-//! let lane = geometry.lane_offset(0, geometry.sender(port, 0));
+//! // Where the frames of lane 2 of a port's first RX queue lie in its window.
+//! let lane = geometry.lane_offset(0, 2);
 //! assert!(lane + u64::from(geometry.lane()) <= geometry.window_size());
 //! # Ok::<(), postern_abi::window::GeometryError>(())
 //! ```
@@ -58,7 +58,7 @@ pub mod window;
 
 /// Version of everything in this crate. It changes whenever a layout or a number does; a guest, a
 /// NIC image and a host that disagree refuse to work together.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Size of a small page, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

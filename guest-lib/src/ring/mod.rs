@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`Window`] | a window that is mapped in this address space |
 //! | [`TxQueue`] | the producer of one TX ring |
-//! | [`RxQueue`] | the consumer of the lanes of one RX queue, a lane for each sender of the NIC |
+//! | [`RxQueue`] | the consumer of the lanes of one RX queue, each from one sender of the NIC |
 //! | [`Frame`] | a frame in a lane, while [`RxQueue::receive`] shows it |
 //!
 //! The layout, the meaning of positions and the orderings are those of [`postern_abi::window`].
@@ -20,6 +20,7 @@
 //! A position that the host writes is checked against the guest's own; the guest's own is kept
 //! outside of the window and never read back from it.
 
+mod copy;
 mod rx;
 mod tx;
 mod window;

@@ -1,12 +1,12 @@
 //! The guest's end of a TX ring.
 
-use core::ptr;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use postern_abi::window::{
-    Geometry, KIND_PAD, MIN_FRAME, PAD_WORD, RECORD_ALIGN, RecordHeader, record_size,
+    Geometry, KIND_PAD, LINE_SIZE, MIN_FRAME, PAD_WORD, RECORD_ALIGN, RecordHeader, record_size,
 };
 
+use super::copy::copy;
 use super::window::Window;
 
 /// A frame that [`TxQueue::write`] refuses.
@@ -25,16 +25,22 @@ pub enum TxError {
 /// takes it at the guest's next request.
 #[derive(Debug)]
 pub struct TxQueue {
-    window: Window,
-    queue: u32,
     ring: *mut u8,
+    /// The line of the producer position, which that of the consumer position follows.
+    lines: *mut u8,
+    /// Size of the ring in bytes, less one.
+    mask: u32,
     /// Position of the next record; what the window says may lag behind until [`TxQueue::commit`].
     producer: u32,
-    /// Position up to which the NIC has taken records, as last read.
-    consumer: u32,
+    /// Number of bytes that are free behind the producer position, without another look at the
+    /// consumer position, up to the ring's end.
+    room: u32,
+    /// Length of the longest frame, and of the longest large segment.
+    longest: [u32; 2],
+    queue: u32,
 }
 
-// SAFETY: `ring` points into the window, whose mapping belongs to no thread and is accessed by
+// SAFETY: the pointers lead into the window, whose mapping belongs to no thread and is accessed by
 // atomics and raw pointers alone; the other fields are plain values.
 unsafe impl Send for TxQueue {}
 
@@ -49,12 +55,14 @@ impl TxQueue {
         assert!(queue < geometry.queues(), "there is no queue {queue}");
         let consumer = geometry.tx_consumer_offset(queue);
         let producer = window.word(consumer).load(Ordering::Acquire) & !(RECORD_ALIGN - 1);
-        let mut tx = TxQueue {
-            window,
-            queue,
+        let tx = TxQueue {
             ring: window.at(geometry.tx_ring_offset(queue)),
+            lines: window.at(geometry.tx_producer_offset(queue)),
+            mask: geometry.ring() - 1,
             producer,
-            consumer: producer,
+            room: geometry.ring() - (producer & (geometry.ring() - 1)),
+            longest: [geometry.max_frame(), geometry.max_segment()],
+            queue,
         };
         tx.commit();
         tx
@@ -65,45 +73,51 @@ impl TxQueue {
         self.queue
     }
 
-    /// Bytes of the ring that the NIC has not taken.
-    fn filled(&mut self) -> u32 {
-        let geometry = self.window.geometry;
-        let consumer = self.window.word(geometry.tx_consumer_offset(self.queue));
+    /// The consumer position, which the NIC writes.
+    #[inline(always)]
+    pub(crate) fn consumer(&self) -> u32 {
+        // SAFETY: the consumer position is a word at the beginning of the line behind that of the
+        // producer position.
+        let consumer = unsafe { AtomicU32::from_ptr(self.lines.add(LINE_SIZE as usize).cast()) };
         // Acquire: the bytes that this frees are written next.
-        let consumer = consumer.load(Ordering::Acquire);
-        match Geometry::filled(geometry.ring(), self.producer, consumer) {
-            Some(filled) => {
-                self.consumer = consumer;
-                filled
-            }
-            // An impossible position is taken for a full ring, so nothing is overwritten.
-            None => geometry.ring(),
-        }
+        consumer.load(Ordering::Acquire)
+    }
+
+    /// Bytes of the ring that the NIC has not taken.
+    fn filled(&self) -> u32 {
+        let size = self.mask + 1;
+        // An impossible position is taken for a full ring, so nothing is overwritten.
+        Geometry::filled(size, self.producer, self.consumer()).unwrap_or(size)
     }
 
     /// Whether the NIC has taken all that was committed.
-    pub fn is_empty(&mut self) -> bool {
-        self.filled() == 0
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.consumer() == self.producer
     }
 
     /// Position up to which the NIC has taken records.
-    pub fn taken(&mut self) -> u32 {
-        self.filled();
-        self.consumer
+    pub fn taken(&self) -> u32 {
+        self.producer.wrapping_sub(self.filled())
     }
 
     /// Number of frames in the ring that the NIC has not taken.
-    pub fn pending(&mut self) -> u32 {
-        let size = self.window.geometry.ring();
+    pub fn pending(&self) -> u32 {
         let mut left = self.filled();
         let mut position = self.producer.wrapping_sub(left);
         let mut frames = 0;
         while left != 0 {
-            let offset = position & (size - 1) & !(RECORD_ALIGN - 1);
-            // SAFETY: `offset` is masked to a multiple of 16 below the ring's size.
-            let header = unsafe { self.header(offset) };
+            let offset = position & self.mask & !(RECORD_ALIGN - 1);
+            // SAFETY: `offset` is masked to a multiple of 16 below the ring's size, so both words lie
+            // in the ring.
+            let header = unsafe {
+                let at = self.ring.add(offset as usize);
+                let first = AtomicU64::from_ptr(at.cast()).load(Ordering::Relaxed);
+                let second = AtomicU64::from_ptr(at.add(8).cast()).load(Ordering::Relaxed);
+                RecordHeader::from_words(first, second)
+            };
             let record = if header.kind == KIND_PAD {
-                size - offset
+                self.mask + 1 - offset
             } else {
                 frames += 1;
                 // Whatever another program wrote into the ring, the walk stays inside of it.
@@ -115,32 +129,16 @@ impl TxQueue {
         frames
     }
 
-    /// Reads the header at an offset in the ring.
+    /// Writes the header of a record.
     ///
     /// # Safety
     ///
-    /// The offset is a multiple of 16 below the ring's size.
-    unsafe fn header(&self, offset: u32) -> RecordHeader {
+    /// `at` is the address of an offset in the ring that is a multiple of 16.
+    #[inline(always)]
+    unsafe fn set_header(at: *mut u8, (first, second): (u64, u64)) {
         // SAFETY: the caller promised an aligned offset in the ring, so both words lie in the
         // window, which `Window::new` was promised is mapped.
         unsafe {
-            let at = self.ring.add(offset as usize);
-            let first = AtomicU64::from_ptr(at.cast()).load(Ordering::Relaxed);
-            let second = AtomicU64::from_ptr(at.add(8).cast()).load(Ordering::Relaxed);
-            RecordHeader::from_words(first, second)
-        }
-    }
-
-    /// Writes the header at an offset in the ring.
-    ///
-    /// # Safety
-    ///
-    /// The offset is a multiple of 16 below the ring's size.
-    unsafe fn set_header(&self, offset: u32, (first, second): (u64, u64)) {
-        // SAFETY: the caller promised an aligned offset in the ring, so both words lie in the
-        // window, which `Window::new` was promised is mapped.
-        unsafe {
-            let at = self.ring.add(offset as usize);
             AtomicU64::from_ptr(at.cast()).store(first, Ordering::Relaxed);
             AtomicU64::from_ptr(at.add(8).cast()).store(second, Ordering::Relaxed);
         }
@@ -152,9 +150,9 @@ impl TxQueue {
     ///
     /// [`TxError::BadLength`] for a frame that no ring takes, [`TxError::Full`] while there is no
     /// room for it. No frame was written then.
-    #[inline]
+    #[inline(always)]
     pub fn write(&mut self, frame: &[u8]) -> Result<(), TxError> {
-        self.write_with(RecordHeader::default(), frame)
+        self.write_record(RecordHeader::plain(0), frame, self.longest[0])
     }
 
     /// Writes a frame with a header of the caller's; the header's length is filled in.
@@ -164,65 +162,111 @@ impl TxQueue {
     /// The errors of [`TxQueue::write`].
     #[inline]
     pub fn write_with(&mut self, header: RecordHeader, frame: &[u8]) -> Result<(), TxError> {
-        let geometry = self.window.geometry;
-        let longest = match header.gso_type {
-            0 => geometry.max_frame(),
-            _ => geometry.max_segment(),
-        };
-        let length = u32::try_from(frame.len())
-            .ok()
-            .filter(|length| (MIN_FRAME..=longest).contains(length))
-            .ok_or(TxError::BadLength(frame.len()))?;
-        let offset = self.reserve(record_size(length) as u32)?;
-        let header = RecordHeader { length, ..header };
-        // SAFETY: `reserve` gives an offset from which the whole record lies in the ring, which no
-        // reference covers. If another program writes these bytes at the same time, the NIC sends a
-        // mixture of two frames, and nothing worse happens.
-        unsafe {
-            self.set_header(offset, header.words());
-            let to = self.ring.add(offset as usize + size_of::<RecordHeader>());
-            ptr::copy_nonoverlapping(frame.as_ptr(), to, frame.len());
+        let longest = self.longest[usize::from(header.gso_type != 0)];
+        self.write_record(header, frame, longest)
+    }
+
+    #[inline(always)]
+    fn write_record(
+        &mut self,
+        header: RecordHeader,
+        frame: &[u8],
+        longest: u32,
+    ) -> Result<(), TxError> {
+        let over = frame.len().wrapping_sub(MIN_FRAME as usize);
+        if over > (longest - MIN_FRAME) as usize {
+            return Err(TxError::BadLength(frame.len()));
         }
-        self.producer = self.producer.wrapping_add(record_size(length) as u32);
+        let length = frame.len() as u32;
+        let record = record_size(length) as u32;
+        if record > self.room && !self.make_room(record) {
+            return Err(TxError::Full);
+        }
+        let header = RecordHeader { length, ..header };
+        // SAFETY: the whole record lies in the ring, behind the producer position, which is a
+        // multiple of 16. No reference covers it. If another program writes these bytes at the same
+        // time, the NIC sends a mixture of two frames, and nothing worse happens.
+        unsafe {
+            let at = self.ring.add((self.producer & self.mask) as usize);
+            TxQueue::set_header(at, header.words());
+            copy(
+                frame.as_ptr(),
+                at.add(size_of::<RecordHeader>()),
+                frame.len(),
+            );
+        }
+        self.producer = self.producer.wrapping_add(record);
+        self.room -= record;
         Ok(())
     }
 
-    /// Finds room for a record of `record` bytes, behind padding where needed. Gives its offset in
-    /// the ring.
-    #[inline]
-    fn reserve(&mut self, record: u32) -> Result<u32, TxError> {
-        let size = self.window.geometry.ring();
-        let mut free = size - self.producer.wrapping_sub(self.consumer).min(size);
-        let offset = self.producer & (size - 1);
-        let to_end = size - offset;
-        let needed = if record <= to_end {
-            record
-        } else {
-            to_end + record
-        };
-        if needed > free {
-            free = size - self.filled();
+    /// Writes ordinary frames in order, as many as there is room for. Returns the number of those
+    /// that it took from the slice, and of those among them that no ring takes.
+    #[inline(always)]
+    pub fn write_all<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> (usize, usize) {
+        // In registers, which the copies would not leave it otherwise.
+        let (ring, mask, mut producer, mut room) = (self.ring, self.mask, self.producer, self.room);
+        let span = (self.longest[0] - MIN_FRAME) as usize;
+        let (mut taken, mut bad) = (0, 0);
+        for frame in frames {
+            let frame = frame.as_ref();
+            if frame.len().wrapping_sub(MIN_FRAME as usize) > span {
+                bad += 1;
+                taken += 1;
+                continue;
+            }
+            let record = record_size(frame.len() as u32) as u32;
+            if record > room {
+                (self.producer, self.room) = (producer, room);
+                let made = self.make_room(record);
+                (producer, room) = (self.producer, self.room);
+                if !made {
+                    break;
+                }
+            }
+            // SAFETY: the contract is that in `write_record`.
+            unsafe {
+                let at = ring.add((producer & mask) as usize);
+                TxQueue::set_header(at, (frame.len() as u64, 0));
+                copy(
+                    frame.as_ptr(),
+                    at.add(size_of::<RecordHeader>()),
+                    frame.len(),
+                );
+            }
+            producer = producer.wrapping_add(record);
+            room -= record;
+            taken += 1;
         }
-        if needed <= free && record <= to_end {
-            return Ok(offset);
+        (self.producer, self.room) = (producer, room);
+        (taken, bad)
+    }
+
+    /// Looks at the consumer position, and finds room for a record of `record` bytes: at the
+    /// producer position, or at the beginning of the ring, to which padding leads then. Returns
+    /// whether there is.
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self, record: u32) -> bool {
+        let free = self.mask + 1 - self.filled();
+        let offset = self.producer & self.mask;
+        let to_end = self.mask + 1 - offset;
+        self.room = free.min(to_end);
+        if record > to_end && to_end <= free {
+            // SAFETY: `offset` is a position modulo the size: below the size, and a multiple of 16
+            // since positions are.
+            unsafe { TxQueue::set_header(self.ring.add(offset as usize), (0, PAD_WORD)) };
+            self.producer = self.producer.wrapping_add(to_end);
+            self.room = free - to_end;
         }
-        if record <= to_end || to_end > free {
-            return Err(TxError::Full);
-        }
-        // SAFETY: `offset` is a position modulo the size: below the size, and a multiple of 16
-        // since positions are.
-        unsafe { self.set_header(offset, (0, PAD_WORD)) };
-        self.producer = self.producer.wrapping_add(to_end);
-        if record > free - to_end {
-            return Err(TxError::Full);
-        }
-        Ok(0)
+        record <= self.room
     }
 
     /// Gives the frames that were written to the NIC, which takes them at the guest's next request.
-    pub fn commit(&mut self) {
-        let producer = self.window.geometry.tx_producer_offset(self.queue);
-        let producer = self.window.word(producer);
+    #[inline(always)]
+    pub fn commit(&self) {
+        // SAFETY: the producer position is a word at the beginning of its line.
+        let producer = unsafe { AtomicU32::from_ptr(self.lines.cast()) };
         producer.store(self.producer, Ordering::Release);
     }
 }

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::AtomicU32;
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::service::Secret;
@@ -89,12 +89,6 @@ impl Window {
     pub(super) fn word(&self, offset: u64) -> &AtomicU32 {
         // SAFETY: the geometry's offsets of words lie in the window and are aligned.
         unsafe { AtomicU32::from_ptr(self.at(offset).cast()) }
-    }
-
-    /// The 64-bit word at an offset in bytes that the geometry gave.
-    pub(super) fn long(&self, offset: u64) -> &AtomicU64 {
-        // SAFETY: the geometry's offsets of 64-bit words lie in the window and are aligned to 8.
-        unsafe { AtomicU64::from_ptr(self.at(offset).cast()) }
     }
 }
 

@@ -33,6 +33,7 @@
 //! | `cargo test -p postern-nic-bench` | instructions of a frame, counted by callgrind, against their budget |
 
 pub mod case;
+pub mod exchange;
 pub mod floor;
 pub mod memory;
 pub mod nic;

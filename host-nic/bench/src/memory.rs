@@ -12,10 +12,10 @@ use postern_switch::state::STATE_MAGIC;
 use postern_switch::switch::Switch;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-/// The key of the forwarding database, always the same, so that counts of instructions repeat.
 /// The secret of all tenancies: no random one, as it changes nothing.
 const SECRET: Secret = Secret::from_word(0x5ec2_e700_1234_5678);
 
+/// The key of the forwarding database, always the same, so that counts of instructions repeat.
 const KEY: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
 
 /// Pages of shared memory, the kind that memfds have, filled with zeros.
@@ -98,6 +98,11 @@ impl BenchNic {
     /// Geometry of the NIC: its ports, queues and sizes.
     pub const fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// Size of the NIC's memory in bytes.
+    pub const fn size(&self) -> u64 {
+        memory_size(self.geometry)
     }
 
     /// First byte of the NIC's memory.

@@ -72,15 +72,26 @@ fn build(name: &str, arguments: &[&str]) -> PathBuf {
     program
 }
 
-/// Number of instructions of `steps` steps and the calls that precede them.
+/// The function whose instructions count in a scope of the program.
+fn function(scope: &str) -> &'static str {
+    match scope {
+        "whole" => "*Exchange*step*",
+        "poll" => "*Exchange*poll*",
+        _ => "*nic::request*",
+    }
+}
+
+/// Number of instructions of `steps` steps and those that precede them.
 fn count(switch: Switch, case: &str, steps: u64) -> u64 {
     static RUN: AtomicU32 = AtomicU32::new(0);
     let name = format!("callgrind-{}", RUN.fetch_add(1, Relaxed));
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut argument = std::ffi::OsString::from("--callgrind-out-file=");
     argument.push(&out);
+    let scope = case.split(' ').next().unwrap();
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--toggle-collect=*nic::request*"])
+        .arg("--tool=callgrind")
+        .arg(format!("--toggle-collect={}", function(scope)))
         .arg(argument)
         .arg(switch.program())
         .args(case.split(' '))
@@ -96,15 +107,18 @@ fn count(switch: Switch, case: &str, steps: u64) -> u64 {
     total.unwrap_or_else(|| panic!("{case}: callgrind counted nothing: {said}"))
 }
 
-/// Number of instructions of a frame in a case, `PATTERN PORTS LENGTH BATCH SLOTS`.
+/// Number of instructions of a frame in a case, `SCOPE PATTERN PORTS LENGTH BATCH SLOTS`, or of a poll.
 fn instructions(switch: Switch, case: &str) -> f64 {
-    let batch: u64 = case.split(' ').nth(3).unwrap().parse().unwrap();
+    let batch: u64 = match case.starts_with("poll") {
+        true => 1,
+        false => case.split(' ').nth(4).unwrap().parse().unwrap(),
+    };
     let count = |frames| count(switch, case, frames / batch);
     let (once, twice) = (count(FRAMES), count(2 * FRAMES));
     // A count far above zero shows that callgrind found the call by its name.
-    assert!(twice > once + FRAMES * 20, "{case}: {once}, then {twice}");
+    assert!(twice > once + FRAMES * 10, "{case}: {once}, then {twice}");
     let each = (twice - once) as f64 / FRAMES as f64;
-    println!("{case}: {each:.1} instructions a frame");
+    println!("{case}: {each:.1} instructions");
     each
 }
 
@@ -114,27 +128,36 @@ fn at_most(case: &str, most: f64) {
         let found = instructions(Switch::Whole, case);
         assert!(
             found <= most,
-            "{case}: {found:.1} instructions a frame, {most} are allowed"
+            "{case}: {found:.1} instructions, {most} are allowed"
         );
     }
 }
 
 #[test]
 fn short_frames_in_batches() {
-    at_most("unicast 2 64 32 128", 65.0);
+    at_most("switch unicast 2 64 32 128", 65.0);
+    at_most("whole unicast 2 64 32 128", 150.0);
 }
 
-/// The goal is 130, and missed by a little: some 25 instructions save and restore registers, 25
-/// check the caller and the cached route, 35 find ring, lane and words, and 50 are those of the
-/// frame.
+/// The goals are 125 and 300, and missed. In the switch, some 25 instructions save and restore
+/// registers, 30 check the caller and the cached route, 50 find ring, lane and words, and 50 are those
+/// of the frame.
 #[test]
 fn short_frames_one_by_one() {
-    at_most("unicast 2 64 1 128", 145.0);
+    at_most("switch unicast 2 64 1 128", 170.0);
+    at_most("whole unicast 2 64 1 128", 430.0);
 }
 
 #[test]
 fn long_frames_in_batches() {
-    at_most("unicast 2 1500 32 128", 260.0);
+    at_most("switch unicast 2 1500 32 128", 260.0);
+}
+
+#[test]
+fn an_rx_queue_that_is_empty() {
+    for ports in [2, 64] {
+        at_most(&format!("poll unicast {ports} 64 1 128"), 60.0);
+    }
 }
 
 #[test]
@@ -142,16 +165,14 @@ fn more_ports_cost_nothing() {
     if !can_count() {
         return;
     }
-    for (length, batch) in [(64, 32), (64, 1)] {
+    for (scope, batch) in [("switch", 32), ("switch", 1), ("whole", 32), ("whole", 1)] {
         let case = |ports| {
-            instructions(
-                Switch::Whole,
-                &format!("unicast {ports} {length} {batch} 128"),
-            )
+            let case = format!("{scope} unicast {ports} 64 {batch} 128");
+            instructions(Switch::Whole, &case)
         };
         let (two, many) = (case(2), case(64));
         assert!(
-            many <= two * 1.1,
+            many <= two * 1.05,
             "{two:.1} with 2 ports, {many:.1} with 64"
         );
     }
@@ -163,9 +184,9 @@ fn policy_that_is_off_costs_nothing() {
         return;
     }
     for case in [
-        "unicast 2 64 32 128",
-        "unicast 2 64 1 128",
-        "unicast 2 1500 32 128",
+        "switch unicast 2 64 32 128",
+        "switch unicast 2 64 1 128",
+        "switch unicast 2 1500 32 128",
     ] {
         let with = instructions(Switch::Whole, case);
         let without = instructions(Switch::WithoutPolicy, case);
@@ -180,7 +201,7 @@ fn policy_that_is_off_costs_nothing() {
 #[test]
 fn counts_repeat() {
     if can_count() {
-        let case = "unicast 2 64 8 128";
+        let case = "switch unicast 2 64 8 128";
         let [first, second] = [(); 2].map(|()| count(Switch::Whole, case, 2048));
         assert_eq!(first, second);
     }
@@ -195,10 +216,10 @@ fn memory_of_a_port() {
         for queues in 1..=MAX_QUEUES.min(MAX_SENDERS / ports) {
             let geometry = Geometry::new(ports, queues, 1 << 18, 1 << 14).unwrap();
             let rings = u64::from(queues * geometry.ring());
-            let lanes = u64::from(queues * geometry.senders() * geometry.lane());
+            let lanes = u64::from(queues * geometry.lanes() * geometry.lane());
             let window = geometry.window_size() - rings - lanes;
             let shared = size_of::<state::State>() as u64;
-            let state = layout::sender_offset(geometry, geometry.senders());
+            let state = layout::lane_offset(geometry, geometry.senders(), 0);
             assert!(layout::state_size(geometry) - state < layout::LARGE_PAGE);
             let own = (state - shared).div_ceil(ports.into());
             if queues == 1 {

@@ -80,7 +80,7 @@ impl PortCounters {
         let Some(sender) = switch.sender(number) else {
             return;
         };
-        let lanes = (0..switch.geometry().senders()).filter_map(|from| switch.lane(from, number));
+        let lanes = (0..switch.geometry().lanes()).filter_map(|lane| switch.lane(number, lane));
         let mut queue = QueueCounters {
             calls: sender.calls.load(Relaxed),
             tx_frames: sender.frames.load(Relaxed),

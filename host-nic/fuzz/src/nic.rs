@@ -8,8 +8,8 @@ use postern_abi::service::{OP_FEATURES, OP_TX, Secret};
 use postern_abi::window::{Geometry, LINE_SIZE, PortId};
 use postern_guest::ring::{RxQueue, Window};
 use postern_switch::credentials::Credentials;
+use postern_switch::layout::{lane_offset, port_offset, sender_offset, sender_stride};
 use postern_switch::layout::{memory_size, window_offset};
-use postern_switch::layout::{port_offset, sender_offset, sender_stride};
 use postern_switch::state::{LaneState, PortState, SenderState, State};
 use postern_switch::switch::{Switch, serve};
 
@@ -208,13 +208,24 @@ impl FuzzNic {
             parts.push(range(own + geometry.tx_consumer_offset(queue), 4));
         }
         let stride = sender_stride(geometry) as usize;
-        assert!(stride >= size_of::<SenderState>() + size_of::<LaneState>());
+        assert!(stride > size_of::<SenderState>());
         parts.push(range(sender_offset(geometry, sender), stride));
         for to in geometry.all_ports() {
             let window = window_offset(geometry, to);
             for queue in 0..geometry.queues() {
-                parts.push(range(window + geometry.published_offset(queue, sender), 8));
-                let lane = window + geometry.lane_offset(queue, sender);
+                let Some((lane, _)) = self
+                    .switch()
+                    .lane_from(sender, geometry.rx_queue(to, queue))
+                else {
+                    continue;
+                };
+                let state = lane_offset(geometry, geometry.rx_queue(to, queue), lane);
+                parts.push(range(state, size_of::<LaneState>()));
+                parts.push(range(window + geometry.latest_offset(queue), 8));
+                parts.push(range(window + geometry.used_offset(queue), 32));
+                parts.push(range(window + geometry.sender_offset(queue, lane), 1));
+                parts.push(range(window + geometry.published_offset(queue, lane), 8));
+                let lane = window + geometry.lane_offset(queue, lane);
                 parts.push(range(lane, geometry.lane() as usize));
             }
         }
@@ -228,15 +239,15 @@ impl FuzzNic {
         let mut parts = Vec::new();
         for to in self.honest() {
             for queue in 0..geometry.queues() {
-                for sender in 0..geometry.senders() {
-                    let published = geometry.published_offset(queue, sender);
+                for number in 0..geometry.lanes() {
+                    let published = geometry.published_offset(queue, number);
                     let published = self.long(to, published).load(Relaxed) as u32;
-                    let consumed = geometry.consumed_offset(queue, sender);
+                    let consumed = geometry.consumed_offset(queue, number);
                     let consumed = self.word(to, consumed).load(Relaxed);
                     let filled = Geometry::filled(geometry.lane(), published, consumed);
                     let filled = filled.expect("an honest receiver's lane");
                     let lane =
-                        window_offset(geometry, port(to)) + geometry.lane_offset(queue, sender);
+                        window_offset(geometry, port(to)) + geometry.lane_offset(queue, number);
                     let offset = consumed & (geometry.lane() - 1);
                     let first = filled.min(geometry.lane() - offset);
                     let at = |from: u32, size: u32| {

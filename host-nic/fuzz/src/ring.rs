@@ -46,14 +46,16 @@ pub fn run(data: &[u8]) {
 fn offset(geometry: Geometry, input: &mut Bytes) -> u64 {
     let (kind, number) = (input.u8(), u64::from(input.u16()));
     let queue = number as u32 & 1;
-    let sender = (number >> 1) as u32 % geometry.senders();
-    match kind & 7 {
+    let lane = (number >> 1) as u32 % geometry.lanes();
+    match kind & 15 {
         0 => geometry.tx_producer_offset(queue),
         1 => geometry.tx_consumer_offset(queue),
-        2 => geometry.published_offset(queue, sender),
-        3 => geometry.consumed_offset(queue, sender),
+        2 => geometry.published_offset(queue, lane),
+        3 => geometry.consumed_offset(queue, lane),
         4 => geometry.tx_ring_offset(queue) + number % u64::from(geometry.ring()),
-        5 => geometry.lane_offset(queue, sender) + number % u64::from(geometry.lane()),
+        5 => geometry.lane_offset(queue, lane) + number % u64::from(geometry.lane()),
+        6 => geometry.latest_offset(queue),
+        7 => geometry.used_offset(queue),
         _ => number * 8,
     }
 }

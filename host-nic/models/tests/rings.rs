@@ -33,7 +33,7 @@ fn lane(nic: ModelNic) {
     sender.send(frame(1, 0, 99));
     assert_eq!(nic.call(0, 1, true), 1);
     let filled = LONG + 16;
-    let state = nic.switch().lane(0, 1).unwrap();
+    let state = nic.switch().lane(1, 0).unwrap();
     state.published.store(filled, Relaxed);
     state.limit.store(SIZE, Relaxed);
     let published = Published {

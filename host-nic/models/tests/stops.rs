@@ -12,7 +12,7 @@ use postern_nic_models::sync::Ordering::Relaxed;
 use postern_nic_models::sync::modelled::{Mutation, mutate, stop_after, writes_of};
 
 /// Checks the stores of a call of port 0: in windows, it may store to free bytes of its lanes, to
-/// its `published` and to its TX consumer.
+/// the words that tell of them, and to its TX consumer.
 fn check_writes(nic: ModelNic, free: &[(u32, u32, u32)], writes: &[(usize, usize)]) {
     let geometry = nic.geometry;
     let windows = nic.base as usize + window_offset(geometry, port(0)) as usize;
@@ -24,7 +24,13 @@ fn check_writes(nic: ModelNic, free: &[(u32, u32, u32)], writes: &[(usize, usize
         let inside = number != 0 && (lane..lane + u64::from(SIZE)).contains(&offset);
         let word = match number {
             0 => offset == geometry.tx_consumer_offset(0),
-            _ => offset == geometry.published_offset(0, 0),
+            _ => [
+                geometry.latest_offset(0),
+                geometry.published_offset(0, 0),
+                geometry.sender_offset(0, 0),
+                geometry.used_offset(0),
+            ]
+            .contains(&offset),
         };
         let may = free.iter().any(|(to, position, room)| {
             let at = (offset.wrapping_sub(lane) as u32).wrapping_sub(*position) % SIZE;
@@ -93,7 +99,7 @@ fn refill(nic: ModelNic) {
         // The lane looks as if it had been filled up to 32 bytes in front of its end, and then
         // read.
         let filled = SIZE - RECORD;
-        let lane = nic.switch().lane(0, 1).unwrap();
+        let lane = nic.switch().lane(1, 0).unwrap();
         lane.published.store(filled, Relaxed);
         lane.limit.store(filled, Relaxed);
         let word = u64::from(filled) | 1 << 32;

@@ -3,11 +3,12 @@
 use postern_abi::PAGE_SIZE;
 use postern_abi::service::{OP_TX, Secret};
 use postern_abi::window::{
-    Geometry, MAX_PORTS, MAX_QUEUES, MAX_RING, MAX_SENDERS, MIN_FRAME, PortId,
+    Geometry, MAX_LANES, MAX_PORTS, MAX_QUEUES, MAX_RING, MAX_SENDERS, MIN_FRAME, PortId,
 };
 
 use crate::layout::{
-    memory_size, sender_offset, sender_stride, state_size, window_offset, window_stride,
+    LARGE_PAGE, lane_offset, memory_size, sender_offset, sender_stride, state_size, window_offset,
+    window_stride,
 };
 use crate::state::{LaneState, PortState, SenderState, State, StateError};
 
@@ -28,17 +29,15 @@ pub struct Credentials {
     queues: u8,
     ring_log: u8,
     lane_log: u8,
-    /// Number of the port's first sender in the whole NIC.
-    pub(crate) first_sender: u8,
+    last_lane: u8,
     /// Length in bytes of the longest frame, less that of the shortest.
     pub(crate) span: u16,
     /// Distance from one [`SenderState`](crate::state::SenderState) to the next, in bytes.
     pub(crate) sender_stride: u32,
     /// Offset in bytes of the first TX ring in a window.
     pub(crate) rings: u32,
-    /// Offset in bytes, in a window, of the lane from the port's first sender to the first RX
-    /// queue.
-    pub(crate) lane: u32,
+    /// Offset in bytes of the first lane in a window.
+    pub(crate) lanes: u32,
     /// Size in bytes of a TX ring, less one.
     pub(crate) ring_mask: u32,
     /// Size in bytes of a lane, less one.
@@ -51,7 +50,9 @@ pub struct Credentials {
     /// Word of a request of [`OP_TX`] with the secret of the tenancy.
     tx_request: u64,
     /// Offset in bytes of the window of port 0.
-    pub(crate) windows: u64,
+    pub(crate) windows: u32,
+    /// Offset in bytes of the first [`LaneState`].
+    pub(crate) lane_states: u32,
     /// Distance in bytes from one window to the next.
     pub(crate) window_stride: u64,
 }
@@ -67,11 +68,11 @@ const _: () = {
         + MAX_RING as u64 * (MAX_QUEUES + MAX_SENDERS * MAX_QUEUES) as u64;
     assert!(window / PAGE_SIZE * (MAX_PORTS as u64 + 1) <= u32::MAX as u64);
     let senders = MAX_SENDERS as u64;
-    let lanes = size_of::<LaneState>() as u64 * senders;
+    let lanes = size_of::<LaneState>() as u64 * MAX_LANES as u64;
     let most = size_of::<State>() as u64
         + size_of::<PortState>() as u64 * MAX_PORTS as u64
-        + (size_of::<SenderState>() as u64 + lanes) * senders;
-    assert!(most + PAGE_SIZE <= u32::MAX as u64);
+        + (size_of::<SenderState>() as u64 + senders + lanes) * senders;
+    assert!(most + LARGE_PAGE <= u32::MAX as u64);
 };
 
 impl Credentials {
@@ -90,17 +91,18 @@ impl Credentials {
             queues: geometry.queues() as u8,
             ring_log: geometry.ring_log() as u8,
             lane_log: geometry.lane_log() as u8,
-            first_sender: geometry.sender(port, 0) as u8,
+            last_lane: (geometry.lanes() - 1) as u8,
             span: (geometry.max_frame() - MIN_FRAME) as u16,
             sender_stride: sender_stride(geometry) as u32,
             rings: geometry.tx_ring_offset(0) as u32,
-            lane: geometry.lane_offset(0, geometry.sender(port, 0)) as u32,
+            lanes: geometry.lane_offset(0, 0) as u32,
             ring_mask: geometry.ring() - 1,
             lane_mask: geometry.lane() - 1,
             sender: sender_offset(geometry, geometry.sender(port, 0)) as u32,
             window_page: (window_offset(geometry, port) / PAGE_SIZE) as u32,
             tx_request: secret.request(OP_TX),
-            windows: state_size(geometry),
+            windows: state_size(geometry) as u32,
+            lane_states: lane_offset(geometry, 0, 0) as u32,
             window_stride: window_stride(geometry),
         }
     }
@@ -154,7 +156,12 @@ impl Credentials {
             return false;
         };
         let ports = u32::from(self.last_port) + 1;
-        match Geometry::new(ports, self.queues.into(), ring, lane) {
+        let lanes = u32::from(self.last_lane) + 1;
+        let geometry = match Geometry::new(ports, self.queues.into(), ring, lane) {
+            Ok(geometry) => geometry.with_lanes(lanes),
+            Err(error) => Err(error),
+        };
+        match geometry {
             Ok(geometry) => {
                 self.tenancy != 0
                     && self.secret().is_valid()
@@ -184,9 +191,12 @@ impl Credentials {
         reason = "a geometry that was checked needs no second check"
     )]
     pub const fn geometry(&self) -> Geometry {
-        // SAFETY: the four numbers are those of a valid geometry. `new` takes them from one, and
+        // SAFETY: the five numbers are those of a valid geometry. `new` takes them from one, and
         // `from_words` gives only credentials that `check` has compared with one.
-        unsafe { Geometry::from_logs(self.last_port, self.queues, self.ring_log, self.lane_log) }
+        unsafe {
+            let (ring, lane) = (self.ring_log, self.lane_log);
+            Geometry::from_logs(self.last_port, self.queues, ring, lane, self.last_lane)
+        }
     }
 
     /// The port that calls.
@@ -199,6 +209,12 @@ impl Credentials {
     #[inline(always)]
     pub(crate) const fn has(&self, port: u8) -> bool {
         port <= self.last_port
+    }
+
+    /// Whether an RX queue has a lane of this number.
+    #[inline(always)]
+    pub(crate) const fn has_lane(&self, lane: u8) -> bool {
+        lane <= self.last_lane
     }
 
     /// Number of the tenancy for which the port calls. Calls of a former tenancy are refused.
@@ -249,8 +265,9 @@ mod tests {
                 assert_eq!(credentials.geometry(), geometry);
                 assert_eq!(credentials.port(), port);
                 // The low half of the first word is the tenancy: any but 0 will do. The sixth word
-                // is the secret.
-                for bit in (32..320).chain(384..512) {
+                // is the secret. Other numbers of lanes make the same windows, where these begin at
+                // large pages.
+                for bit in (32..72).chain(80..320).chain(384..512) {
                     let mut words = credentials.words();
                     words[bit / 64] ^= 1 << (bit % 64);
                     if let Some(other) = Credentials::from_words(words) {

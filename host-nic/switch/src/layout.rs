@@ -5,7 +5,8 @@
 //!   0                              State                               state
 //!   port_offset(p)                 PortState of port p                 state
 //!   sender_offset(geometry, s)     SenderState of sender s, then a     state
-//!                                  LaneState for each RX queue
+//!                                  byte for each RX queue: its lane
+//!   lane_offset(geometry, q, l)    LaneState of lane l of RX queue q   state
 //!   state_size(geometry)           window of port 0                    postern_abi::window
 //!   window_offset(geometry, p)     window of port p                    postern_abi::window
 //!   memory_size(geometry) - SLACK  slack
@@ -16,7 +17,7 @@
 #![forbid(unsafe_code)]
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::window::{Geometry, MAX_FRAME, PortId, record_size};
+use postern_abi::window::{Geometry, LINE_SIZE, MAX_FRAME, PortId, record_size};
 
 use crate::state::{LaneState, PortState, SenderState, State};
 
@@ -48,7 +49,7 @@ const fn align(size: u64, geometry: Geometry) -> u64 {
 /// Size in bytes of the state of a NIC, a multiple of the page size.
 #[inline]
 pub const fn state_size(geometry: Geometry) -> u64 {
-    align(sender_offset(geometry, geometry.senders()), geometry)
+    align(lane_offset(geometry, geometry.senders(), 0), geometry)
 }
 
 /// Distance in bytes from one window to the next: itself and [`padding`].
@@ -68,17 +69,23 @@ pub const fn port_offset(port: u32) -> u64 {
     size_of::<State>() as u64 + port as u64 * size_of::<PortState>() as u64
 }
 
-/// Distance in bytes from one [`SenderState`] to the next: itself and its [`LaneState`]s.
+/// Distance in bytes from one [`SenderState`] to the next: itself and its bytes of RX queues.
 #[inline]
 pub const fn sender_stride(geometry: Geometry) -> u64 {
-    let lanes = geometry.senders() as u64 * size_of::<LaneState>() as u64;
-    size_of::<SenderState>() as u64 + lanes
+    size_of::<SenderState>() as u64 + (geometry.senders() as u64).next_multiple_of(LINE_SIZE)
 }
 
-/// Offset in bytes of a [`SenderState`], which its [`LaneState`]s follow.
+/// Offset in bytes of a [`SenderState`], which a byte for each RX queue follows.
 #[inline]
 pub const fn sender_offset(geometry: Geometry, sender: u32) -> u64 {
     port_offset(geometry.ports()) + sender as u64 * sender_stride(geometry)
+}
+
+/// Offset in bytes of the [`LaneState`] of a lane of an RX queue, numbered in the whole NIC.
+#[inline]
+pub const fn lane_offset(geometry: Geometry, queue: u32, lane: u32) -> u64 {
+    let number = queue as u64 * geometry.lanes() as u64 + lane as u64;
+    sender_offset(geometry, geometry.senders()) + number * size_of::<LaneState>() as u64
 }
 
 /// Offset in bytes of a port's window.

@@ -70,13 +70,14 @@
 //! let taken = unsafe { serve(memory.base().as_ptr(), &caller, 0, request, 32, 0) };
 //! assert_eq!(taken, 1);
 //!
-//! // One word of the receiver's window says how far the lane from this sender is filled, and for
-//! // which tenancy. The lane holds a copy of the record.
+//! // The sender has got a lane of the receiver's queue. One word of the window says how far that lane
+//! // is filled, and for which tenancy. The lane holds a copy of the record.
 //! let from = geometry.sender(sender, 0);
-//! let published = switch.published(from, receiver, 0).expect("the NIC has both");
+//! let (lane, _) = switch.lane_from(from, receiver.number()).expect("it has sent");
+//! let published = switch.published(receiver, 0, lane).expect("the queue has that lane");
 //! let expected = Published { position: record_size(60) as u32, tenancy: 8 };
 //! assert_eq!(Published::from_word(published.load(Acquire)), expected);
-//! let lane = switch.lane_ring(from, receiver, 0).expect("the NIC has both");
+//! let lane = switch.lane_ring(receiver, 0, lane).expect("the queue has that lane");
 //! // SAFETY: the lane has 64 KiB, page aligned; all of the memory is accessed atomically.
 //! let copy = unsafe { AtomicU64::from_ptr(lane.cast::<u64>().add(2)) };
 //! assert_eq!(copy.load(Relaxed), record[2]);

@@ -16,9 +16,11 @@
 //!   SenderState  position of the TX queue, and how    calls for the queue   calls for the queue,
 //!   of each        far its first frame came (a line)                        host
 //!   vCPU         counters, drops by cause             calls of the vCPU     host
-//!                cached routes                        calls of the vCPU     calls of the vCPU
-//!                a LaneState (a line) for each        calls of the vCPU     host
-//!                  RX queue of the NIC
+//!                cached routes, and the lane that     calls of the vCPU     calls of the vCPU
+//!                  it has in each RX queue
+//!   LaneState    holder                               calls that want one,  all calls
+//!   of each                                           host
+//!   lane (line)  positions, counters                  calls of the holder   host
 //! ```
 //!
 //! [`layout`](crate::layout) says where each part lies. Guests never see this memory except on the
@@ -71,10 +73,12 @@ pub enum Cause {
     Policy = 8,
     /// The frame is above a port's rate.
     Rate = 9,
+    /// All lanes of the destination are other senders'. Counted once for each destination.
+    NoLane = 10,
 }
 
 /// Number of [`Cause`]s.
-pub const CAUSES: usize = 10;
+pub const CAUSES: usize = 11;
 
 impl Cause {
     /// All causes, in the order of their numbers.
@@ -89,6 +93,7 @@ impl Cause {
         Cause::Spoofed,
         Cause::Policy,
         Cause::Rate,
+        Cause::NoLane,
     ];
 
     /// The name of the cause in tables and JSON.
@@ -104,6 +109,7 @@ impl Cause {
             Cause::Spoofed => "spoofed",
             Cause::Policy => "policy",
             Cause::Rate => "rate",
+            Cause::NoLane => "no_lane",
         }
     }
 }
@@ -153,7 +159,9 @@ pub struct State {
     pub key: [AtomicU64; 2],
     /// Not 0 if VLANs are told apart, and each port's [`Vlan`] counts.
     pub vlans: AtomicU64,
-    pad0: AtomicU64,
+    /// Number of lanes of each RX queue.
+    pub lanes: AtomicU32,
+    pad0: AtomicU32,
     /// The host's clock.
     pub clock: Clock,
     /// The ports that have a tenant: bit `p % 64` of word `p / 64` says that port `p` receives
@@ -254,7 +262,8 @@ pub const SOURCE_FIXED: u64 = 1 << 63;
 pub const SOURCE_OWN: u64 = 1 << 62;
 
 /// The state of a sender: what calls of one vCPU keep from one call to the next, and the position
-/// of the TX queue of the same number. The sender's [`LaneState`]s follow it in memory.
+/// of the TX queue of the same number. In memory, a byte for each RX queue follows it: the number
+/// of the lane that the sender had there last. Whether it still has it, [`LaneState::holder`] says.
 #[repr(C, align(64))]
 pub struct SenderState {
     /// Position up to which the TX queue's records were taken, the NIC's own copy.
@@ -278,7 +287,7 @@ pub struct SenderState {
     pub moved: AtomicU64,
     /// Number of frames not delivered, by [`Cause`].
     pub drops: [AtomicU64; CAUSES],
-    pad1: [AtomicU64; 2],
+    pad1: AtomicU64,
     /// The cache of routes of frames with one destination. The last byte of the destination's
     /// address, modulo [`CACHED_ROUTES`], chooses the element.
     pub routes: [CachedRoute; CACHED_ROUTES],
@@ -306,14 +315,20 @@ pub struct CachedRoute {
     pub first: AtomicU64,
     /// Bytes 8 to 11 of the frames: the other four bytes of the source.
     pub second: AtomicU32,
-    /// Number of the port.
-    pub port: AtomicU32,
+    /// Number of the port, and behind the lowest byte that of the sender's lane there.
+    pub port_and_lane: AtomicU32,
     /// [`State::generation`] in which the port was found; the route is void in any other.
     pub generation: AtomicU64,
     pad: AtomicU64,
 }
 
-/// The state of a lane, on its sender's side. Positions are those of [`postern_abi::window`].
+/// The state of a lane, on the side of its holder. Positions are those of [`postern_abi::window`].
+///
+/// A lane gets a holder by one exchange of [`LaneState::holder`], which one call wins, and another
+/// holder than before only once the frames of that one have been read. All other words belong to the
+/// holder.
+/// It keeps the lane until the host takes it, which does so when no call of the holder can still
+/// write to it. So a holder that is stopped anywhere keeps its lane, and nobody else's.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct LaneState {
@@ -329,7 +344,9 @@ pub struct LaneState {
     pub limit: AtomicU32,
     /// The receiver's tenancy that the positions belong to.
     pub tenancy: AtomicU32,
-    reserved: AtomicU32,
+    /// Number of the sender that has the lane, plus 1, or that had it last, with [`LANE_FREE`]; 0 if
+    /// none has ever had it.
+    pub holder: AtomicU32,
     /// Number of frames delivered.
     pub frames: AtomicU64,
     /// Number of bytes of the frames delivered.
@@ -339,6 +356,9 @@ pub struct LaneState {
     pub drops: AtomicU64,
     pad: [AtomicU64; 2],
 }
+
+/// Bit of [`LaneState::holder`]: nobody has the lane.
+pub const LANE_FREE: u32 = 1 << 31;
 
 const _: () = assert!(core::mem::offset_of!(State, clock) == 64);
 const _: () = assert!(core::mem::offset_of!(State, attached) == 128);
@@ -377,7 +397,9 @@ impl State {
         }
         let [ports, queues, ring, lane] =
             [&self.ports, &self.queues, &self.ring, &self.lane].map(|word| word.load(Relaxed));
-        Geometry::new(ports, queues, ring, lane).map_err(StateError::Geometry)
+        Geometry::new(ports, queues, ring, lane)
+            .and_then(|geometry| geometry.with_lanes(self.lanes.load(Relaxed)))
+            .map_err(StateError::Geometry)
     }
 
     /// Stores the geometry, for [`State::check`].
@@ -386,6 +408,7 @@ impl State {
         self.queues.store(geometry.queues(), Relaxed);
         self.ring.store(geometry.ring(), Relaxed);
         self.lane.store(geometry.lane(), Relaxed);
+        self.lanes.store(geometry.lanes(), Relaxed);
     }
 
     /// Number of a port's present tenancy, 0 if there is none.

@@ -21,7 +21,7 @@ use postern_abi::service::Secret;
 use postern_abi::window::{PortId, Published, WindowHeader};
 
 use crate::fdb::{Key, Station};
-use crate::state::{LaneState, SOURCE_FIXED, SOURCE_OWN, SenderState};
+use crate::state::{LANE_FREE, LaneState, SOURCE_FIXED, SOURCE_OWN, SenderState};
 use crate::switch::Switch;
 
 /// A MAC address as the forwarding database has it: 48 bits, first byte lowest.
@@ -53,8 +53,8 @@ impl Switch<'_> {
     /// and lets all its rings begin empty. The address gets a static entry in the forwarding
     /// database as long as the tenancy lasts. Does nothing if the port is not one of this NIC's.
     ///
-    /// `tenancy` must not be 0, nor the number of a former tenancy whose tenant may still make
-    /// calls. `secret` must have been drawn for this tenancy alone. It goes into the window, where
+    /// The port's former tenant must make no calls any more: the lanes that it held become others'.
+    /// `tenancy` must not be 0, nor the number of a former tenancy. `secret` must have been drawn for this tenancy alone. It goes into the window, where
     /// the guest reads it, and nobody else can.
     pub fn admit(&self, port: PortId, tenancy: u32, secret: Secret, mac: [u8; 6]) {
         let (Some(window), Some(port_state)) = (self.window(port), self.port(port)) else {
@@ -62,6 +62,7 @@ impl Switch<'_> {
         };
         let state = self.state();
         self.evict(port);
+        self.release_lanes(port);
         self.clear(window);
         port_state.features.store(0, Relaxed);
         if port_state.source.load(Relaxed) & SOURCE_OWN != 0 {
@@ -104,11 +105,11 @@ impl Switch<'_> {
                     position.store(next, Relaxed);
                 }
             }
-            for sender in 0..geometry.senders() {
+            for lane in 0..geometry.lanes() {
                 let words = (
-                    self.lane(sender, number),
-                    self.published(sender, port, queue),
-                    self.consumed(sender, port, queue),
+                    self.lane(number, lane),
+                    self.published(port, queue, lane),
+                    self.consumed(port, queue, lane),
                 );
                 if let (Some(lane), Some(published), Some(consumed)) = words {
                     let position = lane.published.load(Relaxed);
@@ -130,10 +131,25 @@ impl Switch<'_> {
             if let Some(sender) = self.sender(number) {
                 sender.clear_counters();
             }
-            for other in 0..geometry.senders() {
-                let both = [self.lane(number, other), self.lane(other, number)];
-                for lane in both.into_iter().flatten() {
-                    lane.clear_counters();
+            for lane in (0..geometry.lanes()).filter_map(|lane| self.lane(number, lane)) {
+                lane.clear_counters();
+            }
+        }
+    }
+
+    /// Takes the lanes that a port's senders hold in all RX queues. None of their calls may be going
+    /// on.
+    fn release_lanes(&self, port: PortId) {
+        let geometry = self.geometry();
+        let senders = (0..geometry.queues()).map(|queue| geometry.sender(port, queue));
+        for sender in senders {
+            for queue in 0..geometry.senders() {
+                if let Some(byte) = self.lane_byte(sender, queue) {
+                    byte.store(0, Relaxed);
+                }
+                if let Some((_, lane)) = self.lane_from(sender, queue) {
+                    // Release: the next holder sees the positions where this one left them.
+                    lane.holder.store(LANE_FREE | (sender + 1), Release);
                 }
             }
         }
@@ -162,9 +178,13 @@ impl Switch<'_> {
             }
             u64_at(offset_of!(WindowHeader, size)).store(header.size, Relaxed);
             u64_at(offset_of!(WindowHeader, secret)).store(header.secret.word(), Relaxed);
-            for (i, byte) in header.mac.iter().enumerate() {
-                AtomicU8::from_ptr(at(offset_of!(WindowHeader, mac) + i)).store(*byte, Relaxed);
-            }
+            let store = |offset, bytes: &[u8]| {
+                for (i, byte) in bytes.iter().enumerate() {
+                    AtomicU8::from_ptr(at(offset + i)).store(*byte, Relaxed);
+                }
+            };
+            store(offset_of!(WindowHeader, mac), &header.mac);
+            store(offset_of!(WindowHeader, lanes), &header.lanes.to_ne_bytes());
             u64_at(offset_of!(WindowHeader, magic)).store(header.magic, Release);
         }
     }

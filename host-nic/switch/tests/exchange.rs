@@ -170,8 +170,9 @@ fn a_lane_that_cannot_be_is_empty() {
     sender.tx_burst(&[frame(1, 60)]);
     let published = memory
         .switch()
-        .published(0, PortId::new(1).unwrap(), 0)
+        .published(PortId::new(1).unwrap(), 0, 0)
         .unwrap();
+    let latest = latest(&memory, 1);
     let right = published.load(Relaxed);
     let Published { position, tenancy } = Published::from_word(right);
     for wrong in [position + SMALL, !15, 1 << 31] {
@@ -180,6 +181,7 @@ fn a_lane_that_cannot_be_is_empty() {
             tenancy,
         };
         published.store(word.word(), Release);
+        latest.store(word.latest(0), Release);
         assert!(!receiver.rx_ready(), "{wrong:#x}");
         assert!(receive(&mut receiver, 9).is_empty());
     }
@@ -190,11 +192,24 @@ fn a_lane_that_cannot_be_is_empty() {
             tenancy: other,
         };
         published.store(word.word(), Release);
+        latest.store(word.latest(other), Release);
         assert!(!receiver.rx_ready());
         assert!(receive(&mut receiver, 9).is_empty());
     }
     published.store(right, Release);
+    latest.store(u64::MAX - 1, Release);
     assert_eq!(receive(&mut receiver, 9), [frame(1, 60)]);
+}
+
+/// The word `latest` of RX queue 0 of a port.
+fn latest(memory: &Memory, port: u32) -> &AtomicU64 {
+    let geometry = memory.geometry();
+    let window = memory.switch().window(PortId::new(port).unwrap()).unwrap();
+    // SAFETY: the word lies in the window, aligned.
+    unsafe {
+        let word = window.add(geometry.latest_offset(0) as usize);
+        AtomicU64::from_ptr(word.cast())
+    }
 }
 
 /// Whatever is in a lane, the guest does not leave the lane, and goes on behind the record.
@@ -203,12 +218,12 @@ fn a_record_that_is_none_ends_what_is_there() {
     let memory = memory(2, SMALL);
     let (mut sender, mut receiver) = (open(&memory, 0), open(&memory, 1));
     let to = PortId::new(1).unwrap();
-    let lane = memory.switch().lane_ring(0, to, 0).unwrap();
+    let lane = memory.switch().lane_ring(to, 0, 0).unwrap();
     let wrong = [0, 13, 65, 4081, 65535, u32::MAX];
     for length in wrong {
         let state = memory
             .switch()
-            .lane(0, memory.geometry().sender(to, 0))
+            .lane(memory.geometry().sender(to, 0), 0)
             .unwrap();
         let at = state.published.load(Relaxed) as usize % SMALL as usize;
         sender.tx_burst(&[frame(1, 60), frame(2, 60)]);

@@ -271,7 +271,7 @@ fn near_the_end(nic: &TestNic, model: &mut Model, start: u32) {
             .store(start, Relaxed);
         for to in 0..senders {
             nic.switch()
-                .lane(sender, to)
+                .lane(to, sender)
                 .unwrap()
                 .published
                 .store(start, Relaxed);
@@ -392,7 +392,7 @@ fn long_bursts_keep_their_order() {
             .tx_next
             .store(near_end, Relaxed);
         for to in 0..2 {
-            let lane = nic.switch().lane(sender, to).unwrap();
+            let lane = nic.switch().lane(to, sender).unwrap();
             lane.published.store(near_end, Relaxed);
         }
     }

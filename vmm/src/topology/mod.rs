@@ -8,6 +8,7 @@
 //! ports = 4
 //! queues = 1               # of each port; as many as a VM with a port has vCPUs; optional
 //! ring = "256K"            # size of each TX ring; optional
+//! lanes = 3                # lanes of each RX queue, for as many senders; optional
 //! lane = "256K"            # size of each lane; optional
 //! image = "nic-image"      # for elisa, elisa-strict and exit-kernel
 //! socket = "nic.socket"    # where postern stat and postern nic find it; optional

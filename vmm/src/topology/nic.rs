@@ -219,12 +219,14 @@ fn write_geometry<S: Serializer>(geometry: &Geometry, serializer: S) -> Result<S
         ports: u32,
         queues: u32,
         ring: Bytes,
+        lanes: u32,
         lane: Bytes,
     }
     let fields = Fields {
         ports: geometry.ports(),
         queues: geometry.queues(),
         ring: Bytes(geometry.ring().into()),
+        lanes: geometry.lanes(),
         lane: Bytes(geometry.lane().into()),
     };
     fields.serialize(serializer)

@@ -30,6 +30,7 @@ const LEAST: GeometryRequest = GeometryRequest {
     ports: 2,
     queues: DEFAULT_QUEUES,
     ring: None,
+    lanes: None,
     lane: None,
 };
 
@@ -104,6 +105,7 @@ fn geometry(reader: &mut Reader, section: &mut Section<'_>) -> Option<Geometry> 
     let ports = section.need::<u32>(reader, "ports");
     let queues = section.take::<u32>(reader, "queues");
     let ring = section.take::<Bytes>(reader, "ring");
+    let lanes = section.take::<u32>(reader, "lanes");
     let lane = section.take::<Bytes>(reader, "lane");
     let ports = ports?;
     let request = GeometryRequest {
@@ -112,6 +114,7 @@ fn geometry(reader: &mut Reader, section: &mut Section<'_>) -> Option<Geometry> 
             .as_ref()
             .map_or(DEFAULT_QUEUES, |queues| queues.value),
         ring: ring.as_ref().map(|size| size.value),
+        lanes: lanes.as_ref().map(|number| number.value),
         lane: lane.as_ref().map(|size| size.value),
     };
     match request.geometry() {
@@ -119,6 +122,7 @@ fn geometry(reader: &mut Reader, section: &mut Section<'_>) -> Option<Geometry> 
         Err(error) => {
             let offset = match error {
                 geometry::Error::Ring(_) => ring.map(|size| size.offset),
+                geometry::Error::Lanes(_) => lanes.map(|number| number.offset),
                 geometry::Error::Lane(_) => lane.map(|size| size.offset),
                 geometry::Error::Numbers(_) => None,
             };

@@ -148,7 +148,7 @@ impl TestNic {
             let sender = geometry.sender(self.ports[0], vcpu);
             for queue in 0..QUEUES {
                 let published = switch
-                    .published(sender, self.ports[1], queue)
+                    .published(self.ports[1], queue, sender)
                     .context("a lane")?;
                 *bytes += window::Published::from_word(published.load(Relaxed)).position;
             }

@@ -3,8 +3,9 @@
 use core::fmt;
 
 use super::limits::{
-    DEFAULT_LANE_MIN, DEFAULT_LANES, MAX_FRAME, MAX_PORTS, MAX_QUEUES, MAX_RING, MAX_SEGMENT,
-    MAX_SENDERS, MIN_RING,
+    DEFAULT_LANE_MIN, DEFAULT_LANES, DEFAULT_LANES_OF_MANY, DEFAULT_LANES_SIZE, DEFAULT_RING,
+    DEFAULT_RING_OF_MANY, FEW_SENDERS, MAX_FRAME, MAX_LANES, MAX_PORTS, MAX_QUEUES, MAX_RING,
+    MAX_SEGMENT, MAX_SENDERS, MIN_RING,
 };
 use super::port::PortId;
 use super::record::RECORD_ALIGN;
@@ -23,12 +24,13 @@ pub struct Geometry {
     queues: u8,
     ring_log: u8,
     lane_log: u8,
+    last_lane: u8,
 }
 
 impl Geometry {
     /// The geometry of 2 to [`MAX_PORTS`] ports of 1 to [`MAX_QUEUES`] queues, at most
     /// [`MAX_SENDERS`] in all, with TX rings of `ring` and lanes of `lane` bytes, powers of two
-    /// from [`MIN_RING`] to [`MAX_RING`].
+    /// from [`MIN_RING`] to [`MAX_RING`], and [`Geometry::default_lanes`].
     ///
     /// # Errors
     ///
@@ -56,11 +58,34 @@ impl Geometry {
             queues: queues as u8,
             ring_log: ring.trailing_zeros() as u8,
             lane_log: lane.trailing_zeros() as u8,
+            last_lane: (Geometry::default_lanes(ports, queues) - 1) as u8,
         })
     }
 
-    /// The geometry of numbers that were checked before: the last port, the number of queues, and
-    /// the binary logarithms of the sizes of a TX ring and of a lane.
+    /// The same geometry with `lanes` lanes in each RX queue: 1 to the number of senders, at most
+    /// [`MAX_LANES`].
+    ///
+    /// # Errors
+    ///
+    /// The number, if it is out of range.
+    pub const fn with_lanes(self, lanes: u32) -> Result<Geometry, GeometryError> {
+        let senders = self.senders();
+        let most = if senders < MAX_LANES {
+            senders
+        } else {
+            MAX_LANES
+        };
+        if lanes < 1 || lanes > most {
+            return Err(GeometryError::Lanes { lanes, most });
+        }
+        Ok(Geometry {
+            last_lane: (lanes - 1) as u8,
+            ..self
+        })
+    }
+
+    /// The geometry of numbers that were checked before: the last port, the number of queues, the
+    /// binary logarithms of the sizes of a TX ring and of a lane, and the last lane.
     ///
     /// # Safety
     ///
@@ -75,23 +100,51 @@ impl Geometry {
         queues: u8,
         ring_log: u8,
         lane_log: u8,
+        last_lane: u8,
     ) -> Geometry {
         Geometry {
             last_port,
             queues,
             ring_log,
             lane_log,
+            last_lane,
         }
     }
 
-    /// Default size of a lane, in bytes: the lanes of an RX queue share
-    /// [`DEFAULT_LANES`], yet none is larger than a TX ring or smaller than [`DEFAULT_LANE_MIN`].
-    pub const fn default_lane(ports: u32, queues: u32, ring: u32) -> u32 {
-        let senders = match ports.checked_mul(queues) {
+    /// Number of senders of a NIC, or [`MAX_SENDERS`] where no NIC has these numbers.
+    const fn senders_of(ports: u32, queues: u32) -> u32 {
+        match ports.checked_mul(queues) {
             Some(senders) if senders != 0 && senders <= MAX_SENDERS => senders,
             _ => MAX_SENDERS,
+        }
+    }
+
+    /// Default size of a TX ring, in bytes.
+    pub const fn default_ring(ports: u32, queues: u32) -> u32 {
+        match Geometry::senders_of(ports, queues) <= FEW_SENDERS {
+            true => DEFAULT_RING,
+            false => DEFAULT_RING_OF_MANY,
+        }
+    }
+
+    /// Default number of lanes of an RX queue: one for each sender, where these are few.
+    pub const fn default_lanes(ports: u32, queues: u32) -> u32 {
+        let senders = Geometry::senders_of(ports, queues);
+        let most = match senders <= FEW_SENDERS {
+            true => DEFAULT_LANES,
+            false => DEFAULT_LANES_OF_MANY,
         };
-        let share = DEFAULT_LANES / senders.next_power_of_two();
+        if senders < most { senders } else { most }
+    }
+
+    /// Default size of a lane, in bytes: the lanes of an RX queue share [`DEFAULT_LANES_SIZE`], yet
+    /// none is larger than a TX ring or smaller than [`DEFAULT_LANE_MIN`].
+    pub const fn default_lane(ports: u32, queues: u32, ring: u32) -> u32 {
+        let lanes = match Geometry::senders_of(ports, queues) <= FEW_SENDERS {
+            true => Geometry::default_lanes(ports, queues),
+            false => MAX_LANES,
+        };
+        let share = DEFAULT_LANES_SIZE / lanes.next_power_of_two();
         let share = if share > ring { ring } else { share };
         if share < DEFAULT_LANE_MIN {
             DEFAULT_LANE_MIN
@@ -118,6 +171,11 @@ impl Geometry {
     /// Size of a TX ring in bytes.
     pub const fn ring(self) -> u32 {
         1 << (self.ring_log & 31)
+    }
+
+    /// Number of lanes of each RX queue.
+    pub const fn lanes(self) -> u32 {
+        self.last_lane as u32 + 1
     }
 
     /// Size of a lane in bytes.
@@ -202,14 +260,31 @@ impl Geometry {
         self.tx_producer_offset(queue) + LINE_SIZE
     }
 
-    /// Offset in the window of a sender's element of an RX queue's `published`, a `u64`.
-    pub const fn published_offset(self, queue: u32, sender: u32) -> u64 {
-        PAGE_SIZE * (1 + queue as u64) + sender as u64 * 8
+    /// Offset in the window of an RX queue's `latest`, a `u64`.
+    pub const fn latest_offset(self, queue: u32) -> u64 {
+        PAGE_SIZE * (1 + queue as u64)
     }
 
-    /// Offset in the window of a sender's element of an RX queue's `consumed`, a `u32`.
-    pub const fn consumed_offset(self, queue: u32, sender: u32) -> u64 {
-        PAGE_SIZE * (1 + queue as u64) + MAX_SENDERS as u64 * 8 + sender as u64 * 4
+    /// Offset in the window of a lane's element of an RX queue's `published`, a `u64`. The first
+    /// seven are on the line of `latest`.
+    pub const fn published_offset(self, queue: u32, lane: u32) -> u64 {
+        self.latest_offset(queue) + 8 + lane as u64 * 8
+    }
+
+    /// Offset in the window of the first of the four words, each a `u64`, of an RX queue's `used`:
+    /// bit `l % 64` of word `l / 64` is that of lane `l`.
+    pub const fn used_offset(self, queue: u32) -> u64 {
+        self.latest_offset(queue) + USED
+    }
+
+    /// Offset in the window of a lane's element of an RX queue's `senders`, a `u8`.
+    pub const fn sender_offset(self, queue: u32, lane: u32) -> u64 {
+        self.latest_offset(queue) + SENDERS + lane as u64
+    }
+
+    /// Offset in the window of a lane's element of an RX queue's `consumed`, a `u32`.
+    pub const fn consumed_offset(self, queue: u32, lane: u32) -> u64 {
+        self.latest_offset(queue) + CONSUMED + lane as u64 * 4
     }
 
     /// Offset in the window of a TX queue's ring.
@@ -217,9 +292,9 @@ impl Geometry {
         PAGE_SIZE * (1 + self.queues() as u64) + ((queue as u64) << self.ring_log)
     }
 
-    /// Offset in the window of a sender's lane in an RX queue.
-    pub const fn lane_offset(self, queue: u32, sender: u32) -> u64 {
-        let number = queue as u64 * self.senders() as u64 + sender as u64;
+    /// Offset in the window of a lane of an RX queue.
+    pub const fn lane_offset(self, queue: u32, lane: u32) -> u64 {
+        let number = queue as u64 * self.lanes() as u64 + lane as u64;
         self.tx_ring_offset(self.queues()) + (number << self.lane_log)
     }
 
@@ -230,7 +305,16 @@ impl Geometry {
 }
 
 const _: () = assert!(TX_LINES + MAX_QUEUES as u64 * 2 * LINE_SIZE <= PAGE_SIZE);
-const _: () = assert!(MAX_SENDERS as u64 * 12 <= PAGE_SIZE);
+/// Offset of `used` in the page of an RX queue, on a line of its own behind `published`.
+const USED: u64 = (8 + MAX_LANES as u64 * 8).next_multiple_of(LINE_SIZE);
+/// Offset of `senders` in the page of an RX queue: behind `used`.
+const SENDERS: u64 = USED + 32;
+/// Offset of `consumed` in the page of an RX queue: on lines that the guest alone writes.
+const CONSUMED: u64 = (SENDERS + MAX_LANES as u64).next_multiple_of(LINE_SIZE);
+
+const _: () = assert!(MAX_LANES <= 256 && MAX_LANES < MAX_SENDERS);
+
+const _: () = assert!(CONSUMED + MAX_LANES as u64 * 4 <= PAGE_SIZE);
 const _: () = assert!((MIN_RING as u64).is_multiple_of(PAGE_SIZE));
 
 /// A number or a size that [`Geometry::new`] refuses.
@@ -249,6 +333,13 @@ pub enum GeometryError {
     Ring(u32),
     /// A lane that is too small or too large, or not a power of two.
     Lane(u32),
+    /// No lanes, or more than there are senders.
+    Lanes {
+        /// Lanes of an RX queue.
+        lanes: u32,
+        /// Most lanes that an RX queue of that NIC can have.
+        most: u32,
+    },
 }
 
 impl fmt::Display for GeometryError {
@@ -269,6 +360,11 @@ impl fmt::Display for GeometryError {
             GeometryError::Lane(size) => write!(
                 f,
                 "a lane has {MIN_RING} to {MAX_RING} bytes, a power of two, not {size}"
+            ),
+            GeometryError::Lanes { lanes, most } => write!(
+                f,
+                "an RX queue of this NIC has 1 to {most} lanes, one for each sender at most, \
+                 not {lanes}"
             ),
         }
     }
@@ -294,9 +390,14 @@ mod tests {
             (256, 1),
         ];
         numbers.into_iter().flat_map(|(ports, queues)| {
-            [(12, 12), (12, 14), (18, 12)].map(|(ring, lane)| {
-                Geometry::new(ports, queues, 1 << ring, 1 << lane).expect("valid")
-            })
+            [(12, 12), (12, 14), (18, 12)]
+                .into_iter()
+                .flat_map(move |(ring, lane)| {
+                    let geometry =
+                        Geometry::new(ports, queues, 1 << ring, 1 << lane).expect("valid");
+                    [1, geometry.lanes(), geometry.senders().min(MAX_LANES)]
+                        .map(|lanes| geometry.with_lanes(lanes).expect("valid"))
+                })
         })
     }
 
@@ -307,10 +408,13 @@ mod tests {
             parts.push((geometry.tx_producer_offset(queue), LINE_SIZE));
             parts.push((geometry.tx_consumer_offset(queue), LINE_SIZE));
             parts.push((geometry.tx_ring_offset(queue), geometry.ring().into()));
-            for sender in 0..geometry.senders() {
-                parts.push((geometry.published_offset(queue, sender), 8));
-                parts.push((geometry.consumed_offset(queue, sender), 4));
-                parts.push((geometry.lane_offset(queue, sender), geometry.lane().into()));
+            parts.push((geometry.latest_offset(queue), 8));
+            parts.push((geometry.used_offset(queue), 32));
+            for lane in 0..geometry.lanes() {
+                parts.push((geometry.published_offset(queue, lane), 8));
+                parts.push((geometry.sender_offset(queue, lane), 1));
+                parts.push((geometry.consumed_offset(queue, lane), 4));
+                parts.push((geometry.lane_offset(queue, lane), geometry.lane().into()));
             }
         }
         parts
@@ -366,8 +470,33 @@ mod tests {
             }
         }
         assert_eq!(Geometry::default_lane(2, 1, DEFAULT_RING), DEFAULT_RING);
+        assert_eq!(Geometry::default_lane(16, 1, DEFAULT_RING), 64 << 10);
         assert_eq!(Geometry::default_lane(64, 1, DEFAULT_RING), 64 << 10);
         assert_eq!(Geometry::default_lane(256, 1, DEFAULT_RING), 32 << 10);
+    }
+
+    #[test]
+    fn memory_is_linear_in_the_ports() {
+        let window = |ports: u32| {
+            let ring = Geometry::default_ring(ports, 1);
+            let lane = Geometry::default_lane(ports, 1, ring);
+            let geometry = Geometry::new(ports, 1, ring, lane).expect("valid");
+            geometry.window_size()
+        };
+        // What the goal of 160 MiB for 256 ports leaves for a window.
+        assert!(window(256) <= 600 << 10, "{}", window(256));
+        assert_eq!(window(256), window(65));
+        assert_eq!(window(64), window(16));
+    }
+
+    #[test]
+    fn an_rx_queue_has_no_more_lanes_than_there_are_senders() {
+        let geometry = Geometry::new(3, 2, 4096, 4096).expect("valid");
+        assert_eq!(geometry.lanes(), 6);
+        for lanes in [0, 7, 256, u32::MAX] {
+            let error = geometry.with_lanes(lanes).unwrap_err();
+            assert_eq!(error, GeometryError::Lanes { lanes, most: 6 });
+        }
     }
 
     #[test]

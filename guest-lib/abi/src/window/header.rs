@@ -41,8 +41,8 @@ pub struct WindowHeader {
     pub secret: Secret,
     /// The MAC address that the NIC suggests for the port.
     pub mac: [u8; 6],
-    /// Must be zero.
-    pub reserved: [u8; 2],
+    /// Number of lanes of each RX queue.
+    pub lanes: u16,
 }
 
 const _: () = assert!(size_of::<WindowHeader>() == LINE_SIZE as usize);
@@ -69,7 +69,7 @@ impl WindowHeader {
             size: geometry.window_size(),
             secret,
             mac,
-            reserved: [0; 2],
+            lanes: geometry.lanes() as u16,
         }
     }
 
@@ -85,8 +85,11 @@ impl WindowHeader {
         if self.abi_version != crate::ABI_VERSION {
             return Err(HeaderError::Version(self.abi_version));
         }
-        let geometry = Geometry::new(self.ports, self.queues, self.ring, self.lane)
-            .map_err(HeaderError::Geometry)?;
+        let geometry = match Geometry::new(self.ports, self.queues, self.ring, self.lane) {
+            Ok(geometry) => geometry.with_lanes(self.lanes.into()),
+            Err(error) => Err(error),
+        };
+        let geometry = geometry.map_err(HeaderError::Geometry)?;
         let port = geometry
             .port(self.port)
             .ok_or(HeaderError::Port(self.port))?;
@@ -177,7 +180,7 @@ mod tests {
         );
         type Change = fn(&mut WindowHeader);
         type Expected = fn(&HeaderError) -> bool;
-        let changes: [(Change, Expected); 7] = [
+        let changes: [(Change, Expected); 8] = [
             (|h| h.magic ^= 1, |e| matches!(e, HeaderError::Magic(_))),
             (
                 |h| h.abi_version ^= 1,
@@ -186,6 +189,7 @@ mod tests {
             (|h| h.ports = 300, |e| matches!(e, HeaderError::Geometry(_))),
             (|h| h.queues = 0, |e| matches!(e, HeaderError::Geometry(_))),
             (|h| h.lane = 5, |e| matches!(e, HeaderError::Geometry(_))),
+            (|h| h.lanes = 9, |e| matches!(e, HeaderError::Geometry(_))),
             (|h| h.port = 4, |e| matches!(e, HeaderError::Port(4))),
             (|h| h.size += 1, |e| matches!(e, HeaderError::Size { .. })),
         ];

@@ -14,8 +14,19 @@ pub const MIN_RING: u32 = 4 << 10;
 pub const MAX_RING: u32 = 8 << 20;
 /// Default size of a TX ring, in bytes.
 pub const DEFAULT_RING: u32 = 256 << 10;
+/// Size of a TX ring in bytes that is never exceeded by default in a NIC of more than
+/// [`FEW_SENDERS`] senders.
+pub const DEFAULT_RING_OF_MANY: u32 = 128 << 10;
+/// Most lanes of an RX queue: one for each sender but the port's own.
+pub const MAX_LANES: u32 = MAX_SENDERS - 1;
+/// Default number of lanes of an RX queue, where there are as many senders.
+pub const DEFAULT_LANES: u32 = 16;
+/// Default number of lanes of an RX queue in a NIC of more than [`FEW_SENDERS`] senders.
+pub const DEFAULT_LANES_OF_MANY: u32 = 12;
+/// Number of senders up to which a NIC has the larger of two defaults.
+pub const FEW_SENDERS: u32 = 64;
 /// Default size of all lanes of an RX queue together, in bytes.
-pub const DEFAULT_LANES: u32 = 4 << 20;
+pub const DEFAULT_LANES_SIZE: u32 = 1 << 20;
 /// Least default size of a lane, in bytes.
 pub const DEFAULT_LANE_MIN: u32 = 32 << 10;
 

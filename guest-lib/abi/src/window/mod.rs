@@ -10,24 +10,35 @@
 //!   TX_LINES            TX queue 0: producer (a line)  guest                NIC
 //!                                   consumer (a line)  NIC                  guest
 //!                       TX queue 1: producer ...
-//!   a page each         RX queue 0: published[T], u64  NIC, element c for   guest
-//!                                                      calls of sender c
-//!                                   consumed[T], u32   guest                NIC, element c
-//!                                                                           for sender c
-//!                       RX queue 1: published ...
+//!   a page each         RX queue 0: latest, u64        NIC                  guest
+//!                                   published[L], u64  NIC, element l for   guest
+//!                                                      the holder of lane l
+//!                                   used, 256 bits     NIC                  guest
+//!                                   senders[L], u8     NIC                  guest
+//!                                   consumed[L], u32   guest                NIC, element l for
+//!                                                                           the holder of lane l
+//!                       RX queue 1: latest ...
 //!   page aligned        TX ring of queue 0, 1, ...     guest                NIC
-//!   page aligned        RX queue 0: lane of sender 0  NIC, for sender 0   guest
-//!                                   lane of sender 1  NIC, for sender 1   guest
-//!                       RX queue 1: lane of sender 0 ...
+//!   page aligned        RX queue 0: lane 0             NIC, for its holder  guest
+//!                                   lane 1             NIC, for its holder  guest
+//!                       RX queue 1: lane 0 ...
 //!   page aligned        end of the window
 //! ```
 //!
-//! A *lane* is the ring from one sender to one RX queue. So no two senders share an index, a
-//! buffer or a cache line that one of them could hold up: each ring has one producer and one
-//! consumer. The table says who *may rely on* having written a line. A guest can write all of its
-//! window at any time. The NIC keeps its own copy of each position that it advances, reads each
-//! word of the guest's once, and bounds it before use. A wrong value harms only the guest that
-//! wrote it.
+//! An RX queue has `L` *lanes* ([`Geometry::lanes`]). A lane is a ring from one sender, its
+//! *holder*, which got it when it first had a frame for the queue. So no two senders share an index
+//! or a buffer that one of them could hold up: each ring has one producer and one consumer. The
+//! table says who *may rely on* having written a line. A guest can write all of its window at any
+//! time. The NIC keeps its own copy of each position that it advances, reads each word of the
+//! guest's once, and bounds it before use. A wrong value harms only the guest that wrote it.
+//!
+//! # Where something is
+//!
+//! A guest that polls an RX queue looks at one word, `latest`: the last [`Published`] position of
+//! any lane, with the number of the lane in its upper half. It differs from any value that the guest
+//! has seen before it last looked at the lanes, if any lane was published since. `used` says which
+//! lanes have had a holder in this tenancy, `senders` which sender it is; the frames that a former
+//! holder left are read before a lane gets another one.
 //!
 //! # Secret
 //!
@@ -70,6 +81,7 @@
 //! | guest sends | records, then | TX producer | the records below the position |
 //! | NIC takes | (reads records), then | TX consumer | that the bytes below are free again |
 //! | NIC delivers | records, then | `published` | the records below the position |
+//! | NIC tells | `published`, then | `latest` | what was published |
 //! | guest receives | (reads records), then | `consumed` | that the bytes below are free again |
 //!
 //! The bytes between consumer and producer belong to the consumer, and the producer never writes
@@ -93,7 +105,8 @@ mod record;
 pub use geometry::{Geometry, GeometryError, LINE_SIZE, TX_LINES};
 pub use header::{HeaderError, WINDOW_MAGIC, WindowHeader};
 pub use limits::{
-    DEFAULT_LANE_MIN, DEFAULT_LANES, DEFAULT_RING, MAX_FRAME, MAX_PORTS, MAX_QUEUES, MAX_RING,
+    DEFAULT_LANE_MIN, DEFAULT_LANES, DEFAULT_LANES_OF_MANY, DEFAULT_LANES_SIZE, DEFAULT_RING,
+    DEFAULT_RING_OF_MANY, FEW_SENDERS, MAX_FRAME, MAX_LANES, MAX_PORTS, MAX_QUEUES, MAX_RING,
     MAX_SEGMENT, MAX_SEGMENTS, MAX_SENDERS, MIN_FRAME, MIN_RING,
 };
 pub use port::PortId;

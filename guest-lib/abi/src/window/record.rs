@@ -100,10 +100,10 @@ pub const PAD_WORD: u64 = (KIND_PAD as u64) << 48;
 /// Size of the record of a frame of `length` bytes, in bytes.
 pub const fn record_size(length: u32) -> u64 {
     let align = RECORD_ALIGN as u64;
-    align + ((length as u64 + align - 1) & !(align - 1))
+    (length as u64 + 2 * align - 1) & !(align - 1)
 }
 
-/// An element of a lane's `published` array: how far the NIC has filled the lane, and for whom.
+/// A lane's element of `published`: how far the NIC has filled the lane, and for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
     /// The position below which the lane may be read.
@@ -124,6 +124,11 @@ impl Published {
             position: word as u32,
             tenancy: (word >> 32) as u32,
         }
+    }
+
+    /// The word `latest` of an RX queue whose lane of this number was published last.
+    pub const fn latest(self, lane: u32) -> u64 {
+        self.position as u64 | (lane as u64) << 32
     }
 }
 

@@ -61,9 +61,15 @@ pub fn frame(to: u8, from: u8, tag: u16) -> [u64; 2] {
 }
 
 impl ModelNic {
-    /// A NIC with one queue a port.
+    /// A NIC with one queue a port, and a lane for each sender.
     pub fn new(ports: u32) -> ModelNic {
+        ModelNic::with_lanes(ports, ports)
+    }
+
+    /// A NIC with one queue a port, which has so many lanes.
+    pub fn with_lanes(ports: u32, lanes: u32) -> ModelNic {
         let geometry = Geometry::new(ports, 1, SIZE, SIZE).unwrap();
+        let geometry = geometry.with_lanes(lanes).unwrap();
         let layout = Layout::from_size_align(memory_size(geometry) as usize, 4096).unwrap();
         // SAFETY: the size is not 0. The memory is never freed, as a model has one NIC.
         let base = unsafe { alloc_zeroed(layout) };
@@ -148,6 +154,7 @@ impl ModelNic {
 
     /// Lets loom decide about the positions of a lane in window and state.
     pub fn share_lane(&self, from: u32, to: u32) {
+        self.share_longs(to, self.geometry.latest_offset(0), 8);
         self.share_longs(to, self.geometry.published_offset(0, from), 8);
         self.share_word(to, self.geometry.consumed_offset(0, from));
         share_one_way(self.published_state(from, to), 4);
@@ -155,7 +162,7 @@ impl ModelNic {
 
     /// Address of the NIC's own copy of a lane's published position.
     pub fn published_state(&self, from: u32, to: u32) -> *const u8 {
-        (&raw const self.switch().lane(from, to).unwrap().published).cast()
+        (&raw const self.switch().lane(to, from).unwrap().published).cast()
     }
 }
 
@@ -166,6 +173,8 @@ pub struct Guest {
     pub tenancy: u32,
     pub producer: u32,
     pub consumed: u32,
+    /// The word `latest` when the guest last looked at its lane.
+    pub seen: u64,
 }
 
 impl Guest {
@@ -179,6 +188,7 @@ impl Guest {
             tenancy,
             producer: consumer.load(Acquire),
             consumed: consumed.load(Relaxed),
+            seen: u64::MAX,
         }
     }
 
@@ -222,6 +232,12 @@ impl Guest {
     /// Receives all frames of the lane from a port as `RxQueue::receive` does. Returns their tags.
     pub fn receive(&mut self, from: u32) -> Vec<u16> {
         let geometry = self.nic.geometry;
+        let latest = self.nic.long(self.number, geometry.latest_offset(0));
+        let latest = latest.load(Acquire);
+        if latest == self.seen {
+            return Vec::new();
+        }
+        self.seen = latest;
         let word = self
             .nic
             .long(self.number, geometry.published_offset(0, from));

@@ -202,15 +202,16 @@ impl SenderTaps {
     fn count_lost(&mut self, memory: &Memory, via: PortId) {
         let switch = memory.switch();
         let geometry = switch.geometry();
-        for sender in 0..geometry.senders() {
+        for number in 0..geometry.lanes() {
             for queue in 0..self.queues {
-                let Some(lane) = switch.lane(sender, geometry.rx_queue(via, queue)) else {
+                let Some(lane) = switch.lane(geometry.rx_queue(via, queue), number) else {
                     continue;
                 };
                 let now = lane.drops.load(Relaxed);
-                let before = self.lost.entry((sender, queue)).or_default();
+                let before = self.lost.entry((number, queue)).or_default();
                 let more = now.saturating_sub(*before);
                 *before = now;
+                let sender = lane.holder.load(Relaxed).saturating_sub(1);
                 let sender = sender.checked_div(self.queues).unwrap_or(0);
                 let tap = match self.port {
                     Some(_) => self.taps.first(),

@@ -281,10 +281,11 @@ fn unlearned(options: &ServerOptions, geometry: Geometry) -> Result<Vec<PortId>,
 
 fn describe(geometry: Geometry) -> String {
     format!(
-        "{} ports with {} queues each, TX rings of {} bytes, lanes of {} bytes",
+        "{} ports with {} queues each, TX rings of {} bytes, {} lanes of {} bytes",
         geometry.ports(),
         geometry.queues(),
         geometry.ring(),
+        geometry.lanes(),
         geometry.lane()
     )
 }

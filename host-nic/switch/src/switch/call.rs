@@ -1,6 +1,6 @@
 //! One call of a sender: the words that do not change during it, and the memory that it works on.
 
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU8, AtomicU32};
 
 use postern_abi::window::PortId;
 
@@ -52,10 +52,27 @@ impl<'a> Call<'a> {
         unsafe { self.sender_of(self.vcpu) }
     }
 
+    /// The byte for an RX queue, numbered in the whole NIC, that follows the state of the sender that
+    /// calls: the number of the lane that it had there last, plus 1, or 0.
+    ///
+    /// # Safety
+    ///
+    /// The NIC has the queue.
+    #[inline(always)]
+    pub unsafe fn lane_byte(&self, queue: u32) -> &'a AtomicU8 {
+        // SAFETY: as many bytes as the NIC has RX queues follow the state of the calling sender, and
+        // the caller promises that the NIC has this queue.
+        unsafe {
+            let bytes = (&raw const *self.sender()).add(1).cast::<u8>();
+            AtomicU8::from_ptr(bytes.add(queue as usize).cast_mut())
+        }
+    }
+
     /// Number in the whole NIC of the sender that calls.
     #[inline(always)]
     pub fn sender_number(&self) -> u32 {
-        u32::from(self.caller.first_sender).wrapping_add(self.vcpu)
+        let caller = self.caller;
+        caller.geometry().sender(caller.port(), self.vcpu)
     }
 
     /// The word of 32 bits at an offset in the NIC's memory, in bytes.

@@ -164,7 +164,7 @@ impl<'a> Call<'a> {
             // A segment of which some frames were delivered cannot be held: they would be sent
             // twice.
             let needed = shape.records(tagging.shift());
-            lanes.open(self, to, queue).wait_for(self, needed)?;
+            lanes.open(self, to, queue)?.wait_for(self, needed)?;
         }
         let mut segments = Segments::new(packet.snapshot, shape);
         let mut begun = false;
@@ -197,8 +197,9 @@ impl<'a> Call<'a> {
     pub fn refuse(&self, packet: &Packet<'_>, to: PortId, cause: Cause, lanes: &mut Lanes<'a>) {
         match cause {
             Cause::Full | Cause::BadReceiver => {
-                let lane = lanes.open(self, to, self.queue_of(packet.hash));
-                lane.refuse(self, cause);
+                if let Ok(lane) = lanes.open(self, to, self.queue_of(packet.hash)) {
+                    lane.refuse(self, cause);
+                }
             }
             _ => self.sender().count(cause, 1),
         }
@@ -227,7 +228,7 @@ impl<'a> Call<'a> {
         lanes: &mut Lanes<'a>,
     ) -> Result<*mut u8, Cause> {
         let size = record_size(frame.length()) as usize;
-        let lane = lanes.open(self, to, queue);
+        let lane = lanes.open(self, to, queue)?;
         if size > lane.room(self).left {
             lane.make_room(self, size)?;
         }

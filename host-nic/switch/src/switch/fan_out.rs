@@ -71,7 +71,13 @@ impl<'a> Call<'a> {
     #[inline(never)]
     fn copy_to_each(&self, frames: &[Frame], mut ports: PortSet, lanes: &mut Lanes<'a>) {
         while let Some(port) = ports.pop() {
-            let lane = lanes.open(self, port, 0);
+            let lane = match lanes.open(self, port, 0) {
+                Ok(lane) => lane,
+                Err(cause) => {
+                    self.sender().count(cause, frames.len() as u64);
+                    continue;
+                }
+            };
             let mut room = lane.room(self);
             // The run that was not counted yet: the room that it began with, its frames and bytes.
             let (mut begun, mut count, mut bytes) = (room.left, 0, 0);

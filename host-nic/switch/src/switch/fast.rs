@@ -46,7 +46,9 @@ impl<'a> Call<'a> {
         let addresses = frame.addresses;
         let known = match route.last {
             Some((port, last)) if last.same_way(addresses) => Some(port),
-            _ => self.look_up_cached(addresses.first, addresses.second as u32),
+            _ => self
+                .look_up_cached(addresses.first, addresses.second as u32)
+                .map(|(port, _)| port),
         };
         let port = match known {
             Some(port) => port,
@@ -54,8 +56,9 @@ impl<'a> Call<'a> {
                 Route::One(port) => {
                     // The lane is opened first, so that it is the present tenant's: frames with a
                     // cached route are sent without another look at the tenancy.
-                    lanes.open(self, port, 0);
-                    self.cache_route(route.generation, port, addresses);
+                    if let Ok(lane) = lanes.open(self, port, 0) {
+                        self.cache_route(route.generation, port, lane.lane(), addresses);
+                    }
                     port
                 }
                 Route::Many(ports) => {
@@ -70,7 +73,15 @@ impl<'a> Call<'a> {
             },
         };
         route.last = Some((port, addresses));
-        let lane = lanes.open(self, port, 0);
+        let lane = match lanes.open(self, port, 0) {
+            Ok(lane) => lane,
+            Err(_) if self.hold => return Some(false),
+            Err(cause) => {
+                self.sender().count(cause, 1);
+                progress.take(records, &frame);
+                return Some(true);
+            }
+        };
         if frame.size() > lane.room_left()
             && let Err(cause) = lane.make_room(self, frame.size())
         {

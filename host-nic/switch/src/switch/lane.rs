@@ -1,7 +1,7 @@
 //! A lane during a call: the ring from one sender to one RX queue, at its sending end.
 
 use crate::sync::{
-    AtomicU32, AtomicU64,
+    AtomicU8, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -12,54 +12,63 @@ use super::records::Frame;
 use super::run::{Room, Run};
 use crate::state::{Cause, LaneState, add};
 
-/// The two ends of a lane: the sender's state of it, and the receiver's window that it lies in.
+/// The two ends of a lane: the holder's state of it, and the receiver's window that it lies in.
 #[derive(Clone, Copy)]
 pub struct Ends<'a> {
-    /// The lane's state, on the sender's side.
+    /// The lane's state, on the holder's side.
     pub state: &'a LaneState,
     /// First byte of the receiver's window.
     pub window: *mut u8,
     /// Number of the RX queue in the receiver's port.
     pub queue: u32,
+    /// Number of the lane in the queue.
+    pub lane: u32,
 }
 
 impl<'a> Ends<'a> {
-    /// The ends of the lane from the calling sender to an RX queue of a port.
+    /// The ends of a lane of an RX queue of a port.
     ///
     /// # Safety
     ///
-    /// The NIC has the port and the queue.
+    /// The NIC has the port and the queue, and the queue the lane.
     #[inline(always)]
-    pub unsafe fn of(call: &Call<'a>, to: PortId, queue: u32) -> Ends<'a> {
-        // SAFETY: the caller promises that the NIC has both, which is the contract of `with` and
-        // `state` too.
-        unsafe { Ends::with(call, Ends::state(call, to, queue), to, queue) }
+    pub unsafe fn of(call: &Call<'a>, to: PortId, queue: u32, lane: u32) -> Ends<'a> {
+        // SAFETY: the caller promises that the NIC has all three, which is the contract of `with`
+        // and `state` too.
+        unsafe {
+            let number = call.caller.geometry().rx_queue(to, queue);
+            Ends::with(call, Ends::state(call, number, lane), to, queue, lane)
+        }
     }
 
-    /// The state of the lane from the calling sender to an RX queue of a port.
+    /// The state of a lane of an RX queue, numbered in the whole NIC.
     ///
     /// # Safety
     ///
-    /// The NIC has the port and the queue.
+    /// The NIC has the queue, and the queue the lane.
     #[inline(always)]
-    pub unsafe fn state(call: &Call<'a>, to: PortId, queue: u32) -> &'a LaneState {
-        let number = call.caller.geometry().rx_queue(to, queue) as usize;
-        // SAFETY: as many lane states as the NIC has RX queues follow the state of the calling
-        // sender, and the caller promises that the NIC has this queue.
-        unsafe {
-            let states = (&raw const *call.sender()).add(1).cast::<LaneState>();
-            &*states.add(number)
-        }
+    pub unsafe fn state(call: &Call<'a>, queue: u32, lane: u32) -> &'a LaneState {
+        let caller = call.caller;
+        let number = queue.wrapping_mul(caller.geometry().lanes()) + lane;
+        let offset = caller.lane_states as usize + number as usize * size_of::<LaneState>();
+        // SAFETY: the caller promises that the NIC has the lane, so its state lies in memory that
+        // `serve`'s caller vouched for; every field is an atomic.
+        unsafe { &*call.base.add(offset).cast() }
     }
 
     /// The ends of the lane whose state is known.
     ///
     /// # Safety
     ///
-    /// The NIC has the port and the queue, and `state` is that of the lane from the calling sender
-    /// to it.
+    /// The NIC has the port and the queue, the queue has the lane, and `state` is that of the lane.
     #[inline(always)]
-    pub unsafe fn with(call: &Call<'a>, state: &'a LaneState, to: PortId, queue: u32) -> Ends<'a> {
+    pub unsafe fn with(
+        call: &Call<'a>,
+        state: &'a LaneState,
+        to: PortId,
+        queue: u32,
+        lane: u32,
+    ) -> Ends<'a> {
         let caller = call.caller;
         // In this order of additions, only the number of the port has to be kept in a register.
         let offset = to.index() * caller.window_stride as usize + caller.windows as usize;
@@ -69,29 +78,52 @@ impl<'a> Ends<'a> {
             // that `serve`'s caller vouched for.
             window: unsafe { call.base.add(offset) },
             queue,
+            lane,
         }
     }
 
-    /// The calling sender's element of `published` in the receiver's window.
+    /// A word of 64 bits of the receiver's window.
+    ///
+    /// # Safety
+    ///
+    /// The offset is one of the geometry's, of such a word.
     #[inline(always)]
-    pub fn published(&self, call: &Call<'a>) -> &'a AtomicU64 {
-        let offset = call
-            .caller
-            .geometry()
-            .published_offset(self.queue, call.sender_number());
-        // SAFETY: the NIC has the queue and the sender, so the word lies in the window, aligned.
+    unsafe fn long(&self, offset: u64) -> &'a AtomicU64 {
+        // SAFETY: the caller promises that the word lies in the window, aligned.
         unsafe { AtomicU64::from_ptr(self.window.add(offset as usize).cast()) }
     }
 
-    /// The calling sender's element of `consumed` in the receiver's window.
+    /// The receiver's word `latest`.
+    #[inline(always)]
+    pub fn latest(&self, call: &Call<'a>) -> &'a AtomicU64 {
+        // SAFETY: the NIC has the queue, so the word lies in the window.
+        unsafe { self.long(call.caller.geometry().latest_offset(self.queue)) }
+    }
+
+    /// The lane's element of `published` in the receiver's window.
+    #[inline(always)]
+    pub fn published(&self, call: &Call<'a>) -> &'a AtomicU64 {
+        let geometry = call.caller.geometry();
+        // SAFETY: the NIC has the queue and the lane, so the word lies in the window.
+        unsafe { self.long(geometry.published_offset(self.queue, self.lane)) }
+    }
+
+    /// The lane's element of `consumed` in the receiver's window.
     #[inline(always)]
     pub fn consumed(&self, call: &Call<'a>) -> &'a AtomicU32 {
-        let offset = call
-            .caller
-            .geometry()
-            .consumed_offset(self.queue, call.sender_number());
-        // SAFETY: the NIC has the queue and the sender, so the word lies in the window, aligned.
+        let geometry = call.caller.geometry();
+        let offset = geometry.consumed_offset(self.queue, self.lane);
+        // SAFETY: the NIC has the queue and the lane, so the word lies in the window, aligned.
         unsafe { AtomicU32::from_ptr(self.window.add(offset as usize).cast()) }
+    }
+
+    /// Tells the receiver that the lane is published up to a position, for a tenancy: first the
+    /// lane's own word, then the one that says where to look.
+    #[inline(always)]
+    pub fn publish(&self, call: &Call<'a>, published: Published) {
+        self.published(call).store(published.word(), Release);
+        self.latest(call)
+            .store(published.latest(self.lane), Release);
     }
 
     /// Address of the lane's byte at a position.
@@ -99,12 +131,32 @@ impl<'a> Ends<'a> {
     pub fn at(&self, call: &Call<'a>, position: u32) -> *mut u8 {
         let caller = call.caller;
         let geometry = caller.geometry();
-        let behind = self.queue * geometry.senders() + call.vcpu;
-        let lane = caller.lane as usize + ((behind as usize) << (geometry.lane_log() & 31));
+        let number = self.queue * geometry.lanes() + self.lane;
+        let lane = caller.lanes as usize + ((number as usize) << (geometry.lane_log() & 31));
         // SAFETY: the lane lies in the window, and the masked position is below the lane's size.
         unsafe {
             self.window
                 .add(lane + (position & caller.lane_mask) as usize)
+        }
+    }
+
+    /// Whether the receiver has read all that is in the lane, for its present tenancy.
+    pub fn is_drained(&self, call: &Call<'a>, tenancy: u32) -> bool {
+        self.state.tenancy.load(Relaxed) != tenancy
+            || self.state.published.load(Relaxed) == self.consumed(call).load(Relaxed)
+    }
+
+    /// Tells the receiver that the lane is in use, and whose it is.
+    pub fn introduce(&self, call: &Call<'a>) {
+        let geometry = call.caller.geometry();
+        let sender = geometry.sender_offset(self.queue, self.lane) as usize;
+        let used = geometry.used_offset(self.queue) + u64::from(self.lane >> 6) * 8;
+        // SAFETY: the NIC has the queue and the lane, so both words lie in the window.
+        unsafe {
+            let sender = AtomicU8::from_ptr(self.window.add(sender));
+            sender.store(call.sender_number() as u8, Release);
+            // Other senders introduce other lanes at the same time.
+            self.long(used).fetch_or(1 << (self.lane & 63), Release);
         }
     }
 
@@ -120,6 +172,7 @@ impl<'a> Ends<'a> {
         self.state.published.store(position, Release);
         self.state.consumed.store(position, Relaxed);
         self.state.limit.store(position, Relaxed);
+        self.introduce(call);
         // This comes last, in case the call is stopped here: the next call then begins anew.
         self.state.tenancy.store(tenancy, Release);
     }
@@ -130,8 +183,6 @@ pub struct Lane<'a> {
     ends: Ends<'a>,
     /// Number of the RX queue in the whole NIC.
     number: u32,
-    /// Number of the receiving port's tenancy.
-    tenancy: u32,
     /// Position up to which the lane is filled.
     position: u32,
     /// Number of bytes that can be written from there, up to what the receiver has not read or the
@@ -144,11 +195,11 @@ pub struct Lane<'a> {
 }
 
 impl<'a> Lane<'a> {
-    /// Opens the lane from the calling sender to an RX queue of a port. `begun` says that the call
-    /// has filled it before. A queue or port that the NIC does not have, because the memory was
-    /// tampered with, stands for queue 0 or port 0.
+    /// Opens the lane from the calling sender to an RX queue of a port, or nothing if all lanes there
+    /// are other senders'. `begun` says that the call has filled it before. A queue or port that the
+    /// NIC does not have, because the memory was tampered with, stands for queue 0 or port 0.
     #[inline(always)]
-    pub fn open(call: &Call<'a>, to: PortId, queue: u32, begun: bool) -> Lane<'a> {
+    pub fn open(call: &Call<'a>, to: PortId, queue: u32, begun: bool) -> Option<Lane<'a>> {
         let to = match to.number() < call.caller.geometry().ports() {
             true => to,
             false => PortId::from_number(0),
@@ -158,7 +209,7 @@ impl<'a> Lane<'a> {
             false => 0,
         };
         // SAFETY: port and queue were compared with the NIC's numbers of them.
-        let ends = unsafe { Ends::of(call, to, queue) };
+        let ends = unsafe { call.held_lane(to, queue) }?;
         let state = ends.state;
         let position = if begun {
             state.position.load(Relaxed)
@@ -174,14 +225,19 @@ impl<'a> Lane<'a> {
         let mut lane = Lane {
             ends,
             number: call.caller.geometry().rx_queue(to, queue),
-            tenancy: state.tenancy.load(Relaxed),
             position: position & !(RECORD_ALIGN - 1),
             room: 0,
             frames: 0,
             bytes: 0,
         };
         lane.set_room(call, state.consumed.load(Relaxed));
-        lane
+        Some(lane)
+    }
+
+    /// Number of the lane in its RX queue.
+    #[inline]
+    pub const fn lane(&self) -> u32 {
+        self.ends.lane
     }
 
     /// Number of the RX queue in the whole NIC.
@@ -340,10 +396,9 @@ impl<'a> Lane<'a> {
     #[inline(always)]
     pub fn publish(&self, call: &Call<'a>) {
         self.count();
-        let (position, tenancy) = (self.position, self.tenancy);
+        let (position, tenancy) = (self.position, self.ends.state.tenancy.load(Relaxed));
         self.ends.state.published.store(position, Release);
-        let word = Published { position, tenancy }.word();
-        self.ends.published(call).store(word, Release);
+        self.ends.publish(call, Published { position, tenancy });
         let limit = position.wrapping_add(self.room);
         self.ends.state.limit.store(limit, Relaxed);
     }

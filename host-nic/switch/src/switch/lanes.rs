@@ -6,6 +6,7 @@ use postern_abi::window::PortId;
 use super::call::Call;
 use super::lane::Lane;
 use super::sets::{RxQueueNumber, RxQueueSet};
+use crate::state::Cause;
 
 /// Number of lanes that a call keeps open, a power of two.
 const OPEN_LANES: usize = 16;
@@ -23,8 +24,17 @@ pub struct Lanes<'a> {
 
 impl<'a> Lanes<'a> {
     /// The lane from the calling sender to an RX queue of a port, opened where it is not open.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoLane`]: all lanes of the queue are other senders'.
     #[inline]
-    pub fn open(&mut self, call: &Call<'a>, port: PortId, queue: u32) -> &mut Lane<'a> {
+    pub fn open(
+        &mut self,
+        call: &Call<'a>,
+        port: PortId,
+        queue: u32,
+    ) -> Result<&mut Lane<'a>, Cause> {
         let number = call.caller.geometry().rx_queue(port, queue);
         let element = &mut self.open[number as usize & (OPEN_LANES - 1)];
         let mut begun = false;
@@ -37,7 +47,10 @@ impl<'a> Lanes<'a> {
             begun = self.left.has(RxQueueNumber(number as u8));
             *element = None;
         }
-        element.get_or_insert_with(|| Lane::open(call, port, queue, begun))
+        if element.is_none() {
+            *element = Lane::open(call, port, queue, begun);
+        }
+        element.as_mut().ok_or(Cause::NoLane)
     }
 
     /// Publishes all lanes that the call has filled.
@@ -64,7 +77,9 @@ impl<'a> Lanes<'a> {
                 (port, first) = (port + 1, first + queues);
             }
             let queue = number - first;
-            Lane::open(call, PortId::from_number(port), queue, true).publish(call);
+            if let Some(lane) = Lane::open(call, PortId::from_number(port), queue, true) {
+                lane.publish(call);
+            }
         }
     }
 }

@@ -35,31 +35,35 @@ impl Call<'_> {
         &self.sender().routes[(first >> 40) as usize & (CACHED_ROUTES - 1)]
     }
 
-    /// Looks up the port that frames with these addresses go to, in the sender's cache of routes.
-    /// `first` is bytes 0 to 7 of the frame, `second` bytes 8 to 11. Returns nothing if there is no
-    /// such route or its generation is over. The source of a cached route has been learned.
+    /// Looks up the port that frames with these addresses go to, and the sender's lane there, in the
+    /// sender's cache of routes. `first` is bytes 0 to 7 of the frame, `second` bytes 8 to 11.
+    /// Returns nothing if there is no such route or its generation is over. The source of a cached
+    /// route has been learned.
     #[inline(always)]
-    pub fn look_up_cached(&self, first: u64, second: u32) -> Option<PortId> {
+    pub fn look_up_cached(&self, first: u64, second: u32) -> Option<(PortId, u32)> {
         let route = self.cached_route(first);
-        let port = route.port.load(Relaxed) as u8;
+        let word = route.port_and_lane.load(Relaxed);
+        let (port, lane) = (word as u8, (word >> 8) as u8);
         let holds = route.first.load(Relaxed) == first
             && route.second.load(Relaxed) == second
             && route.generation.load(Relaxed) == self.state().generation.load(Relaxed)
-            && self.caller.has(port);
-        holds.then_some(PortId::from_number(port))
+            && self.caller.has(port)
+            && self.caller.has_lane(lane);
+        holds.then_some((PortId::from_number(port), lane.into()))
     }
 
-    /// Puts the port that frames with these addresses go to into the sender's cache of routes, as
-    /// found in this generation of the forwarding database.
+    /// Puts the port that frames with these addresses go to, as found in this generation of the
+    /// forwarding database, and the sender's lane there into the sender's cache of routes.
     #[inline]
-    pub fn cache_route(&self, generation: u64, port: PortId, addresses: Addresses) {
+    pub fn cache_route(&self, generation: u64, port: PortId, lane: u32, addresses: Addresses) {
         let route = self.cached_route(addresses.first);
         // The element is void while its words belong to different routes, in case the call is
         // stopped here.
         route.generation.store(0, Relaxed);
         route.first.store(addresses.first, Release);
         route.second.store(addresses.second as u32, Release);
-        route.port.store(port.number(), Release);
+        let word = port.number() | lane << 8;
+        route.port_and_lane.store(word, Release);
         route.generation.store(generation, Release);
     }
 

@@ -1,12 +1,12 @@
 //! The memory of a switch as the host works with it: every word at its offset, checked.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use postern_abi::service::ERR_BAD_REQUEST;
 use postern_abi::window::{FEATURES, Geometry, PortId};
 
 use crate::credentials::Credentials;
-use crate::layout::{port_offset, sender_offset, window_offset};
+use crate::layout::{lane_offset, port_offset, sender_offset, window_offset};
 use crate::state::{LaneState, PortState, SenderState, State, StateError};
 
 /// The switch in a NIC's memory of a known geometry, as the host sees it.
@@ -87,20 +87,41 @@ impl<'a> Switch<'a> {
         Some(unsafe { &*self.base.add(offset).cast() })
     }
 
-    /// The state of the lane from a sender to an RX queue, both numbered in the whole NIC, or
-    /// nothing if the NIC has no such sender or queue.
+    /// The state of a lane of an RX queue, numbered in the whole NIC, or nothing if there is none.
     #[inline]
-    pub fn lane(&self, sender: u32, queue: u32) -> Option<&'a LaneState> {
-        let senders = self.geometry.senders();
-        if sender >= senders || queue >= senders {
+    pub fn lane(&self, queue: u32, lane: u32) -> Option<&'a LaneState> {
+        if queue >= self.geometry.senders() || lane >= self.geometry.lanes() {
+            return None;
+        }
+        let offset = lane_offset(self.geometry, queue, lane) as usize;
+        // SAFETY: the offset is that of one of the states of lanes, in memory that `from_base`'s
+        // caller vouched for; every field is an atomic.
+        Some(unsafe { &*self.base.add(offset).cast() })
+    }
+
+    /// The lane that a sender holds in an RX queue, both numbered in the whole NIC, and its state; or
+    /// nothing if it holds none.
+    pub fn lane_from(&self, sender: u32, queue: u32) -> Option<(u32, &'a LaneState)> {
+        let lanes =
+            (0..self.geometry.lanes()).filter_map(|lane| Some((lane, self.lane(queue, lane)?)));
+        let holder = sender.checked_add(1);
+        lanes
+            .into_iter()
+            .find(|(_, state)| Some(state.holder.load(Relaxed)) == holder)
+    }
+
+    /// The number, plus 1, of the lane that a sender had last in an RX queue, both numbered in the
+    /// whole NIC, or nothing if the NIC has no such sender or queue.
+    pub(crate) fn lane_byte(&self, sender: u32, queue: u32) -> Option<&'a AtomicU8> {
+        if sender >= self.geometry.senders() || queue >= self.geometry.senders() {
             return None;
         }
         let offset = sender_offset(self.geometry, sender) as usize
             + size_of::<SenderState>()
-            + queue as usize * size_of::<LaneState>();
-        // SAFETY: as many lane states as there are RX queues follow a sender, in memory that
-        // `from_base`'s caller vouched for; every field is an atomic.
-        Some(unsafe { &*self.base.add(offset).cast() })
+            + queue as usize;
+        // SAFETY: as many bytes as there are RX queues follow the state of a sender, in memory that
+        // `from_base`'s caller vouched for.
+        Some(unsafe { AtomicU8::from_ptr(self.base.add(offset)) })
     }
 
     /// First byte of a port's window, or nothing if the port is not one of this NIC's.
@@ -152,28 +173,28 @@ impl<'a> Switch<'a> {
         Some(unsafe { self.word(window, self.geometry.tx_consumer_offset(queue)) })
     }
 
-    /// A sender's element of `published` in an RX queue of a port, or nothing if there is none.
+    /// A lane's element of `published` in an RX queue of a port, or nothing if there is none.
     #[inline]
-    pub fn published(&self, sender: u32, to: PortId, queue: u32) -> Option<&'a AtomicU64> {
+    pub fn published(&self, to: PortId, queue: u32, lane: u32) -> Option<&'a AtomicU64> {
         let window = self.window(to)?;
-        if sender >= self.geometry.senders() || queue >= self.geometry.queues() {
+        if lane >= self.geometry.lanes() || queue >= self.geometry.queues() {
             return None;
         }
-        let offset = self.geometry.published_offset(queue, sender) as usize;
-        // SAFETY: the port has the queue and the NIC the sender, so the word lies in the window,
+        let offset = self.geometry.published_offset(queue, lane) as usize;
+        // SAFETY: the port has the queue and the queue the lane, so the word lies in the window,
         // aligned, in memory that `from_base`'s caller vouched for.
         Some(unsafe { AtomicU64::from_ptr(window.add(offset).cast()) })
     }
 
-    /// A sender's element of `consumed` in an RX queue of a port, or nothing if there is none.
+    /// A lane's element of `consumed` in an RX queue of a port, or nothing if there is none.
     #[inline]
-    pub fn consumed(&self, sender: u32, to: PortId, queue: u32) -> Option<&'a AtomicU32> {
+    pub fn consumed(&self, to: PortId, queue: u32, lane: u32) -> Option<&'a AtomicU32> {
         let window = self.window(to)?;
-        if sender >= self.geometry.senders() || queue >= self.geometry.queues() {
+        if lane >= self.geometry.lanes() || queue >= self.geometry.queues() {
             return None;
         }
-        // SAFETY: the window is the port's, the port has the queue, and the NIC the sender.
-        Some(unsafe { self.word(window, self.geometry.consumed_offset(queue, sender)) })
+        // SAFETY: the window is the port's, the port has the queue, and the queue the lane.
+        Some(unsafe { self.word(window, self.geometry.consumed_offset(queue, lane)) })
     }
 
     /// First byte of a TX queue's ring, or nothing if there is no such queue.
@@ -188,15 +209,15 @@ impl<'a> Switch<'a> {
         Some(unsafe { window.add(offset) })
     }
 
-    /// First byte of a sender's lane in an RX queue of a port, or nothing if there is none.
+    /// First byte of a lane of an RX queue of a port, or nothing if there is none.
     #[inline]
-    pub fn lane_ring(&self, sender: u32, to: PortId, queue: u32) -> Option<*mut u8> {
+    pub fn lane_ring(&self, to: PortId, queue: u32, lane: u32) -> Option<*mut u8> {
         let window = self.window(to)?;
-        if sender >= self.geometry.senders() || queue >= self.geometry.queues() {
+        if lane >= self.geometry.lanes() || queue >= self.geometry.queues() {
             return None;
         }
-        let offset = self.geometry.lane_offset(queue, sender) as usize;
-        // SAFETY: the port has the queue and the NIC the sender, so the lane lies in the window.
+        let offset = self.geometry.lane_offset(queue, lane) as usize;
+        // SAFETY: the port has the queue and the queue the lane, so the lane lies in the window.
         Some(unsafe { window.add(offset) })
     }
 

@@ -62,6 +62,7 @@ mod deliver;
 mod egress;
 mod fan_out;
 mod fast;
+mod holder;
 mod lane;
 mod lanes;
 mod learn;

@@ -297,7 +297,7 @@ impl<'a> Call<'a> {
             });
             match delivered {
                 Ok(()) => self.add_mirror(&mut mirrors, receiver),
-                Err(Cause::Full | Cause::BadReceiver) if self.hold && only => {
+                Err(Cause::Full | Cause::BadReceiver | Cause::NoLane) if self.hold && only => {
                     // The rate limits count the frame when it is sent.
                     sender.ingress.give_back(packet.header.length);
                     receiver.egress.give_back(packet.header.length);

@@ -52,11 +52,12 @@ impl<'a> Call<'a> {
             return None;
         }
         // Look up.
-        let port = self.look_up_cached(frame.addresses.first, frame.addresses.second as u32)?;
+        let (first, second) = (frame.addresses.first, frame.addresses.second as u32);
+        let (port, lane) = self.look_up_cached(first, second)?;
         // Emit.
-        // SAFETY: `look_up_cached` compared the port with the number of ports, and every port has a
-        // queue 0.
-        let state = unsafe { Ends::state(self, port, 0) };
+        // SAFETY: `look_up_cached` compared port and lane with the numbers of them. Routes are cached
+        // where each port has one queue; elsewhere the number of a port is that of some queue, too.
+        let state = unsafe { Ends::state(self, port.number(), lane) };
         let position = state.published.load(Relaxed) & !(RECORD_ALIGN - 1);
         // A call that was stopped may have left a limit below the position, which is no room, and
         // not much of it.
@@ -64,11 +65,11 @@ impl<'a> Call<'a> {
         if room.wrapping_sub(size) > caller.lane_mask {
             return None;
         }
-        // SAFETY: `look_up_cached` compared the port with the number of ports, every port has a
-        // queue 0, and `state` is that of the lane to it. `size` bytes may be written at the
-        // position, a multiple of 16; the frame was read just now, and its record lies in the ring.
+        // SAFETY: `look_up_cached` compared port and lane with the numbers of them, and every port has
+        // a queue 0. `size` bytes may be written at the position, a multiple of 16; the frame was
+        // read just now, and its record lies in the ring.
         let ends = unsafe {
-            let ends = Ends::with(self, state, port, 0);
+            let ends = Ends::with(self, state, port, 0, lane);
             frame.write_alone(ends.at(self, position));
             ends
         };
@@ -78,8 +79,7 @@ impl<'a> Call<'a> {
         add(&state.frames, 1);
         add(&state.bytes, frame.length as u64);
         state.published.store(position, Release);
-        let word = Published { position, tenancy }.word();
-        ends.published(self).store(word, Release);
+        ends.publish(self, Published { position, tenancy });
         add(&self.sender().frames, 1);
         add(&self.sender().bytes, frame.length as u64);
         tx.complete(end);
@@ -98,11 +98,11 @@ impl<'a> Call<'a> {
             && let Some((tx, mut records)) = self.tx_records(queue)
             // SAFETY: the stretch was made from the records just now.
             && let Some(frame) = unsafe { records.stretch().read(self.caller.span) }
-            && let Some(port) =
+            && let Some((port, _)) =
                 self.look_up_cached(frame.addresses.first, frame.addresses.second as u32)
+            && let Some(mut lane) = Lane::open(self, port, 0, false)
         {
             let addresses = frame.addresses;
-            let mut lane = Lane::open(self, port, 0, false);
             // The ring and the lane may each end once or twice.
             for _ in 0..4 {
                 let (from, mut to) = (records.stretch(), lane.room(self));

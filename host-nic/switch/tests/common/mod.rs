@@ -6,12 +6,13 @@ pub mod build;
 pub mod child;
 pub mod step;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
 
 use build::{Build, LoadedBuild, map_at};
 use postern_abi::service::{OP_TX, Secret, tx_flags};
 use postern_abi::window::{
-    Geometry, KIND_PAD, PAD_WORD, PortId, Published, RECORD_ALIGN, RecordHeader, record_size,
+    Geometry, KIND_PAD, MAX_LANES, PAD_WORD, PortId, Published, RECORD_ALIGN, RecordHeader,
+    record_size,
 };
 use postern_nic_client::memory::Memory;
 use postern_switch::credentials::Credentials;
@@ -27,8 +28,11 @@ pub const SMALL: u32 = 4096;
 /// Rings and lanes that hold frames of any length.
 pub const LARGE: u32 = 64 << 10;
 
+/// A geometry with a lane for each sender, where the lane that a sender takes has its number.
 pub fn geometry(ports: u32, queues: u32, ring: u32, lane: u32) -> Geometry {
-    Geometry::new(ports, queues, ring, lane).unwrap()
+    let geometry = Geometry::new(ports, queues, ring, lane).unwrap();
+    let lanes = geometry.senders().min(MAX_LANES);
+    geometry.with_lanes(lanes).unwrap()
 }
 
 pub fn port(number: u32) -> PortId {
@@ -196,7 +200,7 @@ impl<'a> Guest<'a> {
             .map(|queue| self.consumer(queue).load(Acquire))
             .collect();
         self.rx = queues
-            .flat_map(|queue| (0..geometry.senders()).map(move |sender| (queue, sender)))
+            .flat_map(|queue| (0..geometry.lanes()).map(move |sender| (queue, sender)))
             .map(|(queue, sender)| self.consumed(queue, sender).load(Acquire))
             .collect();
     }
@@ -349,16 +353,34 @@ impl<'a> Guest<'a> {
         if published.tenancy != self.caller.tenancy() {
             return 0;
         }
-        let consumed = self.rx[(queue * self.geometry().senders() + sender) as usize];
+        let consumed = self.rx[(queue * self.geometry().lanes() + sender) as usize];
         let waiting = Geometry::filled(self.geometry().lane(), published.position, consumed);
         let waiting = waiting.expect("a valid pair of positions");
         assert_eq!(waiting % RECORD_ALIGN, 0);
         waiting
     }
 
-    /// Takes at most `most` frames of a lane, and checks their records.
+    /// The lane that a sender has in a queue, as the window tells.
+    fn lane_of(&self, queue: u32, sender: u32) -> Option<u32> {
+        let geometry = self.geometry();
+        let used = self.words(geometry.used_offset(queue), 32);
+        (0..geometry.lanes()).find(|lane| {
+            let word = used[(lane / 64) as usize].load(Acquire);
+            // SAFETY: the byte lies in the window.
+            let byte = unsafe {
+                let byte = geometry.sender_offset(queue, *lane) as usize;
+                AtomicU8::from_ptr(self.window().add(byte))
+            };
+            word >> (lane % 64) & 1 != 0 && u32::from(byte.load(Relaxed)) == sender
+        })
+    }
+
+    /// Takes at most `most` frames that a sender sent to a queue, and checks their records.
     pub fn receive_on(&mut self, queue: u32, sender: u32, most: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
+        let Some(sender) = self.lane_of(queue, sender) else {
+            return frames;
+        };
         while frames.len() < most {
             let Some(frame) = self.next(queue, sender) else {
                 break;
@@ -370,7 +392,7 @@ impl<'a> Guest<'a> {
 
     fn next(&mut self, queue: u32, sender: u32) -> Option<Vec<u8>> {
         let geometry = self.geometry();
-        let index = (queue * geometry.senders() + sender) as usize;
+        let index = (queue * geometry.lanes() + sender) as usize;
         let lane = self.lane(queue, sender);
         loop {
             let waiting = self.waiting(queue, sender);
@@ -410,7 +432,7 @@ impl<'a> Guest<'a> {
 
     /// Passes all that waits in a lane, whatever it is.
     pub fn skip(&mut self, queue: u32, sender: u32) {
-        let index = (queue * self.geometry().senders() + sender) as usize;
+        let index = (queue * self.geometry().lanes() + sender) as usize;
         let waiting = self.waiting(queue, sender);
         self.rx[index] = self.rx[index].wrapping_add(waiting);
         self.consumed(queue, sender).store(self.rx[index], Release);

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::service::{MAX_TX_BYTES, MAX_TX_COPIES, MAX_TX_FRAMES, TX_MORE};
 use postern_abi::window::MAX_FRAME;
+use postern_switch::state::LANE_FREE;
 
 use super::{attach_all, attacks};
 use crate::common::build::Build;
@@ -19,7 +20,11 @@ attacks!(
 
 /// Number of frames and of bytes that a port's first sender has delivered.
 fn delivered(nic: &TestNic, from: u32) -> (u64, u64) {
-    let lanes = (0..nic.geometry().senders()).filter_map(|to| nic.switch().lane(from, to));
+    let switch = nic.switch();
+    let geometry = switch.geometry();
+    let lanes = (0..geometry.senders())
+        .flat_map(|to| (0..geometry.lanes()).filter_map(move |lane| switch.lane(to, lane)))
+        .filter(|lane| lane.holder.load(Relaxed) & !LANE_FREE == from + 1);
     lanes.fold((0, 0), |(frames, bytes), lane| {
         (
             frames + lane.frames.load(Relaxed),

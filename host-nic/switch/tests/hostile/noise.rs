@@ -11,7 +11,7 @@ use postern_abi::service::{
 use postern_abi::window::{FEATURES, Geometry, LINE_SIZE};
 use postern_switch::credentials::Credentials;
 use postern_switch::layout::{self, memory_size, window_offset};
-use postern_switch::state::{LaneState, PortState, SenderState, State};
+use postern_switch::state::{LANE_FREE, LaneState, PortState, State};
 use postern_switch::switch::Switch;
 use proptest::prelude::*;
 
@@ -73,7 +73,14 @@ impl Drop for Fenced {
 /// The parts of the memory that calls of a vCPU may change: in the state, the forwarding database
 /// and the parts of its own port and sender; in its own window, the TX consumers; in other windows,
 /// its own lanes.
-fn allowed(geometry: Geometry, caller: Credentials, vcpu: u32) -> Vec<Range<usize>> {
+///
+/// `takes` says of an RX queue and a lane whether the lane is the caller's, or nobody's.
+fn allowed(
+    geometry: Geometry,
+    caller: Credentials,
+    vcpu: u32,
+    takes: impl Fn(u32, u32) -> bool,
+) -> Vec<Range<usize>> {
     let range = |start: u64, size: u64| start as usize..(start + size) as usize;
     let fdb = mem::offset_of!(State, fdb) as u64;
     let generation = mem::offset_of!(State, generation) as u64;
@@ -84,9 +91,8 @@ fn allowed(geometry: Geometry, caller: Credentials, vcpu: u32) -> Vec<Range<usiz
     let own_port = layout::port_offset(caller.port().number());
     parts.push(range(own_port, size_of::<PortState>() as u64));
     let number = geometry.sender(caller.port(), vcpu);
-    let lanes = u64::from(geometry.senders()) * size_of::<LaneState>() as u64;
     let sender = layout::sender_offset(geometry, number);
-    parts.push(range(sender, size_of::<SenderState>() as u64 + lanes));
+    parts.push(range(sender, layout::sender_stride(geometry)));
     let own = window_offset(geometry, caller.port());
     for queue in 0..geometry.queues() {
         let of_queue = layout::sender_offset(geometry, geometry.sender(caller.port(), queue));
@@ -100,9 +106,17 @@ fn allowed(geometry: Geometry, caller: Credentials, vcpu: u32) -> Vec<Range<usiz
         let policies = layout::port_offset(to.number());
         parts.push(range(policies, size_of::<PortState>() as u64));
         for queue in 0..geometry.queues() {
-            parts.push(range(window + geometry.published_offset(queue, number), 8));
-            let lane = geometry.lane_offset(queue, number);
-            parts.push(range(window + lane, geometry.lane().into()));
+            parts.push(range(window + geometry.latest_offset(queue), 8));
+            parts.push(range(window + geometry.used_offset(queue), 32));
+            let rx_queue = geometry.rx_queue(to, queue);
+            for lane in (0..geometry.lanes()).filter(|lane| takes(rx_queue, *lane)) {
+                let state = layout::lane_offset(geometry, rx_queue, lane);
+                parts.push(range(state, size_of::<LaneState>() as u64));
+                parts.push(range(window + geometry.published_offset(queue, lane), 8));
+                parts.push(range(window + geometry.sender_offset(queue, lane), 1));
+                let lane = geometry.lane_offset(queue, lane);
+                parts.push(range(window + lane, geometry.lane().into()));
+            }
         }
     }
     parts
@@ -165,12 +179,24 @@ proptest! {
         for to in geometry.all_ports() {
             // Half of the lanes get room, the others stay as they are.
             let own = geometry.sender(port, vcpu);
-            let lane = switch.lane(own, geometry.sender(to, 0)).unwrap();
-            let consumed = switch.consumed(own, to, 0).unwrap();
-            if to.number() % 2 == 0 {
-                consumed.store(lane.published.load(Relaxed) & !15, Relaxed);
+            let queue = geometry.rx_queue(to, 0);
+            let number = (own + to.number()) % geometry.lanes();
+            let lane = switch.lane(queue, number).unwrap();
+            let consumed = switch.consumed(to, 0, number).unwrap();
+            match to.number() % 4 {
+                0 => lane.holder.store(own + 1, Relaxed),
+                1 => lane.holder.store(LANE_FREE | 7, Relaxed),
+                2 => lane.holder.store(0, Relaxed),
+                _ => continue,
             }
+            consumed.store(lane.published.load(Relaxed) & !15, Relaxed);
         }
+        let before_lanes: Vec<Vec<u32>> = (0..geometry.senders())
+            .map(|queue| {
+                let lanes = (0..geometry.lanes()).map(|lane| switch.lane(queue, lane).unwrap());
+                lanes.map(|lane| lane.holder.load(Relaxed)).collect()
+            })
+            .collect();
         let before: Vec<u64> = memory.words().iter().map(|word| word.load(Relaxed)).collect();
         for (count, queue, hold) in requests {
             let request = [caller.secret().request(OP_TX), count, tx_flags(queue % queues, hold)];
@@ -178,7 +204,11 @@ proptest! {
             let result = unsafe { loaded.serve(memory.base, &caller, vcpu, request) };
             prop_assert!(result & !TX_MORE <= u64::from(filled / 16).min(256));
         }
-        let allowed = allowed(geometry, caller, vcpu);
+        let own = geometry.sender(port, vcpu) + 1;
+        let allowed = allowed(geometry, caller, vcpu, |queue, lane| {
+            let holder = before_lanes[queue as usize][lane as usize];
+            holder == 0 || holder == own || holder & LANE_FREE != 0
+        });
         for (i, (word, before)) in memory.words().iter().zip(&before).enumerate() {
             let changed = (word.load(Relaxed) ^ before).to_le_bytes();
             for (byte, _) in changed.iter().enumerate().filter(|(_, changed)| **changed != 0) {

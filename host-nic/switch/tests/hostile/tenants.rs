@@ -98,7 +98,7 @@ fn a_call_stopped_before_it_publishes_for_a_former_tenant(build: Build) {
     for tenancy in 2..40 {
         exchange(sender, former, tenancy.into());
         let secret = frame(mac(1), mac(0), 60 * (tenancy as usize % 3 + 1), 1234);
-        let lane = nic.switch().lane(0, 1).unwrap();
+        let lane = nic.switch().lane(1, 0).unwrap();
         let position = lane.published.load(Relaxed);
         let mut new = Guest::attach(&nic, 1, tenancy);
         // The call writes its records before the new tenant's window is cleared, or after that.
@@ -134,7 +134,7 @@ fn any_position_is_a_beginning(build: Build) {
             let sender = nic.switch().sender(from).unwrap();
             sender.tx_next.store(position, Relaxed);
             for to in 0..4 {
-                let lane = nic.switch().lane(from, to).unwrap();
+                let lane = nic.switch().lane(to, from).unwrap();
                 lane.published.store(position.wrapping_mul(3), Relaxed);
                 lane.consumed.store(77, Relaxed);
             }

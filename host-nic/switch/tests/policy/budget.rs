@@ -8,7 +8,7 @@ use postern_abi::window::{FEATURES, Geometry, MAX_SEGMENTS, RecordHeader};
 use postern_nic_client::policy::acl::AclSpec;
 use postern_nic_client::policy::rate::RateLimit;
 use postern_switch::policy::acl::Verdict;
-use postern_switch::state::{Cause, MODE_POLICY};
+use postern_switch::state::{Cause, LANE_FREE, MODE_POLICY};
 
 use crate::ports::packet::{Flow, Kind, frame, payload};
 use crate::ports::{BROADCAST, Guest, Net, mac, port, secret};
@@ -24,7 +24,10 @@ fn net(ports: u32) -> Net {
 /// Frames and bytes that port 0 has delivered.
 fn delivered(net: &Net) -> (u64, u64) {
     let switch = net.memory.switch();
-    let lanes = (0..net.memory.geometry().senders()).filter_map(|to| switch.lane(0, to));
+    let geometry = switch.geometry();
+    let lanes = (0..geometry.senders())
+        .flat_map(|to| (0..geometry.lanes()).filter_map(move |lane| switch.lane(to, lane)))
+        .filter(|lane| lane.holder.load(Relaxed) & !LANE_FREE == 1);
     lanes.fold((0, 0), |(frames, bytes), lane| {
         (
             frames + lane.frames.load(Relaxed),

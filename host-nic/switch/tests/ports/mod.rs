@@ -109,11 +109,11 @@ impl Net {
     /// Number of frames for which lanes to a port had no room.
     pub fn lane_drops(&self, number: u32) -> u64 {
         let geometry = self.memory.geometry();
-        let lane = |sender, queue| self.memory.switch().lane(sender, queue).unwrap();
+        let lane = |lane, queue| self.memory.switch().lane(queue, lane).unwrap();
         let queues = (0..geometry.queues()).map(|queue| geometry.sender(port(number), queue));
         queues
-            .flat_map(|queue| (0..geometry.senders()).map(move |sender| (sender, queue)))
-            .map(|(sender, queue)| lane(sender, queue).drops.load(Relaxed))
+            .flat_map(|queue| (0..geometry.lanes()).map(move |number| (number, queue)))
+            .map(|(number, queue)| lane(number, queue).drops.load(Relaxed))
             .sum()
     }
 

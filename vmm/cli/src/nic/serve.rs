@@ -25,7 +25,7 @@ use crate::{output, parsers};
 #[derive(ClapArgs)]
 pub struct ServeFlags {
     /// Where VMMs connect (--nic of postern run). If a NIC is kept for it whose owner has ended,
-    /// that NIC goes on, and --ports, --queues, --ring and --lane can be left out
+    /// that NIC goes on, and --ports, --queues, --ring, --lanes and --lane can be left out
     #[arg(long, value_name = "PATH", required = true, value_parser = parsers::socket)]
     socket: Option<PathBuf>,
 
@@ -38,12 +38,18 @@ pub struct ServeFlags {
     #[arg(long, value_name = "N")]
     queues: Option<u32>,
 
-    /// Size of each TX ring, in bytes or with K or M: a power of two from 4K to 8M [default: 256K]
+    /// Size of each TX ring, in bytes or with K or M: a power of two from 4K to 8M [default: 256K,
+    /// or 128K where there are more than 64 queues in all]
     #[arg(long, value_name = "SIZE")]
     ring: Option<Bytes>,
 
+    /// Lanes of each RX queue: the number of queues of other ports that can send to it [default: 16,
+    /// or 12 where there are more than 64 queues in all, but no more than there are]
+    #[arg(long, value_name = "N")]
+    lanes: Option<u32>,
+
     /// Size of each lane, in bytes or with K or M, from 4K to 8M: what one queue of one port has
-    /// sent and one RX queue of another has not yet received [default: what makes 4M for each RX
+    /// sent and one RX queue of another has not yet received [default: what makes 1M for each RX
     /// queue, but 32K at least, and no more than a TX ring has]
     #[arg(long, value_name = "SIZE")]
     lane: Option<Bytes>,
@@ -104,12 +110,16 @@ pub fn run(args: ServeFlags) -> Result<u8, CommandError> {
         ports: args.ports.unwrap_or(DEFAULT_PORTS),
         queues: args.queues.unwrap_or(DEFAULT_QUEUES),
         ring: args.ring,
+        lanes: args.lanes,
         lane: args.lane,
     };
     let geometry = request.geometry().map_err(CommandError::configuration)?;
     let mut options = ServerOptions::new(socket, geometry);
-    options.any_geometry =
-        args.ports.is_none() && args.queues.is_none() && args.ring.is_none() && args.lane.is_none();
+    options.any_geometry = args.ports.is_none()
+        && args.queues.is_none()
+        && args.ring.is_none()
+        && args.lanes.is_none()
+        && args.lane.is_none();
     options.image = args.image;
     options.unlearned = args.no_learning;
     options.ageing = Duration::from_secs(args.ageing);

@@ -180,6 +180,7 @@ fn arguments(nic: &NicConfig, socket: &Path) -> Vec<OsString> {
     flag("--ports", geometry.ports().to_string().into());
     flag("--queues", geometry.queues().to_string().into());
     flag("--ring", geometry.ring().to_string().into());
+    flag("--lanes", geometry.lanes().to_string().into());
     flag("--lane", geometry.lane().to_string().into());
     flag("--seccomp", Seccomp::from(nic.seccomp).name().into());
     if let Some(seconds) = nic.ageing {
