@@ -1,9 +1,9 @@
 //! One queue of a TAP.
 //!
 //! A TAP that was made by `ip tuntap add` keeps what its last user has set, also after that user's
-//! end: the size and byte order of the header before each frame, offloads, an address filter,
-//! socket filter, eBPF programs that filter frames and choose queues, a limit of its send buffer.
-//! [`Tap::reset`] sets all of these. What `ip link` shows of a TAP is its administrator's: MTU,
+//! end: the size and byte order of the header before each frame, offloads, an address filter, a
+//! socket filter, eBPF programs that filter frames and choose queues. [`Tap::reset`] sets all of
+//! these, and the limit of the send buffer. What `ip link` shows of a TAP is its administrator's: MTU,
 //! queueing discipline, XDP program ([`Interface::xdp_notice`]).
 
 use std::ffi::{CStr, c_int, c_short, c_void};
