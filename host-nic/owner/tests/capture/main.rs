@@ -360,6 +360,19 @@ fn a_stream_that_fails_is_named_and_what_it_did_not_get_is_lost() {
 }
 
 #[test]
+fn a_stream_that_nobody_reads_is_not_waited_for() {
+    let (_unread, writer) = io::pipe().unwrap();
+    let capture = Capture::to(writer, "a pipe", PCAP).unwrap();
+    let tap = capture.interface("port 0");
+    // More than a pipe holds.
+    for number in 0..300 {
+        tap.frame(Direction::In, &frame(9000, number));
+    }
+    let error = capture.finish().unwrap_err();
+    assert!(matches!(error, CaptureError::Slow { .. }), "{error}");
+}
+
+#[test]
 fn a_full_disk_leaves_whole_records() {
     let folder = TempDir::new().unwrap();
     let place = folder.path();

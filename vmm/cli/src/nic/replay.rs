@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<u8, CommandError> {
 fn tell_jumps(jumps: Jumps, longest_gap: u64) {
     if jumps.count != 0 {
         output::tell(format_args!(
-            "the recorded time jumps {} times by more than {longest_gap} s, at most by {} s; each of \
+            "jumps of the recorded time by more than {longest_gap} s: {}, at most {} s; each of \
              these waits is cut to {longest_gap} s (--longest-gap)",
             jumps.count,
             jumps.longest.as_secs()
