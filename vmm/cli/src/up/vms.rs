@@ -191,3 +191,33 @@ fn show_end_of_console(vm: &VmProcess) {
         output::complain(format_args!("{} | {line}\n", vm.name));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use std::process::Command;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// As one whose output nobody reads: nobody tells of its end.
+    #[test]
+    fn a_vm_of_whose_end_nobody_hears_is_left_alone() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = process::watch(&mut child).unwrap();
+        let vm = VmProcess {
+            index: 0,
+            name: "a".to_owned(),
+            console: None,
+            process,
+            control: PathBuf::new(),
+        };
+        let mut vms = VmProcesses::default();
+        vms.running.push(vm);
+        let (_sender, events) = mpsc::channel();
+        vms.take_down(143);
+        assert_eq!(vms.wait(&events), 143);
+        assert!(!child.wait().unwrap().success());
+    }
+}
