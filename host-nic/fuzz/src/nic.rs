@@ -213,6 +213,9 @@ impl FuzzNic {
         for to in geometry.all_ports() {
             let window = window_offset(geometry, to);
             for queue in 0..geometry.queues() {
+                let wanted = std::mem::offset_of!(LaneState, wanted) as u64;
+                let first = lane_offset(geometry, geometry.rx_queue(to, queue), 0);
+                parts.push(range(first + wanted, 8));
                 let Some((lane, _)) = self
                     .switch()
                     .lane_from(sender, geometry.rx_queue(to, queue))

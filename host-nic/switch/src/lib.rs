@@ -13,7 +13,7 @@
 //! | layer | module | object |
 //! | --- | --- | --- |
 //! | requests | [`switch`] | [`serve`](switch::serve): take, look up, learn, fan out, emit, publish |
-//! | the host's side | [`switch`], [`tenant`] | [`Switch`](switch::Switch): state and windows; tenants that come and go |
+//! | the host's side | [`switch`], [`tenant`], [`turns`] | [`Switch`](switch::Switch): state and windows; tenants that come and go; lanes that senders share |
 //! | frames | [`policy`] | what a port may send and receive: headers, access lists, rate limits, VLANs |
 //! | frames | [`offload`] | checksums and large segments, done for receivers that do not do them |
 //! | frames | [`copy`] | the copy of a frame from window to window |
@@ -107,3 +107,4 @@ mod sync;
 #[cfg(loom)]
 pub mod sync;
 pub mod tenant;
+pub mod turns;

@@ -276,7 +276,9 @@ pub struct SenderState {
     pub paused_mirrors: [AtomicU64; MAX_PORTS as usize / 64],
     /// Number of calls to send that began.
     pub calls: AtomicU64,
-    pad: AtomicU64,
+    /// Number of the last call that came to its end: less than [`SenderState::calls`] while one goes
+    /// on, or was stopped.
+    pub ended: AtomicU64,
     /// Number of frames taken.
     pub frames: AtomicU64,
     /// Number of bytes of the frames taken that had an acceptable length.
@@ -354,11 +356,21 @@ pub struct LaneState {
     /// Number of frames dropped because the lane had no room, or its consumer position was out of
     /// range.
     pub drops: AtomicU64,
-    pad: [AtomicU64; 2],
+    /// Of lane 0 of a queue: not 0 if a sender found that all lanes of the queue are others'.
+    pub wanted: AtomicU64,
+    /// While the lane is taken from its holder ([`LANE_NOTED`]): number of the holder's calls that had
+    /// begun.
+    pub begun: AtomicU64,
 }
 
 /// Bit of [`LaneState::holder`]: nobody has the lane.
 pub const LANE_FREE: u32 = 1 << 31;
+/// Bit of [`LaneState::holder`]: the host takes the lane from its holder, whose calls that begin now
+/// leave it alone.
+pub const LANE_LEAVING: u32 = 1 << 30;
+/// Bit of [`LaneState::holder`]: [`LaneState::begun`] counts all of the holder's calls that may still
+/// write to the lane.
+pub const LANE_NOTED: u32 = 1 << 29;
 
 const _: () = assert!(core::mem::offset_of!(State, clock) == 64);
 const _: () = assert!(core::mem::offset_of!(State, attached) == 128);

@@ -194,6 +194,7 @@ impl SenderState {
     fn clear_counters(&self) {
         let own = [
             &self.calls,
+            &self.ended,
             &self.frames,
             &self.bytes,
             &self.learned,

@@ -1,4 +1,4 @@
-//! The NIC's clock, and the ageing of its forwarding database.
+//! The NIC's clock, the ageing of its forwarding database, and turns of senders that share lanes.
 //!
 //! View code has no clock of its own that its guest could not set, so rate limits go by one that
 //! the owner writes into the switch state. It is CLOCK_MONOTONIC, which an owner that takes over
@@ -33,6 +33,9 @@ const _: () = assert!(AGE < STAMPS);
 const FINE: Duration = Duration::from_micros(200);
 /// Time between two writes of the clock while no rate limit goes by it.
 const COARSE: Duration = Duration::from_millis(100);
+
+/// Least time between two turns of senders that share lanes.
+const TURN: Duration = Duration::from_millis(10);
 
 /// A thread that writes the clock. Dropping it stops the clock.
 #[derive(Debug)]
@@ -93,12 +96,17 @@ impl Shared {
 
     fn run(&self, memory: &Memory, period: Duration) {
         let mut due = (!period.is_zero()).then(|| Instant::now() + period);
+        let (mut turn, mut turned) = (0u32, Instant::now());
         while !self.stop.load(Relaxed) {
             write(memory.switch().state());
             let now = Instant::now();
             if due.is_some_and(|due| due <= now) {
                 tick(&memory.switch());
                 due = Some(now + period);
+            }
+            if now.duration_since(turned) >= TURN {
+                memory.switch().turn_lanes(turn);
+                (turn, turned) = (turn.wrapping_add(1), now);
             }
             let step = if self.fine.load(Relaxed) {
                 FINE

@@ -1,12 +1,15 @@
 //! One call of a sender: the words that do not change during it, and the memory that it works on.
 
-use crate::sync::{AtomicU8, AtomicU32};
+use crate::sync::{
+    AtomicU8, AtomicU32,
+    Ordering::{Relaxed, Release},
+};
 
 use postern_abi::window::PortId;
 
 use crate::credentials::Credentials;
 use crate::layout::port_offset;
-use crate::state::{PortState, SenderState, State};
+use crate::state::{PortState, SenderState, State, add};
 
 /// One call of a sender: a request of one vCPU, from its entry into the switch to its end.
 #[derive(Clone, Copy)]
@@ -73,6 +76,19 @@ impl<'a> Call<'a> {
     pub fn sender_number(&self) -> u32 {
         let caller = self.caller;
         caller.geometry().sender(caller.port(), self.vcpu)
+    }
+
+    /// Counts the call as begun.
+    #[inline(always)]
+    pub fn begin(&self) {
+        add(&self.sender().calls, 1);
+    }
+
+    /// Notes that the call has come to its end, behind all that it wrote.
+    #[inline(always)]
+    pub fn end(&self) {
+        let sender = self.sender();
+        sender.ended.store(sender.calls.load(Relaxed), Release);
     }
 
     /// The word of 32 bits at an offset in the NIC's memory, in bytes.

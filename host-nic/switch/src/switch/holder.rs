@@ -45,6 +45,17 @@ impl<'a> Call<'a> {
         self.sender_number() + 1
     }
 
+    /// Tells the host that a sender waits for a lane of an RX queue.
+    ///
+    /// # Safety
+    ///
+    /// The NIC has the port and the queue.
+    unsafe fn want_lane(&self, to: PortId, queue: u32) {
+        // SAFETY: the caller promises that the NIC has both, and every queue has a lane 0.
+        let first = unsafe { Ends::of(self, to, queue, 0) };
+        first.state.wanted.store(1, Relaxed);
+    }
+
     /// Finds the lane that the calling sender holds in an RX queue, or takes one that nobody holds:
     /// the one that a former tenant of its port had, or else one whose frames have been read, first
     /// that of the sender's own number.
@@ -89,7 +100,11 @@ impl<'a> Call<'a> {
                 is_free && ends.is_drained(self, tenancy) && take(ends, found)
             })
         };
-        let ends = former.or_else(free)?;
+        let Some(ends) = former.or_else(free) else {
+            // SAFETY: the contract is that of `take_lane`.
+            unsafe { self.want_lane(to, queue) };
+            return None;
+        };
         ends.introduce(self);
         byte.store(ends.lane as u8 + 1, Release);
         Some(ends)

@@ -83,7 +83,7 @@ use postern_abi::service::{
 use self::call::Call;
 pub use self::memory::Switch;
 use crate::credentials::Credentials;
-use crate::state::{State, add};
+use crate::state::State;
 
 /// Serves one request of a vCPU. Every entry into the switch ends here, whatever path a guest's
 /// call takes.
@@ -151,23 +151,28 @@ unsafe fn serve_request(
         // and to check for them.
         if vcpu == 0 && b & !TX_HOLD == 0 && a != 0 {
             let call = Call { vcpu: 0, ..call };
-            add(&call.sender().calls, 1);
-            return match call.transmit_one(0) {
+            call.begin();
+            let taken = match call.transmit_one(0) {
                 Some(()) => 1,
                 None => call.transmit(0, a),
             };
+            call.end();
+            return taken;
         }
         let queues = caller.geometry().queues();
         let queue = b >> TX_QUEUE_SHIFT;
         if vcpu < queues && queue < queues.into() {
-            add(&call.sender().calls, 1);
-            return match a {
-                0 => call.transmit(queue as u32, 0),
-                _ => match call.transmit_one(queue as u32) {
-                    Some(()) => 1,
-                    None => call.transmit(queue as u32, a),
-                },
+            call.begin();
+            let one = match a {
+                0 => None,
+                _ => call.transmit_one(queue as u32),
             };
+            let taken = match one {
+                Some(()) => 1,
+                None => call.transmit(queue as u32, a),
+            };
+            call.end();
+            return taken;
         }
         return ERR_BAD_REQUEST;
     }

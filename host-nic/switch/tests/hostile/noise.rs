@@ -109,6 +109,11 @@ fn allowed(
             parts.push(range(window + geometry.latest_offset(queue), 8));
             parts.push(range(window + geometry.used_offset(queue), 32));
             let rx_queue = geometry.rx_queue(to, queue);
+            let wanted = mem::offset_of!(LaneState, wanted) as u64;
+            parts.push(range(
+                layout::lane_offset(geometry, rx_queue, 0) + wanted,
+                8,
+            ));
             for lane in (0..geometry.lanes()).filter(|lane| takes(rx_queue, *lane)) {
                 let state = layout::lane_offset(geometry, rx_queue, lane);
                 parts.push(range(state, size_of::<LaneState>() as u64));

@@ -1,0 +1,120 @@
+//! Senders that share the lanes of an RX queue.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+mod common;
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use common::build::Build;
+use common::{Guest, SMALL, TestNic, frame, mac};
+use postern_abi::window::Geometry;
+use postern_switch::state::Cause;
+
+/// The port that receives.
+const TO: u32 = 1;
+
+/// A NIC of 4 ports, each with one lane.
+fn nic() -> TestNic {
+    let geometry = Geometry::new(4, 1, SMALL, SMALL).unwrap();
+    TestNic::new(Build::Native, geometry.with_lanes(1).unwrap())
+}
+
+/// Sends a frame to the receiver. Returns whether it was delivered.
+fn delivers(from: &Guest<'_>, to: &mut Guest<'_>, seed: u64) -> bool {
+    let bytes = frame(mac(TO as u8), from.mac(), 60, seed);
+    let mut sender = Guest::alias(from.nic, from.caller);
+    sender.send(&bytes);
+    let before = from.drops(Cause::NoLane);
+    assert_eq!(sender.call(1, false), 1);
+    let got = to.receive_from(from.number(), 9);
+    assert_eq!(got.len() as u64 + from.drops(Cause::NoLane) - before, 1);
+    got == [bytes]
+}
+
+#[test]
+fn a_sender_that_waits_gets_a_lane_in_its_turn() {
+    let nic = nic();
+    let mut to = Guest::attach(&nic, TO, 1);
+    let senders = [0, 2, 3].map(|port| Guest::attach(&nic, port, 1));
+    assert!(delivers(&senders[0], &mut to, 1));
+    for turn in 0..30 {
+        // One has the lane, and keeps it as long as nobody asks.
+        let has: Vec<bool> = senders.iter().map(|s| delivers(s, &mut to, 2)).collect();
+        assert_eq!(has.iter().filter(|has| **has).count(), 1, "{turn}: {has:?}");
+        let holder = has.iter().position(|has| *has).unwrap();
+        nic.switch().turn_lanes(turn);
+        assert!(!delivers(&senders[holder], &mut to, 3), "its lane is taken");
+        nic.switch().turn_lanes(turn);
+        let next = (holder + 1) % 3;
+        assert!(delivers(&senders[next], &mut to, 4), "{turn}");
+    }
+}
+
+#[test]
+fn nobody_loses_a_lane_that_nobody_wants() {
+    let nic = nic();
+    let mut to = Guest::attach(&nic, TO, 1);
+    let sender = Guest::attach(&nic, 0, 1);
+    for turn in 0..9 {
+        assert!(delivers(&sender, &mut to, turn.into()));
+        nic.switch().turn_lanes(turn);
+    }
+}
+
+/// A call that is stopped in the middle of a lane may go on at any time.
+#[test]
+fn a_call_that_goes_on_keeps_its_lane() {
+    let nic = nic();
+    let mut to = Guest::attach(&nic, TO, 1);
+    let [holder, other] = [0, 2].map(|port| Guest::attach(&nic, port, 1));
+    assert!(delivers(&holder, &mut to, 1));
+    // A call has begun, and not ended.
+    let state = nic.switch().sender(0).unwrap();
+    state.calls.fetch_add(1, Relaxed);
+    for turn in 0..9 {
+        assert!(!delivers(&other, &mut to, 2), "{turn}");
+        nic.switch().turn_lanes(turn);
+    }
+    // Another call of that vCPU means that the first one has ended.
+    assert!(!delivers(&holder, &mut to, 3), "it leaves the lane alone");
+    nic.switch().turn_lanes(9);
+    assert!(delivers(&other, &mut to, 4));
+}
+
+/// A call may have begun so shortly before the first turn that it was not seen to have.
+#[test]
+fn calls_that_were_not_seen_at_once_count() {
+    let nic = nic();
+    let mut to = Guest::attach(&nic, TO, 1);
+    let [holder, other] = [0, 2].map(|port| Guest::attach(&nic, port, 1));
+    assert!(delivers(&holder, &mut to, 1));
+    assert!(!delivers(&other, &mut to, 2));
+    nic.switch().turn_lanes(0);
+    let state = nic.switch().sender(0).unwrap();
+    state.calls.fetch_add(1, Relaxed);
+    for turn in 1..9 {
+        nic.switch().turn_lanes(turn);
+        assert!(!delivers(&other, &mut to, 3), "{turn}");
+    }
+}
+
+#[test]
+fn a_lane_is_free_when_its_frames_have_been_read() {
+    let nic = nic();
+    let mut to = Guest::attach(&nic, TO, 1);
+    let [mut holder, other] = [0, 2].map(|port| Guest::attach(&nic, port, 1));
+    let unread = frame(mac(TO as u8), mac(0), 60, 1);
+    holder.send(&unread);
+    assert_eq!(holder.call(1, false), 1);
+    let mut waits = Guest::alias(&nic, other.caller);
+    let waiting = frame(mac(TO as u8), mac(2), 60, 2);
+    waits.send(&waiting);
+    for turn in 0..5 {
+        // Held, not dropped.
+        assert_eq!(waits.call(1, true), 0, "{turn}");
+        nic.switch().turn_lanes(turn);
+    }
+    assert_eq!(to.receive_from(0, 9), [unread]);
+    assert_eq!(waits.call(1, true), 1);
+    assert_eq!(to.receive_from(2, 9), [waiting]);
+}
