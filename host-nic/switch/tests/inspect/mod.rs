@@ -143,7 +143,10 @@ fn problem(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Opti
         }
         _ => {}
     }
-    if instruction.is_privileged() || instruction.is_string_instruction() {
+    // A copy of bytes goes upwards: the flag is clear in the kernel, and the stub that enters a view's
+    // program clears it.
+    let is_copy = instruction.mnemonic() == Mnemonic::Movsb && instruction.has_rep_prefix();
+    if instruction.is_privileged() || instruction.is_string_instruction() && !is_copy {
         return Some("privileged, or depends on the direction flag");
     }
     let plain = [
