@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use linux_loader::loader;
+use postern_nic_client::file::FileError;
 
 use crate::size::Bytes;
 
@@ -38,15 +39,12 @@ pub enum ImageError {
         /// Advice to the user.
         &'static str,
     ),
-    /// The user may not read it.
-    #[error("may not be read by this user: run as one who may, or allow it (chmod a+r)")]
-    Denied(#[source] io::Error),
+    /// It is no regular file, or may not be read.
+    #[error(transparent)]
+    File(FileError),
     /// The file cannot be read.
     #[error("cannot be read")]
     Read(#[source] io::Error),
-    /// Something that has no size, or no bytes.
-    #[error("is {0}: give a regular file")]
-    NotAFile(&'static str),
     /// Not a kernel, or one that has to be unpacked.
     #[error("is {what}: {remedy}")]
     Foreign {

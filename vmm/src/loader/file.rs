@@ -1,11 +1,11 @@
 //! Kernel and initrd files, read in pieces.
 #![deny(unsafe_code)]
 
-use std::fs::{File, FileType};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use postern_nic_client::file::{self, FileError};
 use vm_memory::{ByteValued, ReadVolatile};
 
 use super::error::ImageError;
@@ -17,33 +17,10 @@ impl<T: Read + ReadVolatile + Seek> Source for T {}
 
 /// Opens a regular file; of one that is missing `advice` says what to give.
 pub(super) fn open(path: &Path, advice: &'static str) -> Result<File, ImageError> {
-    // A pipe without a writer would be waited for.
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|error| match error.kind() {
-            ErrorKind::NotFound => ImageError::Missing(advice),
-            ErrorKind::PermissionDenied => ImageError::Denied(error),
-            _ => ImageError::Read(error),
-        })?;
-    let kind = file.metadata().map_err(ImageError::Read)?.file_type();
-    match kind.is_file() {
-        true => Ok(file),
-        false => Err(ImageError::NotAFile(name(kind))),
-    }
-}
-
-fn name(kind: FileType) -> &'static str {
-    if kind.is_dir() {
-        "a directory"
-    } else if kind.is_fifo() {
-        "a pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
-    }
+    file::open(path).map_err(|error| match error {
+        FileError::Missing => ImageError::Missing(advice),
+        error => ImageError::File(error),
+    })
 }
 
 /// A source with its size.
@@ -159,12 +136,5 @@ mod tests {
         assert!(reader.contains((1 << 20) - 3, 5, b"Linux").unwrap());
         assert!(!reader.contains((1 << 20) - 2, u64::MAX, b"Linux").unwrap());
         assert!(!reader.contains(0, (1 << 20) + 1, b"Linux").unwrap());
-    }
-
-    #[test]
-    fn only_regular_files_are_read() {
-        let refused = |path: &str| open(Path::new(path), "").unwrap_err().to_string();
-        assert!(refused("/dev/zero").contains("a device"));
-        assert!(refused("/").contains("a directory"));
     }
 }

@@ -2,27 +2,20 @@
 #![deny(unsafe_code)]
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
+
+use postern_nic_client::file::FileError;
 
 /// Why a file describes no topology, or a topology cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("cannot read {}", file.display())]
-    Read {
+    #[error("the topology {}", file.display())]
+    File {
         /// The file.
         file: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// It is no file, or too large for one that people write.
-    #[error("{} is no topology: {what}", file.display())]
-    NoText {
-        /// The file.
-        file: PathBuf,
-        /// What it is, in words.
-        what: &'static str,
+        /// The fault of the file.
+        source: FileError,
     },
     /// Things in it are wrong: `FILE:LINE: SENTENCE`, one a line.
     #[error("{}", faults.join("\n"))]

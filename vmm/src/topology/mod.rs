@@ -79,10 +79,9 @@ mod parse_vm;
 mod reader;
 mod vm;
 
-use std::fs;
-use std::io::Read;
 use std::path;
 
+use postern_nic_client::file as named_file;
 use serde::{Serialize, Serializer};
 
 pub use error::{ContentError, ContentErrors, Error};
@@ -171,7 +170,10 @@ impl Topology {
     ///
     /// When the file cannot be read, or is no TOML.
     pub fn read_with_faults(file: &path::Path) -> Result<(TopologyFile, Vec<ContentError>), Error> {
-        let text = read_text(file)?;
+        let text = named_file::read_text(file, MAX_FILE).map_err(|source| Error::File {
+            file: file.to_owned(),
+            source,
+        })?;
         let directory = file.parent().unwrap_or(path::Path::new(""));
         let (parsed, places, faults) = parse::parse(&text, directory)
             .map_err(|ContentErrors(faults)| Error::content(file, &text, &faults))?;
@@ -218,33 +220,6 @@ impl From<parse::Parsed> for Topology {
     fn from(parsed: parse::Parsed) -> Topology {
         let parse::Parsed { name, nics, vms } = parsed;
         Topology { name, nics, vms }
-    }
-}
-
-/// The text of a file that people write: a regular one, and not too large.
-fn read_text(file: &path::Path) -> Result<String, Error> {
-    let failed = |source| Error::Read {
-        file: file.to_owned(),
-        source,
-    };
-    let no_text = |what| Error::NoText {
-        file: file.to_owned(),
-        what,
-    };
-    let metadata = fs::metadata(file).map_err(failed)?;
-    if metadata.is_dir() {
-        return Err(no_text("it is a directory"));
-    }
-    let mut text = String::new();
-    let opened = fs::File::open(file).map_err(failed)?;
-    let read = opened.take(MAX_FILE + 1).read_to_string(&mut text);
-    match read {
-        Ok(size) if size as u64 > MAX_FILE => Err(no_text("it has more than 4 MiB")),
-        Ok(_) => Ok(text),
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-            Err(no_text("it is not text in UTF-8"))
-        }
-        Err(error) => Err(failed(error)),
     }
 }
 

@@ -4,24 +4,27 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use object::LittleEndian;
 use object::elf::{EM_X86_64, ET_EXEC, FileHeader64, PF_R, PF_W, PF_X, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use postern_abi::view::{IMAGE_GVA, ImageHeader, MAX_IMAGE_SIZE};
 use postern_abi::{ABI_VERSION, PAGE_SIZE};
+use postern_nic_client::file::{self, FileError};
+
+/// Size of the largest file that is read, in bytes: an image with names and lines for debuggers.
+const MAX_FILE: u64 = 64 << 20;
 
 /// A file that is no image of the switch.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file cannot be read.
-    #[error("cannot read the NIC image {}", path.display())]
-    Read {
+    #[error("the NIC image {}", path.display())]
+    File {
         /// The file.
         path: PathBuf,
-        /// The system's error.
-        source: io::Error,
+        /// The fault of the file.
+        source: FileError,
     },
     /// The file is not, or not all of, an ELF file.
     #[error("the NIC image is corrupt or truncated; build it again with host-nic/image/build.sh")]
@@ -116,7 +119,7 @@ impl Image {
     ///
     /// The first fault of the file.
     pub fn read(path: &Path) -> Result<Image, ImageError> {
-        let bytes = fs::read(path).map_err(|source| ImageError::Read {
+        let bytes = file::read(path, MAX_FILE).map_err(|source| ImageError::File {
             path: path.to_owned(),
             source,
         })?;

@@ -7,6 +7,7 @@ mod net;
 mod pace;
 
 use std::cell::Cell;
+use std::error::Error as _;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
@@ -561,8 +562,14 @@ fn malformed_files_are_named_with_the_packet() {
         );
     }
     let folder = TempDir::new().unwrap();
-    let error = Recording::open(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("is no regular file"), "{error}");
+    for (path, fault) in [
+        (folder.path(), "is a directory"),
+        ("/dev/zero".as_ref(), "is a device"),
+    ] {
+        let error = Recording::open(path).unwrap_err();
+        let source = error.source().unwrap().to_string();
+        assert!(source.starts_with(fault), "{source}");
+    }
     let error = Recording::open(&folder.path().join("none.pcap"))
         .unwrap_err()
         .to_string();

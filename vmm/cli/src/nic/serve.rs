@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use clap::Args as ClapArgs;
 use postern_abi::platform::CallPath;
 use postern_confine::Kind;
+use postern_nic_owner::image::ImageError;
 use postern_nic_owner::server::{
     self, KeeperProgram, Server, ServerError, ServerEvent, ServerOptions,
 };
@@ -245,6 +246,8 @@ fn bind(options: &ServerOptions) -> Result<Server, CommandError> {
         )));
     }
     Server::bind(options).map_err(|error| match (&error, &options.image) {
+        // It names the file itself.
+        (ServerError::Image(ImageError::File { .. }), _) => error.into(),
         (ServerError::Image(_), Some(image)) => CommandError::configuration(
             anyhow::Error::from(error).context(format!("cannot use {}", image.display())),
         ),

@@ -1,14 +1,13 @@
 //! Names of code that runs in views.
 #![deny(unsafe_code)]
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context;
 use object::{Object, ObjectSymbol, SymbolKind};
 use postern_abi::PAGE_SIZE;
 use postern_abi::view::{GATE_GVA, SERVICE_INDICES};
+use postern_nic_client::file as named_file;
 
 /// Largest program of a view that is read, in bytes.
 const MAX_IMAGE: u64 = 64 << 20;
@@ -24,10 +23,7 @@ impl Symbols {
     /// Those of a program.
     pub fn read(file: &Path) -> anyhow::Result<Symbols> {
         let shown = file.display();
-        let opened = File::open(file).with_context(|| format!("cannot read {shown}"))?;
-        let mut bytes = Vec::new();
-        let read = opened.take(MAX_IMAGE).read_to_end(&mut bytes);
-        read.with_context(|| format!("cannot read {shown}"))?;
+        let bytes = named_file::read(file, MAX_IMAGE).with_context(|| shown.to_string())?;
         let image =
             object::File::parse(&*bytes).with_context(|| format!("{shown} is no ELF file"))?;
         let functions = image

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{self, Path, PathBuf};
 
@@ -223,24 +223,27 @@ fn advice(what: &str, name: &str) -> String {
 /// Why a file cannot be read, if so.
 fn unreadable(what: &str, file: &Path) -> Option<String> {
     let name = file.display();
-    match fs::metadata(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
-            "the {what} {name} does not exist: {}",
-            advice(what, &name.to_string())
-        )),
-        Err(error) => Some(format!("the {what} {name} cannot be used: {error}")),
-        Ok(found) if found.is_dir() => Some(format!(
-            "the {what} {name} is a directory: {}",
-            advice(what, &name.to_string())
-        )),
-        Ok(_) => fs::File::open(file).err().map(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => format!(
-                "the {what} {name} may not be read by this user: run as one who may, or allow it \
-                 (chmod a+r)"
-            ),
-            _ => format!("the {what} {name} cannot be read: {error}"),
-        }),
+    let advice = || advice(what, &name.to_string());
+    let fault = match named_file::open(file) {
+        Ok(_) => return None,
+        Err(FileError::Missing) => format!("does not exist: {}", advice()),
+        Err(FileError::NotAFile(kind)) => format!("is {kind}: {}", advice()),
+        Err(error) => chain(&error),
+    };
+    Some(format!("the {what} {name} {fault}"))
+}
+
+/// Why a disk cannot be read, if so: it may also be a block device.
+fn unreadable_disk(file: &Path) -> Option<String> {
+    let found = fs::metadata(file);
+    if !found.is_ok_and(|found| found.file_type().is_block_device()) {
+        return unreadable("disk", file);
     }
+    let error = fs::File::open(file).err()?;
+    Some(format!(
+        "the disk {} cannot be read: {error}",
+        file.display()
+    ))
 }
 
 /// Why a file cannot be made, if so.
@@ -355,7 +358,7 @@ fn vm_faults(vm: &VmConfig) -> Vec<(String, String)> {
         },
     );
     for (index, disk) in vm.disks.iter().enumerate() {
-        let fault = unreadable("disk", &disk.path);
+        let fault = unreadable_disk(&disk.path);
         add(&format!("disk.{index}"), fault);
     }
     for (index, net) in vm.nets.iter().enumerate() {

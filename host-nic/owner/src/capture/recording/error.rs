@@ -1,10 +1,10 @@
 //! Capture files that cannot be sent.
 #![forbid(unsafe_code)]
 
-use std::io;
 use std::path::PathBuf;
 
 use postern_abi::window::{MAX_FRAME, MIN_FRAME};
+use postern_nic_client::file::FileError;
 use serde::Serialize;
 
 /// Size of the largest file that is read, in bytes.
@@ -24,29 +24,21 @@ pub struct Skipped {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
     /// The file cannot be read.
-    #[error("cannot read {}", file.display())]
-    Read {
+    #[error("the capture {}", file.display())]
+    File {
         /// The file.
         file: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The name is that of a directory, a device or a pipe.
-    #[error("{} is no regular file; save what it gives to one first", file.display())]
-    NoFile {
-        /// The file.
-        file: PathBuf,
+        /// The fault of the file.
+        source: FileError,
     },
     /// The file is larger than [`MAX_FILE`].
     #[error(
-        "{} has {size} bytes, over the limit of {MAX_FILE}; cut it, for example with \
-         `editcap -c 100000 {} part.pcap`", file.display(), file.display()
+        "{} has more than {} MiB; cut it, for example with \
+         `editcap -c 100000 {} part.pcap`", file.display(), MAX_FILE >> 20, file.display()
     )]
     TooLarge {
         /// The file.
         file: PathBuf,
-        /// The file's size in bytes.
-        size: u64,
     },
     /// The file has none of the formats.
     #[error(

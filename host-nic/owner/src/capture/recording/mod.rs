@@ -15,14 +15,12 @@ mod packet;
 mod pcap;
 mod pcapng;
 
-use std::fs::OpenOptions;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 pub use error::{MAX_FILE, RecordingError, Skipped};
 use packet::Packet;
 use postern_abi::window::{MAX_FRAME, MIN_FRAME};
+use postern_nic_client::file::{self, FileError};
 
 /// Number of the link type of Ethernet (LINKTYPE_ETHERNET).
 const ETHERNET: u32 = 1;
@@ -57,34 +55,15 @@ impl Recording {
     /// # Errors
     ///
     /// The first fault of the file.
-    pub fn open(file: &Path) -> Result<Recording, RecordingError> {
-        let error = |source| RecordingError::Read {
-            file: file.into(),
-            source,
-        };
-        // A pipe without a writer must not make this wait.
-        let flags = libc::O_NONBLOCK;
-        let source = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(file)
-            .map_err(error)?;
-        let about = source.metadata().map_err(error)?;
-        if !about.is_file() {
-            return Err(RecordingError::NoFile { file: file.into() });
-        }
-        let mut bytes = Vec::new();
-        source
-            .take(MAX_FILE + 1)
-            .read_to_end(&mut bytes)
-            .map_err(error)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(RecordingError::TooLarge {
-                file: file.into(),
-                size: about.len(),
-            });
-        }
-        Recording::parse(file, bytes)
+    pub fn open(path: &Path) -> Result<Recording, RecordingError> {
+        let bytes = file::read(path, MAX_FILE).map_err(|source| {
+            let file = path.into();
+            match source {
+                FileError::TooLarge { .. } => RecordingError::TooLarge { file },
+                source => RecordingError::File { file, source },
+            }
+        })?;
+        Recording::parse(path, bytes)
     }
 
     /// Reads the content of a file; `file` is its name in errors.
