@@ -72,6 +72,13 @@ pub enum Control {
         /// The address, which no other port or station has.
         mac: Option<Mac>,
     },
+    /// Has stations be learned from the frames of a port's tenant or not, until its tenancy ends.
+    Learning {
+        /// The port, which must have a tenant.
+        port: u32,
+        /// Whether they are learned.
+        on: bool,
+    },
     /// Says behind which port a station is, for good.
     AddMac {
         /// The port.

@@ -231,6 +231,56 @@ fn what_is_captured_can_be_replayed() {
     assert!(learned.clone().count() == 30 && learned.clone().all(|entry| entry["port"] == 0));
 }
 
+/// What both ends of a conversation said goes to whom it was for, though one port sends it all.
+#[test]
+fn a_capture_of_two_ways_can_be_replayed() {
+    let nic = TestNic::start(&["--ports", "4"]);
+    let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));
+    nic.done("capture", &["add", "all", &nic.path("frames")]);
+    let address = |port: u8| [2, b'P', b'S', b'T', 0, port];
+    let said = |from: u8, to: u8| [&address(to)[..], &address(from), &[0x88; 68]].concat();
+    let stations = |from: u8, to: u8| {
+        [
+            &[2, 0, 0, 0, 0, to][..],
+            &[2, 0, 0, 0, 0, from],
+            &[0x88; 68],
+        ]
+        .concat()
+    };
+    for _ in 0..10 {
+        assert_eq!(first.port.send(&[&said(0, 1), &stations(8, 9)]), 2);
+        assert_eq!(second.port.send(&[&said(1, 0), &stations(9, 8)]), 2);
+    }
+    nic.done("capture", &["remove", "all", &nic.path("frames")]);
+    for one in [&mut first, &mut second] {
+        one.take();
+    }
+    nic.done("mac", &["flush"]);
+    let output = nic.act("replay", &["2", &nic.path("frames"), "--loops", "2"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("what 4 stations said"),
+        "{}",
+        stderr(&output)
+    );
+    // To each what was for it, and to both what was for stations that nobody knows.
+    assert_eq!((first.take().len(), second.take().len()), (60, 60));
+    let counters = nic.json("counters");
+    assert_eq!(
+        counters["ports"][2]["drops"]["no_destination"], 0,
+        "{counters:#}"
+    );
+    // The port's next tenant is learned from as ever.
+    let ports = nic.json("ports");
+    assert_eq!(ports[2]["learning"], true);
+    nic.done("replay", &["2", &nic.path("frames"), "--learn"]);
+    let lost = &nic.json("counters")["ports"][2]["drops"]["no_destination"];
+    assert!(
+        lost.as_u64().unwrap() > 0,
+        "what the port itself is taken for goes nowhere"
+    );
+}
+
 #[test]
 fn a_nic_is_taken_over() {
     let mut nic = TestNic::start(&["--ports", "4"]);

@@ -43,6 +43,7 @@ impl Server {
             Control::Disable { port } => self.disable(port).map(done),
             Control::Revoke { port, kill } => Ok(serde_json::to_value(self.revoke(port, kill)?)?),
             Control::Paths => Ok(serde_json::to_value(self.path_report())?),
+            Control::Learning { port, on } => ports.set_learning(port, on).map(done),
             Control::SetMac { port, mac } => ports.set_mac(port, mac).map(done),
             Control::AddMac { port, mac, vlan } => {
                 stations::add(&ports.nic, &mut ports.saver, port, mac, vlan).map(done)

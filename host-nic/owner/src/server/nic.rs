@@ -65,12 +65,13 @@ impl ServedNic {
         self.paths.contains(&path)
     }
 
-    /// Has the switch learn nothing from frames of these ports.
-    pub(super) fn do_not_learn(&self, ports: &[PortId]) {
-        let state = self.memory.switch().state();
-        for port in ports {
-            state.mode[port.index()].fetch_or(MODE_NO_LEARNING, Relaxed);
-        }
+    /// Has the switch learn stations from frames of a port, or not.
+    pub(super) fn set_learning(&self, port: PortId, on: bool) {
+        let mode = &self.memory.switch().state().mode[port.index()];
+        match on {
+            true => mode.fetch_and(!MODE_NO_LEARNING, Relaxed),
+            false => mode.fetch_or(MODE_NO_LEARNING, Relaxed),
+        };
     }
 
     /// Whether any port's rate is limited now.

@@ -208,10 +208,25 @@ impl Ports {
         stations::pin_again(&self.nic, &self.saver.state, port);
     }
 
-    /// Has the switch refuse requests of a port's tenancy.
+    /// Has the switch refuse requests of a port's tenancy, and ends what was set for its time.
     pub(super) fn evict(&self, port: PortId) {
         self.nic.switch().evict(port);
         stations::pin_again(&self.nic, &self.saver.state, port);
+        let learns = !self.saver.state.unlearned.contains(&port.number());
+        self.nic.set_learning(port, learns);
+    }
+
+    /// Has stations be learned from the frames of a port's tenant or not, until its tenancy ends.
+    pub(super) fn set_learning(&self, number: u32, on: bool) -> Result<(), RequestError> {
+        let port = self.nic.port(number)?;
+        if !matches!(self.tenant(port), Tenant::Taken { .. }) {
+            return Err(RequestError::bad(format!(
+                "port {port} has no tenant; for those that it will have, start the NIC with \
+                 --no-learning {port}"
+            )));
+        }
+        self.nic.set_learning(port, on);
+        Ok(())
     }
 
     /// Ends a tenancy, and gives how many grants were taken back for that. When it returns, nothing

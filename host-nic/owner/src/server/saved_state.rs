@@ -30,6 +30,9 @@ pub(super) struct SavedState {
     pub(super) tenancy: u32,
     /// Ports that are let to nobody.
     pub(super) disabled: BTreeSet<u32>,
+    /// Ports from whose frames no stations are learned, whoever has them.
+    #[serde(default)]
+    pub(super) unlearned: BTreeSet<u32>,
     /// Policies as people gave them, by port.
     pub(super) policies: BTreeMap<u32, PortPolicy>,
     /// Policies as ports have them: with what captures need.

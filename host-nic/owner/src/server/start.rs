@@ -63,8 +63,11 @@ impl Server {
         let templates = Templates::make(options, image, &memory, templates, &none.templates);
         let mut saver = StateSaver::default();
         saver.state.templates = templates.saved();
+        saver.state.unlearned = options.unlearned.iter().copied().collect();
         let nic = ServedNic::new(memory, templates, &options.paths);
-        nic.do_not_learn(&unlearned);
+        for port in unlearned {
+            nic.set_learning(port, false);
+        }
         let ports = Ports::new(nic, saver);
         let mut server = Server::new(options, ports, listener)?;
         if let Some(program) = &options.keeper {
@@ -141,11 +144,14 @@ impl Server {
         }
         let unlearned = unlearned(options, geometry)?;
         let state = SavedState::read(&saved);
-        let state = state.map_err(|_| garbage("its saved state cannot be read"))?;
+        let mut state = state.map_err(|_| garbage("its saved state cannot be read"))?;
+        state.unlearned.extend(&options.unlearned);
         let templates = kept::take_templates(&mut kept);
         let templates = Templates::make(options, image, &memory, templates, &state.templates);
         let nic = ServedNic::new(memory, templates, &options.paths);
-        nic.do_not_learn(&unlearned);
+        for port in unlearned {
+            nic.set_learning(port, false);
+        }
         let keeper = Some(keeper);
         let mut ports = Ports::new(nic, StateSaver { state, keeper });
         ports.keep_templates()?;

@@ -1,6 +1,7 @@
 //! `postern nic replay`.
 #![deny(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use postern_abi::platform::CallPath;
 use postern_abi::window::{MAX_FRAME, MIN_FRAME};
+use postern_nic_client::control::Control;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::TenancyFds;
 use postern_nic_client::request;
@@ -18,6 +20,7 @@ use postern_nic_owner::capture::{Jumps, Pace, Recording, Replay, Skipped};
 use postern_nic_owner::host_port::HostPort;
 use postern_vmm::{signals, status};
 
+use super::ask::order;
 use crate::error::CommandError;
 use crate::{output, parsers};
 
@@ -27,8 +30,7 @@ pub struct Args {
     /// The NIC's socket; it must offer the path direct
     #[arg(value_parser = parsers::socket)]
     socket: PathBuf,
-    /// Number of the port, which nobody may have; if the file holds what several stations said,
-    /// start the NIC with --no-learning for it
+    /// Number of the port, which nobody may have
     port: u32,
     /// A pcap or pcapng file
     file: PathBuf,
@@ -42,6 +44,11 @@ pub struct Args {
     /// How often the file is sent; 0 is until a signal comes
     #[arg(long, value_name = "N", default_value_t = 1)]
     loops: u64,
+    /// Have the NIC learn stations from the frames also if the file holds what several said, such
+    /// as both ends of a conversation. By default it does not, so that frames go to where the NIC
+    /// knows these stations, or else to all ports, and not back to this port
+    #[arg(long)]
+    learn: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,10 +65,27 @@ fn pace(text: &str) -> Result<Pace, String> {
     }
 }
 
+/// The number of different source addresses in a file.
+fn stations(recording: &Recording) -> usize {
+    let frames = (0..recording.len()).filter_map(|number| recording.frame(number));
+    let sources = frames.filter_map(|frame| frame.data.get(6..12));
+    sources.collect::<BTreeSet<_>>().len()
+}
+
 /// Sends it; returns the exit status.
 pub fn run(args: &Args) -> Result<u8, CommandError> {
     let recording = Recording::open(&args.file).map_err(CommandError::configuration)?;
     let tenancy = request::port(&args.socket, args.port, CallPath::Direct)?;
+    let stations = stations(&recording);
+    if stations > 1 && !args.learn {
+        // Until this process ends.
+        let port = args.port;
+        order(&args.socket, &Control::Learning { port, on: false })?;
+        output::tell(format_args!(
+            "the file holds what {stations} stations said: the NIC learns none of them from port \
+             {port} meanwhile (--learn has it learn them)"
+        ));
+    }
     let number = tenancy.credentials.port();
     let TenancyFds::Memory { state, windows } = tenancy.fds else {
         let error = anyhow::anyhow!("the NIC gave a view instead of its memory");
