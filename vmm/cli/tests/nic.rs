@@ -282,6 +282,49 @@ fn a_capture_of_two_ways_can_be_replayed() {
 }
 
 #[test]
+fn what_is_shown_can_be_set() {
+    let nic = TestNic::start(&["--ports", "4"]);
+    nic.done(
+        "set",
+        &[
+            "1",
+            "source=own",
+            "vlan=trunk:10,20-29/5",
+            "rule=deny in ipv4 tcp dport 22",
+        ],
+    );
+    let shown = nic.done("show", &["policies", "--json"]);
+    let file = nic.path("policies.json");
+    fs::write(&file, &shown).unwrap();
+    nic.done("set", &["1", "--none"]);
+    nic.done("set", &["1", "--policy", &file]);
+    assert_eq!(nic.done("show", &["policies", "--json"]), shown);
+    // The port's own, which is none.
+    nic.done("set", &["2", "--policy", &file]);
+    assert_eq!(nic.done("show", &["policies", "--json"]), shown);
+    let toml = nic.path("policy.toml");
+    fs::write(&toml, "acl = { rules = [\"permit in arp\"] }\n").unwrap();
+    nic.done("set", &["3", "--policy", &toml]);
+    let rule = &nic.json("policies")[3]["policy"]["acl"]["rules"][0];
+    assert_eq!(rule["ethertype"], 0x0806);
+    for endless in ["/dev/zero", "/"] {
+        nic.refused(
+            "set",
+            &["1", "--policy", endless],
+            &[endless, "regular file"],
+        );
+        let image = ["nic", "--socket", &nic.path("other"), "--image", endless];
+        let refused = postern(&image);
+        assert_eq!(refused.status.code(), Some(CONFIGURATION));
+        assert!(
+            stderr(&refused).contains("regular file"),
+            "{}",
+            stderr(&refused)
+        );
+    }
+}
+
+#[test]
 fn a_nic_is_taken_over() {
     let mut nic = TestNic::start(&["--ports", "4"]);
     let (mut first, mut second) = (nic.tenant(0), nic.tenant(1));

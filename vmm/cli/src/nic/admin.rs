@@ -171,9 +171,11 @@ enum CaptureAction {
     },
     /// End, and say what was written
     Remove {
-        /// The file, or what is captured: the number of a port, or all
-        #[arg(value_name = "FILE|PORT|all")]
+        /// What is captured, as it was said to begin (the number of a port, or all), or the file
+        #[arg(value_name = "PORT|all|FILE")]
         which: PathBuf,
+        /// The file, if what is captured is captured to several
+        file: Option<PathBuf>,
     },
 }
 
@@ -326,8 +328,8 @@ fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, CommandErr
             };
             order(&socket, &add)
         }
-        CaptureAction::Remove { which } => {
-            let file = captured_file(&socket, &which)?;
+        CaptureAction::Remove { which, file } => {
+            let file = captured_file(&socket, &which, file.as_deref())?;
             let info: CaptureInfo = ask(&socket, &Control::RemoveCapture { file })?;
             let (written, lost) = (info.written, info.lost);
             output::print(&format!("{written} frames written, {lost} lost\n"))?;
@@ -339,23 +341,41 @@ fn capture(CaptureArgs { socket, action }: CaptureArgs) -> Result<u8, CommandErr
     }
 }
 
-/// The file of a capture that is named by it, or by what is captured if one capture alone has
-/// either.
-fn captured_file(socket: &Path, which: &Path) -> Result<PathBuf, CommandError> {
-    let file = absolute(which)?;
-    let Some(Ok(PortOrAll(port))) = which.to_str().map(port_or_all) else {
-        return Ok(file);
+/// The file of a capture that is named by what is captured and the file, or by one of both if one
+/// capture alone has it.
+fn captured_file(
+    socket: &Path,
+    which: &Path,
+    file: Option<&Path>,
+) -> Result<PathBuf, CommandError> {
+    let wanted = file.map(absolute).transpose()?;
+    let alone = absolute(which)?;
+    let (what, shown) = (which.to_str().map(port_or_all), which.display());
+    let Some(Ok(PortOrAll(port))) = what else {
+        return match file {
+            None => Ok(alone),
+            Some(_) => Err(CommandError::configuration(anyhow::anyhow!(
+                "'{shown}' is what is captured, if a file follows: give the number of a port, or all"
+            ))),
+        };
     };
     let captures: Vec<CaptureInfo> = ask(socket, &Control::Captures)?;
-    let is_meant = |info: &CaptureInfo| info.port == port || info.file == file;
+    let is_meant = |info: &CaptureInfo| match &wanted {
+        Some(wanted) => info.port == port && info.file == *wanted,
+        None => info.port == port || info.file == alone,
+    };
     let mut meant = captures.into_iter().filter(is_meant);
-    match (meant.next(), meant.next()) {
-        (Some(only), None) => Ok(only.file),
-        (None, _) => Ok(file),
-        (Some(_), Some(_)) => Err(CommandError::configuration(anyhow::anyhow!(
-            "{} can be several captures: name the file, with its folder (postern nic show {} \
+    match (meant.next(), meant.next(), wanted) {
+        (Some(only), None, _) => Ok(only.file),
+        (None, _, None) => Ok(alone),
+        (None, _, Some(wanted)) => Err(CommandError::configuration(anyhow::anyhow!(
+            "there is no capture of {shown} to {} (postern nic show {} captures)",
+            wanted.display(),
+            socket.display()
+        ))),
+        (Some(_), Some(_), _) => Err(CommandError::configuration(anyhow::anyhow!(
+            "{shown} can be several captures: name the file, with its folder (postern nic show {} \
              captures)",
-            which.display(),
             socket.display()
         ))),
     }

@@ -1,8 +1,12 @@
 //! VLANs of a port as people and programs write them.
 #![deny(unsafe_code)]
 
+use std::fmt;
+use std::ops::RangeInclusive;
+
 use postern_switch::policy::vlan::{SET_WORDS, TRUNK, Vlan, VlanSet, VlanWords, is_reserved, pvid};
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 /// VLAN settings that are refused.
@@ -33,12 +37,88 @@ pub enum VlanSpec {
         /// frames leave untagged.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pvid: Option<u16>,
-        /// The VLANs.
+        /// The VLANs. They are read as numbers, and as ranges such as `"20-29"`.
+        #[serde(deserialize_with = "read_vids")]
         members: Vec<u16>,
-        /// Further ones of these that leave untagged.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        /// Further ones of these that leave untagged; read alike.
+        #[serde(
+            default,
+            skip_serializing_if = "Vec::is_empty",
+            deserialize_with = "read_vids"
+        )]
         untagged: Vec<u16>,
     },
+}
+
+/// Number of VLANs that there are, and so the most in a list of them.
+const MAX_VIDS: usize = 4094;
+
+/// A text that is no VLAN and no range of them.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("'{0}' is no VLAN or range of them such as 20-29: give numbers from 1 to 4094")]
+pub struct VidRangeError(String);
+
+/// The VLANs of a text: of one number, or of a first and a last one such as `20-29`.
+///
+/// # Errors
+///
+/// [`VidRangeError`] if it is none.
+pub fn vid_range(text: &str) -> Result<RangeInclusive<u16>, VidRangeError> {
+    let wrong = || VidRangeError(text.to_owned());
+    let vid = |text: &str| text.parse().ok().filter(|vid| !is_reserved(*vid));
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = vid(first).zip(vid(last)).ok_or_else(wrong)?;
+    match first <= last {
+        true => Ok(first..=last),
+        false => Err(wrong()),
+    }
+}
+
+/// Reads VLANs, each as a number or as the text of a range.
+fn read_vids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+    struct Vids(RangeInclusive<u16>);
+    struct VidsVisitor;
+
+    impl Visitor<'_> for VidsVisitor {
+        type Value = Vids;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a VLAN, or a range of them as text")
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Vids, E> {
+            // One that is reserved is told where the settings are compiled.
+            let vid =
+                u16::try_from(number).map_err(|_| E::custom(VidRangeError(number.to_string())))?;
+            Ok(Vids(vid..=vid))
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<Vids, E> {
+            let vid = u64::try_from(number);
+            self.visit_u64(vid.map_err(|_| E::custom(VidRangeError(number.to_string())))?)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vids, E> {
+            vid_range(text).map(Vids).map_err(E::custom)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Vids {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Vids, D::Error> {
+            deserializer.deserialize_any(VidsVisitor)
+        }
+    }
+
+    let mut vids = Vec::new();
+    for Vids(range) in Vec::<Vids>::deserialize(deserializer)? {
+        vids.extend(range);
+        if vids.len() > MAX_VIDS {
+            return Err(de::Error::custom(format!(
+                "more than {MAX_VIDS} VLANs: name each once"
+            )));
+        }
+    }
+    Ok(vids)
 }
 
 impl VlanSpec {
