@@ -147,6 +147,9 @@ pub enum Control {
         /// The NIC stays, for another owner.
         #[serde(default)]
         keep: bool,
+        /// The NIC ends also if it has no owner and is kept; its keeper does it then.
+        #[serde(default)]
+        discard: bool,
     },
 }
 

@@ -193,10 +193,12 @@ pub enum Status {
     /// The NIC has taken back the port of this connection. Nobody has asked: it comes before the
     /// connection ends.
     Revoked = 9,
+    /// The NIC is kept and has no owner. Its keeper says so.
+    NoOwner = 10,
 }
 
 impl Status {
-    const ALL: [Status; 10] = [
+    const ALL: [Status; 11] = [
         Status::Granted,
         Status::BadRequest,
         Status::NoSuchPort,
@@ -207,6 +209,7 @@ impl Status {
         Status::Disabled,
         Status::PeerUnknown,
         Status::Revoked,
+        Status::NoOwner,
     ];
 }
 

@@ -47,9 +47,30 @@ pub enum ClientError {
         /// The system's error.
         source: io::Error,
     },
+    /// The NIC is kept, and has no owner.
+    #[error(
+        "the owner of the NIC at {} has ended, and the NIC is kept: start another owner with \
+         postern nic --socket {}, or end the NIC with postern nic stop {} --discard",
+        socket.display(), socket.display(), socket.display()
+    )]
+    NoOwner {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The owner lives, and does not answer. It does nothing for a client that has gone.
+    #[error(
+        "the owner of the NIC at {} has not answered for {} s: look whether it is stopped or busy, \
+         and ask again; what it has not begun by now it will not do",
+        socket.display(), REPLY_TIMEOUT.as_secs()
+    )]
+    Timeout {
+        /// The socket.
+        socket: PathBuf,
+    },
     /// The connection broke.
     #[error(
-        "lost the NIC at {} while waiting for its answer; see what it printed",
+        "lost the NIC at {} while waiting for its answer; see what it printed, and whether it has \
+         done it (postern nic show)",
         socket.display()
     )]
     Lost {
@@ -232,6 +253,10 @@ pub fn control<T: DeserializeOwned>(
     socket: &path::Path,
     control: &Control,
 ) -> Result<T, ClientError> {
+    exchange_file(socket, &control_request(socket, control)?)
+}
+
+fn control_request(socket: &path::Path, control: &Control) -> Result<Request, ClientError> {
     let text = serde_json::to_vec(control).map_err(|error| ClientError::Lost {
         socket: socket.to_owned(),
         source: error.into(),
@@ -243,7 +268,26 @@ pub fn control<T: DeserializeOwned>(
             most: MAX_REQUEST,
         });
     }
-    exchange_file(socket, &Request::Control(text))
+    Ok(Request::Control(text))
+}
+
+/// Ends the owner of the NIC at a socket, and waits until it has gone: the socket's name can be used
+/// again then. The NIC ends with it, unless it is to `keep` the NIC; with `discard` the NIC ends also
+/// if it is kept and has no owner.
+///
+/// # Errors
+///
+/// The owner does not do it, or takes long.
+pub fn stop(socket: &path::Path, keep: bool, discard: bool) -> Result<(), ClientError> {
+    let request = control_request(socket, &Control::Stop { keep, discard })?;
+    let (connection, _, _) = exchange(socket, &request)?;
+    // It says nothing more, and its end closes the connection.
+    match recv(&connection, &mut [0; 1], RecvFlags::empty()) {
+        Err(Errno::AGAIN) => Err(ClientError::Timeout {
+            socket: socket.to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Sends a request and reads the file with the answer.
@@ -272,13 +316,23 @@ fn exchange(
     socket: &path::Path,
     request: &Request,
 ) -> Result<(OwnedFd, Reply, Vec<OwnedFd>), ClientError> {
-    let connection = open_connection(socket).map_err(|errno| ClientError::Connect {
+    let timeout = || ClientError::Timeout {
         socket: socket.to_owned(),
-        source: errno.into(),
+    };
+    let connection = open_connection(socket).map_err(|errno| match errno {
+        // So many wait that it takes no more.
+        Errno::AGAIN => timeout(),
+        errno => ClientError::Connect {
+            socket: socket.to_owned(),
+            source: errno.into(),
+        },
     })?;
-    let lost = |errno: Errno| ClientError::Lost {
-        socket: socket.to_owned(),
-        source: errno.into(),
+    let lost = |errno: Errno| match errno {
+        Errno::AGAIN => timeout(),
+        errno => ClientError::Lost {
+            socket: socket.to_owned(),
+            source: errno.into(),
+        },
     };
     socket::send(&connection, &request.encode(), &[], SendFlags::empty()).map_err(lost)?;
     let mut buffer = vec![0; MAX_REPLY];
@@ -290,6 +344,11 @@ fn exchange(
         socket: socket.to_owned(),
         source,
     })?;
+    if reply.status == Status::NoOwner {
+        return Err(ClientError::NoOwner {
+            socket: socket.to_owned(),
+        });
+    }
     if reply.status != Status::Granted {
         return Err(ClientError::Refused {
             socket: socket.to_owned(),

@@ -888,7 +888,10 @@ fn requests() -> Vec<String> {
         Control::RemoveCapture {
             file: "/nowhere".into(),
         },
-        Control::Stop { keep: true },
+        Control::Stop {
+            keep: true,
+            discard: false,
+        },
     ]
     .map(|control| serde_json::to_string(&control).unwrap())
     .to_vec()
@@ -976,6 +979,9 @@ fn clients_that_do_not_read_delay_nobody() {
     assert_eq!(counters(&nic.socket()).unwrap().ports.len(), 2);
     drop(deaf);
     assert_eq!(nic.ports().len(), 2);
-    let text = nic.refuse(&Control::Stop { keep: true });
+    let text = nic.refuse(&Control::Stop {
+        keep: true,
+        discard: false,
+    });
     assert!(text.contains("no keeper"), "{text}");
 }

@@ -282,6 +282,53 @@ fn a_capture_of_two_ways_can_be_replayed() {
 }
 
 #[test]
+fn a_nic_without_an_owner_is_kept_or_discarded() {
+    let mut nic = TestNic::start(&["--ports", "4"]);
+    let mut first = nic.tenant(0);
+    nic.child.kill().unwrap();
+    nic.child.wait().unwrap();
+    let socket = nic.path("nic");
+    for action in [
+        &["nic", "stop", &socket][..],
+        &["nic", "port", &socket, "1", "disable"],
+        &["nic", "show", &socket],
+        &["nic", "set", &socket, "1", "source=own"],
+        &["nic", "replay", &socket, "1", &nic.path("frames")],
+        &["stat", &socket],
+    ] {
+        if action.contains(&"replay") {
+            fs::write(nic.path("frames"), one_frame()).unwrap();
+        }
+        let output = postern(action);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(NIC), "{action:?}: {text}");
+        assert!(text.contains("has ended, and the NIC is kept"), "{text}");
+        assert!(text.contains("--discard"), "{text}");
+    }
+    // It is another NIC's place, once somebody says so.
+    for more in [&["--ports", "2"][..], &["--no-keeper"]] {
+        let other = postern(&[&["nic", "--socket", &socket][..], more].concat());
+        assert_eq!(other.status.code(), Some(CONFIGURATION));
+        assert!(stderr(&other).contains("--discard"), "{}", stderr(&other));
+    }
+    nic.done("stop", &["--discard"]);
+    nic.child = TestNic::child(nic.directory.path(), &["--ports", "2"], "NIC of 2 ports");
+    assert_eq!(nic.json("ports")[1]["state"], "vacant");
+    // Whoever has the memory of the old one goes on with it.
+    assert_eq!(first.port.send(&[&[&[0xff; 6][..], &[2; 74]].concat()]), 1);
+}
+
+/// A pcap file with one frame.
+fn one_frame() -> Vec<u8> {
+    let head = [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 0xffff, 1];
+    let record = [0u32, 0, 60, 60];
+    let words = head.into_iter().chain(record);
+    let mut bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+    bytes.extend([2; 60]);
+    bytes
+}
+
+#[test]
 fn what_is_shown_can_be_set() {
     let nic = TestNic::start(&["--ports", "4"]);
     nic.done(

@@ -83,7 +83,8 @@ impl Server {
                 let info = self.captures.remove(ports, clock, &file)?;
                 Ok(serde_json::to_value(info)?)
             }
-            Control::Stop { keep } => self.end(keep).map(done),
+            // With an owner, that is the end of the NIC as ever.
+            Control::Stop { keep, discard: _ } => self.end(keep).map(done),
         }
     }
 

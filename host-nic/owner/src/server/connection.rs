@@ -2,15 +2,19 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use postern_abi::platform::CallPath;
 use postern_abi::window::PortId;
 use postern_nic_client::protocol::{MAX_REQUEST, ProtocolError, Reply, Request, Status};
 use postern_nic_client::socket::{self, MAX_DESCRIPTORS};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv};
 use rustix::process::Pid;
+
+/// Time that a client may take to say what it wants.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The process at the other end of a connection.
 #[derive(Debug)]
@@ -86,7 +90,12 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Reads one record, if there is one. Descriptors that come with it are dropped by the kernel.
+    /// What a client has said that has gone since, because it was killed or would not wait any
+    /// longer, is not read: nobody hears what comes of it.
     pub(super) fn receive(&self) -> Incoming {
+        if self.has_gone() {
+            return Incoming::End;
+        }
         let mut buffer = vec![0u8; MAX_REQUEST + 1];
         match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
             Ok((0, _)) => Incoming::End,
@@ -97,6 +106,17 @@ impl Connection {
             Err(Errno::AGAIN | Errno::INTR) => Incoming::Nothing,
             Err(_) => Incoming::End,
         }
+    }
+
+    /// Whether the other side has closed the connection.
+    fn has_gone(&self) -> bool {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // The end is told unasked.
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Answers. A client whose buffer is full does not read, and is not waited for.

@@ -23,8 +23,9 @@ pub enum ServerError {
     Image(#[from] ImageError),
     /// Another NIC listens at the socket.
     #[error(
-        "another NIC is already listening on {}; choose another socket or stop that one",
-        .0.display()
+        "another NIC is already listening on {}; choose another socket, or end that one \
+         (postern nic stop {} --discard)",
+        .0.display(), .0.display()
     )]
     InUse(PathBuf),
     /// The name of the socket belongs to something else.
@@ -52,8 +53,8 @@ pub enum ServerError {
     /// The NIC that is kept has another geometry than the options.
     #[error(
         "the NIC that is kept at {} has {kept}, not {wanted}; \
-         ask for the same, or stop it (postern nic stop)",
-        socket.display()
+         ask for the same, or end it (postern nic stop {} --discard)",
+        socket.display(), socket.display()
     )]
     Kept {
         /// Socket of the NIC that is kept.

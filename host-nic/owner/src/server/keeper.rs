@@ -3,20 +3,25 @@
 //! ```text
 //!   owner  --- hold, drop, end --->  keeper  <--- connects at SOCKET.keeper ---  next owner
 //!   (memfds, listening sockets, connections of tenants, state)  --- all of it --->
+//!
+//!   client  --- connects at SOCKET, with no owner there --->  keeper: "no owner"
 //! ```
 //!
 //! Everything that a NIC is made of lies in memory and in descriptors. The owner gives the keeper a
 //! duplicate of each as it comes to be. When the owner dies, however it does, memory, sockets and
-//! connections stay: VMs go on sending and receiving, none of them notices, and whoever connects
-//! meanwhile waits in the queue of the listening socket. The next owner gets it all and goes on. As
-//! long as there is an owner, nobody else becomes one.
+//! connections stay: VMs go on sending and receiving, and none of them notices. The next owner gets
+//! it all and goes on. As long as there is an owner, nobody else becomes one.
+//!
+//! As long as there is none, the keeper answers the NIC's clients in its place: it refuses each with
+//! [`Status::NoOwner`], so that none waits and no request outlives its client. One request it
+//! fulfils: the end of the NIC ([`Control::Stop`] with `discard`).
 //!
 //! Processes of the same user and of root may be the owner, as they may be tenants. Such a
 //! process can also read the owner's memory, so nothing is gained by asking for more.
 //!
-//! The keeper ends when its owner says so, or when it has had no owner for a while and all tenants
-//! have gone. It has no thread, takes no request that could fail for lack of memory on the way, and
-//! maps nothing of the NIC.
+//! The keeper ends when its owner says so, when a client says so that there is no owner for, or when
+//! it has had no owner for a while and all tenants have gone. It has no thread, and maps nothing of
+//! the NIC.
 //!
 //! Records are texts, with descriptors; names have no spaces.
 //!
@@ -34,13 +39,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use postern_nic_client::control::Control;
+use postern_nic_client::protocol::{Reply, Request, Status};
 use postern_nic_client::socket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::connection::Connection;
+use super::connection::{Connection, Incoming, REQUEST_TIMEOUT, Stage};
 use super::kept;
 use super::listener::Listener;
 
@@ -48,6 +55,9 @@ use super::listener::Listener;
 pub(super) const MAX_RECORD: usize = 512;
 /// Time that the other side may take to read.
 pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most clients of the NIC that it listens to at a time; more are disconnected at once.
+const MAX_CLIENTS: usize = 64;
+
 /// A failure that ended a keeper early.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
@@ -94,6 +104,7 @@ pub fn keep(grace: Duration, confine: impl FnOnce()) -> Result<(), KeeperError> 
         alone: None,
         pid: None,
         owner: Some(owner),
+        clients: Vec::new(),
     };
     confine();
     while keeper.step()? {}
@@ -131,13 +142,19 @@ struct Keeper {
     /// The owner's process, if it is not the first owner.
     pid: Option<i32>,
     owner: Option<OwnedFd>,
+    /// Clients of the NIC that came while there was no owner, and have not said what they want.
+    /// Last: who has asked for the end of the NIC hears it when all else is closed.
+    clients: Vec<Connection>,
 }
 
 /// The descriptors that are ready when a wait ends.
 #[derive(Default)]
 struct Events {
     owner: bool,
+    /// Somebody wants to be the owner.
     arrival: bool,
+    /// A client of the NIC wants to connect.
+    client: bool,
     ended: Vec<String>,
 }
 
@@ -170,7 +187,10 @@ impl Keeper {
         if events.arrival {
             self.accept_owner();
         }
-        Ok(true)
+        if events.client {
+            self.accept_client();
+        }
+        Ok(!self.answer_clients())
     }
 
     fn wait(&self) -> Result<Events, Errno> {
@@ -182,6 +202,14 @@ impl Keeper {
         let first = fds.len();
         if let Some((_, own)) = &self.sockets {
             fds.push(PollFd::new(own, PollFlags::IN));
+        }
+        let nic = fds.len();
+        if let (Some((nic, _)), None) = (&self.sockets, &self.owner) {
+            fds.push(PollFd::new(nic, PollFlags::IN));
+        }
+        let clients = fds.len();
+        for client in &self.clients {
+            fds.push(PollFd::new(&client.socket, PollFlags::IN));
         }
         let tenants = fds.len();
         if self.owner.is_none() {
@@ -199,6 +227,7 @@ impl Keeper {
             // Until it is over, not a moment before.
             left + Duration::from_millis(1)
         });
+        let left = left.into_iter().chain(self.next_deadline()).min();
         let timeout = left.map(|left| Timespec {
             tv_sec: left.as_secs() as i64,
             tv_nsec: left.subsec_nanos().into(),
@@ -207,7 +236,8 @@ impl Keeper {
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         Ok(Events {
             owner: fds[..first].iter().any(ready),
-            arrival: fds[first..tenants].iter().any(ready),
+            arrival: fds[first..nic].iter().any(ready),
+            client: fds[nic..clients].iter().any(ready),
             ended: fds[tenants..]
                 .iter()
                 .zip(names)
@@ -253,6 +283,69 @@ impl Keeper {
         true
     }
 
+    /// How long until a client has had its time to say what it wants.
+    fn next_deadline(&self) -> Option<Duration> {
+        let deadlines = self.clients.iter();
+        let next = deadlines
+            .filter_map(|client| client.stage.deadline())
+            .min()?;
+        let left = next.saturating_duration_since(Instant::now());
+        Some(left + Duration::from_millis(1))
+    }
+
+    /// Takes in a client of the NIC that has no owner.
+    fn accept_client(&mut self) {
+        // An owner that has come in this moment takes it.
+        let (Some((nic, _)), None) = (&self.sockets, &self.owner) else {
+            return;
+        };
+        let client = nic.accept(Instant::now() + REQUEST_TIMEOUT);
+        self.clients.extend(client);
+        self.clients.truncate(MAX_CLIENTS);
+    }
+
+    /// Answers the clients that have said what they want; whether one has ended the NIC.
+    fn answer_clients(&mut self) -> bool {
+        let has_owner = self.owner.is_some();
+        let now = Instant::now();
+        for client in &mut self.clients {
+            let refusal = match client.receive() {
+                Incoming::Nothing => {
+                    let waits = client.stage.deadline().is_some_and(|until| now < until);
+                    if !waits {
+                        client.stage = Stage::Closed;
+                    }
+                    continue;
+                }
+                Incoming::End => None,
+                Incoming::Request(Request::Control(text)) if !has_owner && is_discard(&text) => {
+                    let done = Reply {
+                        status: Status::Granted,
+                        grant: None,
+                        descriptors: 0,
+                        text: String::new(),
+                    };
+                    // It is there, and has asked for it.
+                    let _ = client.send(&done, &[]);
+                    return true;
+                }
+                Incoming::Request(_) if has_owner => Some((
+                    Status::Failed,
+                    "the NIC has just got another owner; ask again",
+                )),
+                Incoming::Request(_) | Incoming::Garbage(_) => {
+                    Some((Status::NoOwner, "the NIC is kept and has no owner"))
+                }
+            };
+            if let Some((status, text)) = refusal {
+                client.refuse(status, text.to_owned());
+            }
+            client.stage = Stage::Closed;
+        }
+        self.clients.retain(|client| client.stage != Stage::Closed);
+        false
+    }
+
     /// Answers a process that wants to be the owner.
     fn accept_owner(&mut self) {
         let Some((_, own)) = &self.sockets else {
@@ -291,6 +384,12 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+/// Whether a request is for the end of the NIC, kept or not.
+fn is_discard(text: &[u8]) -> bool {
+    let control = serde_json::from_slice::<Control>(text);
+    matches!(control, Ok(Control::Stop { discard: true, .. }))
 }
 
 /// Whether something can be read without waiting, be it the end.

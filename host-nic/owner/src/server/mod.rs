@@ -58,6 +58,10 @@
 //! A client that was asking for something at that moment is disconnected, and asks again. A tenancy
 //! that was begun and not yet answered ends with the connection of who asked.
 //!
+//! Nothing is done for a client that has gone: what it asked for before is not read any more
+//! (module `connection`). While there is no owner, the keeper answers whoever connects that there is
+//! none, so no request waits for the next one.
+//!
 //! On the paths `exit-user` and `direct` a tenant gets the memory of the whole NIC. Where tenants
 //! must be isolated from each other, offer only the others ([`ServerOptions::paths`]).
 
@@ -99,7 +103,7 @@ use serde::Serialize;
 
 use captures::Captures;
 use clock::Clock;
-use connection::{Connection, Incoming, Stage};
+use connection::{Connection, Incoming, REQUEST_TIMEOUT, Stage};
 use error::{RequestError, TenancyError, explain};
 use json_file::json_file;
 use keeper_client::KeeperClient;
@@ -116,8 +120,6 @@ pub use options::{DEFAULT_AGEING, KeeperProgram, ServerOptions};
 
 /// Most connections at a time, one for each port and some for the curious; more are closed at once.
 const MAX_CONNECTIONS: usize = MAX_PORTS as usize + 64;
-/// Time that a client may take to say what it wants.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for which a request waits for the end of the process that had the port before.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -4,6 +4,7 @@
 #[path = "../net/mod.rs"]
 mod net;
 mod process;
+mod requests;
 
 use std::path::Path as FilePath;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -28,6 +29,17 @@ use process::{Bench, GRACE, PATIENCE, SOCKET, Tenant, eventually};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
     send, socket_with,
+};
+
+/// The end of the NIC.
+const END: Control = Control::Stop {
+    keep: false,
+    discard: false,
+};
+/// The end of the owner alone.
+const KEEP: Control = Control::Stop {
+    keep: true,
+    discard: false,
 };
 
 fn options(socket: &FilePath) -> ServerOptions {
@@ -198,7 +210,7 @@ fn traffic_goes_on_while_owners_are_killed() {
     let again = Tenant::attach(&socket, 1);
     assert_eq!(bench.ports()[1].tenancy, 3, "numbers of tenancies continue");
     drop((tenant, again));
-    control::<()>(&socket, &Control::Stop { keep: false }).unwrap();
+    control::<()>(&socket, &END).unwrap();
     owner.end();
     bench.expect_nothing();
 }
@@ -238,7 +250,7 @@ fn who_ends_while_there_is_no_owner_is_found_out() {
     owner = bench.owner("taken over");
     assert_eq!(bench.ports()[0].holder, leaving);
     drop(bench.echo());
-    control::<()>(&bench.socket(), &Control::Stop { keep: false }).unwrap();
+    control::<()>(&bench.socket(), &END).unwrap();
     owner.end();
     bench.expect_nothing();
 }
@@ -289,7 +301,7 @@ fn what_people_set_survives() {
         control::<()>(&socket, order).unwrap();
     }
     // In good order, and not.
-    control::<()>(&socket, &Control::Stop { keep: true }).unwrap();
+    control::<()>(&socket, &KEEP).unwrap();
     owner.end();
     bench.owner("taken over").kill();
     let mut owner = bench.owner("taken over");
@@ -376,7 +388,7 @@ fn captures_go_on_in_another_file() {
     assert_eq!(info.written + info.lost - before, 2 * sent);
     Recording::open(&next).unwrap();
     drop((tenant, echo));
-    control::<()>(&socket, &Control::Stop { keep: false }).unwrap();
+    control::<()>(&socket, &END).unwrap();
     owner.end();
     bench.expect_nothing();
 }
@@ -408,7 +420,7 @@ fn uplinks_are_joined_again() {
         tenant.send_all(std::slice::from_ref(&sent));
         assert!(wire.receive() == sent);
         drop(tenant);
-        control::<()>(&socket, &Control::Stop { keep: false }).unwrap();
+        control::<()>(&socket, &END).unwrap();
         owner.end();
         bench.expect_nothing();
         Ok(())
@@ -466,7 +478,7 @@ fn an_uplink_whose_interface_is_down_is_taken_along() {
             tenant.send_all(std::slice::from_ref(&sent));
             assert!(wire.receive() == sent);
         }
-        control::<()>(&socket, &Control::Stop { keep: false }).unwrap();
+        control::<()>(&socket, &END).unwrap();
         owner.end();
         bench.expect_nothing();
         Ok(())
@@ -507,7 +519,7 @@ fn nonsense_at_the_keepers_socket_changes_nothing() {
     owner = bench.owner_soon("taken over");
     assert!(matches!(bench.ports()[1].holder, Holder::Attached { .. }));
     drop((socket, echo));
-    control::<()>(&bench.socket(), &Control::Stop { keep: false }).unwrap();
+    control::<()>(&bench.socket(), &END).unwrap();
     owner.end();
     bench.expect_nothing();
 }
@@ -536,7 +548,7 @@ fn a_keeper_that_is_killed_is_replaced() {
     let mut tenant = Tenant::attach(&bench.socket(), 0);
     go_round(&mut tenant, &stop, &AtomicU64::new(0));
     drop((tenant, echo));
-    control::<()>(&bench.socket(), &Control::Stop { keep: false }).unwrap();
+    control::<()>(&bench.socket(), &END).unwrap();
     owner.end();
     bench.expect_nothing();
 }

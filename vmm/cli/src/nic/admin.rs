@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use postern_nic_client::control::{CaptureInfo, Control, Format, Holder, PortInfo, Revocation};
 use postern_nic_client::mac::Mac;
+use postern_nic_client::request;
 
 use super::ask::{ask, order};
 use super::{policy, replay, show};
@@ -202,6 +203,11 @@ pub struct StopArgs {
     /// last VM has ended
     #[arg(long)]
     keep: bool,
+    /// End the NIC also if its owner has ended and it is kept. VMs go on with the memory that they
+    /// have, and reach each other on elisa, elisa-strict, exit-user and direct until they end; no
+    /// port is let to another any more, and their VMMs are told
+    #[arg(long, conflicts_with = "keep")]
+    discard: bool,
 }
 
 /// Does it; returns the exit status.
@@ -236,7 +242,14 @@ pub fn run(action: Action) -> Result<u8, CommandError> {
             },
         ),
         Action::Capture(args) => capture(args),
-        Action::Stop(StopArgs { socket, keep }) => order(&socket, &Control::Stop { keep }),
+        Action::Stop(StopArgs {
+            socket,
+            keep,
+            discard,
+        }) => {
+            request::stop(&socket, keep, discard)?;
+            Ok(0)
+        }
     }
 }
 

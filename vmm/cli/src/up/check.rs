@@ -7,6 +7,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{self, Path, PathBuf};
 
+use postern_nic_client::file::{self as named_file, FileError};
+use postern_nic_client::request::{self, ClientError};
 use postern_nic_owner::uplink::UplinkConfig;
 use postern_vmm::console::Destination;
 use postern_vmm::kvm::Host;
@@ -303,11 +305,12 @@ fn nic_faults(nic: &NicConfig) -> Vec<(String, String)> {
 /// A NIC's socket is a seqpacket socket, to which a stream does not connect: whether somebody
 /// listens is what the owner itself asks.
 fn taken_by_nic(socket: &Path) -> Option<String> {
-    match postern_nic_client::request::counters(socket) {
+    match request::counters(socket) {
         Ok(_) => Some(format!(
             "a NIC listens at {} already: end it (postern nic stop), or choose another socket",
             socket.display()
         )),
+        Err(kept @ ClientError::NoOwner { .. }) => Some(kept.to_string()),
         Err(_) => cannot_make(socket),
     }
 }
