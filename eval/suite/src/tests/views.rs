@@ -197,7 +197,101 @@ pub(super) const TESTS: &[Test] = &[
         job: |programs| calls_under_timer(programs, "elisa-strict"),
         judge: Judge::Whole(interrupts_waited),
     },
+    Test {
+        name: "views/owners of a NIC are killed while VMs send on elisa, and others go on with it",
+        boot: Boot::VIEWS,
+        job: |programs| {
+            let job = Job::new("owners", OWNERS)
+                .file("postern", &programs.postern)
+                .file("guest", &programs.bare_guest)
+                .file("nic-image", &programs.nic_image)
+                .timeout(Duration::from_secs(600));
+            let files = ["before.json", "after.json", "paths.json"];
+            files.into_iter().fold(job, Job::fetch)
+        },
+        judge: Judge::Whole(nothing_is_lost),
+    },
 ];
+
+/// How often the owner is killed in [`OWNERS`].
+const KILLED: usize = 3;
+
+/// Two VMs exchange frames all the time, each checked, while the owner of their NIC is killed and
+/// another one comes. Each time two others begin with the owner, exchange their frames without one,
+/// and end; then the next owner lets their ports anew.
+const OWNERS: &str = r#"
+owner() {
+    ./postern nic --socket nic.sock --ports 4 --image nic-image >> nic.log 2>&1 & nic=$!
+    until ./postern nic show nic.sock > ports 2> why; do
+        kill -0 $nic || { cat nic.log why; exit 90; }
+        sleep 0.05
+    done
+}
+# Waits until so many ports are that.
+ports() { until [ $(./postern nic show nic.sock | grep -c $2) = $1 ]; do sleep 0.05; done; }
+vm='./postern run --kernel guest --memory 16M --nic nic.sock --path elisa --serial -'
+owner
+for port in 0 1 2 3; do
+    ./postern nic set nic.sock $port isolation=community:$((port / 2)) || exit 91
+done
+$vm --port 0 --cmdline 'role=echo timer=100 patience=100000' & echo=$!
+$vm --port 1 --cmdline 'role=ping frames=endless timer=100 patience=100000' & ping=$!
+ports 2 attached
+./postern nic show nic.sock counters --json > before.json
+for time in 1 2 3; do
+    $vm --port 2 --cmdline 'role=echo frames=3000 timer=100' & echo2=$!
+    $vm --port 3 --cmdline 'role=ping frames=3000 timer=100' & ping2=$!
+    ports 4 attached
+    kill -9 $nic; wait $nic
+    wait $ping2; echo "ping ended with $?"; wait $echo2; echo "echo ended with $?"
+    ./postern nic stop nic.sock 2> why; echo "stop ended with $?"; cat why
+    owner
+    ports 2 vacant
+done
+./postern nic show nic.sock counters --json > after.json
+./postern nic show nic.sock paths --json > paths.json
+./postern nic show nic.sock policies --json | grep -c community
+kill -0 $echo && kill -0 $ping || { echo 'a VM has ended by itself'; exit 92; }
+kill $ping; wait $ping; kill $echo; wait $echo
+./postern nic stop nic.sock && wait $nic || { cat nic.log; exit 93; }
+cat nic.log
+"#;
+
+/// All frames went on, also without an owner; the next one has what there was before.
+fn nothing_is_lost(outcome: JobOutcome) -> Result<()> {
+    let outcome = outcome.success()?;
+    let text = outcome.text();
+    let count = |words: &str| text.matches(words).count();
+    ensure!(
+        count("ping ended with 0") == KILLED
+            && count("echo ended with 0") == KILLED
+            && count("\n4\n") == 1
+            && count("stop ended with 66") == KILLED
+            && count("has ended, and the NIC is kept") == KILLED
+            && count(", taken over") == KILLED,
+        "{text}"
+    );
+    let json = |name| Ok::<Value, anyhow::Error>(serde_json::from_slice(outcome.file(name)?)?);
+    let (before, after) = (json("before.json")?, json("after.json")?);
+    for port in [0, 1] {
+        let (before, after) = (&before["ports"][port], &after["ports"][port]);
+        let sent = |counters: &Value| counters["tx_frames"].as_u64();
+        ensure!(
+            sent(before) < sent(after),
+            "port {port} sent nothing: {before} {after}"
+        );
+        let drops = after["drops"].as_object().context("no drops")?;
+        // Before the others came, the echo told nobody of itself.
+        let lost = |(cause, count): (&String, &Value)| *count != 0 && cause != "no_destination";
+        ensure!(!drops.iter().any(lost), "port {port} lost frames: {after}");
+    }
+    let template = &json("paths.json")?["template"];
+    ensure!(
+        template["grants"] == 2 && template["attachments"] == 2 && template["former"] == 0,
+        "the last owner has another template: {template}"
+    );
+    Ok(())
+}
 
 fn calls_under_timer(programs: &Programs, path: &str) -> Job {
     let script = format!(
