@@ -438,7 +438,7 @@ fn the_largest_nic() {
     let (nic, line) = RunningNic::start_and_line(&directory, &size);
     assert!(
         line.starts_with(
-            "NIC of 256 ports with 1 queue each, TX rings of 4 KiB, lanes of 4 KiB at "
+            "NIC of 256 ports with 1 queue each, TX rings of 4 KiB, 12 lanes of 4 KiB at "
         ),
         "{line}"
     );
@@ -636,7 +636,7 @@ fn the_nic_of_a_topology_is_named() {
     directory.write("text", b"no kernel");
     let vm = "[[vm]]\nname = \"a\"\nkernel = \"text\"\n";
     let said =
-        "postern: NIC of 2 ports with 1 queue each, TX rings of 256 KiB, lanes of 256 KiB at ";
+        "postern: NIC of 2 ports with 1 queue each, TX rings of 256 KiB, 2 lanes of 256 KiB at ";
     let output = up(&directory, &format!("[nic]\nports = 2\n{vm}"));
     assert_refused(&output, CONFIGURATION, &[said, "/nic\n"]);
     let output = up(
