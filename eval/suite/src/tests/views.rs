@@ -228,7 +228,14 @@ owner() {
     done
 }
 # Waits until so many ports are that.
-ports() { until [ $(./postern nic show nic.sock | grep -c $2) = $1 ]; do sleep 0.05; done; }
+ports() {
+    polls=0
+    until [ $(./postern nic show nic.sock | grep -c $2) = $1 ]; do
+        polls=$((polls + 1))
+        [ $polls -lt 200 ] || { echo "$1 ports are never $2"; ./postern nic show nic.sock; exit 94; }
+        sleep 0.05
+    done
+}
 vm='./postern run --kernel guest --memory 16M --nic nic.sock --path elisa --serial -'
 owner
 for port in 0 1 2 3; do
