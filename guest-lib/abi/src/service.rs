@@ -35,7 +35,9 @@ pub const OP_TX: u64 = 1;
 pub const OP_FEATURES: u64 = 2;
 
 /// [`OP_TX`] flag: stop before the first frame whose only destination has no room, rather than drop
-/// it. Only the caller waits for that room.
+/// it. Only the caller waits for that room. A frame with several destinations is never held: it goes
+/// to those that have room, and counts as dropped for the others. If it waited, one receiver that
+/// never reads would keep the sender from everybody.
 pub const TX_HOLD: u64 = 1;
 
 /// Position in bits of the TX queue's number in the second argument of [`OP_TX`].

@@ -85,7 +85,7 @@ pub enum Control {
         port: u32,
         /// The station.
         mac: Mac,
-        /// The VLAN that it is in.
+        /// The VLAN that it is in; 0 is every VLAN of the port.
         #[serde(default)]
         vlan: u16,
     },
@@ -93,7 +93,7 @@ pub enum Control {
     RemoveMac {
         /// The station.
         mac: Mac,
-        /// The VLAN that it is in.
+        /// The VLAN that it is in; 0 is that of a station told for every VLAN.
         #[serde(default)]
         vlan: u16,
     },
@@ -214,7 +214,8 @@ pub struct PortInfo {
 pub struct MacInfo {
     /// The station's address.
     pub mac: Mac,
-    /// The VLAN that it is in.
+    /// The VLAN that it is in. 0 is none on a NIC without VLANs; on one with VLANs, a station that is
+    /// there for good is in every VLAN of the port.
     pub vlan: u32,
     /// The port that it is behind.
     pub port: u32,

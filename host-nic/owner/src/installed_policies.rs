@@ -17,7 +17,9 @@ use postern_nic_client::policy::rule::RuleError;
 use postern_nic_client::policy::vlan::{VlanError, VlanSpec};
 use postern_switch::fdb::STATIC;
 use postern_switch::policy::vlan::DEFAULT_PVID;
-use postern_switch::state::{MODE_POLICY, PortState, SOURCE_FIXED, SOURCE_OWN};
+use postern_switch::state::{
+    MODE_POLICY, MODE_RESERVED_SHIFT, PortState, SOURCE_FIXED, SOURCE_OWN,
+};
 use postern_switch::switch::Switch;
 use postern_switch::tenant::mac_word;
 
@@ -106,7 +108,7 @@ impl Policies {
         } else {
             self.0.insert(port.number(), policy);
         }
-        self.connect(switch);
+        self.connect(switch, port);
         Ok(())
     }
 
@@ -124,14 +126,14 @@ impl Policies {
         Ok(())
     }
 
-    /// What depends on several ports: who reaches whom, whether there are VLANs, who has to mind
-    /// anything.
-    fn connect(&self, switch: &Switch<'_>) {
+    /// What depends on several ports, after one has changed: who reaches whom, whether there are
+    /// VLANs, who has to mind anything.
+    fn connect(&self, switch: &Switch<'_>, changed: PortId) {
         let geometry = switch.geometry();
         let default = PortPolicy::default();
         let of = |port: PortId| self.0.get(&port.number()).unwrap_or(&default);
         let vlans = self.0.values().any(|policy| policy.vlan.is_some());
-        switch.state().vlans.store(vlans.into(), Release);
+        let had_vlans = switch.state().vlans.swap(vlans.into(), AcqRel) != 0;
         let minding: Vec<u32> = self
             .iter()
             .filter(|(_, policy)| policy.affects_egress())
@@ -153,20 +155,38 @@ impl Policies {
                 || of(port).affects_ingress()
                 || minding.iter().any(|other| *other != port.number());
             let mode = &switch.state().mode[port.index()];
+            mode.fetch_and(!(0xffff << MODE_RESERVED_SHIFT), Release);
+            for address in &of(port).reserved {
+                mode.fetch_or(1 << MODE_RESERVED_SHIFT << address.number(), Release);
+            }
             if minds {
                 mode.fetch_or(MODE_POLICY, Release);
             } else {
                 mode.fetch_and(!MODE_POLICY, Release);
             }
         }
+        forget_stations(switch, changed, had_vlans, vlans);
         // Last: routes that were found without a policy are void from here on.
         switch.state().generation.fetch_add(1, AcqRel);
     }
 }
 
+/// Forgets stations that were learned where they are not looked for any more: with VLANs and
+/// without, in the VLANs that a port was a member of, and in those where its own are there for good.
+fn forget_stations(switch: &Switch<'_>, changed: PortId, had_vlans: bool, vlans: bool) {
+    let fdb = &switch.state().fdb;
+    if had_vlans != vlans {
+        fdb.flush(None);
+    } else if let (true, Some(state)) = (vlans, switch.port(changed)) {
+        fdb.flush_if(switch.key(), |station, port| {
+            port == changed.number() && !state.vlan.is_member(station.vlan() as u16)
+        });
+        switch.forget_shadowed();
+    }
+}
+
 /// How many frames each rule of a port's access list decided on, in the order of the rules; nothing
-/// if the NIC has no such port. A frame that waits for room counts each time that the switch looks
-/// at it.
+/// if the NIC has no such port. A frame that waits for room counts when it is sent.
 pub fn acl_hits(switch: &Switch<'_>, port: PortId) -> Option<Vec<u64>> {
     switch.port(port).map(|state| state.acl.hits().collect())
 }

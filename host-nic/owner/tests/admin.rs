@@ -21,6 +21,7 @@ use postern_nic_client::mac::Mac;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::{PortPolicy, Source};
 use postern_nic_client::policy::rate::RateLimit;
+use postern_nic_client::policy::vlan::VlanSpec;
 use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status, TenancyFds};
 use postern_nic_client::request::{self, ClientError, EndReason, Tenancy, control, counters};
 use postern_nic_owner::capture::Recording;
@@ -311,6 +312,48 @@ fn stations_are_told_listed_and_forgotten() {
         vlan: 0,
     };
     assert!(nic.refuse(&own).contains("port 2 itself"));
+}
+
+/// Told without a VLAN, a station is there in all VLANs of its port, and so is a port's own address.
+#[test]
+fn stations_are_told_for_every_vlan() {
+    let nic = TestNic::start(4);
+    let mut tenants: Vec<_> = (0..4).map(|port| nic.tenant(port)).collect();
+    for port in 0..4 {
+        let policy = PortPolicy {
+            vlan: Some(VlanSpec::Access { pvid: 10 }),
+            ..PortPolicy::default()
+        };
+        let policy = Box::new(policy);
+        nic.order(&Control::SetPolicy { port, policy });
+    }
+    nic.order(&Control::AddMac {
+        port: 2,
+        mac: mac(1),
+        vlan: 0,
+    });
+    let own = tenants[3].mac;
+    for (to, port) in [(mac(1).0, 2), (own, 3)] {
+        let frame = tenants[0].send(to, 1);
+        for (number, tenant) in tenants.iter_mut().enumerate() {
+            let expected = Vec::from_iter((number == port).then(|| frame.clone()));
+            assert_eq!(tenant.take(), expected, "{number}");
+        }
+    }
+    // The address of a port is no station's in any VLAN.
+    let station = |port, mac, vlan| Control::AddMac { port, mac, vlan };
+    let refusal = nic.refuse(&station(0, Mac(own), 10));
+    assert!(refusal.contains("port 3 itself"), "{refusal}");
+    nic.order(&station(0, mac(5), 7));
+    drop(tenants.remove(1));
+    eventually("vacant port", || nic.ports()[1].holder == Holder::Vacant);
+    let taken = Control::SetMac {
+        port: 1,
+        mac: Some(mac(5)),
+    };
+    assert!(nic.refuse(&taken).contains("a station behind port 0"));
+    let nobody = nic.refuse(&station(0, Mac([0; 6]), 0));
+    assert!(nobody.contains("nobody's address"), "{nobody}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub enum Cause {
     /// The sender's producer position is out of range, so that nothing was taken. Counts calls, not
     /// frames.
     BadIndex = 6,
-    /// The frame has a source address or VLAN that the port may not use.
+    /// The frame has a source address, VLAN or tag that the port may not use.
     Spoofed = 7,
     /// A port's access list, its VLAN membership or port isolation refuses the frame.
     Policy = 8,
@@ -75,10 +75,15 @@ pub enum Cause {
     Rate = 9,
     /// All lanes of the destination are other senders'. Counted once for each destination.
     NoLane = 10,
+    /// The destination is a reserved group address that the port does not forward
+    /// ([`crate::policy::reserved`]).
+    Reserved = 11,
+    /// The source is no station's address: a group address, or all zero.
+    BadSource = 12,
 }
 
 /// Number of [`Cause`]s.
-pub const CAUSES: usize = 11;
+pub const CAUSES: usize = 13;
 
 impl Cause {
     /// All causes, in the order of their numbers.
@@ -94,6 +99,8 @@ impl Cause {
         Cause::Policy,
         Cause::Rate,
         Cause::NoLane,
+        Cause::Reserved,
+        Cause::BadSource,
     ];
 
     /// The name of the cause in tables and JSON.
@@ -110,6 +117,8 @@ impl Cause {
             Cause::Policy => "policy",
             Cause::Rate => "rate",
             Cause::NoLane => "no_lane",
+            Cause::Reserved => "reserved",
+            Cause::BadSource => "bad_source",
         }
     }
 }
@@ -203,6 +212,9 @@ pub const MODE_NO_LEARNING: u32 = 1 << 0;
 /// Bit of [`State::mode`]: frames from the port meet a policy, of its own or of a port that may
 /// receive them, so that they take the slow path.
 pub const MODE_POLICY: u32 = 1 << 1;
+/// Lowest of the 16 bits of [`State::mode`] that say which reserved group addresses the port
+/// forwards frames to ([`crate::policy::reserved`]).
+pub const MODE_RESERVED_SHIFT: u32 = 16;
 
 /// The clock of rate limits and ageing. View code cannot ask the processor, whose time-stamp
 /// counter the guest sets, so the owner of the NIC writes the time here. While the owner is gone,
@@ -289,7 +301,7 @@ pub struct SenderState {
     pub moved: AtomicU64,
     /// Number of frames not delivered, by [`Cause`].
     pub drops: [AtomicU64; CAUSES],
-    pad1: AtomicU64,
+    pad1: [AtomicU64; 7],
     /// The cache of routes of frames with one destination. The last byte of the destination's
     /// address, modulo [`CACHED_ROUTES`], chooses the element.
     pub routes: [CachedRoute; CACHED_ROUTES],
@@ -376,7 +388,7 @@ const _: () = assert!(core::mem::offset_of!(State, clock) == 64);
 const _: () = assert!(core::mem::offset_of!(State, attached) == 128);
 const _: () = assert!(core::mem::offset_of!(State, tenancy) == 192);
 const _: () = assert!(size_of::<LaneState>() == 64);
-const _: () = assert!(size_of::<SenderState>() == 704);
+const _: () = assert!(size_of::<SenderState>() == 768);
 
 impl State {
     /// The state at the start of a NIC's memory.

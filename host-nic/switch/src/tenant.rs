@@ -75,11 +75,30 @@ impl Switch<'_> {
         self.write_header(window, &header);
         let station = Station::new(0, mac_word(mac));
         state.fdb.pin(self.key(), station, port);
+        self.forget_shadowed();
         state.secret[port.index()].store(secret.word(), Relaxed);
         state.tenancy[port.index()].store(tenancy, Release);
         let bit = 1 << (port.number() & 63);
         state.attached[port.index() >> 6].fetch_or(bit, AcqRel);
         state.generation.fetch_add(1, AcqRel);
+    }
+
+    /// Forgets what was learned of stations that have a static entry for all VLANs, in the VLANs in
+    /// which that holds now, since it takes the place of what was learned (IEEE 802.1Q "Dynamic
+    /// Filtering Entries"). To be called when there is another such entry, or a port has entered a
+    /// VLAN.
+    pub fn forget_shadowed(&self) {
+        let state = self.state();
+        if state.vlans.load(Relaxed) == 0 {
+            return;
+        }
+        let key = self.key();
+        state.fdb.flush_if(key, |station, _| {
+            let everywhere = Station::new(0, station.mac());
+            let told = state.fdb.find_static(key, everywhere);
+            let port = told.and_then(PortId::new).and_then(|port| self.port(port));
+            port.is_some_and(|port| port.vlan.is_member(station.vlan() as u16))
+        });
     }
 
     /// Fills a window with zeros.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::build::Build;
 use common::{BROADCAST, Guest, SMALL, TestNic, frame, geometry, mac};
 use postern_abi::window::RecordHeader;
-use postern_switch::state::{Cause, MODE_NO_LEARNING};
+use postern_switch::state::{Cause, MODE_NO_LEARNING, MODE_RESERVED_SHIFT};
 use proptest::prelude::*;
 
 const PORTS: u32 = 4;
@@ -80,9 +80,18 @@ impl Lane {
     }
 }
 
+/// Last byte of a destination that IEEE 802.1Q lists as reserved, in the tables of the addresses that
+/// a C-VLAN component does not relay.
+fn reserved(to: &[u8]) -> Option<u8> {
+    let [first @ .., last] = to else { return None };
+    (first == [0x01, 0x80, 0xc2, 0x00, 0x00] && *last <= 0x0f).then_some(*last)
+}
+
 /// The model: a switch that forwards frame by frame, with queues and a map.
 #[derive(Default)]
 struct Model {
+    /// The reserved addresses to which each port forwards frames, by their last byte.
+    relayed: [u16; PORTS as usize],
     /// Whether each port has a tenant.
     attached: [bool; PORTS as usize],
     /// The port that each station is behind.
@@ -146,10 +155,25 @@ impl Model {
 
     fn forward(&mut self, port: u32, sender: u32, bytes: &[u8], hold: bool) -> bool {
         let (to, source) = (&bytes[..6], &bytes[6..12]);
+        // IEEE 802.3, MAC Control: such frames end below the bridge, which does not see them.
+        if reserved(to) == Some(0x01) {
+            self.drop(sender, Cause::Reserved);
+            return true;
+        }
+        // IEEE 802.3, Source Address field: an individual address. Linux' bridge refuses zero, too.
+        if source[0] & 1 != 0 || source == [0; 6] {
+            self.drop(sender, Cause::BadSource);
+            return true;
+        }
         let own = source == mac(source[5]) && u32::from(source[5]) < PORTS;
         let pinned = own && self.attached[source[5] as usize];
-        if source[0] & 1 == 0 && !pinned {
+        if !pinned {
             self.stations.insert(source.try_into().unwrap(), port);
+        }
+        // IEEE 802.1Q, Frame filtering; learning does not depend on it.
+        if reserved(to).is_some_and(|last| self.relayed[port as usize] >> last & 1 == 0) {
+            self.drop(sender, Cause::Reserved);
+            return true;
         }
         let everybody = (0..PORTS).filter(|to| *to != port && self.attached[*to as usize]);
         let targets: Vec<u32> = match self.stations.get(to) {
@@ -198,6 +222,8 @@ enum Step {
     },
     Attach(u32),
     Detach(u32),
+    /// The reserved addresses to which a port forwards frames.
+    Relay(u32, u16),
 }
 
 fn address() -> impl Strategy<Value = [u8; 6]> {
@@ -206,6 +232,7 @@ fn address() -> impl Strategy<Value = [u8; 6]> {
         2 => Just(BROADCAST),
         1 => Just([0x01, 0, 0x5e, 0, 0, 7]),
         1 => Just([0; 6]),
+        1 => (0u8..0x12).prop_map(|last| [0x01, 0x80, 0xc2, 0, 0, last]),
     ]
 }
 
@@ -256,7 +283,8 @@ fn step() -> impl Strategy<Value = Step> {
         20 => call,
         16 => receive,
         1 => port.clone().prop_map(Step::Attach),
-        1 => port.prop_map(Step::Detach),
+        1 => port.clone().prop_map(Step::Detach),
+        1 => (port, any::<u16>()).prop_map(|(port, relayed)| Step::Relay(port, relayed)),
     ]
 }
 
@@ -344,6 +372,14 @@ fn run(build: Build, steps: &[Step], start: u32) {
                 tenancy += 1;
                 model.attach(port);
                 guests[port as usize] = Guest::attach(&nic, port, tenancy);
+            }
+            Step::Relay(port, relayed) => {
+                model.relayed[port as usize] = relayed & !(1 << 0x01);
+                let state = nic.switch().state();
+                // Also the bit of MAC control, which counts nothing.
+                let mode = u32::from(relayed) << MODE_RESERVED_SHIFT;
+                state.mode[port as usize].store(mode, Relaxed);
+                state.generation.fetch_add(1, Relaxed);
             }
             Step::Detach(port) => {
                 model.detach(port);

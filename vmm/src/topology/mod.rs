@@ -21,11 +21,11 @@
 //! [[nic.port]]             # what is set of a port (postern nic set, mac, uplink, port)
 //! number = 2
 //! mac = "02:00:00:00:00:02"                                # of the VM that has it; optional
-//! stations = ["02:00:00:00:00:05", "02:00:00:00:00:06@12"] # behind it for good
+//! stations = ["02:00:00:00:00:05", "02:00:00:00:00:06@12"] # behind it for good, in all VLANs or 12
 //! uplink = "tap:tap0"      # or packet:INTERFACE, xdp:INTERFACE
 //! busy = false             # whether the uplink looks for frames all the time
 //! enabled = true
-//! policy = { source = "own", acl = { rules = ["deny in ipv4 tcp dport 25"] } }
+//! policy = { source = "own", acl = { rules = ["deny in ipv4 tcp dport 25"] }, reserved = ["0e"] }
 //!
 //! [[nic.capture]]          # what is captured (postern nic capture)
 //! file = "trace.pcapng"

@@ -205,11 +205,9 @@ fn port_settings(
             );
             reader.fault(station.offset, message);
         }
-        let Station { mac: address, vlan } = station.value;
+        let address = station.value.mac;
         let own = mac.iter().map(|mac| (number.value, mac.value));
-        if vlan == 0
-            && let Some(port) = has_address(address, own.chain(chosen(others)), geometry)
-        {
+        if let Some(port) = has_address(address, own.chain(chosen(others)), geometry) {
             let message = format!("the station {address} has the address of port {port} itself");
             reader.fault(station.offset, message);
         }
@@ -268,7 +266,8 @@ fn check_mac(
     let port = has_address(address, chosen(others), geometry).filter(|port| *port != number);
     let station = others.iter().find(|port| {
         let mut stations = port.stations.iter();
-        stations.any(|station| station.vlan == 0 && station.mac == address)
+        // The address is the port's in every VLAN.
+        stations.any(|station| station.mac == address)
     });
     let whose = match (port, station) {
         (Some(port), _) => format!("of port {port}"),

@@ -243,7 +243,7 @@ ageing = 0
 [[nic.port]]
 number = 1
 stations = ["02:00:00:00:00:05", "02:00:00:00:00:06@12"]
-policy = { source = "own" }
+policy = { source = "own", reserved = ["03", "0e"] }
 [[nic.port]]
 number = 2
 uplink = "tap:tap0"
@@ -302,6 +302,7 @@ fn all_that_a_nic_is_told_can_be_said() {
     assert_eq!((inner.ageing, outer.ageing), (Some(0), None));
     let own = PortPolicy {
         source: Source::Own,
+        reserved: vec!["03".parse().unwrap(), "0e".parse().unwrap()],
         ..PortPolicy::default()
     };
     let station = |text: &str| text.parse::<Station>().unwrap();
@@ -432,12 +433,6 @@ fn a_port_has_an_address_and_a_plain_device() {
     assert_eq!(round_trip(&topology), topology);
     // Its own address by number is no other's.
     parse_all(&with_ports("", "mac = \"02:50:53:54:00:01\"")).unwrap();
-    // A station in a VLAN is another one.
-    let tagged = with_ports(
-        "mac = \"02:00:00:00:00:01\"",
-        "stations = \"02:00:00:00:00:01@5\"",
-    );
-    parse_all(&tagged).unwrap();
 }
 
 #[test]
@@ -468,6 +463,19 @@ fn addresses_that_ports_cannot_have() {
             "stations = \"02:00:00:00:00:01\"",
             8,
             "the address of port 0 itself",
+        ),
+        // In no VLAN.
+        (
+            one,
+            "stations = \"02:00:00:00:00:01@5\"",
+            8,
+            "the address of port 0 itself",
+        ),
+        (
+            "stations = \"02:00:00:00:00:01@5\"",
+            one,
+            8,
+            "of a station behind port 0",
         ),
         (
             "stations = \"02:50:53:54:00:02\"",

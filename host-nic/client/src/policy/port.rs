@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use postern_switch::policy::reserved::MAC_CONTROL;
 use serde::{Deserialize, Serialize};
 
 use super::acl::AclSpec;
@@ -92,6 +93,71 @@ impl Isolation {
     }
 }
 
+/// A reserved group address, 01:80:c2:00:00:00 to 0f, that a port may be told to forward frames to.
+/// As text it is the last byte, two hexadecimal digits, as the tables of IEEE 802.1Q list it: `0e` is
+/// that of LLDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ReservedAddress(u8);
+
+/// A text that is no [`ReservedAddress`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReservedAddressError {
+    /// The text is not the last byte of a reserved address.
+    #[error(
+        "'{0}' is no reserved group address: give the last byte of 01:80:c2:00:00:00 to 0f, such as 0e"
+    )]
+    Text(String),
+    /// The address is that of MAC control.
+    #[error(
+        "frames to 01:80:c2:00:00:01 (MAC control, such as PAUSE) are never forwarded: leave 01 out"
+    )]
+    MacControl,
+}
+
+impl ReservedAddress {
+    /// Last byte of the address, 0 to 15.
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl FromStr for ReservedAddress {
+    type Err = ReservedAddressError;
+
+    fn from_str(text: &str) -> Result<ReservedAddress, ReservedAddressError> {
+        let number = match text.as_bytes() {
+            [b'0', _] => u8::from_str_radix(text, 16).ok(),
+            _ => None,
+        };
+        match number.map(u32::from) {
+            None => Err(ReservedAddressError::Text(text.to_owned())),
+            Some(MAC_CONTROL) => Err(ReservedAddressError::MacControl),
+            Some(number) => Ok(ReservedAddress(number as u8)),
+        }
+    }
+}
+
+impl fmt::Display for ReservedAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}", self.0)
+    }
+}
+
+impl TryFrom<String> for ReservedAddress {
+    type Error = ReservedAddressError;
+
+    fn try_from(text: String) -> Result<ReservedAddress, ReservedAddressError> {
+        text.parse()
+    }
+}
+
+impl From<ReservedAddress> for String {
+    fn from(address: ReservedAddress) -> String {
+        address.to_string()
+    }
+}
+
 /// The policy of a port: the frames that it may send and receive. The default is all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -118,6 +184,10 @@ pub struct PortPolicy {
     /// Numbers of further ports that its frames do not reach.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub blocked: Vec<u32>,
+    /// The reserved group addresses to which frames that it sends are forwarded; those to others are
+    /// filtered, as by any bridge.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<ReservedAddress>,
     /// Whether it takes part in the bridge at all. If not, it reaches no other port and gets
     /// nothing but copies as another's mirror.
     pub bridging: bool,
@@ -134,6 +204,7 @@ impl Default for PortPolicy {
             mirror: None,
             isolation: Isolation::Promiscuous,
             blocked: Vec::new(),
+            reserved: Vec::new(),
             bridging: true,
         }
     }
@@ -159,5 +230,37 @@ impl PortPolicy {
     /// Whether frames that the port receives meet a policy of its own, VLANs apart.
     pub fn affects_egress(&self) -> bool {
         self.egress.is_some() || self.mirror.is_some() || self.acl.affects_egress()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn reserved_addresses_are_read_and_written() {
+        for number in 0..16u8 {
+            let text = format!("{number:02x}");
+            let address = text.parse::<ReservedAddress>();
+            if number == 1 {
+                assert_eq!(address, Err(ReservedAddressError::MacControl));
+                continue;
+            }
+            let address = address.unwrap();
+            assert_eq!((address.number(), address.to_string()), (number, text));
+        }
+        for text in ["", "e", "10", "0g", "+e", "00e", "0e ", "-1"] {
+            let error = text.parse::<ReservedAddress>().unwrap_err();
+            assert!(error.to_string().contains(&format!("'{text}'")), "{error}");
+        }
+        let policy = PortPolicy {
+            reserved: vec!["03".parse().unwrap(), "0e".parse().unwrap()],
+            ..PortPolicy::default()
+        };
+        let json = serde_json::to_string(&policy).unwrap();
+        assert!(json.contains(r#""reserved":["03","0e"]"#), "{json}");
+        assert_eq!(serde_json::from_str::<PortPolicy>(&json).unwrap(), policy);
     }
 }

@@ -88,7 +88,7 @@ impl Server {
         }
     }
 
-    /// Has uplinks cut segments that could not pass a rate limit in one piece.
+    /// Has uplinks cut segments where a rate limit has a burst that is smaller.
     pub(super) fn limit_uplinks(&self) {
         let allowed = policies::let_segments_pass(&self.ports.saver.state);
         self.uplinks.allow_segments(allowed);

@@ -48,7 +48,8 @@ fn wanted(state: &SavedState, port: PortId) -> PortPolicy {
     policy
 }
 
-/// Whether every large segment can pass the rate limits that ports have.
+/// Whether the burst of every rate limit that ports have has room for a large segment. Where one has
+/// not, limits refuse single frames of what comes from an uplink rather than whole segments.
 pub(super) fn let_segments_pass(state: &SavedState) -> bool {
     let mut policies = state.applied.iter();
     policies.all(|(_, policy)| {

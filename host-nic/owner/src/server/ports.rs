@@ -348,7 +348,8 @@ impl Ports {
                 "{mac} is the address of port {other}: choose another"
             )));
         }
-        let told = |(vlan, station, _): &&(u16, Mac, u32)| (*vlan, *station) == (0, mac);
+        // The address is the port's in every VLAN.
+        let told = |(_, station, _): &&(u16, Mac, u32)| *station == mac;
         if let Some((_, _, behind)) = state.stations.iter().find(told) {
             return Err(RequestError::bad(format!(
                 "{mac} is the address of a station behind port {behind}: choose another"

@@ -20,12 +20,14 @@ const MAX_STATIONS: usize = 4096;
 /// Puts the stations of a port that people have told into the table again.
 pub(super) fn pin_again(nic: &ServedNic, state: &SavedState, port: PortId) {
     let switch = nic.switch();
-    for (vlan, mac, number) in &state.stations {
-        if *number == port.number() {
-            let station = Station::new((*vlan).into(), mac_word(mac.0));
-            switch.state().fdb.pin(switch.key(), station, port);
-        }
+    let told = state.stations.iter();
+    for (vlan, mac, _) in told.filter(|told| told.2 == port.number()) {
+        let station = Station::new((*vlan).into(), mac_word(mac.0));
+        switch.state().fdb.pin(switch.key(), station, port);
     }
+    switch.forget_shadowed();
+    // Frames to them may have been flooded meanwhile, and their routes cached.
+    switch.state().generation.fetch_add(1, Relaxed);
 }
 
 /// All stations, by port.
@@ -57,7 +59,12 @@ pub(super) fn add(
 ) -> Result<(), RequestError> {
     let port = nic.port(number)?;
     let station = station(vlan, mac)?;
-    refuse_own(nic, &saver.state, mac, vlan)?;
+    if mac.is_zero() {
+        return Err(RequestError::bad(format!(
+            "{mac} is nobody's address: give one such as 02:00:00:00:00:01"
+        )));
+    }
+    refuse_own(nic, &saver.state, mac)?;
     let stations = &mut saver.state.stations;
     stations.retain(|(other, address, _)| (*other, *address) != (vlan, mac));
     if stations.len() >= MAX_STATIONS {
@@ -77,6 +84,7 @@ pub(super) fn add(
             )))
         }
         _ => {
+            switch.forget_shadowed();
             switch.state().generation.fetch_add(1, Relaxed);
             Ok(())
         }
@@ -91,7 +99,9 @@ pub(super) fn remove(
     vlan: u16,
 ) -> Result<(), RequestError> {
     let station = station(vlan, mac)?;
-    refuse_own(nic, &saver.state, mac, vlan)?;
+    if vlan == 0 {
+        refuse_own(nic, &saver.state, mac)?;
+    }
     let stations = &mut saver.state.stations;
     stations.retain(|(other, address, _)| (*other, *address) != (vlan, mac));
     saver.save()?;
@@ -118,22 +128,17 @@ fn station(vlan: u16, mac: Mac) -> Result<Station, RequestError> {
     match vlan {
         0..4095 => Ok(Station::new(vlan.into(), mac_word(mac.0))),
         _ => Err(RequestError::bad(format!(
-            "{vlan} is no VLAN: 1 to 4094, or 0 for none"
+            "{vlan} is no VLAN: 1 to 4094, or 0 for all of the port's"
         ))),
     }
 }
 
-/// Refuses the address of a port's own tenant, which stays where it is.
-fn refuse_own(
-    nic: &ServedNic,
-    state: &SavedState,
-    mac: Mac,
-    vlan: u16,
-) -> Result<(), RequestError> {
+/// Refuses the address of a port's own tenant, which stays where it is, in every VLAN of the port.
+fn refuse_own(nic: &ServedNic, state: &SavedState, mac: Mac) -> Result<(), RequestError> {
     let mut ports = nic.geometry().all_ports();
-    match ports.find(|port| vlan == 0 && state.mac(*port) == mac) {
+    match ports.find(|port| state.mac(*port) == mac) {
         Some(port) => Err(RequestError::bad(format!(
-            "{mac} is the address of port {port} itself; \
+            "{mac} is the address of port {port} itself, in every VLAN; \
              it comes and goes with the port's tenant"
         ))),
         None => Ok(()),

@@ -15,6 +15,11 @@
 //! the NIC removes entries that are too old ([`Fdb::sweep`]). A static entry, such as a port's own
 //! address, is neither moved nor evicted.
 //!
+//! The VLAN is 0 on a switch without VLANs. On one with VLANs, a static entry of VLAN 0 holds in all
+//! VLANs of its port (IEEE 802.1Q "Static Filtering Entries", which know a wildcard for the VID).
+//! Learned entries of VLAN 0 mean nothing there; whoever sets the first VLAN removes them
+//! ([`Fdb::flush`]).
+//!
 //! A new station for which its bucket has no free way gets a way of the port that holds most of the
 //! bucket, unless that port would be left with fewer ways than the new station's port. So a port
 //! that floods the database with addresses replaces its own entries, and the last entry that a port
@@ -198,6 +203,22 @@ impl Fdb {
         None
     }
 
+    /// Looks up the static entry of a station: number of the port that it is behind, as for
+    /// [`Fdb::find`].
+    #[inline]
+    pub fn find_static(&self, key: Key, station: Station) -> Option<u32> {
+        let (bucket, wanted) = self.place(key, station);
+        let wanted = wanted | u64::from(STATIC) << STAMP_SHIFT;
+        let mask = VALID | REST_MASK | u64::from(STATIC) << STAMP_SHIFT;
+        for way in bucket {
+            let word = way.load(Relaxed);
+            if (word ^ wanted) & mask == 0 {
+                return Some(port_of(word));
+            }
+        }
+        None
+    }
+
     /// Learns that a station was seen behind a port at a tick. The station must be no group
     /// address.
     #[inline]
@@ -218,7 +239,8 @@ impl Fdb {
     }
 
     /// Makes a static entry: the station is behind the port until [`Fdb::unpin`] or
-    /// [`Fdb::forget`].
+    /// [`Fdb::forget`]. Only one thread of the host may do this at a time. [`Learned::Refused`] says
+    /// that the bucket is full of static entries.
     pub fn pin(&self, key: Key, station: Station, port: PortId) -> Learned {
         let (bucket, wanted) = self.place(key, station);
         let here = wanted | u64::from(port.number()) << PORT_SHIFT;
@@ -230,7 +252,13 @@ impl Fdb {
                 return Learned::New;
             }
         }
-        insert(bucket, new, true)
+        loop {
+            let done = insert(bucket, new, true);
+            // Where it has raced, a call has learned a station of this bucket meanwhile.
+            if done != Learned::Raced {
+                return done;
+            }
+        }
     }
 
     /// Removes the entry of a station, static or learned. Returns whether there was one.
@@ -249,33 +277,54 @@ impl Fdb {
 
     /// Removes learned entries: those of a port, or all of them.
     pub fn flush(&self, port: Option<PortId>) {
-        self.remove(|word| {
+        self.remove(|word, _| {
             let here = port.is_none_or(|port| port_of(word) == port.number());
             here && stamp_of(word) != STATIC
         });
     }
 
+    /// Removes the learned entries that the closure chooses by their station and the number of their
+    /// port.
+    pub fn flush_if(&self, key: Key, gone: impl Fn(Station, u32) -> bool) {
+        self.remove(|word, bucket| {
+            stamp_of(word) != STATIC && gone(station(key, bucket, word), port_of(word))
+        });
+    }
+
     /// Removes all entries of a port, static ones too.
     pub fn forget(&self, port: PortId) {
-        self.remove(|word| port_of(word) == port.number());
+        self.remove(|word, _| port_of(word) == port.number());
     }
 
     /// Removes the entries of stations that were not seen for `age` ticks or more. `age` is below
     /// [`STAMPS`]. Call it at each tick, since stamps count modulo [`STAMPS`].
+    ///
+    /// Learned entries of stations that have a static one go, too: a call that found a way free
+    /// before [`Fdb::pin`], and was stopped, fills the way when it goes on.
     pub fn sweep(&self, tick: u32, age: u32) {
-        self.remove(|word| {
+        self.remove(|word, bucket| {
             let stamp = stamp_of(word);
-            stamp != STATIC && (tick + STAMPS - stamp) % STAMPS >= age
+            let old = || (tick + STAMPS - stamp) % STAMPS >= age;
+            stamp != STATIC && (old() || self.is_static(bucket, word))
         });
     }
 
-    /// Removes the entries whose words the closure chooses.
-    fn remove(&self, mut which: impl FnMut(u64) -> bool) {
-        for way in self.buckets.as_flattened() {
-            let word = way.load(Relaxed);
-            if word & VALID != 0 && which(word) {
-                // An entry that has just been renewed or replaced stays.
-                let _ = way.compare_exchange(word, 0, Relaxed, Relaxed);
+    /// Whether the station of an entry's word has a static entry in its bucket.
+    fn is_static(&self, bucket: u64, word: u64) -> bool {
+        let ways = &self.buckets[bucket as usize & (BUCKETS - 1)];
+        let mut ways = ways.iter().map(|way| way.load(Relaxed));
+        ways.any(|other| (word ^ other) & (VALID | REST_MASK) == 0 && stamp_of(other) == STATIC)
+    }
+
+    /// Removes the entries whose words the closure chooses. It gets the number of the bucket, too.
+    fn remove(&self, mut which: impl FnMut(u64, u64) -> bool) {
+        for (bucket, number) in self.buckets.iter().zip(0u64..) {
+            for way in bucket {
+                let word = way.load(Relaxed);
+                if word & VALID != 0 && which(word, number) {
+                    // An entry that has just been renewed or replaced stays.
+                    let _ = way.compare_exchange(word, 0, Relaxed, Relaxed);
+                }
             }
         }
     }
@@ -288,12 +337,17 @@ impl Fdb {
         ways.filter_map(move |(way, number)| {
             let word = way.load(Relaxed);
             (word & VALID != 0).then(|| Entry {
-                station: key.unmix(number << REST_BITS | word & REST_MASK),
+                station: station(key, number, word),
                 port: port_of(word),
                 stamp: stamp_of(word),
             })
         })
     }
+}
+
+/// The station of an entry's word in a bucket of this number.
+fn station(key: Key, bucket: u64, word: u64) -> Station {
+    key.unmix(bucket << REST_BITS | word & REST_MASK)
 }
 
 /// Replaces a word by another, unless it has changed: then the result is [`Learned::Raced`].

@@ -186,3 +186,58 @@ fn every_port_gets_its_share_of_one_bucket() {
     // A seventeenth port finds no room, and no port loses the last of its entries.
     assert_eq!(learn(&fdb, alike[WAYS * 3], 16), Learned::Refused);
 }
+
+#[test]
+fn static_entries_are_told_from_learned_ones() {
+    let fdb = empty();
+    assert_eq!(fdb.find_static(KEY, station(7)), None);
+    learn(&fdb, 7, 3);
+    assert_eq!(fdb.find_static(KEY, station(7)), None);
+    fdb.pin(KEY, station(7), port(255));
+    assert_eq!(fdb.find_static(KEY, station(7)), Some(255));
+    assert_eq!(fdb.find_static(KEY, station(8)), None);
+    // A stamp of a learned entry is never that of a static one.
+    for tick in 0..STAMPS {
+        fdb.learn(KEY, station(9), port(1), tick);
+        assert_eq!(fdb.find_static(KEY, station(9)), None);
+    }
+}
+
+#[test]
+fn stations_of_a_port_are_forgotten_by_vlan() {
+    let fdb = empty();
+    let mac = 0x0600_0000_0002;
+    for vlan in 0..4 {
+        fdb.learn(KEY, Station::new(vlan, mac), port(1), 0);
+        fdb.learn(KEY, Station::new(vlan, mac + 2), port(2), 0);
+        fdb.pin(KEY, Station::new(vlan, mac + 4), port(1));
+    }
+    fdb.flush_if(KEY, |station, port| port == 1 && station.vlan() >= 2);
+    for vlan in 0..4 {
+        let found = [mac, mac + 2, mac + 4].map(|mac| fdb.find(KEY, Station::new(vlan, mac)));
+        let first = (vlan < 2).then_some(1);
+        assert_eq!(found, [first, Some(2), Some(1)], "{vlan}");
+    }
+}
+
+/// A call that found a way free, and was stopped until the station had a static entry, leaves a
+/// second one behind, in front of it or not. It counts until the next tick.
+#[test]
+fn a_sweep_leaves_a_static_entry_alone_with_its_station() {
+    for (first, second) in [(0, 1), (1, 0)] {
+        let fdb = empty();
+        let victim = station(7);
+        fdb.pin(KEY, victim, port(1));
+        let (bucket, wanted) = fdb.place(KEY, victim);
+        let entry = bucket[0].swap(0, Relaxed);
+        assert_eq!(entry & REST_MASK, wanted & REST_MASK);
+        bucket[first].store(entry, Relaxed);
+        let learned = wanted | 2 << PORT_SHIFT | 5 << STAMP_SHIFT;
+        bucket[second].store(learned, Relaxed);
+        assert_eq!(fdb.entries(KEY).count(), 2);
+        assert_eq!(fdb.find_static(KEY, victim), Some(1));
+        fdb.sweep(6, 16);
+        assert_eq!(fdb.find(KEY, victim), Some(1));
+        assert_eq!(fdb.entries(KEY).count(), 1);
+    }
+}

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`snapshot`], [`headers`] | the first bytes of a frame, read once, and the headers in them |
 //! | [`acl`] | access lists: rules on the fields of layers 2 to 4 |
+//! | [`reserved`] | group addresses that no bridge forwards, and sources that nobody has |
 //! | [`rate`] | rate limits: a token bucket in one word |
 //! | [`vlan`] | the VLANs that a port belongs to (IEEE 802.1Q) |
 //!
@@ -15,5 +16,6 @@
 pub mod acl;
 pub mod headers;
 pub mod rate;
+pub mod reserved;
 pub mod snapshot;
 pub mod vlan;

@@ -29,6 +29,24 @@ pub enum PendingOffload {
     Segmentation(Shape),
 }
 
+impl PendingOffload {
+    /// Numbers of bytes for which a frame of `length` bytes counts in a rate limit, where its tag
+    /// makes it longer by `shift` bytes: those of the first frame on a wire, and those of all frames.
+    /// A large segment counts as the frames that it is cut into, here or by its receiver.
+    pub fn metered(&self, length: u32, shift: i32) -> (u32, u32) {
+        match self {
+            PendingOffload::Segmentation(shape) => {
+                let first = shape.longest().wrapping_add_signed(shift);
+                (first, shape.bytes(shift))
+            }
+            PendingOffload::Nothing | PendingOffload::Checksum(_) => {
+                let length = length.wrapping_add_signed(shift);
+                (length, length)
+            }
+        }
+    }
+}
+
 /// A frame on the slow path, with its headers and its pending work.
 pub struct Packet<'s> {
     /// The header of the frame's record.
@@ -69,6 +87,8 @@ impl Packet<'_> {
 
 impl<'a> Call<'a> {
     /// Copies the frame into the sender's lane to a port, in the form that the port's guest takes.
+    /// Returns the number of bytes that were copied, of the frames of a large segment that was cut;
+    /// [`u32::MAX`] if all were.
     ///
     /// # Errors
     ///
@@ -82,7 +102,7 @@ impl<'a> Call<'a> {
         tagging: Tagging,
         progress: &mut Progress,
         lanes: &mut Lanes<'a>,
-    ) -> Result<(), Cause> {
+    ) -> Result<u32, Cause> {
         let queue = self.queue_of(packet.hash);
         let able = self.port_state(to).features.load(Relaxed);
         let whole = packet.needs() & !able == 0;
@@ -132,10 +152,11 @@ impl<'a> Call<'a> {
                 unsafe { complete(at, partial) };
             }
         }
-        Ok(())
+        Ok(u32::MAX)
     }
 
-    /// Cuts a large segment, and copies the frames into the sender's lane to a port.
+    /// Cuts a large segment, and copies the frames into the sender's lane to a port. Returns the
+    /// number of bytes of those that had room; [`u32::MAX`] if all had.
     ///
     /// # Errors
     ///
@@ -155,7 +176,7 @@ impl<'a> Call<'a> {
         tagging: Tagging,
         progress: &mut Progress,
         lanes: &mut Lanes<'a>,
-    ) -> Result<(), Cause> {
+    ) -> Result<u32, Cause> {
         let longest = shape.longest().wrapping_add_signed(tagging.shift());
         if longest > self.caller.geometry().max_frame() {
             return Err(Cause::TooLong);
@@ -167,7 +188,7 @@ impl<'a> Call<'a> {
             lanes.open(self, to, queue)?.wait_for(self, needed)?;
         }
         let mut segments = Segments::new(packet.snapshot, shape);
-        let mut begun = false;
+        let mut sent = 0u32;
         while let Some(payload) = segments.advance() {
             progress.count_copies(1);
             let (from, end) = (payload.offset, payload.offset.wrapping_add(payload.length));
@@ -180,15 +201,15 @@ impl<'a> Call<'a> {
             let known = segments.header_length();
             let frame = EgressFrame::new(segments.header(), known, rest, payload.length, tagging);
             match self.emit(&frame, RecordHeader::default(), to, queue, progress, lanes) {
-                Ok(_) => begun = true,
-                Err(cause) if begun => {
+                Ok(_) => sent = sent.wrapping_add(frame.length()),
+                Err(cause) if sent != 0 => {
                     self.refuse(packet, to, cause, lanes);
-                    return Ok(());
+                    return Ok(sent);
                 }
                 Err(cause) => return Err(cause),
             }
         }
-        Ok(())
+        Ok(u32::MAX)
     }
 
     /// Counts a frame that is not delivered to a port, by its cause.

@@ -4,7 +4,7 @@ use postern_abi::window::{RecordHeader, record_size};
 
 use super::records::store;
 use crate::copy;
-use crate::policy::headers::{SNAPSHOT_WORDS, Tag};
+use crate::policy::headers::{Headers, SNAPSHOT_WORDS};
 use crate::policy::vlan::Egress;
 
 /// What happens to a frame's customer tag where the frame leaves through a port (IEEE 802.1Q
@@ -22,16 +22,19 @@ pub enum Tagging {
 }
 
 impl Tagging {
-    /// What happens to the tag of a frame in VLAN `vid` at a port with this rule for that VLAN, or
-    /// nothing if the frame does not leave there.
+    /// What happens to the tag of a frame with these headers at a port with this rule for its VLAN,
+    /// or nothing if the frame does not leave there.
     #[inline]
-    pub fn of(tag: Option<Tag>, vid: u16, egress: Egress) -> Option<Tagging> {
-        match (egress, tag) {
+    pub fn of(headers: &Headers, egress: Egress) -> Option<Tagging> {
+        let vid = headers.vlan;
+        match (egress, headers.vlan_tag()) {
             (Egress::Drop, _) => None,
             (Egress::Tagged, None) => Some(Tagging::Insert(vid)),
             (Egress::Tagged, Some(tag)) if tag.vid() == vid => Some(Tagging::Keep),
             (Egress::Tagged, Some(tag)) => Some(Tagging::Replace(tag.tci() & 0xf000 | vid)),
             (Egress::Untagged, None) => Some(Tagging::Keep),
+            // The next bridge would go by the second tag.
+            (Egress::Untagged, Some(_)) if headers.has_further_tag() => None,
             (Egress::Untagged, Some(_)) => Some(Tagging::Strip),
         }
     }

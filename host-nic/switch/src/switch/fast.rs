@@ -7,6 +7,8 @@ use super::lanes::Lanes;
 use super::lookup::Route;
 use super::progress::Progress;
 use super::records::{Addresses, Records};
+use crate::fdb::GROUP_BIT;
+use crate::policy::reserved::{is_forwarded, is_mac_control, is_station, reserved};
 use crate::state::Cause;
 
 /// The source and the destination of the frames of a call, as far as the call has found them out.
@@ -70,6 +72,10 @@ impl<'a> Call<'a> {
                     progress.take(records, &frame);
                     return Some(true);
                 }
+                Route::Refused => {
+                    progress.take(records, &frame);
+                    return Some(true);
+                }
             },
         };
         route.last = Some((port, addresses));
@@ -104,12 +110,59 @@ impl<'a> Call<'a> {
     /// Learns which port a frame's source is behind, and looks up which ports the frame goes to.
     #[inline]
     fn learn_and_look_up(&self, route: &mut CallRoute, addresses: Addresses) -> Route {
-        if route.source != Some(addresses.source()) {
-            self.learn_source(addresses.source());
-            route.source = Some(addresses.source());
+        let (source, destination) = (addresses.source(), addresses.destination());
+        let is_group = destination & GROUP_BIT != 0;
+        if is_group && reserved(destination).is_some() {
+            return self.look_up_reserved(route, source, destination);
+        }
+        if !self.learn_once(route, source) {
+            return self.refused(Cause::BadSource);
+        }
+        match is_group {
+            true => self.flood_route(),
+            false => self.look_up(destination),
+        }
+    }
+
+    /// [`Call::learn_and_look_up`] for frames to a reserved group address. Routes of those that are
+    /// filtered are never cached.
+    #[cold]
+    #[inline(never)]
+    fn look_up_reserved(&self, route: &mut CallRoute, source: u64, destination: u64) -> Route {
+        let mode = self.state().mode(self.caller.port());
+        if is_mac_control(destination) {
+            return self.refused(Cause::Reserved);
+        }
+        if !self.learn_once(route, source) {
+            return self.refused(Cause::BadSource);
+        }
+        match is_forwarded(destination, mode) {
+            true => self.flood_route(),
+            false => self.refused(Cause::Reserved),
+        }
+    }
+
+    /// Learns a frame's source, if it is not that of the last frame. Returns false if it is no
+    /// station's.
+    #[inline(always)]
+    fn learn_once(&self, route: &mut CallRoute, source: u64) -> bool {
+        if route.source != Some(source) {
+            if !is_station(source) {
+                return false;
+            }
+            self.learn_source(source);
+            route.source = Some(source);
             // The route of the last frame may not hold any more.
             route.last = None;
         }
-        self.look_up(addresses)
+        true
+    }
+
+    /// Counts a frame that is refused.
+    #[cold]
+    #[inline(never)]
+    fn refused(&self, cause: Cause) -> Route {
+        self.sender().count(cause, 1);
+        Route::Refused
     }
 }

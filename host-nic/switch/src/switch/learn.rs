@@ -4,7 +4,7 @@
 use crate::sync::Ordering::{Relaxed, Release};
 
 use super::call::Call;
-use crate::fdb::{GROUP_BIT, Key, Learned, Station};
+use crate::fdb::{Key, Learned, Station};
 use crate::state::{MODE_NO_LEARNING, add};
 
 impl Call<'_> {
@@ -16,15 +16,19 @@ impl Call<'_> {
     }
 
     /// Learns that a station of a VLAN is behind the calling port, unless the port's mode forbids
-    /// it. Group addresses are not learned.
+    /// it. The source must be [a station's address](crate::policy::reserved::is_station).
     #[inline]
     pub fn learn(&self, key: Key, mode: u32, vlan: u32, source: u64) {
-        if source & GROUP_BIT != 0 || mode & MODE_NO_LEARNING != 0 {
+        if mode & MODE_NO_LEARNING != 0 {
             return;
         }
         let state = self.state();
         let tick = state.clock.tick.load(Relaxed);
         let station = Station::new(vlan, source);
+        // A static entry for all VLANs holds in this one, too (IEEE 802.1Q "Learning Process").
+        if vlan != 0 && self.find_in_all_vlans(key, station).is_some() {
+            return;
+        }
         match state.fdb.learn(key, station, self.caller.port(), tick) {
             Learned::Known | Learned::Raced | Learned::Refused => {}
             Learned::New => {

@@ -7,7 +7,7 @@ use postern_abi::window::PortId;
 use super::call::Call;
 use super::records::Addresses;
 use super::sets::PortSet;
-use crate::fdb::{GROUP_BIT, Key, Station};
+use crate::fdb::{Key, Station};
 use crate::state::{CACHED_ROUTES, CachedRoute};
 
 /// The route of a frame: the ports that it goes to.
@@ -19,6 +19,8 @@ pub enum Route {
     Many(PortSet),
     /// No port.
     Nobody,
+    /// No port, for a cause that has been counted.
+    Refused,
 }
 
 impl Call<'_> {
@@ -74,20 +76,40 @@ impl Call<'_> {
         }
     }
 
-    /// Looks up which ports a frame on a switch without VLANs goes to, in the forwarding database.
+    /// Looks up which ports a frame to a station on a switch without VLANs goes to, in the forwarding
+    /// database.
     #[inline]
-    pub fn look_up(&self, addresses: Addresses) -> Route {
+    pub fn look_up(&self, destination: u64) -> Route {
         let key = self.key();
-        let destination = addresses.destination();
-        if destination & GROUP_BIT != 0 {
-            return self.flood_route();
-        }
         let found = self.state().fdb.find(key, Station::new(0, destination));
         match found.and_then(PortId::new) {
             Some(port) if port == self.caller.port() || !self.attached(port) => Route::Nobody,
             Some(port) => Route::One(port),
             None => self.flood_route(),
         }
+    }
+
+    /// Looks up the port that a station of a VLAN, not 0, is behind. A static entry for the VLAN goes
+    /// before one for all VLANs, and that one before what was learned.
+    #[inline(never)]
+    pub fn find_in_vlan(&self, key: Key, station: Station) -> Option<PortId> {
+        let fdb = &self.state().fdb;
+        if let Some(port) = fdb.find_static(key, station) {
+            return PortId::new(port);
+        }
+        self.find_in_all_vlans(key, station)
+            .or_else(|| fdb.find(key, station).and_then(PortId::new))
+    }
+
+    /// Looks up the port that a station of a VLAN, not 0, is behind by a static entry for all VLANs:
+    /// one without a VLAN (IEEE 802.1Q "Static Filtering Entries"). It holds in the VLANs of that
+    /// port: elsewhere the address is another station's.
+    #[inline(never)]
+    pub fn find_in_all_vlans(&self, key: Key, station: Station) -> Option<PortId> {
+        let everywhere = Station::new(0, station.mac());
+        let port = PortId::new(self.state().fdb.find_static(key, everywhere)?)?;
+        let vlans = &self.port_state(port).vlan;
+        vlans.is_member(station.vlan() as u16).then_some(port)
     }
 
     /// Whether a port of this NIC has a tenant.
@@ -123,7 +145,7 @@ impl Call<'_> {
     /// The route of a frame that is flooded.
     #[cold]
     #[inline(never)]
-    fn flood_route(&self) -> Route {
+    pub fn flood_route(&self) -> Route {
         let set = self.other_ports();
         let mut rest = set;
         match rest.pop() {

@@ -59,6 +59,7 @@
 mod apply_policy;
 mod call;
 mod deliver;
+mod destinations;
 mod egress;
 mod fan_out;
 mod fast;
@@ -68,6 +69,7 @@ mod lanes;
 mod learn;
 mod lookup;
 mod memory;
+mod mirrors;
 mod progress;
 mod records;
 mod run;

@@ -28,12 +28,12 @@ impl Paused {
             | position as u64
     }
 
-    /// What a word says about the frame of this length at this position. A frame of which either
-    /// has changed is another frame.
-    pub fn parse(word: u64, position: u32, length: u32, mirrors: PortSet) -> Option<Paused> {
+    /// The port of a word for the frame of this length at this position. A frame of which either has
+    /// changed is another frame.
+    pub fn port(word: u64, position: u32, length: u32) -> Option<u32> {
         let port = (word >> 32) as u32 & 0x1ff;
-        let paused = Paused { port, mirrors };
-        (word == paused.word(position, length)).then_some(paused)
+        let mirrors = PortSet::default();
+        (word == Paused { port, mirrors }.word(position, length)).then_some(port)
     }
 }
 
@@ -160,12 +160,11 @@ mod tests {
         let mirrors = PortSet::default();
         for port in [0, 1, 255, 256] {
             let word = Paused { port, mirrors }.word(0xffff_fff0, MAX_SEGMENT);
-            let parse = |position, length| Paused::parse(word, position, length, mirrors);
-            let parsed = parse(0xffff_fff0, MAX_SEGMENT).map(|paused| paused.port);
-            assert_eq!(parsed, Some(port));
+            let parse = |position, length| Paused::port(word, position, length);
+            assert_eq!(parse(0xffff_fff0, MAX_SEGMENT), Some(port));
             assert!(parse(0xffff_ffe0, MAX_SEGMENT).is_none());
             assert!(parse(0xffff_fff0, MAX_SEGMENT - 1).is_none());
         }
-        assert!(Paused::parse(0, 0, 0, mirrors).is_none());
+        assert!(Paused::port(0, 0, 0).is_none());
     }
 }

@@ -87,6 +87,14 @@ impl<T> Set<T> {
         Set::from_words(words)
     }
 
+    /// Takes the members of the other set out.
+    #[inline]
+    pub fn remove_all(&mut self, other: &Set<T>) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word &= !other;
+        }
+    }
+
     /// Whether the set has no member.
     #[inline]
     pub const fn is_empty(&self) -> bool {
@@ -161,6 +169,12 @@ mod tests {
         }
         set.remove(RxQueueNumber(7));
         assert!(set.has(RxQueueNumber(192)) && !set.has(RxQueueNumber(7)));
+        let mut other = set;
+        other.remove(RxQueueNumber(64));
+        assert_eq!(set.and(other).words(), other.words());
+        let mut rest = set;
+        rest.remove_all(&other);
+        assert_eq!(rest.words(), [0, 1, 0, 0]);
         assert_eq!(set.count(), 5);
         let mut numbers = Vec::new();
         while let Some(queue) = set.pop() {

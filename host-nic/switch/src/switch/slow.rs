@@ -18,38 +18,17 @@ use super::lanes::Lanes;
 use super::progress::{Note, Paused, Progress};
 use super::records::{Records, Taken, load};
 use super::sets::PortSet;
-use crate::fdb::{GROUP_BIT, Station};
 use crate::offload::checksum::Partial;
 use crate::offload::segment::{Offload, Shape};
 use crate::policy::headers::{Headers, Snapshot};
 use crate::state::{Cause, PortState, SenderState};
 
-/// The frame stays in its ring. It is held, since its only destination has no room; or it is paused,
-/// since the call has done as much as a call may.
-struct Stays;
-
-/// The destinations of a frame that are still to be served.
-enum Destinations {
-    /// The port that a known station is behind.
-    Known(PortId),
-    /// The ports that a frame is flooded to. Those that it may not reach are no destinations of it.
-    Flooded(PortSet),
-}
-
-impl Destinations {
-    /// Takes out the ports below this number.
-    #[cold]
-    fn pass(&mut self, first: u32) {
-        match self {
-            Destinations::Known(port) if port.number() >= first => {}
-            Destinations::Known(_) => *self = Destinations::Flooded(PortSet::default()),
-            Destinations::Flooded(ports) => {
-                for port in (0..first).map_while(PortId::new) {
-                    ports.remove(port);
-                }
-            }
-        }
-    }
+/// The reason why a frame stays in its ring.
+enum Stays {
+    /// Its only destination has no room, and the sender waits for it.
+    Held,
+    /// The call has done as much as a call may.
+    Paused,
 }
 
 /// [`Call::paused`], where the queue has a paused frame.
@@ -61,16 +40,14 @@ fn parse_paused(
     progress: &mut Progress,
     position: u32,
     length: u32,
-) -> Option<Paused> {
-    let [a, b, c, d] = &queue.paused_mirrors;
-    let mirrors = [a, b, c, d].map(|word| word.load(Relaxed));
-    let paused = Paused::parse(word, position, length, PortSet::from_words(mirrors));
-    match paused {
+) -> Option<u32> {
+    let port = Paused::port(word, position, length);
+    match port {
         Some(_) => progress.note = Note::Taken,
         // It is a pause of a frame that is no longer there.
         None => queue.paused.store(0, Relaxed),
     }
-    paused
+    port
 }
 
 impl<'a> Call<'a> {
@@ -94,7 +71,7 @@ impl<'a> Call<'a> {
                 return match self.forward_record(before.position(), header, record, progress, lanes)
                 {
                     Ok(()) => true,
-                    Err(Stays) => {
+                    Err(Stays::Held | Stays::Paused) => {
                         *records = before;
                         false
                     }
@@ -133,19 +110,14 @@ impl<'a> Call<'a> {
         headers.read(&snapshot);
         let sender = self.port_state(self.caller.port());
         let paused = self.paused(progress, position, header.length);
-        let checked = match self.check_offload(sender, header, &snapshot, &headers) {
-            Some(offload) => self
-                .ingress_policy(sender, &mut headers, header.length, paused.is_some())
-                .map(|()| offload),
-            None => Err(Cause::BadDescriptor),
+        let is_new = paused.is_none();
+        let Some(offload) = self.check_offload(sender, header, &snapshot, &headers) else {
+            return self.refuse_at_ingress(Cause::BadDescriptor, header.length, progress);
         };
-        let offload = match checked {
-            Ok(offload) => offload,
-            Err(cause) => {
-                self.sender().count(cause, 1);
-                progress.count_taken(header.length);
-                return Ok(());
-            }
+        let sent = (header.length, offload);
+        let passed = match self.ingress_policy(sender, &mut headers, sent, !is_new) {
+            Ok(passed) => passed,
+            Err(cause) => return self.refuse_at_ingress(cause, header.length, progress),
         };
         let hash = match self.caller.geometry().queues() {
             1 => 0,
@@ -159,8 +131,29 @@ impl<'a> Call<'a> {
             offload,
             hash,
         };
-        self.forward_packet(sender, &packet, paused, progress, lanes)?;
+        let forwarded = self.forward_packet(sender, &packet, paused, progress, lanes);
+        match forwarded {
+            // The rate limit and the access list count the frame when it is sent.
+            Err(Stays::Held) => sender.ingress.give_back(passed.metered),
+            _ if is_new => passed.hit.count(),
+            _ => {}
+        }
+        forwarded?;
         progress.count_taken(header.length);
+        Ok(())
+    }
+
+    /// Takes a frame of this length that the sender's port may not send, and counts it by its cause.
+    #[cold]
+    #[inline(never)]
+    fn refuse_at_ingress(
+        &self,
+        cause: Cause,
+        length: u32,
+        progress: &mut Progress,
+    ) -> Result<(), Stays> {
+        self.sender().count(cause, 1);
+        progress.count_taken(length);
         Ok(())
     }
 
@@ -217,10 +210,10 @@ impl<'a> Call<'a> {
             .then_some(PendingOffload::Segmentation(shape))
     }
 
-    /// How far an earlier call came with the frame of this length at this position, if one began
-    /// with it and paused it.
+    /// The first port that an earlier call has not considered as a destination of the frame of this
+    /// length at this position ([`Paused::port`]), if one began with it and paused it.
     #[inline(always)]
-    fn paused(&self, progress: &mut Progress, position: u32, length: u32) -> Option<Paused> {
+    fn paused(&self, progress: &mut Progress, position: u32, length: u32) -> Option<u32> {
         // SAFETY: `serve` compared the number of the queue with that of queues, or it is 0.
         let queue = unsafe { self.sender_of(progress.queue) };
         match queue.paused.load(Relaxed) {
@@ -229,7 +222,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Pauses the frame if the call has done as much as a call may, and some port or mirror is left.
+    /// Pauses the frame if the call has done as much as a call may, and some port or mirror is left,
+    /// of which those that were reached need nothing any more.
     ///
     /// # Errors
     ///
@@ -239,12 +233,15 @@ impl<'a> Call<'a> {
         progress: &mut Progress,
         packet: &Packet<'_>,
         next: Option<u32>,
-        mirrors: PortSet,
+        mirrors: &PortSet,
+        reached: &PortSet,
     ) -> Result<(), Stays> {
         match next {
             Some(port) if progress.is_spent() => {
+                let mut mirrors = *mirrors;
+                mirrors.remove_all(reached);
                 progress.note = Note::Paused(packet.header.length, Paused { port, mirrors });
-                Err(Stays)
+                Err(Stays::Paused)
             }
             _ => Ok(()),
         }
@@ -261,7 +258,7 @@ impl<'a> Call<'a> {
         &self,
         sender: &PortState,
         packet: &Packet<'_>,
-        paused: Option<Paused>,
+        paused: Option<u32>,
         progress: &mut Progress,
         lanes: &mut Lanes<'a>,
     ) -> Result<(), Stays> {
@@ -273,18 +270,21 @@ impl<'a> Call<'a> {
         let key = self.key();
         let mode = self.state().mode(self.caller.port());
         self.learn(key, mode, vlan, headers.source);
-        let mut destinations = self.destinations(key, vlan, headers);
+        let (mut destinations, none) = self.destinations(key, mode, vlan, headers);
         let mut mirrors = PortSet::default();
-        if let Some(paused) = paused {
-            destinations.pass(paused.port);
-            mirrors = paused.mirrors.and(self.present_mirrors());
-        } else {
-            self.add_mirror(&mut mirrors, sender);
-        }
+        // The ports that have got the frame and need no copy of it as a mirror.
+        let mut reached = PortSet::default();
         let mut first = paused.is_none();
+        match paused {
+            Some(port) => {
+                destinations.pass(port, &mut reached);
+                self.resume(sender, headers, progress, &mut mirrors, &mut reached);
+            }
+            None => self.add_mirror(&mut mirrors, sender),
+        }
         let mut next = self.next_destination(&mut destinations, sender, headers, progress);
         if next.is_none() && first {
-            self.sender().count(Cause::NoDestination, 1);
+            self.sender().count(none, 1);
         }
         while let Some((to, tagging)) = next {
             next = self.next_destination(&mut destinations, sender, headers, progress);
@@ -292,97 +292,77 @@ impl<'a> Call<'a> {
             first = false;
             let receiver = self.port_state(to);
             let delivered = tagging.and_then(|tagging| {
-                self.egress_policy(receiver, headers, packet.header.length)?;
-                self.deliver(packet, to, tagging, progress, lanes)
+                self.send(packet, receiver, to, tagging, only, progress, lanes)
             });
             match delivered {
-                Ok(()) => self.add_mirror(&mut mirrors, receiver),
-                Err(Cause::Full | Cause::BadReceiver | Cause::NoLane) if self.hold && only => {
-                    // The rate limits count the frame when it is sent.
-                    sender.ingress.give_back(packet.header.length);
-                    receiver.egress.give_back(packet.header.length);
-                    return Err(Stays);
+                Ok(()) => {
+                    reached.add(to);
+                    self.add_mirror(&mut mirrors, receiver);
                 }
+                Err(cause) if self.is_held(cause, only) => return Err(Stays::Held),
                 Err(cause) => self.refuse(packet, to, cause, lanes),
             }
-            Self::pause(progress, packet, next.map(|(to, _)| to.number()), mirrors)?;
+            let next = next.as_ref().map(|(to, _)| to.number());
+            Self::pause(progress, packet, next, &mirrors, &reached)?;
         }
-        mirrors.remove(self.caller.port());
+        reached.add(self.caller.port());
+        mirrors.remove_all(&reached);
         let mut left = (!mirrors.is_empty()).then_some(MAX_PORTS);
-        Self::pause(progress, packet, left, mirrors)?;
+        Self::pause(progress, packet, left, &mirrors, &reached)?;
         while let Some(to) = mirrors.pop() {
             progress.count_copies(1);
             if let Err(cause) = self.deliver(packet, to, Tagging::Keep, progress, lanes) {
                 self.refuse(packet, to, cause, lanes);
             }
             left = (!mirrors.is_empty()).then_some(MAX_PORTS);
-            Self::pause(progress, packet, left, mirrors)?;
+            Self::pause(progress, packet, left, &mirrors, &reached)?;
         }
         Ok(())
     }
 
-    /// Looks up the destinations of a frame of a VLAN, in the forwarding database.
-    fn destinations(&self, key: crate::fdb::Key, vlan: u32, headers: &Headers) -> Destinations {
-        if headers.destination & GROUP_BIT == 0 {
-            let station = Station::new(vlan, headers.destination);
-            let found = self.state().fdb.find(key, station);
-            if let Some(port) = found.and_then(PortId::new) {
-                return match port != self.caller.port() && self.attached(port) {
-                    true => Destinations::Known(port),
-                    false => Destinations::Flooded(PortSet::default()),
-                };
-            }
-        }
-        Destinations::Flooded(self.other_ports())
+    /// Whether a frame that was not delivered for this cause stays in its ring until there is room.
+    /// Those with several destinations do not: a receiver that never reads would keep a sender from
+    /// all others.
+    #[inline]
+    fn is_held(&self, cause: Cause, only: bool) -> bool {
+        let waits = matches!(cause, Cause::Full | Cause::BadReceiver | Cause::NoLane);
+        self.hold && only && waits
     }
 
-    /// Takes the next destination out of those that are left, and computes what happens to the
-    /// frame's tag there, once for each destination.
-    #[inline(never)]
-    fn next_destination(
+    /// Sends a frame to a port that it may reach, if the port's policy lets it. `only` says that the
+    /// frame has no other destination.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause`]: nothing was delivered. Then the port's rate limit is as it was before.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "`forward_packet` has found all of it out"
+    )]
+    #[inline(always)]
+    fn send(
         &self,
-        left: &mut Destinations,
-        sender: &PortState,
-        headers: &Headers,
+        packet: &Packet<'_>,
+        receiver: &'a PortState,
+        to: PortId,
+        tagging: Tagging,
+        only: bool,
         progress: &mut Progress,
-    ) -> Option<(PortId, Result<Tagging, Cause>)> {
-        let tagging = |to| self.tagging(sender, self.port_state(to), to, headers);
-        match left {
-            Destinations::Known(to) => {
-                let to = *to;
-                *left = Destinations::Flooded(PortSet::default());
-                Some((to, tagging(to).ok_or(Cause::Policy)))
-            }
-            Destinations::Flooded(ports) => {
-                while let Some(to) = ports.pop() {
-                    progress.count_copies(1);
-                    if let Some(tagging) = tagging(to) {
-                        return Some((to, Ok(tagging)));
-                    }
-                }
-                None
-            }
+        lanes: &mut Lanes<'a>,
+    ) -> Result<(), Cause> {
+        let passed = self.egress_policy(receiver, packet, tagging)?;
+        let delivered = self.deliver(packet, to, tagging, progress, lanes);
+        let unsent = match delivered {
+            Ok(sent) => passed.metered.saturating_sub(sent),
+            Err(_) => passed.metered,
+        };
+        if unsent != 0 {
+            receiver.egress.give_back(unsent);
         }
-    }
-
-    /// The mirrors that ports have now. Those of a frame that was paused may be none any more.
-    #[cold]
-    #[inline(never)]
-    fn present_mirrors(&self) -> PortSet {
-        let mut mirrors = PortSet::default();
-        for port in self.caller.geometry().all_ports() {
-            self.add_mirror(&mut mirrors, self.port_state(port));
+        match delivered {
+            Err(cause) if self.is_held(cause, only) => {}
+            _ => passed.hit.count(),
         }
-        mirrors
-    }
-
-    /// Adds a port's mirror to the set of mirrors, if it has one with a tenant.
-    fn add_mirror(&self, mirrors: &mut PortSet, port: &PortState) {
-        let mirror = port.mirror.load(Relaxed);
-        if let Some(to) = mirror.checked_sub(1).and_then(PortId::new)
-            && self.attached(to)
-        {
-            mirrors.add(to);
-        }
+        delivered.map(|_| ())
     }
 }

@@ -7,7 +7,7 @@ use postern_nic_client::policy::acl::AclSpec;
 use postern_switch::policy::acl::Verdict;
 use postern_switch::state::Cause;
 
-use crate::ports::packet::{frame, udp};
+use crate::ports::packet::{Flow, Kind, frame, payload, udp};
 use crate::ports::{BROADCAST, Guest, Net, mac};
 
 fn list(rules: &[&str], default: Verdict) -> AclSpec {
@@ -173,4 +173,82 @@ fn a_list_is_replaced_as_a_whole_while_frames_pass() {
     });
     assert_eq!((passed[3], passed[9]), (0, 0), "{passed:?}");
     assert!(passed[1] > 0 && passed[2] > 0, "{passed:?}");
+}
+
+/// The ways to send a packet, given with its EtherType, on an Ethernet.
+fn encapsulations(packet: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut all: Vec<(String, Vec<u8>)> = vec![("Ethernet II".into(), packet.to_vec())];
+    let mut add = |name: &str, parts: &[&[u8]]| all.push((name.into(), parts.concat()));
+    // RFC 1042, and IEEE 802.1H for bridges.
+    for oui in [[0; 3], [0, 0, 0xf8]] {
+        let snap = [&[0xaa, 0xaa, 3][..], &oui, packet].concat();
+        for length in [0, snap.len() as u16, 1500, 1501, 1535] {
+            add(
+                &format!("SNAP of {length}"),
+                &[&length.to_be_bytes(), &snap],
+            );
+        }
+        add("SNAP in a jumbo frame", &[&[0x88, 0x70], &snap]);
+    }
+    add("LLC", &[&[0, 60, 6, 6, 3], &packet[2..]]);
+    let ppp = [0x11, 0, 0, 1, 0, 100, 0, 0x21];
+    add("PPPoE", &[&[0x88, 0x64], &ppp, &packet[2..]]);
+    for kind in [[0x88, 0x47], [0x88, 0x48]] {
+        add("MPLS", &[&kind, &[0, 1, 0x01, 64], &packet[2..]]);
+    }
+    let inside = [[2; 12]].concat();
+    add("PBB", &[&[0x88, 0xe7, 0, 0, 0, 1], &inside, packet]);
+    for kind in [0x9100u16, 0x9200, 0x9300] {
+        add("an old tag", &[&kind.to_be_bytes(), &[0, 5], packet]);
+    }
+    let tags: [&[u8]; 5] = [
+        &[0x81, 0, 0, 0],
+        &[0x81, 0, 0, 0, 0x81, 0, 0, 0],
+        &[0x81, 0, 0, 0, 0x81, 0, 0, 0, 0x81, 0, 0, 0],
+        &[0x88, 0xa8, 0, 5],
+        &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 20],
+    ];
+    let behind = |tag: &&[u8]| {
+        let tagged = |(name, bytes): &(String, Vec<u8>)| {
+            let bytes = [*tag, bytes].concat();
+            (format!("{name} behind {tag:x?}"), bytes)
+        };
+        all.iter().map(tagged).collect::<Vec<_>>()
+    };
+    let more: Vec<_> = tags.iter().flat_map(behind).collect();
+    [all, more].concat()
+}
+
+#[test]
+fn no_encapsulation_evades_a_rule_that_denies() {
+    let addresses = [BROADCAST, mac(0)].concat();
+    let net = Net::new(2);
+    let mut guests = net.guests();
+    let dns = udp(BROADCAST, mac(0), (1, 53), 30, 1);
+    let arp = frame(BROADCAST, mac(0), 60, 1);
+    let six = Flow::new(Kind::Udp6, BROADCAST, mac(0)).whole(&payload(30, 1));
+    let packets = [
+        ("deny in arp", [&[0x08, 0x06], &arp[14..]].concat()),
+        ("deny in ipv4 udp dport 53", dns[12..].to_vec()),
+        ("deny in ipv4", dns[12..].to_vec()),
+        ("deny in ipv6", six[12..].to_vec()),
+    ];
+    for (rule, packet) in packets {
+        for (name, bytes) in encapsulations(&packet) {
+            let sent = [&addresses[..], &bytes].concat();
+            net.set(0, |policy| policy.acl = list(&[], Verdict::Permit));
+            guests[0].send(&sent);
+            assert_eq!(guests[1].receive(), [sent.clone()]);
+            net.set(0, |policy| policy.acl = list(&[rule], Verdict::Permit));
+            guests[0].send(&sent);
+            assert_eq!(guests[1].receive().len(), 0, "{rule}, {name}");
+            // A rule that permits lets nothing pass of which nobody knows what it is.
+            let permit = rule.replace("deny", "permit");
+            net.set(0, |policy| policy.acl = list(&[&permit], Verdict::Deny));
+            guests[0].send(&sent);
+            let plain = name.starts_with("Ethernet II") && name.matches("81, 0").count() < 3;
+            let passed = guests[1].receive().len();
+            assert_eq!(passed, usize::from(plain), "{permit}, {name}");
+        }
+    }
 }

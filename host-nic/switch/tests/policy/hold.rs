@@ -1,13 +1,15 @@
 //! Frames that are held, on the slow path.
 
-use postern_abi::window::Geometry;
+use postern_abi::window::{FEATURES, Geometry};
+use postern_nic_client::policy::acl::AclSpec;
 use postern_nic_client::policy::port::Source;
 use postern_nic_client::policy::vlan::VlanSpec;
+use postern_switch::policy::acl::Verdict;
 use postern_switch::state::Cause;
 use proptest::prelude::*;
 
-use crate::ports::packet::{frame, tagged};
-use crate::ports::{BROADCAST, Net, mac};
+use crate::ports::packet::{Flow, Kind, frame, payload, tagged};
+use crate::ports::{BROADCAST, LARGE, Net, mac};
 
 #[test]
 fn a_frame_with_several_destinations_waits_for_nobody() {
@@ -44,6 +46,70 @@ fn the_only_port_of_a_vlan_is_waited_for() {
         got.extend(more);
     }
     assert_eq!(got, frames);
+}
+
+/// A frame that waits is decided on by each call, and is a hit of each list once, when it is sent.
+#[test]
+fn rules_count_a_frame_that_waits_once() {
+    let net = Net::sized(Geometry::new(2, 1, 64 << 10, 4096).unwrap());
+    let list = |rule: &str| AclSpec {
+        rules: vec![rule.parse().unwrap()],
+        default: Verdict::Deny,
+    };
+    net.set(0, |policy| policy.acl = list("permit in"));
+    net.set(1, |policy| policy.acl = list("permit out"));
+    let mut guests = net.guests();
+    for seed in 0..12 {
+        guests[0].put(&frame(mac(1), mac(0), 1000, seed));
+    }
+    let mut got = 0;
+    while got < 12 {
+        for _ in 0..50 {
+            guests[0].call_hold();
+        }
+        let sent = u64::from(12 - guests[0].pending());
+        assert_eq!((net.hits(0), net.hits(1)), (vec![sent], vec![sent]));
+        got += guests[1].receive().len();
+    }
+    // What is lost is a hit as well.
+    for seed in 0..12 {
+        guests[0].put(&frame(mac(1), mac(0), 1000, seed));
+    }
+    guests[0].call();
+    assert!(guests[1].receive().len() < 12);
+    assert_eq!((net.hits(0), net.hits(1)), (vec![24], vec![24]));
+}
+
+/// One that is paused between destinations, too.
+#[test]
+fn rules_count_a_frame_that_is_paused_once() {
+    // More copies of one frame than a call makes: those of its segments.
+    let ports = 16;
+    let net = Net::sized(Geometry::new(ports, 1, LARGE, LARGE).unwrap());
+    let list = |rule: &str| AclSpec {
+        rules: vec![rule.parse().unwrap()],
+        default: Verdict::Deny,
+    };
+    net.set(0, |policy| policy.acl = list("permit in"));
+    for port in 1..ports {
+        net.set(port, |policy| policy.acl = list("permit out"));
+    }
+    let mut guests = net.guests();
+    guests[0].agree(FEATURES);
+    let flow = Flow::new(Kind::Tcp4, BROADCAST, mac(0));
+    let (header, bytes) = flow.large(&payload(20_000, 1), 100);
+    guests[0].put_on(0, header, &bytes);
+    let mut calls = 0;
+    while guests[0].pending() != 0 {
+        guests[0].call();
+        calls += 1;
+        assert_eq!(net.hits(0), [1]);
+    }
+    assert!(calls > 1);
+    for port in 1..ports {
+        assert_eq!(net.hits(port), [1]);
+        assert_eq!(guests[port as usize].receive().len(), 200);
+    }
 }
 
 proptest! {

@@ -18,6 +18,8 @@ mod onoff;
 mod queues;
 mod race;
 mod rate;
+mod reserved;
 mod source;
+mod stations;
 mod threads;
 mod vlan;

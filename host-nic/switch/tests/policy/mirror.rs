@@ -1,13 +1,14 @@
 //! Mirrors: copies of frames for a port that listens.
 
+use postern_abi::window::{FEATURES, Geometry};
 use postern_nic_client::policy::acl::AclSpec;
 use postern_nic_client::policy::port::Source;
 use postern_nic_client::policy::vlan::VlanSpec;
 use postern_switch::policy::acl::Verdict;
 use postern_switch::state::Cause;
 
-use crate::ports::packet::{frame, tagged};
-use crate::ports::{BROADCAST, Net, mac};
+use crate::ports::packet::{Flow, Kind, frame, payload, tagged};
+use crate::ports::{BROADCAST, LARGE, Net, mac};
 
 #[test]
 fn both_directions_are_copied_once() {
@@ -48,6 +49,61 @@ fn ports_that_share_a_mirror_give_it_one_copy() {
         let sent = frame(to, mac(0), 100, 1);
         guests[0].send(&sent);
         assert_eq!(guests[3].receive(), [sent]);
+    }
+}
+
+/// A mirror that takes part in the bridge gets a frame once that goes to it anyway, in the form in
+/// which it goes there; also if the frame does not come through in one call.
+#[test]
+fn a_mirror_that_bridges_gets_a_frame_once() {
+    for mirror in [1, 3] {
+        let net = Net::new(5);
+        for port in (0..5).filter(|port| *port != mirror) {
+            net.set(port, |policy| policy.mirror = Some(mirror));
+        }
+        let mut guests = net.guests();
+        let listens = mirror as usize;
+        for to in [BROADCAST, mac(99), mac(mirror), mac(2)] {
+            let sent = frame(to, mac(0), 100, 1);
+            guests[0].send(&sent);
+            assert_eq!(guests[listens].receive(), [sent], "{to:x?}");
+        }
+        // What it may not receive, or has no room for, as any port, it gets as a mirror.
+        net.set(mirror, |policy| {
+            policy.acl = AclSpec {
+                rules: vec!["deny out ethertype 0x88b5".parse().unwrap()],
+                default: Verdict::Permit,
+            };
+        });
+        let sent = frame(BROADCAST, mac(0), 100, 1);
+        guests[0].send(&sent);
+        assert_eq!(guests[listens].receive(), [sent]);
+    }
+}
+
+#[test]
+fn a_mirror_that_bridges_gets_a_frame_once_that_was_paused() {
+    let ports = 16;
+    let frames = 200;
+    for mirror in [1, 8, 15] {
+        let net = Net::sized(Geometry::new(ports, 1, LARGE, LARGE).unwrap());
+        for port in (0..ports).filter(|port| *port != mirror) {
+            net.set(port, |policy| policy.mirror = Some(mirror));
+        }
+        let mut guests = net.guests();
+        guests[0].agree(FEATURES);
+        let flow = Flow::new(Kind::Tcp4, BROADCAST, mac(0));
+        let (header, bytes) = flow.large(&payload(100 * frames, 1), 100);
+        guests[0].put_on(0, header, &bytes);
+        let mut calls = 0;
+        while guests[0].pending() != 0 {
+            guests[0].call();
+            calls += 1;
+        }
+        assert!(calls > 2);
+        for guest in &mut guests[1..] {
+            assert_eq!(guest.receive().len(), frames, "mirror {mirror}");
+        }
     }
 }
 
@@ -97,7 +153,7 @@ fn what_is_refused_is_not_copied() {
 
 #[test]
 fn copies_are_of_what_was_sent_and_held_up_by_nobody() {
-    let geometry = postern_abi::window::Geometry::new(3, 1, 64 << 10, 4096).unwrap();
+    let geometry = Geometry::new(3, 1, 64 << 10, 4096).unwrap();
     let net = Net::sized(geometry);
     net.set(0, |policy| {
         policy.mirror = Some(2);

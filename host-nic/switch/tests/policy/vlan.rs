@@ -83,42 +83,80 @@ fn tags_are_put_in_and_taken_out() {
     }
 }
 
+/// Whatever a port sends without a tag of its own VLANs in front, no second tag gets into the VLAN
+/// of the PVID, from where it could leave in front.
 #[test]
 fn a_second_tag_leads_nowhere() {
     let net = Net::new(4);
     net.set(0, |policy| policy.vlan = access(10));
-    net.set(1, |policy| policy.vlan = trunk(None, &[10, 20], &[10]));
+    net.set(1, |policy| policy.vlan = trunk(Some(10), &[20], &[]));
     net.set(2, |policy| policy.vlan = access(20));
     net.set(3, |policy| policy.vlan = access(10));
     let mut guests = net.guests();
     let bare = frame(BROADCAST, mac(0), 100, 1);
-    // The first tag names the port's VLAN and would be taken out on the way, so that the second one
-    // would count at the next bridge.
+    let other_tags = [0x88a8, 0x9100, 0x9200, 0x9300, 0x88e7, 0x893f, 0x8926];
+    let mut frames = Vec::new();
+    for kind in [&[0x8100][..], &other_tags].concat() {
+        let hidden = with_tag(&bare, kind, 20);
+        // Behind a priority tag, behind several, and behind one that is not parsed.
+        frames.push(tagged(&hidden, 0));
+        frames.push(tagged(&hidden, 0xa000));
+        frames.push(tagged(&tagged(&hidden, 0), 0));
+        frames.push(with_tag(&hidden, 0x9100, 0));
+    }
+    for kind in other_tags {
+        frames.push(with_tag(&bare, kind, 20));
+        frames.push(with_tag(&bare, kind, 0));
+        // Cut off behind the EtherType.
+        frames.push(with_tag(&bare, kind, 0)[..14].to_vec());
+    }
+    frames.push(tagged(&bare, 20)[..14].to_vec());
+    frames.push(tagged(&bare, 20)[..16].to_vec());
+    for from in [0, 1] {
+        for (count, sent) in (1..).zip(&frames) {
+            guests[from].send(sent);
+            assert_eq!(
+                received(&mut guests).concat(),
+                NOTHING,
+                "{:x?}",
+                &sent[12..]
+            );
+            assert_eq!(net.drops(from as u32, Cause::Spoofed), count);
+        }
+    }
+    // On an access port, also behind the tag of its own VLAN, which would be taken out.
     guests[0].send(&tagged(&tagged(&bare, 20), 10));
-    assert_eq!(net.drops(0, Cause::Spoofed), 1);
+    assert_eq!(net.drops(0, Cause::Spoofed), frames.len() as u64 + 1);
     assert_eq!(received(&mut guests).concat(), NOTHING);
-    // Behind a priority tag or a service tag, the second tag is payload of VLAN 10.
-    let hidden = tagged(&bare, 20);
-    guests[0].send(&tagged(&hidden, 0x4000));
+    // One priority tag is none.
+    guests[0].send(&tagged(&bare, 0xa000));
     let got = received(&mut guests);
-    assert_eq!(got[2], NOTHING);
-    assert_eq!(
-        (&got[1], &got[3]),
-        (&vec![hidden.clone()], &vec![hidden.clone()])
-    );
-    let service = with_tag(&hidden, 0x88a8, 20);
-    guests[0].send(&service);
-    let got = received(&mut guests);
-    assert_eq!(got[2], NOTHING);
-    assert_eq!(got[3], [service]);
-    // Of a double tag from a trunk, the first one counts.
-    let mut double = tagged(&tagged(&bare, 10), 20);
-    double[6..12].copy_from_slice(&mac(1));
-    guests[1].send(&double);
-    let got = received(&mut guests);
-    assert_eq!((&got[0], &got[3]), (&vec![], &vec![]));
-    assert_eq!(got[2].len(), 1);
-    assert_eq!(got[2][0][12..16], [0x81, 0x00, 0, 10]);
+    assert_eq!((&got[1], &got[3]), (&vec![bare.clone()], &vec![bare]));
+}
+
+/// Of a double tag from a trunk, the first one counts, and a frame does not leave without it.
+#[test]
+fn a_second_tag_stays_the_second() {
+    let net = Net::new(4);
+    net.set(0, |policy| policy.vlan = trunk(None, &[10, 20], &[]));
+    net.set(1, |policy| policy.vlan = trunk(None, &[10], &[]));
+    net.set(2, |policy| policy.vlan = access(10));
+    net.set(3, |policy| policy.vlan = trunk(None, &[10, 20], &[10]));
+    let mut guests = net.guests();
+    for kind in [0x8100, 0x88a8, 0x9100] {
+        let double = tagged(&with_tag(&frame(BROADCAST, mac(0), 100, 1), kind, 20), 10);
+        guests[0].send(&double);
+        let got = received(&mut guests);
+        assert_eq!(got, [vec![], vec![double], vec![], vec![]]);
+        assert_eq!(net.drops(0, Cause::Policy), 0);
+    }
+    // A station that is known is not reached either.
+    guests[2].send(&frame(BROADCAST, mac(2), 60, 1));
+    received(&mut guests);
+    let double = tagged(&tagged(&frame(mac(2), mac(0), 100, 1), 20), 10);
+    guests[0].send(&double);
+    assert_eq!(received(&mut guests).concat(), NOTHING);
+    assert_eq!(net.drops(0, Cause::Policy), 1);
 }
 
 #[test]
@@ -185,7 +223,7 @@ fn a_vlan_of_nobody_else_has_no_destination() {
     assert_eq!((got[0].len(), got[2].len()), (0, 1));
 }
 
-/// A station is known behind a port that has left its VLAN since.
+/// A station was known behind a port that has left its VLAN since.
 #[test]
 fn a_port_that_left_the_vlan_receives_nothing_of_it() {
     let net = Net::new(2);
@@ -197,7 +235,7 @@ fn a_port_that_left_the_vlan_receives_nothing_of_it() {
     received(&mut guests);
     guests[0].send(&frame(mac(1), mac(0), 60, 1));
     assert_eq!(received(&mut guests).concat(), NOTHING);
-    assert_eq!(net.drops(0, Cause::Policy), 1);
+    assert_eq!(net.drops(0, Cause::NoDestination), 1);
 }
 
 #[test]

@@ -82,7 +82,7 @@ enum MacAction {
         port: u32,
         /// Address of the station
         mac: Mac,
-        /// The VLAN that it is in
+        /// The VLAN that it is in; 0 is every VLAN of the port
         #[arg(long, value_name = "N", default_value_t = 0)]
         vlan: u16,
     },
@@ -97,7 +97,7 @@ enum MacAction {
     Remove {
         /// Address of the station
         mac: Mac,
-        /// The VLAN that it is in
+        /// The VLAN that it is in; 0 is that of a station told for every VLAN
         #[arg(long, value_name = "N", default_value_t = 0)]
         vlan: u16,
     },

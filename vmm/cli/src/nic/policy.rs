@@ -43,7 +43,7 @@ pub struct Args {
 }
 
 /// The settings that there are.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "source",
     "ingress",
     "egress",
@@ -54,6 +54,7 @@ const KEYS: [&str; 11] = [
     "mirror",
     "isolation",
     "blocked",
+    "reserved",
     "bridging",
 ];
 
@@ -75,6 +76,8 @@ Settings:
   isolation=promiscuous|isolated|community:N
                               which others it reaches; N is 0 to 65535
   blocked=PORT,PORT...|none   further ports that its frames do not reach
+  reserved=NN,NN...|none      reserved group addresses 01:80:c2:00:00:NN, such as 0e (LLDP),
+                              to which its frames are forwarded; all but 01 can be
   bridging=on|off             whether it takes part at all
 
 A rule is permit or deny, and what a frame must have, such as 'deny in ipv4 tcp dport 22':
@@ -90,6 +93,7 @@ A file has the same words as TOML or JSON; what it leaves out is as without a po
   isolation = { community = 7 }         # or \"isolated\", \"promiscuous\"
   mirror = 3
   blocked = [1, 2]
+  reserved = [\"0e\"]
   bridging = true
   ingress = { bits_per_second = 100000000, burst_bytes = 65536 }
   egress = { bits_per_second = 1000000000, burst_bytes = 65536 }
@@ -230,6 +234,11 @@ fn change(policy: &mut PortPolicy, setting: &str) -> anyhow::Result<()> {
         }
         "blocked" if value == "none" => policy.blocked.clear(),
         "blocked" => policy.blocked = numbers(value, "port")?,
+        "reserved" if value == "none" => policy.reserved.clear(),
+        "reserved" => {
+            let addresses = value.split(',').map(str::parse);
+            policy.reserved = addresses.collect::<Result<_, _>>()?;
+        }
         "bridging" => {
             policy.bridging = match value {
                 "on" => true,
@@ -324,7 +333,7 @@ mod tests {
 
     use postern_nic_client::mac::Mac;
     use postern_nic_client::policy::acl::AclSpec;
-    use postern_nic_client::policy::port::Source;
+    use postern_nic_client::policy::port::{ReservedAddress, Source};
     use postern_nic_client::policy::rule::RuleSpec;
     use postern_switch::policy::acl::MAX_RULES;
     use proptest::prelude::*;
@@ -360,6 +369,7 @@ mod tests {
             "mirror=3",
             "isolation=community:7",
             "blocked=1,2",
+            "reserved=00,0e",
             "bridging=off",
         ] {
             change(&mut policy, setting).unwrap();
@@ -369,6 +379,8 @@ mod tests {
         assert_eq!(ingress.burst_bytes, 65_536);
         assert_eq!(policy.acl.rules.len(), 1);
         assert_eq!(policy.blocked, [1, 2]);
+        let reserved = policy.reserved.iter().map(|address| address.number());
+        assert_eq!(reserved.collect::<Vec<_>>(), [0, 14]);
         let trunk = VlanSpec::Trunk {
             pvid: Some(5),
             members: vec![10, 20, 21, 22],
@@ -385,6 +397,7 @@ mod tests {
             "mirror=off",
             "isolation=promiscuous",
             "blocked=none",
+            "reserved=none",
             "bridging=on",
         ] {
             assert_ne!(policy, PortPolicy::default());
@@ -413,6 +426,9 @@ mod tests {
             "rules=many",
             "blocked=1;2",
             "isolation=community:",
+            "reserved=01",
+            "reserved=14",
+            "reserved=",
         ] {
             let error = change(&mut PortPolicy::default(), setting);
             assert!(error.is_err(), "{setting}");
@@ -486,6 +502,10 @@ mod tests {
         ))
     }
 
+    fn reserved(last: &u8) -> ReservedAddress {
+        format!("{last:02x}").parse().unwrap()
+    }
+
     fn policies() -> impl Strategy<Value = PortPolicy> {
         let source = prop_oneof![
             Just(Source::Any),
@@ -514,6 +534,7 @@ mod tests {
         let others = (
             prop::option::of(any::<u32>()),
             prop::collection::vec(any::<u32>(), 0..4),
+            prop::collection::vec(2u8..16, 0..4),
             any::<bool>(),
         );
         let parts = (
@@ -536,7 +557,8 @@ mod tests {
                 isolation,
                 mirror: others.0,
                 blocked: others.1,
-                bridging: others.2,
+                reserved: others.2.iter().map(reserved).collect(),
+                bridging: others.3,
             },
         )
     }

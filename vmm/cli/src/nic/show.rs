@@ -134,8 +134,11 @@ fn ports(list: &[PortInfo]) -> String {
 fn macs(list: &[MacInfo]) -> String {
     table("port  vlan  address", list, |entry| {
         let kind = if entry.pinned { "static" } else { "" };
-        let (port, vlan) = (entry.port, entry.vlan);
-        format!("{port:>4}  {vlan:>4}  {}  {kind}", entry.mac)
+        let vlan = match (entry.pinned, entry.vlan) {
+            (true, 0) => "all".to_owned(),
+            (_, vlan) => vlan.to_string(),
+        };
+        format!("{:>4}  {vlan:>4}  {}  {kind}", entry.port, entry.mac)
     })
 }
 

@@ -9,8 +9,8 @@ use thiserror::Error;
 pub const MIN_RATE: u64 = 8_000;
 /// Highest rate, in bits a second.
 pub const MAX_RATE: u64 = 400_000_000_000;
-/// Smallest burst, in bytes: an Ethernet frame of the usual size with a tag and FCS. Frames longer
-/// than the burst never pass.
+/// Smallest burst, in bytes: an Ethernet frame of the usual size with a tag and FCS. A frame longer
+/// than the burst passes when the bucket is full ([`postern_switch::policy::rate`]).
 pub const MIN_BURST: u32 = 1522;
 /// Longest time that a burst may take to flow in at its rate, in ns: about 18 minutes.
 pub const MAX_BURST_NS: u64 = 1 << 40;

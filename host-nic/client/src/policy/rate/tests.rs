@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use proptest::prelude::*;
 
-use postern_switch::policy::rate::SLACK_NS;
+use postern_switch::policy::rate::{MOST_BYTES, SLACK_NS};
 
 use super::*;
 
@@ -141,11 +141,53 @@ fn a_stopped_caller_gains_nothing() {
 }
 
 #[test]
-fn frames_longer_than_the_burst_never_pass() {
+fn frames_longer_than_the_burst_pass_a_full_bucket_and_are_paid_for() {
+    // A byte takes 8 ns.
+    for bytes in [10_001, 20_000, MOST_BYTES] {
+        let bucket = bucket(1_000_000_000, 10_000);
+        assert!(bucket.take(START, 10));
+        assert!(!bucket.take(START, bytes), "it is not full");
+        let mut now = START + 80;
+        assert!(bucket.take(now, bytes));
+        now += 8 * u64::from(bytes - 10_000 + 1000);
+        assert!(!bucket.take(now - 1, 1000));
+        assert!(bucket.take(now, 1000));
+    }
     let bucket = bucket(MAX_RATE, MIN_BURST);
-    assert!(!bucket.take(START, MIN_BURST + 1));
-    assert!(bucket.take(START, MIN_BURST));
+    assert!(!bucket.take(START, MOST_BYTES + 1));
     assert!(!bucket.take(START + SECOND, u32::MAX));
+}
+
+/// Frames that pass together need room for the first of them, and all are paid for.
+#[test]
+fn frames_that_pass_together_are_paid_for_together() {
+    let fast = bucket(1_000_000_000, 10_000);
+    assert!(fast.take(START, 8_600));
+    assert!(!fast.take_all(START, 1500, 60_000));
+    let now = START + 8 * 100;
+    assert!(fast.take_all(now, 1500, 60_000));
+    // 58,500 bytes are owed, which those of another frame come on top of.
+    let later = now + 8 * (58_500 + 1_000);
+    assert!(!fast.take(later - 1, 1000));
+    assert!(fast.take(later, 1000));
+    // At the lowest rate, a port owes for minutes and is let through in the end.
+    let slow = bucket(MIN_RATE, MIN_BURST);
+    assert!(slow.take(START, MOST_BYTES));
+    let owed = u64::from(MOST_BYTES - MIN_BURST) * 1_000_000;
+    assert!(!slow.take(START + owed, 60));
+    assert!(slow.take(START + owed + 60 * 1_000_000, 60));
+}
+
+#[test]
+fn what_is_given_back_was_not_taken() {
+    let bucket = bucket(1_000_000_000, 10_000);
+    assert_eq!(drain(&bucket, START, 1000), 10_000);
+    bucket.give_back(3_000);
+    assert_eq!(drain(&bucket, START, 1000), 3_000);
+    // Not more than the burst.
+    let later = START + SECOND;
+    bucket.give_back(3_000);
+    assert_eq!(drain(&bucket, later, 1000), 10_000);
 }
 
 #[test]
@@ -211,6 +253,8 @@ proptest! {
         arrival_word(&bucket).store(start << TIME_BITS, Relaxed);
         let (mut now, mut tokens) = (start, f64::from(burst));
         for (gap, bytes) in frames {
+            // Below the burst, so that whether it is full is no matter of rounding.
+            let bytes = bytes.min(burst);
             // In units of what the frame takes at this rate.
             let gap = (gap * f64::from(bytes) * 8e9 / rate as f64) as u64;
             now = now.wrapping_add(gap);
@@ -239,7 +283,7 @@ proptest! {
         arrival_word(&bucket).store(arrival, Relaxed);
         let at_once = drain(&bucket, now, 1000);
         prop_assert!(at_once <= u64::from(burst));
-        let later = now + SLACK_NS + 8 * u64::from(burst) + 1;
+        let later = now + SLACK_NS + 8 * u64::from(burst + MOST_BYTES) + 1;
         prop_assert!(bucket.take(later, 1000));
     }
 }

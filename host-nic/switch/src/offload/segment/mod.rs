@@ -219,18 +219,35 @@ impl Shape {
         self.end
     }
 
+    /// Number of the frames.
+    #[inline]
+    fn frames(&self) -> u32 {
+        let (mut at, mut frames) = (self.end, 0u32);
+        // At most MAX_SEGMENTS times, as `check` has seen. The build for the host's kernel has no
+        // division.
+        while at < self.length && self.size != 0 {
+            at = at.saturating_add(self.size);
+            frames = frames.wrapping_add(1);
+        }
+        frames
+    }
+
     /// Number of bytes of a lane that the frames take, each longer by `shift` bytes: those of one
     /// record more than there are frames, for the padding where the lane ends.
     #[inline(never)]
     pub fn records(&self, shift: i32) -> u32 {
         let record = record_size(self.longest().wrapping_add_signed(shift)) as u32;
-        let (mut at, mut bytes) = (self.end, record);
-        // At most MAX_SEGMENTS times, as `check` has seen.
-        while at < self.length && self.size != 0 {
-            at = at.saturating_add(self.size);
-            bytes = bytes.saturating_add(record);
-        }
-        bytes
+        record.saturating_mul(self.frames().wrapping_add(1))
+    }
+
+    /// Number of bytes of all frames together, each longer by `shift` bytes.
+    #[inline(never)]
+    pub fn bytes(&self, shift: i32) -> u32 {
+        let headers = self.end.wrapping_add_signed(shift);
+        let payload = self.length.wrapping_sub(self.end);
+        headers
+            .saturating_mul(self.frames())
+            .saturating_add(payload)
     }
 
     /// Length in bytes of the longest frame that the large one is cut into.

@@ -149,6 +149,31 @@ pub enum Verdict {
     Deny,
 }
 
+/// The decision of a list on a frame.
+#[must_use]
+#[derive(Debug)]
+pub struct Decision<'a> {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The hit of the rule that decided.
+    pub hit: Hit<'a>,
+}
+
+/// A hit of a rule that is not counted yet; of none, where a list's default decided.
+#[must_use]
+#[derive(Clone, Copy, Debug)]
+pub struct Hit<'a>(Option<&'a AtomicU64>);
+
+impl Hit<'_> {
+    /// Counts the frame as a hit of the rule.
+    #[inline]
+    pub fn count(self) {
+        if let Some(hits) = self.0 {
+            hits.fetch_add(1, Relaxed);
+        }
+    }
+}
+
 /// One rule, written by the host. The fields that can be compared at once lie in one word.
 /// Addresses and masks are as in [`Headers`]; a mask of zero matches anything.
 #[repr(C, align(128))]
@@ -350,30 +375,39 @@ impl Acl {
     /// The verdict of the list on a frame. Counts a hit of the rule that decides.
     #[inline]
     pub fn verdict(&self, headers: &Headers, direction: Direction) -> Verdict {
+        let decision = self.decide(headers, direction);
+        decision.hit.count();
+        decision.verdict
+    }
+
+    /// The decision of the list on a frame. A frame that waits for room is decided on each time that
+    /// a call looks at it, and [counted](Hit::count) when a call takes it.
+    #[inline]
+    pub fn decide(&self, headers: &Headers, direction: Direction) -> Decision<'_> {
         let mut generation = self.generation.load(Acquire);
         for _ in 0..MAX_TRIES {
             let bank = self.bank(generation);
-            let (verdict, hits) = bank.evaluate(headers, direction);
+            let decision = bank.evaluate(headers, direction);
             // Acquire: a call that has seen a word of the next list in this bank also sees the
             // generation of the list in between.
             fence(Acquire);
             let now = self.generation.load(Acquire);
             if now == generation {
-                if let Some(hits) = hits {
-                    hits.fetch_add(1, Relaxed);
-                }
-                return verdict;
+                return decision;
             }
             generation = now;
         }
-        Verdict::Deny
+        Decision {
+            verdict: Verdict::Deny,
+            hit: Hit(None),
+        }
     }
 }
 
 impl Bank {
-    /// The verdict of the bank's list on a frame, and the counter of the rule that decides.
+    /// The decision of the bank's list on a frame.
     #[inline]
-    fn evaluate(&self, headers: &Headers, direction: Direction) -> (Verdict, Option<&AtomicU64>) {
+    fn evaluate(&self, headers: &Headers, direction: Direction) -> Decision<'_> {
         let header = self.header.load(Relaxed);
         let count = header & !DEFAULT_DENY;
         let wanted = Key::new(headers, direction);
@@ -382,15 +416,19 @@ impl Bank {
                 break;
             }
             if let Some(verdict) = rule.verdict(headers, &wanted) {
-                return (verdict, Some(hits));
+                let hit = Hit(Some(hits));
+                return Decision { verdict, hit };
             }
         }
-        let default = if header & DEFAULT_DENY != 0 {
+        let verdict = if header & DEFAULT_DENY != 0 {
             Verdict::Deny
         } else {
             Verdict::Permit
         };
-        (default, None)
+        Decision {
+            verdict,
+            hit: Hit(None),
+        }
     }
 }
 

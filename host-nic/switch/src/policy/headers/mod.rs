@@ -10,6 +10,14 @@
 //! a third tag, a long chain of extension headers, a length that contradicts the frame) are not
 //! guessed: [`Hidden`] says from which layer on nothing is known, so that a rule that denies can
 //! match such a frame.
+//!
+//! Layer 2 has further ways to carry a packet, which receivers or bridges on the way may undo. All
+//! of a frame is hidden that has one of them: LLC, with SNAP or without (IEEE 802.3 "Length/Type
+//! field" below 0x600; IEEE 802 "SNAP"; RFC 1042), and the EtherTypes of the IEEE's registry
+//! behind which another packet or frame follows, such as those of PPPoE, MPLS, backbone bridges and
+//! vendors' tags. A tunnel on layer 3 or above (IP in IP, GRE, VXLAN) hides nothing: its outer
+//! packet is one of that protocol, which rules can name, and ends at a host that was told to undo
+//! it.
 
 pub use super::snapshot::{SNAPSHOT_BYTES, SNAPSHOT_WORDS, Snapshot};
 use crate::fdb::MAC_MASK;
@@ -25,6 +33,23 @@ pub const ETHERTYPE_SERVICE_TAG: u16 = 0x88a8;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// EtherType of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// The lowest EtherType. What is below is the length of a frame of LLC (IEEE 802.3 "Length/Type
+/// field").
+pub const MIN_ETHERTYPE: u16 = 0x600;
+
+/// The EtherTypes of tags that are not parsed: three that were in use for service tags before IEEE
+/// 802.1ad, that of backbone service instances (I-TAG, IEEE 802.1Q), of bridge port extenders
+/// (E-TAG, IEEE 802.1BR) and its predecessor VN-Tag.
+const OTHER_TAGS: [u16; 6] = [0x9100, 0x9200, 0x9300, 0x88e7, 0x893f, 0x8926];
+
+/// Further EtherTypes behind which another packet or frame follows: TCP/IP with compressed headers
+/// (RFC 1144), bridged Ethernet (NVGRE), LLC of jumbo frames, PPP, MPLS (unicast, multicast), PPPoE
+/// sessions, MACsec (IEEE 802.1AE), redundancy tags (IEEE 802.1CB; HSR), congestion tags (IEEE
+/// 802.1Qau), security group tags, network service headers (RFC 8300).
+const ENCAPSULATIONS: [u16; 13] = [
+    0x876b, 0x6558, 0x8870, 0x880b, 0x8847, 0x8848, 0x8864, 0x88e5, 0xf1c1, 0x892f, 0x22e9, 0x8909,
+    0x894f,
+];
 
 /// IP protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;
@@ -113,7 +138,8 @@ pub enum Hidden {
     Transport,
     /// IP addresses are unknown.
     Network,
-    /// EtherType and packet are unknown: the frame has more tags than are parsed.
+    /// EtherType and packet are unknown: the frame has more tags than are parsed, or is of another
+    /// encapsulation.
     Everything,
 }
 
@@ -213,7 +239,7 @@ impl Headers {
             headers.ip_version = 6;
             headers.hidden = Hidden::Network;
             headers.ipv6(snapshot);
-        } else if is_tag(ethertype) {
+        } else if hides_everything(ethertype) {
             headers.hidden = Hidden::Everything;
         }
     }
@@ -224,6 +250,16 @@ impl Headers {
     #[inline]
     pub fn vlan_tag(&self) -> Option<Tag> {
         self.outer.filter(|tag| !tag.is_service())
+    }
+
+    /// Whether the frame has a tag of any kind, whole or cut, besides [`Headers::vlan_tag`]. Without
+    /// that one, or where it is taken out, a bridge that the frame comes to would go by the other.
+    #[inline]
+    pub fn has_further_tag(&self) -> bool {
+        match self.outer {
+            Some(tag) if tag.is_service() => true,
+            _ => self.inner.is_some() || is_any_tag(self.ethertype),
+        }
     }
 
     /// Parses the header of IPv4 at `l3_offset`.
@@ -383,7 +419,30 @@ fn tag(snapshot: &Snapshot, at: u32, ethertype: u16) -> Option<Tag> {
     })
 }
 
-/// Whether an EtherType is that of a tag.
+/// Whether an EtherType is that of a tag, parsed or not.
+#[inline]
+fn is_any_tag(ethertype: u16) -> bool {
+    is_tag(ethertype) || is_one_of(ethertype, &OTHER_TAGS)
+}
+
+/// Whether what follows an EtherType, or a length in its place, is an encapsulation that is not
+/// parsed.
+#[inline(never)]
+fn hides_everything(ethertype: u16) -> bool {
+    ethertype < MIN_ETHERTYPE || is_any_tag(ethertype) || is_one_of(ethertype, &ENCAPSULATIONS)
+}
+
+/// Whether an EtherType is in a list.
+#[inline]
+fn is_one_of(ethertype: u16, list: &[u16]) -> bool {
+    let mut found = false;
+    for one in list {
+        found |= *one == ethertype;
+    }
+    found
+}
+
+/// Whether an EtherType is that of a tag that is parsed.
 const fn is_tag(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_CUSTOMER_TAG || ethertype == ETHERTYPE_SERVICE_TAG
 }

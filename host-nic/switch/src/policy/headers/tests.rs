@@ -116,6 +116,69 @@ fn a_third_tag_hides_everything_behind() {
 }
 
 #[test]
+fn encapsulations_that_are_not_parsed_hide_everything() {
+    let packet = ipv4(0, false, &UDP);
+    // LLC with SNAP (RFC 1042), and LLC alone (RFC 948, IEEE 802.2).
+    let snap = [&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0][..], &packet].concat();
+    let llc = [&[6, 6, 3][..], &packet].concat();
+    for tags in [
+        &[][..],
+        &[(ETHERTYPE_CUSTOMER_TAG, 0)],
+        &[(ETHERTYPE_SERVICE_TAG, 5)],
+        &[(ETHERTYPE_CUSTOMER_TAG, 0), (ETHERTYPE_CUSTOMER_TAG, 20)],
+    ] {
+        let hidden = |kind, packet: &[u8]| {
+            let headers = parse(&ethernet(tags, kind, packet));
+            assert_eq!((headers.ip_version, headers.protocol), (0, None));
+            headers.hidden
+        };
+        for length in [0, 45, snap.len() as u16, 1500, 1501, 1535] {
+            for packet in [&snap, &llc] {
+                assert_eq!(hidden(length, packet), Hidden::Everything, "{length}");
+            }
+        }
+        for kind in [
+            0x8870, 0x9100, 0x9200, 0x9300, 0x8864, 0x8847, 0x8848, 0x88e7, 0x88e5, 0x893f, 0x8926,
+            0x6558, 0x894f, 0x892f, 0xf1c1,
+        ] {
+            assert_eq!(hidden(kind, &packet), Hidden::Everything, "{kind:x}");
+        }
+        // Protocols that carry no other packet.
+        for kind in [
+            0x600, 0x0806, 0x88cc, 0x88b5, 0x8863, 0x8808, 0x88f7, 0xffff,
+        ] {
+            assert_eq!(hidden(kind, &packet), Hidden::Nothing, "{kind:x}");
+        }
+    }
+}
+
+#[test]
+fn a_further_tag_is_one_besides_the_first_customer_tag() {
+    let (customer, service) = (ETHERTYPE_CUSTOMER_TAG, ETHERTYPE_SERVICE_TAG);
+    let has = |tags: &[(u16, u16)], kind| parse(&ethernet(tags, kind, &UDP)).has_further_tag();
+    for kind in [ETHERTYPE_IPV4, 0x0806, 46, 0x8847] {
+        assert!(!has(&[], kind));
+        assert!(!has(&[(customer, 0)], kind));
+        assert!(!has(&[(customer, 0xa005)], kind));
+        assert!(has(&[(service, 5)], kind));
+        for second in [customer, service] {
+            assert!(has(&[(customer, 0), (second, 0)], kind));
+            assert!(has(&[(customer, 0), (second, 0), (customer, 5)], kind));
+        }
+    }
+    for kind in [
+        customer, service, 0x9100, 0x9200, 0x9300, 0x88e7, 0x893f, 0x8926,
+    ] {
+        // Such a tag, of which there is nothing more.
+        for packet in [&[][..], &[0, 5]] {
+            assert!(parse(&ethernet(&[], kind, packet)).has_further_tag());
+            let behind = ethernet(&[(customer, 0)], kind, packet);
+            assert!(parse(&behind).has_further_tag(), "{kind:x}");
+        }
+    }
+}
+
+#[test]
 fn fragments_have_ports_only_in_the_first() {
     let whole = parse(&ethernet(&[], ETHERTYPE_IPV4, &ipv4(0, false, &UDP)));
     let first = parse(&ethernet(&[], ETHERTYPE_IPV4, &ipv4(0, true, &UDP)));

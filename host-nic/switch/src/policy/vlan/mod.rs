@@ -5,10 +5,18 @@
 //!
 //! * *access*: it admits only untagged and priority-tagged frames ("Acceptable Frame Types"), and
 //!   is in the untagged set of its PVID and a member of no other VLAN. A tagged frame is dropped
-//!   even if it names the PVID, so that nobody reaches another VLAN through a second tag behind it;
+//!   even if it names the PVID;
 //! * *trunk*: it is a member of any set of VLANs, whose frames leave tagged or untagged. With a
 //!   PVID it admits all frames, without one only tagged ones. Ingress filtering is on: a frame of a
 //!   VLAN that the port is no member of is dropped.
+//!
+//! *Second tags.* To the standard, whatever follows the tag that sorts a frame is payload, also
+//! where it is another tag (of any EtherType: [`Headers::has_further_tag`]). If the first tag is
+//! not there on the other side, the next bridge goes by the second, and a port sends into VLANs
+//! that it is no member of (CVE-2021-27853, "VLAN 0 stacking"; double tagging). Therefore a frame
+//! that has a second tag is dropped where the PVID would sort it, since it is untagged or
+//! priority-tagged, and does not leave untagged. With the first tag, from trunk to trunk, it passes
+//! ("QinQ").
 //!
 //! All zero is an access port of VLAN 1, the standard's default. The host changes settings while
 //! calls use them. A port is closed while its sets change, and a call that has begun before decides
@@ -20,7 +28,7 @@ use crate::sync::{
     fence,
 };
 
-use super::headers::Tag;
+use super::headers::{Headers, Tag};
 
 /// Number of VLAN identifiers; 0 and the highest one are reserved.
 pub const VIDS: usize = 4096;
@@ -121,24 +129,28 @@ impl Vlan {
         })
     }
 
-    /// The VLAN of a frame that the port sends, 1 to 4094, from the frame's tag
-    /// ([`Headers::vlan_tag`]). `None` if the port may not send it.
-    ///
-    /// [`Headers::vlan_tag`]: super::headers::Headers::vlan_tag
+    /// The VLAN of a frame with these headers that the port sends, 1 to 4094. `None` if the port may
+    /// not send it.
     #[inline]
-    pub fn ingress(&self, tag: Option<Tag>) -> Option<u16> {
+    pub fn ingress(&self, headers: &Headers) -> Option<u16> {
         let control = self.control.load(Acquire);
-        let vid = tag.map_or(0, Tag::vid);
+        let vid = headers.vlan_tag().map_or(0, Tag::vid);
         if control & CLOSED != 0 {
             return None;
         }
         if vid == 0 {
-            return pvid(control);
+            return pvid(control).filter(|_| !headers.has_further_tag());
         }
         if control & TRUNK == 0 || is_reserved(vid) || !self.members.has(vid) {
             return None;
         }
         Some(vid)
+    }
+
+    /// Whether the port is a member of a VLAN.
+    #[inline]
+    pub fn is_member(&self, vid: u16) -> bool {
+        self.egress(vid) != Egress::Drop
     }
 
     /// The form in which frames of a VLAN leave through the port.
