@@ -73,6 +73,13 @@ pub enum ServerEvent {
         /// The obstacle.
         reason: String,
     },
+    /// Stations move back and forth between two ports.
+    StationsMove {
+        /// Numbers of the ports.
+        ports: [u32; 2],
+        /// Number of moves to one of them in half a second or more.
+        moves: u64,
+    },
     /// The policies that captures need could not be applied.
     PoliciesNotResumed {
         /// The obstacle.
@@ -120,6 +127,16 @@ impl fmt::Display for ServerEvent {
             ServerEvent::NotRevoked { port, reason } => {
                 write!(f, "port {port} is let to nobody for now: {reason}")
             }
+            ServerEvent::StationsMove {
+                ports: [first, second],
+                moves,
+            } => write!(
+                f,
+                "stations move between ports {first} and {second} all the time ({moves} times just \
+                 now): the networks there are connected elsewhere, too, which makes a loop, or \
+                 somebody uses others' addresses; part one of them (postern nic uplink, postern nic \
+                 port), or keep addresses where they are (postern nic set ... source=own)"
+            ),
             ServerEvent::PoliciesNotResumed { reason } => {
                 write!(f, "policies cannot be resumed: {reason}")
             }

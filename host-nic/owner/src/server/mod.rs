@@ -13,6 +13,7 @@
 //! | `ports`, `possession` | the tenants of the ports, what each gets, and who still has it |
 //! | `policies`, `stations` | policies, and stations in the forwarding database |
 //! | `uplinks`, `captures` | ports of the owner's own |
+//! | `loops` | networks that are connected elsewhere, too |
 //! | `clock` | the thread that writes the NIC's clock |
 //! | `saved_state`, `kept` | what the next owner gets: state, and descriptors by name |
 //! | `keeper`, `keeper_client` | the keeper's process, and the owner's connection to it |
@@ -77,6 +78,7 @@ mod keeper_client;
 mod kept;
 mod launcher;
 mod listener;
+mod loops;
 mod nic;
 mod options;
 mod policies;
@@ -109,6 +111,7 @@ use json_file::json_file;
 use keeper_client::KeeperClient;
 use launcher::Launcher;
 use listener::Listener;
+use loops::Loops;
 use ports::{GrantedTenancy, Ports, Tenant};
 use uplinks::Uplinks;
 
@@ -153,6 +156,7 @@ pub struct Server {
     launcher: Option<Launcher>,
     uplinks: Uplinks,
     captures: Captures,
+    loops: Loops,
     clock: Clock,
     ports: Ports,
     listener: Listener,
@@ -237,6 +241,8 @@ impl Server {
             }
             self.events.extend(self.uplinks.check(&mut self.ports));
             self.events.extend(self.captures.check());
+            self.events
+                .extend(self.loops.check(&self.ports.nic.switch()));
             for index in ready.clients {
                 self.serve(index);
             }

@@ -22,6 +22,7 @@ use super::keeper_client::{FoundKeeper, KeeperClient};
 use super::kept::{self, KeptFds, KeptPort, TenantFds, leaving_name, tenant_name};
 use super::launcher::Launcher;
 use super::listener::{self, Listener};
+use super::loops::Loops;
 use super::nic::ServedNic;
 use super::options::ServerOptions;
 use super::policies::PortPolicies;
@@ -101,6 +102,7 @@ impl Server {
             launcher: launcher.transpose()?,
             uplinks: Uplinks::default(),
             captures: Captures::default(),
+            loops: Loops::default(),
             clock: clock.map_err(ServerError::Clock)?,
             ports,
             listener,
