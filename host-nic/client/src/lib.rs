@@ -17,7 +17,7 @@
 //! | [`memory`], [`mapping`] | a NIC's memory: sealed memfds, mapped side by side |
 //! | [`counters`] | numbers of frames that ports have sent, received and dropped |
 //! | [`policy`], [`mac`] | policies of ports as people write them, compiled for the switch |
-//! | [`file`] | files that people name, read with a limit |
+//! | [`mod@file`] | files that people name, read with a limit |
 //!
 //! # Example
 //!

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use postern_abi::window::{Geometry, RecordHeader};
+use postern_abi::window::{Geometry, MAX_LANES, RecordHeader};
 use postern_nic_client::policy::vlan::VlanSpec;
 
 use crate::ports::packet::{Flow, KINDS, Kind, frame, payload, tagged, udp};
@@ -97,10 +97,12 @@ fn the_flow_counts_not_the_tag() {
     }
 }
 
-/// The largest NIC there can be has 256 senders, each with a lane to each of 256 RX queues.
+/// The largest NIC there can be has 256 senders, each of which may have a lane at each of 256 RX
+/// queues.
 #[test]
 fn eight_queues_at_each_of_32_ports() {
-    let net = Net::sized(Geometry::new(32, 8, 4096, 4096).unwrap());
+    let geometry = Geometry::new(32, 8, 4096, 4096).unwrap();
+    let net = Net::sized(geometry.with_lanes(MAX_LANES).unwrap());
     net.set(31, |policy| {
         policy.vlan = Some(VlanSpec::Access { pvid: 1 })
     });
