@@ -18,6 +18,8 @@ const HEADER: usize = MIN_FRAME as usize;
 const TAG: usize = 4;
 /// Largest MTU in bytes with which every frame passes.
 pub(super) const MAX_MTU: u32 = MAX_FRAME - (HEADER + TAG) as u32;
+/// Number of times that an interface may be renamed while it is looked at.
+const RENAMES: u32 = 4;
 /// The capability that a process needs to open a packet socket.
 const PACKET_NEEDS: &str = "CAP_NET_RAW";
 
@@ -127,12 +129,20 @@ impl Link {
     ///
     /// The interface is gone, or the kernel refuses.
     pub fn look(&mut self) -> Result<LinkState, UplinkError> {
-        self.find_again()?;
-        let flags = match self.flags() {
-            // Renamed since.
-            Err(UplinkError::Gone { .. }) => self.find_again().and_then(|()| self.flags())?,
-            flags => flags?,
-        };
+        for _ in 0..RENAMES {
+            self.find_again()?;
+            match self.read_state() {
+                // Renamed since: the kernel tells the state by name alone.
+                Err(UplinkError::Gone { .. }) => {}
+                state => return state,
+            }
+        }
+        Err(self.gone())
+    }
+
+    /// Reads state and MTU of the interface that has the name now.
+    fn read_state(&mut self) -> Result<LinkState, UplinkError> {
+        let flags = self.flags()?;
         self.read_mtu()?;
         let has = |flag: i32| flags & flag as c_short != 0;
         Ok(match (has(libc::IFF_UP), has(libc::IFF_RUNNING)) {
