@@ -94,8 +94,6 @@ pub struct RxQueue {
     geometry: Geometry,
     /// Size of a lane in bytes, less one.
     mask: u32,
-    /// Binary logarithm of that size.
-    log: u32,
     /// Number of lanes; 0 if they are more than the bits of a word.
     few_lanes: u32,
     /// Number of the lane whose turn is next.
@@ -130,7 +128,6 @@ impl RxQueue {
             seen: UNSEEN,
             geometry,
             mask: geometry.lane() - 1,
-            log: geometry.lane_log(),
             few_lanes: if geometry.lanes() <= 64 {
                 geometry.lanes()
             } else {
@@ -299,7 +296,9 @@ impl RxQueue {
         // SAFETY: the lanes of the queue follow each other in the window, and the caller says that
         // the lane has the bytes.
         unsafe {
-            let ring = self.rings.add((lane as usize) << (self.log & 31));
+            let ring = self
+                .rings
+                .add((lane as usize) << (self.geometry.lane_log() & 31));
             let at = ring.add(offset as usize);
             Stretch {
                 at,

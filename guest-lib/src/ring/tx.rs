@@ -144,6 +144,23 @@ impl TxQueue {
         }
     }
 
+    /// Writes a record: its header, and the frame. If another program writes these bytes at the same
+    /// time, the NIC sends a mixture of two frames, and nothing worse happens.
+    ///
+    /// # Safety
+    ///
+    /// `at` is the address of an offset in the ring that is a multiple of 16, from which the whole
+    /// record lies in the ring. No reference covers it.
+    #[inline(always)]
+    unsafe fn set_record(at: *mut u8, header: (u64, u64), frame: &[u8]) {
+        // SAFETY: the caller promises room for header and frame.
+        unsafe {
+            TxQueue::set_header(at, header);
+            let to = at.add(size_of::<RecordHeader>());
+            copy(frame.as_ptr(), to, frame.len());
+        }
+    }
+
     /// Writes an ordinary frame; [`TxQueue::commit`] gives it to the NIC.
     ///
     /// # Errors
@@ -184,16 +201,10 @@ impl TxQueue {
         }
         let header = RecordHeader { length, ..header };
         // SAFETY: the whole record lies in the ring, behind the producer position, which is a
-        // multiple of 16. No reference covers it. If another program writes these bytes at the same
-        // time, the NIC sends a mixture of two frames, and nothing worse happens.
+        // multiple of 16.
         unsafe {
             let at = self.ring.add((self.producer & self.mask) as usize);
-            TxQueue::set_header(at, header.words());
-            copy(
-                frame.as_ptr(),
-                at.add(size_of::<RecordHeader>()),
-                frame.len(),
-            );
+            TxQueue::set_record(at, header.words(), frame);
         }
         self.producer = self.producer.wrapping_add(record);
         self.room -= record;
@@ -224,15 +235,10 @@ impl TxQueue {
                     break;
                 }
             }
-            // SAFETY: the contract is that in `write_record`.
+            // SAFETY: as in `write_record`.
             unsafe {
                 let at = ring.add((producer & mask) as usize);
-                TxQueue::set_header(at, (frame.len() as u64, 0));
-                copy(
-                    frame.as_ptr(),
-                    at.add(size_of::<RecordHeader>()),
-                    frame.len(),
-                );
+                TxQueue::set_record(at, (frame.len() as u64, 0), frame);
             }
             producer = producer.wrapping_add(record);
             room -= record;

@@ -121,4 +121,17 @@ mod tests {
             assert_eq!(memory_size(geometry), end);
         }
     }
+
+    #[test]
+    fn memory_is_linear_in_the_ports() {
+        let memory = |ports| {
+            let ring = Geometry::default_ring(ports, 1);
+            let lane = Geometry::default_lane(ports, 1, ring);
+            memory_size(Geometry::new(ports, 1, ring, lane).unwrap())
+        };
+        println!("256 ports: {} KiB", memory(256) >> 10);
+        assert!(memory(256) <= 160 << 20);
+        // Of what grows with the square there is a byte for each pair of a sender and an RX queue.
+        assert!(memory(256) - memory(128) <= memory(128) + (256 * 256));
+    }
 }
