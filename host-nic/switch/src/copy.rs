@@ -408,10 +408,12 @@ unsafe fn straight<const N: usize>(from: *const u8, to: *mut u8) {
 #[cfg(not(target_feature = "sse2"))]
 #[inline(always)]
 unsafe fn loop_256(from: *const u8, to: *mut u8, size: usize) {
-    // SAFETY: the caller vouches for `size` bytes on both sides. The direction flag is clear, as
-    // everywhere but inside of assembly; the entry of a view's program clears it.
+    // SAFETY: the caller vouches for `size` bytes on both sides. The direction flag, which a guest sets
+    // as it likes, is cleared by the stub that enters a view, and by a VM exit; and here once more, as
+    // all bounds of the copy depend on it.
     unsafe {
         asm!(
+            "cld",
             "rep movsb",
             inout("rcx") size => _,
             inout("rdi") to => _,

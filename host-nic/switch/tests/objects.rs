@@ -78,7 +78,7 @@ fn the_inspection_can_fail() {
         (&[0xc5, 0xfc, 0x28, 0xc1], "plain"),          // vmovaps ymm0, ymm1
         (&[0x0f, 0x31], "plain"),                      // rdtsc
         (&[0xf4], "privileged"),                       // hlt
-        (&[0xf3, 0xaa], "direction"),                  // rep movsb
+        (&[0xf3, 0xa4], "direction"),                  // rep movsb
         (&[0x48, 0x89, 0x44, 0x24, 0xf8], "red zone"), // mov [rsp-8], rax
         (&[0x06], "no instruction"),
     ];

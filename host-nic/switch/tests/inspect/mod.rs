@@ -93,8 +93,10 @@ pub fn problems(functions: &[Function]) -> Vec<String> {
             problems.push(format!("{}: library function", function.name));
         }
         let mut info = InstructionInfoFactory::new();
+        let mut before = Mnemonic::INVALID;
         for instruction in function.instructions() {
-            if let Some(problem) = problem(&instruction, &mut info) {
+            let cleared = std::mem::replace(&mut before, instruction.mnemonic()) == Mnemonic::Cld;
+            if let Some(problem) = problem(&instruction, cleared, &mut info) {
                 let name = &function.name;
                 problems.push(format!(
                     "{name} {:#x}: {instruction}: {problem}",
@@ -124,8 +126,13 @@ pub fn returns_of_its_own(functions: &[Function]) -> Vec<String> {
 }
 
 /// The problem with an instruction, if it is not one of the plain instruction set or depends on
-/// state that belongs to a guest.
-fn problem(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Option<&'static str> {
+/// state that belongs to a guest. `cleared` says that the one before it has cleared the direction
+/// flag.
+fn problem(
+    instruction: &Instruction,
+    cleared: bool,
+    info: &mut InstructionInfoFactory,
+) -> Option<&'static str> {
     if instruction.is_invalid() {
         return Some("no instruction");
     }
@@ -143,9 +150,7 @@ fn problem(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Opti
         }
         _ => {}
     }
-    // A copy of bytes goes upwards: the flag is clear in the kernel, and the stub that enters a view's
-    // program clears it.
-    let is_copy = instruction.mnemonic() == Mnemonic::Movsb && instruction.has_rep_prefix();
+    let is_copy = cleared && instruction.mnemonic() == Mnemonic::Movsb;
     if instruction.is_privileged() || instruction.is_string_instruction() && !is_copy {
         return Some("privileged, or depends on the direction flag");
     }
