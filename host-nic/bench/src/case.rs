@@ -1,17 +1,12 @@
-//! Cases: the combinations of traffic and NIC that can be measured.
+//! Cases: what is sent, and through which NIC.
 
 use std::fmt;
+use std::str::FromStr;
 
 use postern_abi::window::{Geometry, GeometryError, record_size};
 
-/// Size of a slot in bytes, that of switches whose rings have slots (netmap, VALE). Longer frames
-/// take several.
-pub const SLOT: u32 = 2048;
-/// Most bytes of memory that a NIC may take here.
-const MAX_MEMORY: u64 = 4 << 30;
-
 /// The pattern of traffic: the destinations of a sender's frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
     /// All frames go to the station at port 1, which the switch knows.
     Unicast,
@@ -35,8 +30,8 @@ impl Pattern {
     }
 }
 
-/// A case: one combination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A case. On command lines it is `PATTERN/PORTS/LENGTH/BATCH`, such as `unicast/2/64/32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
     /// Pattern of the traffic.
     pub pattern: Pattern,
@@ -44,50 +39,72 @@ pub struct Case {
     pub ports: u32,
     /// Length of a frame in bytes, without FCS.
     pub length: u32,
-    /// Number of frames of a call.
+    /// Number of frames that are sent at once.
     pub batch: u32,
-    /// Number of slots of the floor's rings. The NIC's TX ring has as many bytes.
-    pub slots: u32,
 }
 
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}/{} ports/{} B/batch {}/{} slots",
-            self.pattern.name(),
-            self.ports,
-            self.length,
-            self.batch,
-            self.slots
-        )
-    }
-}
+/// Shortest frame that is sent here, in bytes: the shortest of Ethernet, without FCS.
+const SHORTEST: u32 = 60;
+/// Longest frame that is sent here, in bytes.
+const LONGEST: u32 = 9014;
 
-/// Why a case is left out.
-#[derive(Debug, thiserror::Error)]
+/// Why a case cannot be measured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaseError {
-    /// There is no NIC of this geometry.
+    /// It is no case.
+    #[error(
+        "'{0}' is no case: write PATTERN/PORTS/LENGTH/BATCH, such as unicast/2/64/32, with a \
+         pattern of unicast, scatter and broadcast, and frames of {SHORTEST} to {LONGEST} bytes"
+    )]
+    Text(String),
+    /// There is no such NIC.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
-    /// The ring is too small.
-    #[error("a batch of {batch} frames of {length} bytes does not fit a ring of {ring} bytes")]
-    Ring {
+    /// A ring or lane is too small.
+    #[error("a batch of {batch} frames of {length} bytes does not fit into {size} bytes")]
+    Batch {
         /// Number of frames of a batch.
         batch: u32,
         /// Length of a frame in bytes.
         length: u32,
-        /// Size of the ring in bytes.
-        ring: u32,
+        /// Size of the smallest of ring and lane in bytes.
+        size: u32,
     },
-    /// The NIC needs more memory than is used here.
-    #[error("with lanes that hold a batch, {lane} bytes each, the NIC takes {needed} bytes")]
-    Memory {
-        /// Size of a lane in bytes.
-        lane: u32,
-        /// Size of all windows in bytes.
-        needed: u64,
-    },
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Case {
+            pattern,
+            ports,
+            length,
+            batch,
+        } = self;
+        write!(f, "{}/{ports}/{length}/{batch}", pattern.name())
+    }
+}
+
+impl FromStr for Case {
+    type Err = CaseError;
+
+    fn from_str(text: &str) -> Result<Case, CaseError> {
+        let parse = || {
+            let parts: Vec<&str> = text.split('/').collect();
+            let [pattern, ports, length, batch] = parts[..] else {
+                return None;
+            };
+            Some(Case {
+                pattern: Pattern::ALL.into_iter().find(|one| one.name() == pattern)?,
+                ports: ports.parse().ok()?,
+                length: length.parse().ok()?,
+                batch: batch.parse().ok()?,
+            })
+        };
+        let valid = |case: &Case| case.batch != 0 && (SHORTEST..=LONGEST).contains(&case.length);
+        parse()
+            .filter(valid)
+            .ok_or_else(|| CaseError::Text(text.to_owned()))
+    }
 }
 
 impl Case {
@@ -99,8 +116,7 @@ impl Case {
         }
     }
 
-    /// Number of receivers. The frames of a batch are scattered to no more receivers than there are
-    /// frames.
+    /// Number of receivers. The frames of a batch are scattered to no more than there are frames.
     pub fn receivers(self) -> u32 {
         match self.pattern {
             Pattern::Unicast => 1,
@@ -109,91 +125,52 @@ impl Case {
         }
     }
 
-    /// Number of slots that a frame takes, one behind the other.
-    pub fn pieces(self) -> u32 {
-        self.length.div_ceil(SLOT)
+    /// Size of a frame's record in a ring, in bytes.
+    pub fn record(self) -> u32 {
+        record_size(self.length) as u32
     }
 
-    /// Geometry of the NIC. Its lanes have their default size, or else the smallest that holds a
-    /// batch.
+    /// Geometry of the NIC: the default sizes, or lanes of `lane` bytes.
     ///
     /// # Errors
     ///
-    /// [`CaseError`]: the case fits no NIC that is used here.
-    pub fn geometry(self) -> Result<Geometry, CaseError> {
-        let Case { batch, length, .. } = self;
-        let record = record_size(length) as u32;
-        let ring = self.slots * SLOT;
-        if batch * self.pieces() > self.slots || ring / record < batch {
-            return Err(CaseError::Ring {
+    /// [`CaseError`]: there is no such NIC, or a batch does not fit into its rings.
+    pub fn geometry(self, lane: Option<u32>) -> Result<Geometry, CaseError> {
+        let Case {
+            ports,
+            length,
+            batch,
+            ..
+        } = self;
+        let ring = Geometry::default_ring(ports, 1);
+        let lane = lane.unwrap_or_else(|| Geometry::default_lane(ports, 1, ring));
+        let geometry = Geometry::new(ports, 1, ring, lane)?;
+        let size = ring.min(lane);
+        match size / self.record() < batch {
+            true => Err(CaseError::Batch {
                 batch,
                 length,
-                ring,
-            });
+                size,
+            }),
+            false => Ok(geometry),
         }
-        let mut lane = Geometry::default_lane(self.ports, 1, ring);
-        while lane / record < batch {
-            lane *= 2;
-        }
-        let geometry = Geometry::new(self.ports, 1, ring, lane)?;
-        let needed = geometry.window_size() * u64::from(geometry.ports());
-        if needed > MAX_MEMORY {
-            return Err(CaseError::Memory { lane, needed });
-        }
-        Ok(geometry)
     }
 }
 
-/// Numbers of ports of a NIC.
-pub const PORTS: [u32; 5] = [2, 4, 16, 64, 256];
-/// Lengths of frames, in bytes without FCS.
-pub const LENGTHS: [u32; 8] = [64, 128, 256, 512, 1024, 1500, 4096, 9000];
-/// Numbers of frames of a call.
-pub const BATCHES: [u32; 6] = [1, 8, 32, 64, 128, 256];
-/// Numbers of slots of a ring.
-pub const SLOTS: [u32; 2] = [128, 1024];
-
-/// All cases.
-pub fn all() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for pattern in Pattern::ALL {
-        for ports in PORTS {
-            for slots in SLOTS {
-                for length in LENGTHS {
-                    for batch in BATCHES {
-                        let case = Case {
-                            pattern,
-                            ports,
-                            length,
-                            batch,
-                            slots,
-                        };
-                        // Frames that are scattered to one receiver are unicast.
-                        if pattern != Pattern::Scatter || case.receivers() > 1 {
-                            cases.push(case);
-                        }
-                    }
-                }
-            }
-        }
-    }
-    cases
-}
-
-/// Whether a case is one of the selection: every length and batch between two ports, and more
-/// ports, larger rings and several receivers at the lengths and batches that are compared most.
-pub fn chosen(case: &Case) -> bool {
-    let usual = matches!(case.length, 64 | 1500) && matches!(case.batch, 1 | 32);
-    let [small, large] = SLOTS.map(|slots| Case { slots, ..*case });
-    let smallest = *case
-        == if small.geometry().is_ok() {
-            small
-        } else {
-            large
-        };
-    match case.pattern {
-        Pattern::Unicast => (case.ports == 2 && smallest) || usual,
-        Pattern::Scatter => usual && smallest && case.ports < 256,
-        Pattern::Broadcast => usual && smallest && case.ports > 2,
-    }
-}
+/// The cases that are measured unless others are asked for.
+pub const USUAL: [&str; 14] = [
+    "unicast/2/64/1",
+    "unicast/2/64/32",
+    "unicast/2/1500/32",
+    "unicast/16/64/1",
+    "unicast/16/64/32",
+    "unicast/16/1500/32",
+    "unicast/64/64/1",
+    "unicast/64/64/32",
+    "unicast/64/1500/32",
+    "scatter/16/64/32",
+    "scatter/16/1500/32",
+    "scatter/64/64/32",
+    "broadcast/16/64/1",
+    "broadcast/16/1500/32",
+];

@@ -1,10 +1,11 @@
 //! The whole path of a frame, through the guest library: written into the TX ring, switched by a
 //! call, read out of the lane.
 
-use std::ptr::NonNull;
+use std::sync::atomic::Ordering::Relaxed;
 
 use postern_guest::direct::Direct;
 use postern_guest::nic::{Nic, WhenFull};
+use postern_guest::service::Service;
 
 use postern_abi::window::PortId;
 
@@ -16,29 +17,26 @@ const RX_BURST: usize = 256;
 
 /// A sender on port 0 and its receivers, each with the guest library's end of its port.
 #[derive(Debug)]
-pub struct Exchange<'a> {
+pub struct Exchange<'a, S> {
     nic: &'a BenchNic,
     case: Case,
-    sender: Nic<Direct>,
+    sender: Nic<S>,
     receivers: Vec<Nic<Direct>>,
     frames: Vec<Vec<u8>>,
     buffer: Vec<u8>,
 }
 
-impl<'a> Exchange<'a> {
-    /// The exchange of a case.
+impl<'a, S: Service> Exchange<'a, S> {
+    /// The exchange of a case, by calls of a service. Receivers make no calls.
     ///
     /// # Panics
     ///
     /// The NIC is not one of the case's geometry.
-    pub fn new(nic: &'a BenchNic, case: Case) -> Exchange<'a> {
+    pub fn new(nic: &'a BenchNic, case: Case, service: S) -> Exchange<'a, S> {
         let ports: Vec<PortId> = nic.geometry().all_ports().collect();
         let to = &ports[1..=case.receivers() as usize];
-        let open = |port: PortId| {
-            let base = NonNull::new(nic.base()).expect("memory that is mapped");
-            // SAFETY: the NIC's memory is mapped as long as `nic` lives, and all access to it is
-            // atomic, or by the guest's ends of rings.
-            let (direct, window) = unsafe { Direct::new(base, nic.size(), port) }.expect("a NIC");
+        let open = |port: &PortId| {
+            let (direct, window) = nic.open(*port);
             Nic::new(direct, window)
         };
         let frame = |number: usize| {
@@ -52,19 +50,30 @@ impl<'a> Exchange<'a> {
             let body = (0usize..).map(|i| (i * 7 + number) as u8);
             head.chain(body).take(case.length as usize).collect()
         };
-        let mut sender = open(ports[0]);
+        let mut sender = Nic::new(service, nic.open(ports[0]).1);
         sender.set_when_full(WhenFull::Hold);
         let mut exchange = Exchange {
             nic,
             case,
             sender,
-            receivers: to.iter().map(|port| open(*port)).collect(),
+            receivers: to.iter().map(open).collect(),
             frames: (0..case.batch as usize).map(frame).collect(),
             buffer: vec![0; case.length as usize],
         };
         // Twice around the rings: memory is there, and the sender is known.
-        exchange.run(u64::from(2 * case.slots));
+        exchange.run(u64::from(2 * exchange.lap().div_ceil(case.batch)));
         exchange
+    }
+
+    /// Number of frames until rings and lanes have been gone around.
+    pub fn lap(&self) -> u32 {
+        let geometry = self.nic.geometry();
+        let lane = geometry.lane() / self.case.record();
+        let lanes = match self.case.pattern {
+            Pattern::Scatter => lane * self.case.receivers(),
+            Pattern::Unicast | Pattern::Broadcast => lane,
+        };
+        lanes.max(geometry.ring() / self.case.record())
     }
 
     /// Makes a step: sends a batch, and lets every receiver take what came.
@@ -120,7 +129,7 @@ impl<'a> Exchange<'a> {
         assert_eq!(Some(&self.buffer), last, "the last frame has changed");
         let sender = self.nic.switch().sender(0).expect("the port has a sender");
         for drops in &sender.drops {
-            let drops = drops.load(std::sync::atomic::Ordering::Relaxed);
+            let drops = drops.load(Relaxed);
             assert_eq!(drops, 0, "frames were dropped");
         }
     }

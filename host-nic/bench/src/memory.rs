@@ -6,11 +6,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::ABI_VERSION;
 use postern_abi::service::Secret;
+use postern_abi::view::DATA_GVA;
 use postern_abi::window::{Geometry, PortId};
+use postern_guest::direct::Direct;
+use postern_guest::ring::Window;
 use postern_switch::layout::memory_size;
 use postern_switch::state::STATE_MAGIC;
 use postern_switch::switch::Switch;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 /// The secret of all tenancies: no random one, as it changes nothing.
 const SECRET: Secret = Secret::from_word(0x5ec2_e700_1234_5678);
@@ -37,11 +40,37 @@ impl Pages {
     ///
     /// The system has not enough memory.
     pub fn new(size: usize) -> io::Result<Pages> {
+        Pages::map(ptr::null_mut(), size, MapFlags::SHARED)
+    }
+
+    /// Maps `size` bytes at an address, a multiple of the page size.
+    ///
+    /// # Errors
+    ///
+    /// Something is mapped there, or the system has not enough memory.
+    pub fn at(address: u64, size: usize) -> io::Result<Pages> {
+        let flags = MapFlags::SHARED | MapFlags::FIXED_NOREPLACE;
+        Pages::map(address as *mut _, size, flags)
+    }
+
+    fn map(address: *mut std::ffi::c_void, size: usize, flags: MapFlags) -> io::Result<Pages> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: it makes a new mapping, at an address that the kernel chooses.
-        let base = unsafe { mmap_anonymous(ptr::null_mut(), size, protection, MapFlags::SHARED) }?;
+        // SAFETY: it makes a new mapping, and replaces none.
+        let base = unsafe { mmap_anonymous(address, size, protection, flags) }?;
         let base = NonNull::new(base.cast()).expect("mmap gives null to MAP_FIXED only");
         Ok(Pages { base, size })
+    }
+
+    /// Makes the pages those of a program's code, which can be executed and not written.
+    ///
+    /// # Errors
+    ///
+    /// The system forbids it.
+    pub fn make_code(&self) -> io::Result<()> {
+        let flags = MprotectFlags::READ | MprotectFlags::EXEC;
+        // SAFETY: the range is one mapping, which no reference covers.
+        unsafe { mprotect(self.base.as_ptr().cast(), self.size, flags) }?;
+        Ok(())
     }
 
     /// The first byte.
@@ -73,6 +102,20 @@ impl BenchNic {
     /// The system has not enough memory.
     pub fn new(geometry: Geometry) -> io::Result<BenchNic> {
         let pages = Pages::new(memory_size(geometry) as usize)?;
+        Ok(BenchNic::make(pages, geometry))
+    }
+
+    /// Makes a NIC of a geometry at the address at which the view's image has it.
+    ///
+    /// # Errors
+    ///
+    /// There is another one, or the system has not enough memory.
+    pub fn in_view(geometry: Geometry) -> io::Result<BenchNic> {
+        let pages = Pages::at(DATA_GVA, memory_size(geometry) as usize)?;
+        Ok(BenchNic::make(pages, geometry))
+    }
+
+    fn make(pages: Pages, geometry: Geometry) -> BenchNic {
         let nic = BenchNic { pages, geometry };
         let switch = nic.switch();
         let state = switch.state();
@@ -86,7 +129,19 @@ impl BenchNic {
         for port in geometry.all_ports() {
             switch.admit(port, 1, SECRET, mac(port));
         }
-        Ok(nic)
+        nic
+    }
+
+    /// The guest library's end of a port: how it calls the switch of this program, and its window.
+    ///
+    /// # Panics
+    ///
+    /// The NIC has no such port.
+    pub fn open(&self, port: PortId) -> (Direct, Window) {
+        let base = self.pages.base;
+        // SAFETY: the memory is mapped as long as `self` lives, which the types of this crate that
+        // hold the result borrow, and all access to it is atomic, or by the guest's ends of rings.
+        unsafe { Direct::new(base, self.size(), port) }.expect("the port has a tenant")
     }
 
     /// The switch in the memory.

@@ -6,10 +6,9 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use postern_abi::service::{OP_TX, tx_flags};
-use postern_abi::window::{PAD_WORD, PortId, Published, RecordHeader, record_size};
-use postern_switch::credentials::Credentials;
-use postern_switch::switch::serve;
+use postern_abi::service::{MAX_TX_FRAMES, OP_TX, tx_flags};
+use postern_abi::window::{PAD_WORD, PortId, Published, RecordHeader};
+use postern_guest::service::Service;
 
 use crate::case::{Case, Pattern};
 use crate::memory::{BenchNic, mac};
@@ -46,89 +45,110 @@ impl Laps {
 /// harness.
 #[repr(align(128))]
 #[derive(Debug)]
-pub struct Traffic<'a> {
+pub struct Traffic<'a, S> {
     nic: &'a BenchNic,
     from: PortId,
     case: Case,
-    base: *mut u8,
-    caller: Credentials,
-    arguments: Arguments,
-    batch: u32,
+    service: S,
+    /// Word and flags of a request.
+    request: u64,
+    flags: u64,
     producer: &'a AtomicU32,
+    consumer: &'a AtomicU32,
     laps: Laps,
+    /// Number of frames until ring and lanes have been gone around.
+    around: u32,
     receivers: Vec<(&'a AtomicU64, &'a AtomicU32)>,
     sent: u64,
+    repeated: u64,
 }
 
-// SAFETY: `base` points to the NIC's memory, which belongs to no thread and is only accessed
-// atomically.
-unsafe impl Send for Traffic<'_> {}
+impl<'a, S: Service> Traffic<'a, S> {
+    /// Traffic of a case from port 0, by calls of a service.
+    ///
+    /// # Panics
+    ///
+    /// The NIC is not one of the case's geometry.
+    pub fn new(nic: &'a BenchNic, case: Case, service: S) -> Traffic<'a, S> {
+        let to: Vec<u32> = (1..=case.receivers()).collect();
+        Traffic::between(nic, case, 0, &to, service)
+    }
 
-impl<'a> Traffic<'a> {
-    /// Traffic from a port; unicast frames go to the port behind it. No two values for one NIC may
-    /// have one port.
+    /// Traffic from a port to others, all of which get frames. No two values for one NIC may have one
+    /// sender.
     ///
     /// # Panics
     ///
     /// The NIC is not one of the case's geometry, or has no such ports.
-    pub fn new(nic: &'a BenchNic, case: Case, from: u32) -> Traffic<'a> {
+    pub fn between(
+        nic: &'a BenchNic,
+        case: Case,
+        from: u32,
+        to: &[u32],
+        service: S,
+    ) -> Traffic<'a, S> {
         let switch = nic.switch();
         let geometry = nic.geometry();
-        let number = |number| geometry.port(number).expect("the NIC has the port");
-        let port = number(from);
-        let to: Vec<PortId> = match case.pattern {
-            Pattern::Unicast => vec![number(from + 1)],
-            _ => geometry
-                .all_ports()
-                .filter(|to| *to != port)
-                .take(case.receivers() as usize)
-                .collect(),
+        let number = |number: &u32| geometry.port(*number).expect("the NIC has the port");
+        let port = number(&from);
+        let to: Vec<PortId> = to.iter().map(number).collect();
+        let record = case.record();
+        let per_lap = geometry.ring() / record;
+        let turns = match case.pattern {
+            Pattern::Scatter => case.receivers(),
+            Pattern::Unicast | Pattern::Broadcast => 1,
         };
+        let secret = switch
+            .credentials(from)
+            .expect("the port has a tenant")
+            .secret();
+        let mut traffic = Traffic {
+            nic,
+            from: port,
+            case,
+            service,
+            // No constants, for which the compiler could make a switch of its own.
+            request: black_box(secret.request(OP_TX)),
+            flags: black_box(tx_flags(0, true)),
+            producer: switch.tx_producer(port, 0).expect("there is a queue"),
+            consumer: switch.tx_consumer(port, 0).expect("there is a queue"),
+            laps: Laps {
+                size: geometry.ring(),
+                record,
+                per_lap,
+                start: 0,
+                passed: 0,
+            },
+            around: per_lap.max(geometry.lane() / record * turns),
+            receivers: Vec::new(),
+            sent: 0,
+            repeated: 0,
+        };
+        traffic.write(&to);
         // The sender has a lane at each receiver once it has sent there.
+        traffic.run(u64::from(turns.div_ceil(case.batch)));
         let words = |to: &PortId| {
             let (lane, _) = switch.lane_from(from, to.number())?;
             let published = switch.published(*to, 0, lane)?;
             Some((published, switch.consumed(*to, 0, lane)?))
         };
-        let record = record_size(case.length) as u32;
-        let caller = switch.credentials(from).expect("the port has a tenant");
-        let mut traffic = Traffic {
-            nic,
-            from: port,
-            case,
-            base: nic.base(),
-            caller,
-            arguments: Arguments::new(caller),
-            batch: case.batch,
-            producer: switch.tx_producer(port, 0).expect("there is a queue"),
-            laps: Laps {
-                size: geometry.ring(),
-                record,
-                per_lap: geometry.ring() / record,
-                start: 0,
-                passed: 0,
-            },
-            receivers: Vec::new(),
-            sent: 0,
-        };
-        traffic.write(&to);
-        traffic.run(1);
         let receivers = to.iter().map(words).collect::<Option<_>>();
         traffic.receivers = receivers.expect("there are such lanes");
-        // All lanes are filled once around, so that memory is there and the sender is known.
-        let turns = if case.pattern == Pattern::Scatter {
-            to.len() as u32
-        } else {
-            1
-        };
-        let around = traffic.lap().max(geometry.lane() / record * turns);
-        traffic.run(u64::from(around.div_ceil(case.batch)));
+        traffic.receive();
+        // Memory is there, and the sender is known.
+        traffic.run(u64::from(traffic.around.div_ceil(case.batch)));
+        traffic.repeated = 0;
         traffic
     }
 
-    /// Number of frames of a lap of the TX ring.
+    /// Number of frames until ring and lanes have been gone around.
     pub fn lap(&self) -> u32 {
-        self.laps.per_lap
+        self.around
+    }
+
+    /// Number of calls that were made because one had not taken all that was sent.
+    pub fn repeated(&self) -> u64 {
+        self.repeated
     }
 
     /// The frame of a number in the ring, to one of these ports.
@@ -184,22 +204,23 @@ impl<'a> Traffic<'a> {
     /// The switch takes nothing.
     #[inline(always)]
     pub fn step(&mut self) {
-        let next = self.laps.next(self.batch);
+        let next = self.laps.next(self.case.batch);
         self.producer.store(next, Release);
-        let mut left = u64::from(self.batch);
-        let Arguments {
-            vcpu,
-            request: word,
-            flags,
-        } = self.arguments;
         loop {
-            let taken = request(self.base, &self.caller, vcpu, word, left, flags);
-            left = left.wrapping_sub(taken);
-            if left == 0 {
+            let most = MAX_TX_FRAMES.into();
+            let taken = self.service.call(self.request, most, self.flags);
+            if self.consumer.load(Acquire) == next {
                 break;
             }
-            assert!(taken != 0, "the switch takes nothing");
+            assert!(taken != Some(0), "the switch takes nothing");
+            self.repeated += 1;
         }
+        self.receive();
+    }
+
+    /// Receives all that was sent.
+    #[inline(always)]
+    fn receive(&self) {
         for (published, consumed) in &self.receivers {
             let published = Published::from_word(published.load(Acquire));
             consumed.store(published.position, Release);
@@ -211,7 +232,7 @@ impl<'a> Traffic<'a> {
         for _ in 0..steps {
             self.step();
         }
-        self.sent += steps * u64::from(self.batch);
+        self.sent += steps * u64::from(self.case.batch);
     }
 
     /// Checks that all frames that were sent have arrived, unchanged: else nothing was measured.
@@ -263,38 +284,4 @@ impl<'a> Traffic<'a> {
         // The byte behind the type is 7 * 0 + the frame's number.
         self.frame(&one, number) == found
     }
-}
-
-/// The arguments of a call. They are no constants, for which the compiler could make a switch of
-/// its own.
-#[derive(Clone, Copy, Debug)]
-struct Arguments {
-    vcpu: u32,
-    request: u64,
-    flags: u64,
-}
-
-impl Arguments {
-    fn new(caller: Credentials) -> Arguments {
-        Arguments {
-            vcpu: black_box(0),
-            request: black_box(caller.secret().request(OP_TX)),
-            flags: black_box(tx_flags(0, true)),
-        }
-    }
-}
-
-/// The call itself, with a name by which a profiler finds it.
-#[inline(never)]
-fn request(
-    base: *mut u8,
-    caller: &Credentials,
-    vcpu: u32,
-    word: u64,
-    count: u64,
-    flags: u64,
-) -> u64 {
-    // SAFETY: the credentials are those of a tenant of the NIC whose memory begins at `base`; all
-    // of it is accessed atomically, and one thread alone makes calls of the port.
-    unsafe { serve(base, caller, vcpu, word, count, flags) }
 }

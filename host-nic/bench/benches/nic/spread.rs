@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 /// The spread of some values.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Spread {
     /// The median.
     pub median: f64,
@@ -30,10 +30,6 @@ impl Spread {
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:6.3} ({:5.2} .. {:5.2})",
-            self.median, self.p10, self.p90
-        )
+        write!(f, "{:.2} ({:.2} .. {:.2})", self.median, self.p10, self.p90)
     }
 }
