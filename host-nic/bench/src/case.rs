@@ -61,13 +61,13 @@ pub enum CaseError {
     #[error(transparent)]
     Geometry(#[from] GeometryError),
     /// A ring or lane is too small.
-    #[error("a batch of {batch} frames of {length} bytes does not fit into {size} bytes")]
-    Batch {
-        /// Number of frames of a batch.
-        batch: u32,
+    #[error("{frames} frames of {length} bytes do not fit into a ring or lane of {size} bytes")]
+    Size {
+        /// Number of frames of a batch that come there.
+        frames: u32,
         /// Length of a frame in bytes.
         length: u32,
-        /// Size of the smallest of ring and lane in bytes.
+        /// Size of the ring or lane in bytes.
         size: u32,
     },
 }
@@ -130,30 +130,35 @@ impl Case {
         record_size(self.length) as u32
     }
 
-    /// Geometry of the NIC: the default sizes, or lanes of `lane` bytes.
+    /// Default size of the NIC's TX rings, in bytes.
+    pub const fn default_ring(self) -> u32 {
+        Geometry::default_ring(self.ports, 1)
+    }
+
+    /// Geometry of the NIC: TX rings and lanes of these sizes in bytes, or else of the default ones.
     ///
     /// # Errors
     ///
     /// [`CaseError`]: there is no such NIC, or a batch does not fit into its rings.
-    pub fn geometry(self, lane: Option<u32>) -> Result<Geometry, CaseError> {
-        let Case {
-            ports,
-            length,
-            batch,
-            ..
-        } = self;
-        let ring = Geometry::default_ring(ports, 1);
+    pub fn geometry(self, ring: Option<u32>, lane: Option<u32>) -> Result<Geometry, CaseError> {
+        let Case { ports, length, .. } = self;
+        let ring = ring.unwrap_or_else(|| self.default_ring());
         let lane = lane.unwrap_or_else(|| Geometry::default_lane(ports, 1, ring));
         let geometry = Geometry::new(ports, 1, ring, lane)?;
-        let size = ring.min(lane);
-        match size / self.record() < batch {
-            true => Err(CaseError::Batch {
-                batch,
-                length,
-                size,
-            }),
-            false => Ok(geometry),
+        let in_a_lane = match self.pattern {
+            Pattern::Scatter => self.batch.div_ceil(self.receivers()),
+            Pattern::Unicast | Pattern::Broadcast => self.batch,
+        };
+        for (size, frames) in [(ring, self.batch), (lane, in_a_lane)] {
+            if size / self.record() < frames {
+                return Err(CaseError::Size {
+                    frames,
+                    length,
+                    size,
+                });
+            }
         }
+        Ok(geometry)
     }
 }
 

@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering::Release};
 
-use postern_abi::window::{Geometry, RECORD_ALIGN};
+use postern_abi::window::RECORD_ALIGN;
 
 use crate::case::{Case, Pattern};
 use crate::memory::Pages;
@@ -107,13 +107,13 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// The floor of a case. All rings have the size of the NIC's TX rings.
+    /// The floor of a case. All rings have the default size of the NIC's TX rings.
     ///
     /// # Errors
     ///
     /// The system has not enough memory.
-    pub fn new(case: Case, geometry: Geometry) -> io::Result<Floor> {
-        let ring = |_| Ring::new(geometry.ring());
+    pub fn new(case: Case) -> io::Result<Floor> {
+        let ring = |_| Ring::new(case.default_ring());
         let frame = vec![0xa5; case.length as usize];
         Ok(Floor {
             case,

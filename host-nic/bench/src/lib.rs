@@ -14,7 +14,7 @@
 //! cache lines between the cores of sender and receiver, since one thread plays both.
 //!
 //! The floor's rings are packed as the NIC's are, records of header and frame behind each other, and
-//! have the size of the NIC's TX rings. Floor and NIC have shared memory of their own, and all go around
+//! have the default size of its TX rings. Floor and NIC have shared memory of their own, and all go around
 //! their rings.
 //!
 //! | program | result |

@@ -39,6 +39,9 @@ struct NicOptions {
     /// PATTERN/PORTS/LENGTH/BATCH, such as unicast/2/64/32, scatter/64/1500/8, broadcast/16/64/1
     #[arg(default_values = USUAL)]
     cases: Vec<Case>,
+    /// Size of the NIC's TX rings in bytes, a power of two [default: that of such a NIC]
+    #[arg(long)]
+    ring: Option<u32>,
     /// Size of a lane in bytes, a power of two [default: that of such a NIC]
     #[arg(long)]
     lane: Option<u32>,
@@ -81,7 +84,7 @@ fn main() -> anyhow::Result<()> {
     let (start, load) = (Instant::now(), Load::now());
     let mut report = NicReport::new(HostFacts::here(), load);
     for case in options.cases {
-        match case.geometry(options.lane) {
+        match case.geometry(options.ring, options.lane) {
             Ok(geometry) => {
                 for scope in Scope::ALL {
                     let rounds = measure::rounds(case, geometry, scope, &mut image, &turns);

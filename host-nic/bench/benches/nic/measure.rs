@@ -158,7 +158,7 @@ pub fn rounds(
     let port = geometry.port(0).unwrap();
     let (direct, _) = native.open(port);
     let call = image.call(&view, port);
-    let mut floors = [(); 2].map(|()| Floor::new(case, geometry).unwrap());
+    let mut floors = [(); 2].map(|()| Floor::new(case).unwrap());
     let [memcpy, vector] = &mut floors;
     let lap = memcpy.lap();
     let third = Side::new(case, lap, |steps| memcpy.run(Copy::Memcpy, scope, steps));

@@ -72,7 +72,7 @@ fn pair(length: u32, batch: u32, receivers: [u32; 2], cpus: [usize; 2], turns: &
         length,
         batch,
     };
-    let geometry = case.geometry(None).unwrap();
+    let geometry = case.geometry(None, None).unwrap();
     let nic = BenchNic::new(geometry).unwrap();
     let mut senders = [(0, receivers[0]), (2, receivers[1])].map(|(from, to)| {
         let (direct, _) = nic.open(geometry.port(from).unwrap());

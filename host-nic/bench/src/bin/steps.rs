@@ -38,7 +38,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         return Err("arguments: SCOPE BUILD CASE STEPS".into());
     };
     let (case, steps): (Case, u64) = (case.parse()?, steps.parse()?);
-    let geometry = case.geometry(None)?;
+    let geometry = case.geometry(None, None)?;
     let port = geometry.port(0).expect("port 0 exists");
     if build == "native" {
         let nic = BenchNic::new(geometry)?;
