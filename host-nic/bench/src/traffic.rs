@@ -59,6 +59,9 @@ pub struct Traffic<'a, S> {
     /// Number of frames until ring and lanes have been gone around.
     around: u32,
     receivers: Vec<(&'a AtomicU64, &'a AtomicU32)>,
+    /// Number of frames that are sent until all are received, and of those that are not received.
+    burst: u32,
+    waiting: u32,
     sent: u64,
     repeated: u64,
 }
@@ -121,6 +124,8 @@ impl<'a, S: Service> Traffic<'a, S> {
             },
             around: per_lap.max(geometry.lane() / record * turns),
             receivers: Vec::new(),
+            burst: 1,
+            waiting: 0,
             sent: 0,
             repeated: 0,
         };
@@ -139,6 +144,12 @@ impl<'a, S: Service> Traffic<'a, S> {
         traffic.run(u64::from(traffic.around.div_ceil(case.batch)));
         traffic.repeated = 0;
         traffic
+    }
+
+    /// The same traffic to receivers that look when this many frames or more have been sent, for which
+    /// lanes have room: not after each batch.
+    pub fn received_in_bursts(self, burst: u32) -> Self {
+        Traffic { burst, ..self }
     }
 
     /// Number of frames until ring and lanes have been gone around.
@@ -215,7 +226,11 @@ impl<'a, S: Service> Traffic<'a, S> {
             assert!(taken != Some(0), "the switch takes nothing");
             self.repeated += 1;
         }
-        self.receive();
+        self.waiting += self.case.batch;
+        if self.waiting >= self.burst {
+            self.waiting = 0;
+            self.receive();
+        }
     }
 
     /// Receives all that was sent.

@@ -63,8 +63,12 @@ pub fn measure(turns: &Turns) -> Option<Vec<Pair>> {
     Some(pairs)
 }
 
+/// Number of frames that a receiver takes at once, or more.
+const BURST: u32 = 32;
+
 /// Measures ports 0 and 2 as senders, each on a processor of its own, alone and together, an equal
-/// number of steps. Each plays the receiver of its own frames.
+/// number of steps. Each plays the receiver of its own frames, which takes them in bursts, as one does
+/// that has several senders.
 fn pair(length: u32, batch: u32, receivers: [u32; 2], cpus: [usize; 2], turns: &Turns) -> Pair {
     let case = Case {
         pattern: Pattern::Unicast,
@@ -76,7 +80,7 @@ fn pair(length: u32, batch: u32, receivers: [u32; 2], cpus: [usize; 2], turns: &
     let nic = BenchNic::new(geometry).unwrap();
     let mut senders = [(0, receivers[0]), (2, receivers[1])].map(|(from, to)| {
         let (direct, _) = nic.open(geometry.port(from).unwrap());
-        Traffic::between(&nic, case, from, &[to], direct)
+        Traffic::between(&nic, case, from, &[to], direct).received_in_bursts(BURST)
     });
     // A round takes long beside the starting and stopping of threads.
     let steps = steps_of(&mut senders[0], turns.length * 10);
