@@ -35,6 +35,7 @@ use report::NicReport;
 
 /// Measures frames through the NIC beside plain copies of them.
 #[derive(Debug, Parser)]
+#[command(bin_name = "cargo bench -p postern-nic-bench --")]
 struct NicOptions {
     /// PATTERN/PORTS/LENGTH/BATCH, such as unicast/2/64/32, scatter/64/1500/8, broadcast/16/64/1
     #[arg(default_values = USUAL)]
@@ -94,6 +95,7 @@ fn main() -> anyhow::Result<()> {
             Err(reason) => report.leave_out(case, &reason),
         }
     }
+    anyhow::ensure!(report.has_rows(), "no case was measured");
     if !options.no_threads {
         report.senders(threads::measure(&turns));
     }

@@ -95,6 +95,11 @@ impl NicReport {
         self.rows.push(row);
     }
 
+    /// Whether anything was measured.
+    pub fn has_rows(&self) -> bool {
+        !self.rows.is_empty()
+    }
+
     /// Prints and keeps that a case is left out.
     pub fn leave_out(&mut self, case: Case, reason: &CaseError) {
         print_row(&[
