@@ -58,8 +58,10 @@ pub struct Nic<S> {
     /// The second argument of these requests: the TX queue, and whether frames are held.
     tx_flags: u64,
     tx: TxQueue,
-    /// The RX queues, from the first element on.
-    rx: [Option<RxQueue>; MAX_QUEUES as usize],
+    /// The first RX queue.
+    rx: RxQueue,
+    /// The other RX queues, from the first element on.
+    more_rx: [Option<RxQueue>; MAX_QUEUES as usize - 1],
     when_full: WhenFull,
     /// Number of frames that were written and that the switch had not taken after the last request.
     waiting: u32,
@@ -83,15 +85,16 @@ impl<S: Service> Nic<S> {
         Nic::open(service, window, queue, queue..queue + 1)
     }
 
-    fn open(service: S, window: Window, queue: u32, mut rx_queues: Range<u32>) -> Nic<S> {
-        let rx = array::from_fn(|_| Some(RxQueue::new(window, rx_queues.next()?)));
+    fn open(service: S, window: Window, queue: u32, rx_queues: Range<u32>) -> Nic<S> {
+        let mut more = rx_queues.start + 1..rx_queues.end;
         Nic {
             service,
             window,
             tx_request: window.request(OP_TX),
             tx_flags: tx_flags(queue, false),
             tx: TxQueue::new(window, queue),
-            rx,
+            rx: RxQueue::new(window, rx_queues.start),
+            more_rx: array::from_fn(|_| Some(RxQueue::new(window, more.next()?))),
             when_full: WhenFull::Drop,
             waiting: 0,
             stats: Stats::default(),
@@ -172,12 +175,15 @@ impl<S: Service> Nic<S> {
     /// sent, only counted ([`Stats::bad_length`]).
     #[inline]
     pub fn tx_burst<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> usize {
+        if let [frame] = frames {
+            let result = self.tx.write(frame.as_ref());
+            return self.flush_one(result);
+        }
         let (taken, bad) = self.tx.write_all(frames);
         if bad != 0 {
             self.stats.bad_length += bad as u64;
         }
-        self.waiting += (taken - bad) as u32;
-        self.flush();
+        self.flush((taken - bad) as u32);
         taken
     }
 
@@ -186,13 +192,17 @@ impl<S: Service> Nic<S> {
     /// A frame that is too short or too long for the NIC is only counted ([`Stats::bad_length`]).
     pub fn tx_with(&mut self, header: RecordHeader, frame: &[u8]) -> bool {
         let result = self.tx.write_with(header, frame);
-        match result {
-            Ok(()) => self.waiting += 1,
-            Err(TxError::BadLength(_)) => self.stats.bad_length += 1,
-            Err(TxError::Full) => {}
+        self.flush_one(result) != 0
+    }
+
+    /// Makes requests behind the writing of one frame. Returns 0 if there was no room for it, else 1.
+    #[inline]
+    fn flush_one(&mut self, result: Result<(), TxError>) -> usize {
+        if let Err(TxError::BadLength(_)) = result {
+            self.stats.bad_length += 1;
         }
-        self.flush();
-        result != Err(TxError::Full)
+        self.flush(result.is_ok().into());
+        usize::from(result != Err(TxError::Full))
     }
 
     /// Sends frames whose headers ask for offloads, as [`Nic::tx_burst`] sends finished ones.
@@ -200,33 +210,38 @@ impl<S: Service> Nic<S> {
         &mut self,
         frames: impl IntoIterator<Item = (RecordHeader, &'f [u8])>,
     ) -> usize {
-        let mut written = 0;
+        let (mut taken, mut written) = (0, 0);
         for (header, frame) in frames {
             match self.tx.write_with(header, frame) {
-                Ok(()) => self.waiting += 1,
+                Ok(()) => written += 1,
                 Err(TxError::BadLength(_)) => self.stats.bad_length += 1,
                 Err(TxError::Full) => break,
             }
-            written += 1;
+            taken += 1;
         }
-        self.flush();
-        written
+        self.flush(written);
+        taken
     }
 
-    /// Makes requests until the switch has taken what waits, or takes no more.
+    /// Makes requests until the switch has taken what waits, with `written` frames more than before, or
+    /// takes no more.
     #[inline]
-    fn flush(&mut self) {
+    fn flush(&mut self, written: u32) {
         self.tx.commit();
+        let waiting = self.waiting + written;
         // Padding alone is worth a request: the frame that comes behind it may need its room.
-        if self.waiting == 0 && self.tx.is_empty() {
+        if waiting == 0 && self.tx.is_empty() {
             return;
         }
         let before = self.tx.consumer();
         let result = self.request();
         if self.tx.is_empty() {
-            self.stats.sent += u64::from(self.waiting);
-            self.waiting = 0;
+            self.stats.sent += u64::from(waiting);
+            if self.waiting != 0 {
+                self.waiting = 0;
+            }
         } else {
+            self.waiting = waiting;
             self.flush_rest(before, result);
         }
     }
@@ -282,20 +297,34 @@ impl<S: Service> Nic<S> {
     /// Whether a frame waits to be received.
     #[inline]
     pub fn rx_ready(&self) -> bool {
-        self.rx.iter().flatten().any(RxQueue::ready)
+        self.rx.ready() || self.more_rx.iter().flatten().any(RxQueue::ready)
     }
 
     /// Receives at most `max` frames, gives each to `sink`, and gives their number. The frames of
     /// one TX queue come in the order in which they were sent; TX queues take turns.
     #[inline]
     pub fn rx_burst(&mut self, max: usize, mut sink: impl FnMut(Frame<'_>)) -> usize {
+        let received = self.rx.receive(max, &mut sink);
+        if received.malformed != 0 {
+            self.stats.malformed += received.malformed as u64;
+        }
+        let mut got = received.frames;
+        if self.more_rx[0].is_some() {
+            got += self.rx_more(max - got, &mut sink);
+        }
+        self.stats.received += got as u64;
+        got
+    }
+
+    /// Receives at most `max` frames from the RX queues but the first, and gives their number.
+    #[inline(never)]
+    fn rx_more(&mut self, max: usize, sink: &mut impl FnMut(Frame<'_>)) -> usize {
         let mut got = 0;
-        for queue in self.rx.iter_mut().map_while(Option::as_mut) {
-            let received = queue.receive(max - got, &mut sink);
+        for queue in self.more_rx.iter_mut().map_while(Option::as_mut) {
+            let received = queue.receive(max - got, &mut *sink);
             got += received.frames;
             self.stats.malformed += received.malformed as u64;
         }
-        self.stats.received += got as u64;
         got
     }
 

@@ -94,12 +94,24 @@ pub struct RxQueue {
     geometry: Geometry,
     /// Size of a lane in bytes, less one.
     mask: u32,
-    /// Number of lanes; 0 if they are more than the bits of a word.
-    few_lanes: u32,
+    /// The lane that was the only one in use, the last time that there was one.
+    only: OnlyLane,
     /// Number of the lane whose turn is next.
     next: u32,
-    /// The element of `published` that each lane has when all its records have been read.
-    empty: [u64; MAX_LANES as usize],
+    /// The element of `published` of a lane at position 0.
+    tenancy: u64,
+    /// Position up to which each lane has been read.
+    read: [u32; MAX_LANES as usize + 1],
+}
+
+/// A lane that is the only one in use.
+#[derive(Clone, Copy, Debug)]
+struct OnlyLane {
+    number: u8,
+    /// The word of `used` then, 0 if there is no such lane.
+    used: u64,
+    /// The lane's first byte.
+    ring: *mut u8,
 }
 
 // SAFETY: the pointers lead into the window, whose mapping belongs to no thread and is accessed by
@@ -115,26 +127,30 @@ impl RxQueue {
     pub fn new(window: Window, queue: u32) -> RxQueue {
         let geometry = window.geometry;
         assert!(queue < geometry.queues(), "there is no queue {queue}");
-        let mut empty = [0; MAX_LANES as usize];
-        for (lane, word) in (0..geometry.lanes()).zip(&mut empty) {
+        let mut read = [0; MAX_LANES as usize + 1];
+        for (lane, read) in (0..geometry.lanes()).zip(&mut read) {
             let position = window.word(geometry.consumed_offset(queue, lane));
-            let position = position.load(Ordering::Relaxed) & !(RECORD_ALIGN - 1);
-            let tenancy = window.tenancy;
-            *word = Published { position, tenancy }.word();
+            *read = position.load(Ordering::Relaxed) & !(RECORD_ALIGN - 1);
         }
+        let beginning = Published {
+            position: 0,
+            tenancy: window.tenancy,
+        };
+        let rings = window.at(geometry.lane_offset(queue, 0));
         RxQueue {
             words: window.at(geometry.latest_offset(queue)),
-            rings: window.at(geometry.lane_offset(queue, 0)),
+            rings,
             seen: UNSEEN,
             geometry,
             mask: geometry.lane() - 1,
-            few_lanes: if geometry.lanes() <= 64 {
-                geometry.lanes()
-            } else {
-                0
+            only: OnlyLane {
+                number: 0,
+                used: 0,
+                ring: rings,
             },
             next: 0,
-            empty,
+            tenancy: beginning.word(),
+            read,
         }
     }
 
@@ -162,17 +178,21 @@ impl RxQueue {
         latest.load(Ordering::Acquire)
     }
 
-    /// Bytes that wait in a lane.
+    /// The element of `published` of a lane.
     #[inline(always)]
-    fn waiting(&self, lane: u32) -> u32 {
+    fn published(&self, lane: u32) -> u64 {
         let word = self.long(self.geometry.published_offset(0, lane));
         // Acquire: the records below the position are read next.
-        let word = word.load(Ordering::Acquire);
-        let published = Published::from_word(word);
-        let empty = Published::from_word(self.empty[lane as usize]);
-        let waiting = published.position.wrapping_sub(empty.position);
+        word.load(Ordering::Acquire)
+    }
+
+    /// Bytes that wait in a lane.
+    fn waiting(&self, lane: u32) -> u32 {
+        let published = Published::from_word(self.published(lane));
+        let own = Published::from_word(self.tenancy).tenancy;
+        let waiting = published.position.wrapping_sub(self.read[lane as usize]);
         // A lane of another tenancy is empty, and so is one with an impossible position.
-        let valid = published.tenancy == empty.tenancy && waiting.wrapping_sub(1) <= self.mask;
+        let valid = published.tenancy == own && waiting.wrapping_sub(1) <= self.mask;
         if valid {
             waiting & !(RECORD_ALIGN - 1)
         } else {
@@ -199,7 +219,7 @@ impl RxQueue {
     ///
     /// A queue in which nothing was published since it was found empty costs one look at one word,
     /// however many lanes it has; else the lanes that are in use are looked at.
-    #[inline]
+    #[inline(always)]
     pub fn receive(&mut self, max: usize, mut sink: impl FnMut(Frame<'_>)) -> Received {
         let latest = self.latest();
         if latest == self.seen {
@@ -207,16 +227,22 @@ impl RxQueue {
         }
         self.seen = latest;
         // Most queues have one sender, and the end of the lane is seldom between its records.
-        let lane = (latest >> 32) as u32;
-        if lane < self.few_lanes && self.used(0) == 1 << (lane & 63) && max != 0 {
-            let waiting = self.waiting(lane);
-            let start = Published::from_word(self.empty[lane as usize]).position;
-            let offset = start & self.mask;
-            if waiting != 0 && offset + waiting <= self.mask {
-                let stretch = self.stretch(lane, offset, waiting);
-                let (taken, received) = stretch.take(max, &mut sink);
-                self.pass(lane, start.wrapping_add(taken));
-                if taken != waiting {
+        let only = self.only;
+        if latest >> 32 == u64::from(only.number) && self.used(0) == only.used && max != 0 {
+            let published = self.published(only.number.into());
+            let start = self.read[usize::from(only.number)];
+            let beginning = self.tenancy | u64::from(start);
+            // Both words differ in the bits of an offset alone where they are of one tenancy and the
+            // lane's end does not lie between them.
+            let differ = published.wrapping_sub(1) ^ beginning;
+            if differ <= self.mask.into() && published > beginning {
+                let (offset, waiting) = (start & self.mask, (published - beginning) as u32);
+                let lane = u32::from(only.number);
+                // SAFETY: the lane has so many bytes there, which its end does not cut.
+                let stretch = unsafe { self.stretch(lane, only.ring, offset, waiting) };
+                let (left, received) = stretch.take(max, &mut sink);
+                self.pass(only.number.into(), (published as u32).wrapping_sub(left));
+                if left != 0 {
                     self.seen = UNSEEN;
                 }
                 return received;
@@ -229,6 +255,7 @@ impl RxQueue {
     #[inline(never)]
     fn receive_used(&mut self, max: usize, sink: &mut impl FnMut(Frame<'_>)) -> Received {
         let mut received = Received::default();
+        self.find_only();
         let words = self.geometry.lanes().div_ceil(64);
         let (mut index, turn) = (self.next >> 6, self.next & 63);
         for _ in 0..words {
@@ -263,6 +290,28 @@ impl RxQueue {
         received
     }
 
+    /// Finds the only lane that is in use, if there is one.
+    fn find_only(&mut self) {
+        let used = self.used(0);
+        let lane = used.trailing_zeros();
+        self.only.used = 0;
+        if used.is_power_of_two() && self.geometry.lanes() <= 64 && lane < self.geometry.lanes() {
+            self.only = OnlyLane {
+                number: lane as u8,
+                used,
+                ring: self.ring(lane),
+            };
+        }
+    }
+
+    /// The first byte of a lane of the queue.
+    fn ring(&self, lane: u32) -> *mut u8 {
+        let offset = (lane as usize) << (self.geometry.lane_log() & 31);
+        // SAFETY: the lanes of the queue follow each other in the window, and callers ask for one of
+        // them.
+        unsafe { self.rings.add(offset) }
+    }
+
     /// Takes frames from a lane of `waiting` bytes, until `received` has `max`. Returns whether none
     /// is left of them.
     fn drain(
@@ -273,36 +322,40 @@ impl RxQueue {
         received: &mut Received,
         sink: &mut impl FnMut(Frame<'_>),
     ) -> bool {
-        let start = Published::from_word(self.empty[lane as usize]).position;
+        let start = self.read[lane as usize];
         let (mut offset, mut left) = (start & self.mask, waiting);
         // At most once around the lane's end.
         while left != 0 && received.frames < max {
             let size = left.min(self.mask + 1 - offset);
-            let stretch = self.stretch(lane, offset, size);
-            let (taken, more) = stretch.take(max - received.frames, sink);
+            // SAFETY: the lane has so many bytes there, which its end does not cut.
+            let stretch = unsafe { self.stretch(lane, self.ring(lane), offset, size) };
+            let (rest, more) = stretch.take(max - received.frames, sink);
             received.frames += more.frames;
             received.malformed += more.malformed;
             // Where the next record cannot be found, the rest of the lane is given up.
-            left = if more.malformed != 0 { 0 } else { left - taken };
+            left = if more.malformed != 0 {
+                0
+            } else {
+                left - size + rest
+            };
             offset = 0;
         }
         self.pass(lane, start.wrapping_add(waiting - left));
         left == 0
     }
 
-    /// The records of `size` bytes at an offset of a lane, which its end does not cut.
+    /// The records of `size` bytes at an offset of a lane with this first byte.
+    ///
+    /// # Safety
+    ///
+    /// `ring` is the lane's first byte, and the lane has the bytes.
     #[inline(always)]
-    fn stretch(&self, lane: u32, offset: u32, size: u32) -> Stretch<'_> {
-        // SAFETY: the lanes of the queue follow each other in the window, and the caller says that
-        // the lane has the bytes.
+    unsafe fn stretch(&self, lane: u32, ring: *mut u8, offset: u32, size: u32) -> Stretch<'_> {
+        // SAFETY: the caller promises that the lane has the bytes.
         unsafe {
-            let ring = self
-                .rings
-                .add((lane as usize) << (self.geometry.lane_log() & 31));
-            let at = ring.add(offset as usize);
             Stretch {
-                at,
-                end: at.add(size as usize),
+                at: ring.add(offset as usize),
+                left: size as usize,
                 sender: self.at(self.geometry.sender_offset(0, lane)),
                 _window: PhantomData,
             }
@@ -312,9 +365,7 @@ impl RxQueue {
     /// Tells the NIC that a lane has been read up to a position.
     #[inline(always)]
     fn pass(&mut self, lane: u32, position: u32) {
-        let empty = &mut self.empty[lane as usize];
-        let tenancy = Published::from_word(*empty).tenancy;
-        *empty = Published { position, tenancy }.word();
+        self.read[lane as usize] = position;
         let consumed = self.at(self.geometry.consumed_offset(0, lane));
         // SAFETY: the word lies in the window, aligned.
         let consumed = unsafe { AtomicU32::from_ptr(consumed.cast()) };
@@ -322,26 +373,24 @@ impl RxQueue {
     }
 }
 
-/// Records that follow each other in a lane.
+/// Records that follow each other in a lane: `left` bytes from `at` on, a multiple of 16 bytes from the
+/// lane's beginning. The 16 bytes in which they end lie in the lane, whatever the NIC says.
 struct Stretch<'a> {
     at: *const u8,
-    end: *const u8,
+    left: usize,
     /// The lane's element of `senders`.
     sender: *mut u8,
     _window: PhantomData<&'a Window>,
 }
 
 impl Stretch<'_> {
-    /// Gives at most `max` frames, not 0, to `sink`. Returns the number of bytes that were taken: all
-    /// of them where a record is padding or cannot be.
+    /// Gives at most `max` frames, not 0, to `sink`. Returns the number of bytes that are left: less than
+    /// 16 where a record is padding or cannot be.
     #[inline(always)]
     fn take(mut self, max: usize, sink: &mut impl FnMut(Frame<'_>)) -> (u32, Received) {
-        let start = self.at as usize;
         let mut received = Received::default();
-        let mut budget = max;
         loop {
-            // SAFETY: positions are multiples of 16, so that the 16 bytes of a header lie in what is
-            // left of the stretch.
+            // SAFETY: something is left, so that the 16 bytes of a header lie in the lane.
             let header = unsafe {
                 let word = self.at.cast_mut().cast::<u64>();
                 let first = AtomicU64::from_ptr(word).load(Ordering::Relaxed);
@@ -350,28 +399,28 @@ impl Stretch<'_> {
             };
             let length = header.0 as u32;
             let record = record_size(length) as usize;
-            if length < MIN_FRAME || record > self.end as usize - self.at as usize {
+            if length < MIN_FRAME || record > self.left {
                 // Padding has no length.
                 received.malformed = usize::from(header.1 >> 48 != KIND_PAD.into());
-                self.at = self.end;
+                self.left &= RECORD_ALIGN as usize - 1;
                 break;
             }
             // SAFETY: the record ends in the stretch, and is longer than its header.
             let bytes = unsafe { self.at.add(size_of::<RecordHeader>()) };
             // SAFETY: as above.
             self.at = unsafe { self.at.add(record) };
-            budget -= 1;
+            self.left -= record;
+            received.frames += 1;
             sink(Frame {
                 bytes,
                 header,
                 sender: self.sender,
                 _window: PhantomData,
             });
-            if self.at == self.end || budget == 0 {
+            if self.left == 0 || received.frames == max {
                 break;
             }
         }
-        received.frames = max - budget;
-        ((self.at as usize - start) as u32, received)
+        (self.left as u32, received)
     }
 }

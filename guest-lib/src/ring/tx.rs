@@ -35,6 +35,8 @@ pub struct TxQueue {
     /// Number of bytes that are free behind the producer position, without another look at the
     /// consumer position, up to the ring's end.
     room: u32,
+    /// Length of the longest frame, less that of the shortest.
+    span: usize,
     /// Length of the longest frame, and of the longest large segment.
     longest: [u32; 2],
     queue: u32,
@@ -61,6 +63,7 @@ impl TxQueue {
             mask: geometry.ring() - 1,
             producer,
             room: geometry.ring() - (producer & (geometry.ring() - 1)),
+            span: (geometry.max_frame() - MIN_FRAME) as usize,
             longest: [geometry.max_frame(), geometry.max_segment()],
             queue,
         };
@@ -215,33 +218,31 @@ impl TxQueue {
     /// that it took from the slice, and of those among them that no ring takes.
     #[inline(always)]
     pub fn write_all<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> (usize, usize) {
-        // In registers, which the copies would not leave it otherwise.
-        let (ring, mask, mut producer, mut room) = (self.ring, self.mask, self.producer, self.room);
-        let span = (self.longest[0] - MIN_FRAME) as usize;
+        // In registers, in which the copies would not leave them otherwise.
+        let (mut producer, mut room) = (self.producer, self.room);
         let (mut taken, mut bad) = (0, 0);
-        for frame in frames {
+        while let Some(frame) = frames.get(taken) {
             let frame = frame.as_ref();
-            if frame.len().wrapping_sub(MIN_FRAME as usize) > span {
+            if frame.len().wrapping_sub(MIN_FRAME as usize) > self.span {
                 bad += 1;
-                taken += 1;
-                continue;
-            }
-            let record = record_size(frame.len() as u32) as u32;
-            if record > room {
-                (self.producer, self.room) = (producer, room);
-                let made = self.make_room(record);
-                (producer, room) = (self.producer, self.room);
-                if !made {
-                    break;
+            } else {
+                let record = record_size(frame.len() as u32) as u32;
+                if record > room {
+                    (self.producer, self.room) = (producer, room);
+                    let made = self.make_room(record);
+                    (producer, room) = (self.producer, self.room);
+                    if !made {
+                        break;
+                    }
                 }
+                // SAFETY: as in `write_record`.
+                unsafe {
+                    let at = self.ring.add((producer & self.mask) as usize);
+                    TxQueue::set_record(at, (frame.len() as u64, 0), frame);
+                }
+                producer = producer.wrapping_add(record);
+                room -= record;
             }
-            // SAFETY: as in `write_record`.
-            unsafe {
-                let at = ring.add((producer & mask) as usize);
-                TxQueue::set_record(at, (frame.len() as u64, 0), frame);
-            }
-            producer = producer.wrapping_add(record);
-            room -= record;
             taken += 1;
         }
         (self.producer, self.room) = (producer, room);

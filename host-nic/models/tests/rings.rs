@@ -34,14 +34,17 @@ fn lane(nic: ModelNic) {
     assert_eq!(nic.call(0, 1, true), 1);
     let filled = LONG + 16;
     let state = nic.switch().lane(1, 0).unwrap();
-    state.published.store(filled, Relaxed);
-    state.limit.store(SIZE, Relaxed);
-    let published = Published {
-        position: filled,
-        tenancy: 1,
+    let word = |position| {
+        Published {
+            position,
+            tenancy: 1,
+        }
+        .word()
     };
+    state.published.store(word(filled), Relaxed);
+    state.limit.store(word(SIZE), Relaxed);
     nic.long(1, geometry.published_offset(0, 0))
-        .store(published.word(), Relaxed);
+        .store(word(filled), Relaxed);
     let lane = geometry.lane_offset(0, 0);
     for (index, word) in (0u64..).zip(old()) {
         nic.long(1, lane + index * 8).store(word, Relaxed);

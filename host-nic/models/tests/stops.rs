@@ -100,9 +100,9 @@ fn refill(nic: ModelNic) {
         // read.
         let filled = SIZE - RECORD;
         let lane = nic.switch().lane(1, 0).unwrap();
-        lane.published.store(filled, Relaxed);
-        lane.limit.store(filled, Relaxed);
         let word = u64::from(filled) | 1 << 32;
+        lane.published.store(word, Relaxed);
+        lane.limit.store(word, Relaxed);
         let geometry = nic.geometry;
         nic.long(1, geometry.published_offset(0, 0))
             .store(word, Relaxed);

@@ -4,13 +4,14 @@ use postern_abi::PAGE_SIZE;
 use postern_abi::service::{OP_TX, Secret};
 use postern_abi::window::{
     Geometry, MAX_LANES, MAX_PORTS, MAX_QUEUES, MAX_RING, MAX_SENDERS, MIN_FRAME, PortId,
+    RECORD_ALIGN,
 };
 
 use crate::layout::{
-    LARGE_PAGE, lane_offset, memory_size, sender_offset, sender_stride, state_size, window_offset,
-    window_stride,
+    LARGE_PAGE, lane_offset, last_lane, memory_size, sender_offset, sender_stride, state_size,
+    window_offset, window_stride,
 };
-use crate::state::{LaneState, PortState, SenderState, State, StateError};
+use crate::state::{LaneState, Link, PortState, SenderState, State, StateError};
 
 /// The credentials of a caller, 64 bytes: its port, its tenancy with the secret that its requests
 /// must carry, and where things lie in the NIC's memory. A tenant's grant has them
@@ -38,9 +39,9 @@ pub struct Credentials {
     pub(crate) rings: u32,
     /// Offset in bytes of the first lane in a window.
     pub(crate) lanes: u32,
-    /// Size in bytes of a TX ring, less one.
+    /// Mask of the offset of a record in a TX ring: its size in bytes, less 16.
     pub(crate) ring_mask: u32,
-    /// Size in bytes of a lane, less one.
+    /// Mask of the offset of a record in a lane: its size in bytes, less 16.
     pub(crate) lane_mask: u32,
     /// Offset in bytes of the [`SenderState`](crate::state::SenderState) of the port's first
     /// sender.
@@ -53,8 +54,10 @@ pub struct Credentials {
     pub(crate) windows: u32,
     /// Offset in bytes of the first [`LaneState`].
     pub(crate) lane_states: u32,
-    /// Distance in bytes from one window to the next.
-    pub(crate) window_stride: u64,
+    /// Distance in pages from one window to the next.
+    pub(crate) window_pages: u32,
+    /// Offset in pages of the last lane of the last window.
+    pub(crate) last_page: u32,
 }
 
 /// [`Credentials`] as eight plain words, in the order of memory.
@@ -71,7 +74,7 @@ const _: () = {
     let lanes = size_of::<LaneState>() as u64 * MAX_LANES as u64;
     let most = size_of::<State>() as u64
         + size_of::<PortState>() as u64 * MAX_PORTS as u64
-        + (size_of::<SenderState>() as u64 + senders + lanes) * senders;
+        + (size_of::<SenderState>() as u64 + senders * size_of::<Link>() as u64 + lanes) * senders;
     assert!(most + LARGE_PAGE <= u32::MAX as u64);
 };
 
@@ -96,14 +99,15 @@ impl Credentials {
             sender_stride: sender_stride(geometry) as u32,
             rings: geometry.tx_ring_offset(0) as u32,
             lanes: geometry.lane_offset(0, 0) as u32,
-            ring_mask: geometry.ring() - 1,
-            lane_mask: geometry.lane() - 1,
+            ring_mask: geometry.ring() - RECORD_ALIGN,
+            lane_mask: geometry.lane() - RECORD_ALIGN,
             sender: sender_offset(geometry, geometry.sender(port, 0)) as u32,
             window_page: (window_offset(geometry, port) / PAGE_SIZE) as u32,
             tx_request: secret.request(OP_TX),
             windows: state_size(geometry) as u32,
             lane_states: lane_offset(geometry, 0, 0) as u32,
-            window_stride: window_stride(geometry),
+            window_pages: (window_stride(geometry) / PAGE_SIZE) as u32,
+            last_page: (last_lane(geometry) / PAGE_SIZE) as u32,
         }
     }
 
@@ -203,18 +207,6 @@ impl Credentials {
     #[inline]
     pub const fn port(&self) -> PortId {
         PortId::from_number(self.port)
-    }
-
-    /// Whether the NIC has a port of this number.
-    #[inline(always)]
-    pub(crate) const fn has(&self, port: u8) -> bool {
-        port <= self.last_port
-    }
-
-    /// Whether an RX queue has a lane of this number.
-    #[inline(always)]
-    pub(crate) const fn has_lane(&self, lane: u8) -> bool {
-        lane <= self.last_lane
     }
 
     /// Number of the tenancy for which the port calls. Calls of a former tenancy are refused.

@@ -5,7 +5,7 @@
 //!   0                              State                               state
 //!   port_offset(p)                 PortState of port p                 state
 //!   sender_offset(geometry, s)     SenderState of sender s, then a     state
-//!                                  byte for each RX queue: its lane
+//!                                  Link for each RX queue
 //!   lane_offset(geometry, q, l)    LaneState of lane l of RX queue q   state
 //!   state_size(geometry)           window of port 0                    postern_abi::window
 //!   window_offset(geometry, p)     window of port p                    postern_abi::window
@@ -19,7 +19,7 @@
 use postern_abi::PAGE_SIZE;
 use postern_abi::window::{Geometry, LINE_SIZE, MAX_FRAME, PortId, record_size};
 
-use crate::state::{LaneState, PortState, SenderState, State};
+use crate::state::{LaneState, Link, PortState, SenderState, State};
 
 /// Size in bytes of the slack, the part behind the last window that belongs to nobody. A call
 /// writes a record in one go where a [`LaneState`] says that there is room. If that is wrong,
@@ -69,13 +69,14 @@ pub const fn port_offset(port: u32) -> u64 {
     size_of::<State>() as u64 + port as u64 * size_of::<PortState>() as u64
 }
 
-/// Distance in bytes from one [`SenderState`] to the next: itself and its bytes of RX queues.
+/// Distance in bytes from one [`SenderState`] to the next: itself and its links.
 #[inline]
 pub const fn sender_stride(geometry: Geometry) -> u64 {
-    size_of::<SenderState>() as u64 + (geometry.senders() as u64).next_multiple_of(LINE_SIZE)
+    let links = geometry.senders() as u64 * size_of::<Link>() as u64;
+    size_of::<SenderState>() as u64 + links.next_multiple_of(LINE_SIZE)
 }
 
-/// Offset in bytes of a [`SenderState`], which a byte for each RX queue follows.
+/// Offset in bytes of a [`SenderState`], which a [`Link`] for each RX queue follows.
 #[inline]
 pub const fn sender_offset(geometry: Geometry, sender: u32) -> u64 {
     port_offset(geometry.ports()) + sender as u64 * sender_stride(geometry)
@@ -91,6 +92,12 @@ pub const fn lane_offset(geometry: Geometry, queue: u32, lane: u32) -> u64 {
 /// Offset in bytes of a port's window.
 pub const fn window_offset(geometry: Geometry, port: PortId) -> u64 {
     state_size(geometry) + port.number() as u64 * window_stride(geometry)
+}
+
+/// Offset in bytes of the last lane of the last window.
+pub const fn last_lane(geometry: Geometry) -> u64 {
+    let windows = state_size(geometry) + geometry.ports() as u64 * window_stride(geometry);
+    windows - padding(geometry) - geometry.lane() as u64
 }
 
 /// Size in bytes of a NIC's memory: switch state, then the windows of all ports with their padding,
@@ -131,7 +138,8 @@ mod tests {
         };
         println!("256 ports: {} KiB", memory(256) >> 10);
         assert!(memory(256) <= 160 << 20);
-        // Of what grows with the square there is a byte for each pair of a sender and an RX queue.
-        assert!(memory(256) - memory(128) <= memory(128) + (256 * 256));
+        // Of what grows with the square there is a link for each pair of a sender and an RX queue.
+        let links = 256 * 256 * size_of::<Link>() as u64;
+        assert!(memory(256) - memory(128) <= memory(128) + links);
     }
 }

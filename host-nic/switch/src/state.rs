@@ -16,8 +16,8 @@
 //!   SenderState  position of the TX queue, and how    calls for the queue   calls for the queue,
 //!   of each        far its first frame came (a line)                        host
 //!   vCPU         counters, drops by cause             calls of the vCPU     host
-//!                cached routes, and the lane that     calls of the vCPU     calls of the vCPU
-//!                  it has in each RX queue
+//!                cached routes, and links to its      calls of the vCPU     calls of the vCPU
+//!                  lanes in all RX queues
 //!   LaneState    holder                               calls that want one,  all calls
 //!   of each                                           host
 //!   lane (line)  positions, counters                  calls of the holder   host
@@ -30,7 +30,7 @@
 //! may both take a frame: their port sends it twice. Nothing here is believed further than a mask:
 //! whatever the words hold, the switch stays inside the NIC's memory.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use postern_abi::ABI_VERSION;
 use postern_abi::service::Secret;
@@ -274,8 +274,8 @@ pub const SOURCE_FIXED: u64 = 1 << 63;
 pub const SOURCE_OWN: u64 = 1 << 62;
 
 /// The state of a sender: what calls of one vCPU keep from one call to the next, and the position
-/// of the TX queue of the same number. In memory, a byte for each RX queue follows it: the number
-/// of the lane that the sender had there last. Whether it still has it, [`LaneState::holder`] says.
+/// of the TX queue of the same number. In memory, a [`Link`] for each RX queue follows it: to the lane
+/// that the sender had there last. Whether it still has it, [`LaneState::holder`] says.
 #[repr(C, align(64))]
 pub struct SenderState {
     /// Position up to which the TX queue's records were taken, the NIC's own copy.
@@ -318,22 +318,38 @@ impl core::fmt::Debug for SenderState {
 }
 
 /// Number of routes in a sender's cache, a power of two.
-pub const CACHED_ROUTES: usize = 16;
+pub const CACHED_ROUTES: usize = 64;
 
-/// A cached route: the port to which frames of a sender with certain addresses went. Misleading
-/// content, however it came about, only sends that sender's own frames elsewhere.
-#[repr(C)]
+/// A cached route: the lane in which frames of a sender with certain addresses went. Misleading
+/// content, however it came about, only sends that sender's own frames elsewhere in the NIC's memory.
+#[repr(C, align(64))]
 #[derive(Debug)]
 pub struct CachedRoute {
     /// Bytes 0 to 7 of the frames: destination, and the first two bytes of the source.
     pub first: AtomicU64,
+    /// [`State::generation`] in which the route was found; it is void in any other.
+    pub generation: AtomicU64,
     /// Bytes 8 to 11 of the frames: the other four bytes of the source.
     pub second: AtomicU32,
-    /// Number of the port, and behind the lowest byte that of the sender's lane there.
-    pub port_and_lane: AtomicU32,
-    /// [`State::generation`] in which the port was found; the route is void in any other.
-    pub generation: AtomicU64,
-    pad: AtomicU64,
+    /// The lane; none if the frames go to all other ports that have a tenant.
+    pub link: Link,
+    pad: [AtomicU32; 7],
+}
+
+/// A link: where a lane is of which a sender is the holder. Misleading content, however it came about,
+/// only sends that sender's own frames elsewhere in the NIC's memory.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Link {
+    /// Offset of the [`LaneState`], in bytes; 0 if the link leads to no lane.
+    pub state: AtomicU32,
+    /// Offset of the page with the RX queue's words, in pages.
+    pub words: AtomicU32,
+    /// Offset of the lane's first byte, in pages.
+    pub ring: AtomicU32,
+    /// Number of the lane in the RX queue.
+    pub lane: AtomicU8,
+    reserved: [AtomicU8; 3],
 }
 
 /// The state of a lane, on the side of its holder. Positions are those of [`postern_abi::window`].
@@ -346,21 +362,13 @@ pub struct CachedRoute {
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct LaneState {
-    /// Position up to which the lane was published, the NIC's own copy. It is stored before the one
-    /// in the window.
-    pub published: AtomicU32,
-    /// Position up to which the lane is filled, while a call has left it for another lane.
-    pub position: AtomicU32,
-    /// The receiver's consumer position when it was last read and found valid.
-    pub consumed: AtomicU32,
-    /// Position up to which records may be written without another look at the consumer position;
-    /// not beyond the lane's end.
-    pub limit: AtomicU32,
-    /// The receiver's tenancy that the positions belong to.
-    pub tenancy: AtomicU32,
-    /// Number of the sender that has the lane, plus 1, or that had it last, with [`LANE_FREE`]; 0 if
-    /// none has ever had it.
-    pub holder: AtomicU32,
+    /// Position up to which the lane was published, and the receiver's tenancy that the lane's
+    /// positions belong to: the NIC's own copy of a [`Published`](postern_abi::window::Published)
+    /// word, stored before the one in the window.
+    pub published: AtomicU64,
+    /// Position up to which records may be written without another look at the consumer position,
+    /// not beyond the lane's end, and the same tenancy: a word of the same form.
+    pub limit: AtomicU64,
     /// Number of frames delivered.
     pub frames: AtomicU64,
     /// Number of bytes of the frames delivered.
@@ -368,6 +376,11 @@ pub struct LaneState {
     /// Number of frames dropped because the lane had no room, or its consumer position was out of
     /// range.
     pub drops: AtomicU64,
+    /// Position up to which the lane is filled, while a call has left it for another lane.
+    pub position: AtomicU32,
+    /// Number of the sender that has the lane, plus 1, or that had it last, with [`LANE_FREE`]; 0 if
+    /// none has ever had it.
+    pub holder: AtomicU32,
     /// Of lane 0 of a queue: not 0 if a sender found that all lanes of the queue are others'.
     pub wanted: AtomicU64,
     /// While the lane is taken from its holder ([`LANE_NOTED`]): number of the holder's calls that had
@@ -388,7 +401,7 @@ const _: () = assert!(core::mem::offset_of!(State, clock) == 64);
 const _: () = assert!(core::mem::offset_of!(State, attached) == 128);
 const _: () = assert!(core::mem::offset_of!(State, tenancy) == 192);
 const _: () = assert!(size_of::<LaneState>() == 64);
-const _: () = assert!(size_of::<SenderState>() == 768);
+const _: () = assert!(size_of::<CachedRoute>() == 64 && size_of::<Link>() == 16);
 
 impl State {
     /// The state at the start of a NIC's memory.

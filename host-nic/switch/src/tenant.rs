@@ -131,7 +131,7 @@ impl Switch<'_> {
                     self.consumed(port, queue, lane),
                 );
                 if let (Some(lane), Some(published), Some(consumed)) = words {
-                    let position = lane.published.load(Relaxed);
+                    let position = Published::from_word(lane.published.load(Relaxed)).position;
                     published.store(Published { position, tenancy }.word(), Relaxed);
                     consumed.store(position, Relaxed);
                 }
@@ -163,8 +163,8 @@ impl Switch<'_> {
         let senders = (0..geometry.queues()).map(|queue| geometry.sender(port, queue));
         for sender in senders {
             for queue in 0..geometry.senders() {
-                if let Some(byte) = self.lane_byte(sender, queue) {
-                    byte.store(0, Relaxed);
+                if let Some(link) = self.link(sender, queue) {
+                    link.state.store(0, Relaxed);
                 }
                 if let Some((_, lane)) = self.lane_from(sender, queue) {
                     // Release: the next holder sees the positions where this one left them.

@@ -199,9 +199,10 @@ fn a_call_can_stop_after_any_instruction() {
         }
         println!("{build:?}: {steps} instructions, {states} states of the memory");
         // The steps went through the whole call: from no visible frame to all, with stops between
-        // the publications and the end.
+        // the publications of runs and the end.
         visible.dedup();
-        assert_eq!(visible, [0, 4, 8]);
+        assert!(visible.is_sorted(), "{visible:?}");
+        assert!(matches!(visible[..], [0, _, .., 8]), "{visible:?}");
         assert!(again > 0);
         assert!(steps > 500, "{steps}");
     }

@@ -302,7 +302,7 @@ fn near_the_end(nic: &TestNic, model: &mut Model, start: u32) {
                 .lane(to, sender)
                 .unwrap()
                 .published
-                .store(start, Relaxed);
+                .store(start.into(), Relaxed);
         }
         for port in 0..PORTS {
             let lane = model.lanes.entry((sender, port)).or_default();
@@ -429,7 +429,7 @@ fn long_bursts_keep_their_order() {
             .store(near_end, Relaxed);
         for to in 0..2 {
             let lane = nic.switch().lane(to, sender).unwrap();
-            lane.published.store(near_end, Relaxed);
+            lane.published.store(near_end.into(), Relaxed);
         }
     }
     let mut sender = Guest::attach(&nic, 0, 1);

@@ -157,7 +157,7 @@ impl ModelNic {
         self.share_longs(to, self.geometry.latest_offset(0), 8);
         self.share_longs(to, self.geometry.published_offset(0, from), 8);
         self.share_word(to, self.geometry.consumed_offset(0, from));
-        share_one_way(self.published_state(from, to), 4);
+        share_one_way(self.published_state(from, to), 8);
     }
 
     /// Address of the NIC's own copy of a lane's published position.

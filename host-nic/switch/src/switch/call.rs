@@ -1,7 +1,7 @@
 //! One call of a sender: the words that do not change during it, and the memory that it works on.
 
 use crate::sync::{
-    AtomicU8, AtomicU32,
+    AtomicU32,
     Ordering::{Relaxed, Release},
 };
 
@@ -9,7 +9,7 @@ use postern_abi::window::PortId;
 
 use crate::credentials::Credentials;
 use crate::layout::port_offset;
-use crate::state::{PortState, SenderState, State, add};
+use crate::state::{Link, PortState, SenderState, State, add};
 
 /// One call of a sender: a request of one vCPU, from its entry into the switch to its end.
 #[derive(Clone, Copy)]
@@ -55,20 +55,11 @@ impl<'a> Call<'a> {
         unsafe { self.sender_of(self.vcpu) }
     }
 
-    /// The byte for an RX queue, numbered in the whole NIC, that follows the state of the sender that
-    /// calls: the number of the lane that it had there last, plus 1, or 0.
-    ///
-    /// # Safety
-    ///
-    /// The NIC has the queue.
+    /// The link of the sender that calls to its lane in RX queue 0 of the NIC, which those to the lanes
+    /// in all other queues follow.
     #[inline(always)]
-    pub unsafe fn lane_byte(&self, queue: u32) -> &'a AtomicU8 {
-        // SAFETY: as many bytes as the NIC has RX queues follow the state of the calling sender, and
-        // the caller promises that the NIC has this queue.
-        unsafe {
-            let bytes = (&raw const *self.sender()).add(1).cast::<u8>();
-            AtomicU8::from_ptr(bytes.add(queue as usize).cast_mut())
-        }
+    pub fn links(&self) -> *const Link {
+        (&raw const *self.sender()).wrapping_add(1).cast()
     }
 
     /// Number in the whole NIC of the sender that calls.

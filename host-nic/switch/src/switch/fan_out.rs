@@ -4,33 +4,41 @@ use core::mem::MaybeUninit;
 
 use postern_abi::service::{MAX_TX_BYTES, MAX_TX_COPIES};
 
+use postern_abi::window::PortId;
+
 use super::call::Call;
-use super::lanes::Lanes;
+use super::holder::HeldLanes;
+use super::lane::{Ends, Lane};
 use super::progress::Progress;
 use super::records::{Addresses, Frame, Records};
-use super::run::Run;
 use super::sets::PortSet;
+use crate::state::Cause;
+use crate::sync::Ordering::Relaxed;
 
 /// Most frames that are collected before they are copied.
 const MAX_COLLECTED: usize = 32;
 
 impl<'a> Call<'a> {
     /// Takes a run of frames with these addresses, and copies it to each of the ports.
+    ///
+    /// # Safety
+    ///
+    /// The NIC has all of the ports.
     #[inline(never)]
-    pub fn fan_out(
+    pub unsafe fn fan_out(
         &self,
         records: &mut Records,
         ports: PortSet,
         addresses: Addresses,
         progress: &mut Progress,
-        lanes: &mut Lanes<'a>,
     ) {
-        let copies = ports.count();
-        // Most runs are short of the limit on copies, whatever is collected.
-        let is_far = progress.copies + copies * (MAX_COLLECTED as u32) < MAX_TX_COPIES;
-        let most = match is_far {
-            true => MAX_COLLECTED,
-            false => progress.frames_to(copies) as usize,
+        // Counting takes longer than an estimate, and most runs are short of the limit on copies, whatever
+        // is collected.
+        let estimate = self.caller.geometry().ports();
+        let is_far = progress.copies + estimate * (MAX_COLLECTED as u32) < MAX_TX_COPIES;
+        let (copies, most) = match is_far {
+            true => (estimate, MAX_COLLECTED),
+            false => (ports.count(), progress.frames_to(ports.count()) as usize),
         };
         let mut frames = [const { MaybeUninit::<Frame>::uninit() }; MAX_COLLECTED];
         let mut count = 0;
@@ -60,61 +68,118 @@ impl<'a> Call<'a> {
         // below 64.
         let frames: &[Frame] =
             unsafe { core::slice::from_raw_parts(frames.as_ptr().cast(), count as usize & 63) };
-        self.copy_to_each(frames, ports, lanes);
+        let Some((first, others)) = frames.split_first() else {
+            return;
+        };
+        // Values of their own, whose words stay in registers.
+        let call = *self;
+        let held = call.held_lanes();
+        let mut copies = 0;
+        ports.for_each(|port| {
+            // SAFETY: the caller vouches for the ports.
+            unsafe { call.copy_to(&held, port, first, others) };
+            copies += 1;
+        });
         progress.copied = progress
             .copied
             .wrapping_add(bytes.wrapping_mul(copies.into()));
         progress.count_copies(count.wrapping_mul(copies));
     }
 
-    /// Copies frames to each of the ports.
-    #[inline(never)]
-    fn copy_to_each(&self, frames: &[Frame], mut ports: PortSet, lanes: &mut Lanes<'a>) {
-        while let Some(port) = ports.pop() {
-            let lane = match lanes.open(self, port, 0) {
-                Ok(lane) => lane,
-                Err(cause) => {
-                    self.sender().count(cause, frames.len() as u64);
-                    continue;
-                }
-            };
-            let mut room = lane.room(self);
-            // The run that was not counted yet: the room that it began with, its frames and bytes.
-            let (mut begun, mut count, mut bytes) = (room.left, 0, 0);
-            for frame in frames {
-                if frame.size() > room.left {
-                    lane.advance(&copied(begun - room.left, count, bytes));
-                    let made = lane.make_room(self, frame.size());
-                    // Padding may have moved the lane's position even where the room is too small.
-                    room = lane.room(self);
-                    (begun, count, bytes) = (room.left, 0, 0);
-                    if let Err(cause) = made {
-                        lane.refuse(self, cause);
-                        continue;
-                    }
-                }
-                // SAFETY: the room has `frame.size()` bytes or more, aligned to 16. The frame's
-                // record lies in the ring that it was read from, which stays readable during the
-                // call.
-                unsafe {
-                    frame.write(room.to);
-                    room.to = room.to.add(frame.size());
-                }
-                room.left -= frame.size();
-                count += 1;
-                bytes += frame.length as u64;
-            }
-            lane.advance(&copied(begun - room.left, count, bytes));
+    /// Copies frames to a port, and publishes them there.
+    ///
+    /// # Safety
+    ///
+    /// The NIC has the port.
+    #[inline(always)]
+    unsafe fn copy_to(
+        &self,
+        held: &HeldLanes<'_, 'a>,
+        port: PortId,
+        first: &Frame,
+        others: &[Frame],
+    ) {
+        // SAFETY: the caller promises that the NIC has the port. Frames are fanned out where each port
+        // has one queue; elsewhere the number of a port is that of some queue, too.
+        match unsafe { held.ready(port, port.number(), false) } {
+            Some(ends) => self.copy_into(&ends, first, others),
+            // SAFETY: likewise.
+            None => unsafe { self.prepare_and_copy_to(port, first, others) },
         }
     }
-}
 
-/// A run of so many frames, with this many bytes of records and of frames.
-const fn copied(size: usize, frames: u32, bytes: u64) -> Run {
-    Run {
-        size,
-        frames,
-        bytes,
-        ..Run::NOTHING
+    /// Copies frames to a port in whose queue 0 the sender has no lane that is ready.
+    ///
+    /// # Safety
+    ///
+    /// The NIC has the port.
+    #[cold]
+    #[inline(never)]
+    unsafe fn prepare_and_copy_to(&self, port: PortId, first: &Frame, others: &[Frame]) {
+        // SAFETY: the caller promises that the NIC has the port, which has a queue 0.
+        match unsafe { self.prepare_lane(port, 0) } {
+            Some(ends) => self.copy_into(&ends, first, others),
+            None => self.sender().count(Cause::NoLane, others.len() as u64 + 1),
+        }
+    }
+
+    /// Copies frames into a lane, and publishes them.
+    #[inline(always)]
+    fn copy_into(&self, ends: &Ends<'a>, first: &Frame, others: &[Frame]) {
+        let mut position = ends.state.published.load(Relaxed);
+        let limit = ends.state.limit.load(Relaxed);
+        let (mut copied, mut bytes) = (0, 0);
+        let mut frame = first;
+        loop {
+            let behind = position.wrapping_add(frame.size() as u64);
+            if behind > limit {
+                self.copy_without_room(ends, (position, copied, bytes), first, others);
+                return;
+            }
+            // SAFETY: the limit says that there is room for the frame's record, which lies in the
+            // ring that it was read from, and that stays readable during the call.
+            unsafe { frame.write_alone(ends.at(self, position as u32)) };
+            position = behind;
+            bytes += frame.length as u64;
+            match others.get(copied) {
+                Some(next) => frame = next,
+                None => break,
+            }
+            copied += 1;
+        }
+        ends.count(copied as u64 + 1, bytes);
+        ends.publish(self, position);
+    }
+
+    /// Goes on with [`Call::copy_into`] behind as many frames as were copied, where the lane has no room
+    /// for the next one without a look at what the receiver has read.
+    #[cold]
+    #[inline(never)]
+    fn copy_without_room(
+        &self,
+        ends: &Ends<'a>,
+        (position, copied, bytes): (u64, usize, u64),
+        first: &Frame,
+        others: &[Frame],
+    ) {
+        if copied != 0 {
+            ends.count(copied as u64, bytes);
+            ends.publish(self, position);
+        }
+        let mut lane = Lane::resume(*ends, 0);
+        let frames = core::iter::once(first).chain(others);
+        for frame in frames.skip(copied) {
+            if frame.size() > lane.room_left()
+                && let Err(cause) = lane.make_room(self, frame.size())
+            {
+                lane.refuse(self, cause);
+                continue;
+            }
+            // SAFETY: the lane has room for the frame's record, which lies in the ring that it was
+            // read from, and that stays readable during the call.
+            unsafe { lane.emit(self, frame) };
+            lane.pass(frame.length as u32);
+        }
+        lane.publish(self);
     }
 }

@@ -5,158 +5,196 @@ use crate::sync::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use postern_abi::PAGE_SIZE;
 use postern_abi::window::{Geometry, PAD_WORD, PortId, Published, RECORD_ALIGN, record_size};
 
 use super::call::Call;
 use super::records::Frame;
-use super::run::{Room, Run};
-use crate::state::{Cause, LaneState, add};
+use super::run::Room;
+use crate::state::{Cause, LaneState, Link, add};
 
 /// The two ends of a lane: the holder's state of it, and the receiver's window that it lies in.
 #[derive(Clone, Copy)]
 pub struct Ends<'a> {
     /// The lane's state, on the holder's side.
     pub state: &'a LaneState,
-    /// First byte of the receiver's window.
-    pub window: *mut u8,
-    /// Number of the RX queue in the receiver's port.
-    pub queue: u32,
+    /// The page of the RX queue's words in the receiver's window.
+    words: *mut u8,
+    /// The lane's first byte in the receiver's window.
+    ring: *mut u8,
     /// Number of the lane in the queue.
     pub lane: u32,
 }
 
 impl<'a> Ends<'a> {
-    /// The ends of a lane of an RX queue of a port.
+    /// The ends of a lane of an RX queue of a port, whose number in the whole NIC is known.
     ///
     /// # Safety
     ///
-    /// The NIC has the port and the queue, and the queue the lane.
+    /// The NIC has the port, the queue and a queue of that number, and all queues have the lane.
     #[inline(always)]
-    pub unsafe fn of(call: &Call<'a>, to: PortId, queue: u32, lane: u32) -> Ends<'a> {
-        // SAFETY: the caller promises that the NIC has all three, which is the contract of `with`
-        // and `state` too.
+    pub unsafe fn of(call: &Call<'a>, to: PortId, queue: u32, number: u32, lane: u32) -> Ends<'a> {
+        let caller = call.caller;
+        let geometry = caller.geometry();
+        let lanes = geometry.lanes();
+        let state = number.wrapping_mul(lanes).wrapping_add(lane);
+        let state = caller.lane_states as usize + state as usize * size_of::<LaneState>();
+        let stride = caller.window_pages as usize * PAGE_SIZE as usize;
+        let window = to.index() * stride + caller.windows as usize;
+        let number = queue.wrapping_mul(lanes).wrapping_add(lane);
+        let ring = caller.lanes as usize + ((number as usize) << (geometry.lane_log() & 31));
+        // SAFETY: the caller promises that the NIC has the lane, so its state, the page of its
+        // queue's words and its ring lie in memory that `serve`'s caller vouched for; every field of
+        // the state is an atomic.
         unsafe {
-            let number = call.caller.geometry().rx_queue(to, queue);
-            Ends::with(call, Ends::state(call, number, lane), to, queue, lane)
+            Ends {
+                state: &*call.base.add(state).cast(),
+                words: call
+                    .base
+                    .add(window + geometry.latest_offset(queue) as usize),
+                ring: call.base.add(window + ring),
+                lane,
+            }
         }
     }
 
-    /// The state of a lane of an RX queue, numbered in the whole NIC.
-    ///
-    /// # Safety
-    ///
-    /// The NIC has the queue, and the queue the lane.
+    /// The ends of the lane that a link leads to, or nothing if it leads to none.
     #[inline(always)]
-    pub unsafe fn state(call: &Call<'a>, queue: u32, lane: u32) -> &'a LaneState {
-        let caller = call.caller;
-        let number = queue.wrapping_mul(caller.geometry().lanes()) + lane;
-        let offset = caller.lane_states as usize + number as usize * size_of::<LaneState>();
-        // SAFETY: the caller promises that the NIC has the lane, so its state lies in memory that
-        // `serve`'s caller vouched for; every field is an atomic.
-        unsafe { &*call.base.add(offset).cast() }
+    pub fn linked(call: &Call<'a>, link: &Link) -> Option<Ends<'a>> {
+        let state = Ends::linked_state(call, link)?;
+        Ends::linked_with(call, link, state)
     }
 
-    /// The ends of the lane whose state is known.
-    ///
-    /// # Safety
-    ///
-    /// The NIC has the port and the queue, the queue has the lane, and `state` is that of the lane.
+    /// [`Ends::linked`], the lane's state alone.
     #[inline(always)]
-    pub unsafe fn with(
-        call: &Call<'a>,
-        state: &'a LaneState,
-        to: PortId,
-        queue: u32,
-        lane: u32,
-    ) -> Ends<'a> {
-        let caller = call.caller;
-        // In this order of additions, only the number of the port has to be kept in a register.
-        let offset = to.index() * caller.window_stride as usize + caller.windows as usize;
-        Ends {
+    pub fn linked_state(call: &Call<'a>, link: &Link) -> Option<&'a LaneState> {
+        let offset = link.state.load(Relaxed);
+        if offset.wrapping_sub(1) >= call.caller.windows {
+            return None;
+        }
+        let line = (size_of::<LaneState>() - 1) as u32;
+        // SAFETY: the state lies in front of the first window or is its beginning, at a multiple of its
+        // size, in memory that `serve`'s caller vouched for; every field is an atomic.
+        Some(unsafe { &*call.base.add((offset & !line) as usize).cast() })
+    }
+
+    /// [`Ends::linked`], where the state is known.
+    #[inline(always)]
+    pub fn linked_with(call: &Call<'a>, link: &Link, state: &'a LaneState) -> Option<Ends<'a>> {
+        Some(Ends {
             state,
-            // SAFETY: the caller promises that the NIC has the port, so its window lies in memory
-            // that `serve`'s caller vouched for.
-            window: unsafe { call.base.add(offset) },
-            queue,
-            lane,
-        }
+            words: Ends::page(call, &link.words)?,
+            ring: Ends::page(call, &link.ring)?,
+            lane: link.lane.load(Relaxed).into(),
+        })
     }
 
-    /// A word of 64 bits of the receiver's window.
+    /// A page of the memory whose number is in a word, if there is such a page.
+    #[inline(always)]
+    fn page(call: &Call<'a>, word: &AtomicU32) -> Option<*mut u8> {
+        let number = word.load(Relaxed);
+        if number > call.caller.last_page {
+            return None;
+        }
+        // SAFETY: the last lane begins at the last page or behind it, and so much lies in memory
+        // that `serve`'s caller vouched for.
+        Some(unsafe { call.base.add(number as usize * PAGE_SIZE as usize) })
+    }
+
+    /// Has a link lead here. It leads to no lane while its words belong to different ones, in case the
+    /// call is stopped here.
+    #[inline]
+    pub fn link(&self, call: &Call<'a>, link: &Link) {
+        let base = call.base as usize;
+        let offset = |address: usize| address.wrapping_sub(base);
+        let page = |address: *mut u8| (offset(address as usize) / PAGE_SIZE as usize) as u32;
+        link.state.store(0, Relaxed);
+        link.words.store(page(self.words), Release);
+        link.ring.store(page(self.ring), Release);
+        link.lane.store(self.lane as u8, Release);
+        let state = offset(&raw const *self.state as usize) as u32;
+        link.state.store(state, Release);
+    }
+
+    /// The address of a word of the receiver's queue, of which queue 0 has the one at this offset.
     ///
     /// # Safety
     ///
-    /// The offset is one of the geometry's, of such a word.
+    /// The offset is one of the geometry's, in the page of queue 0.
     #[inline(always)]
-    unsafe fn long(&self, offset: u64) -> &'a AtomicU64 {
-        // SAFETY: the caller promises that the word lies in the window, aligned.
-        unsafe { AtomicU64::from_ptr(self.window.add(offset as usize).cast()) }
+    unsafe fn at_offset(&self, call: &Call<'a>, offset: u64) -> *mut u8 {
+        let first = call.caller.geometry().latest_offset(0);
+        // SAFETY: the pages of all queues are alike, and this one lies in the memory.
+        unsafe { self.words.add((offset - first) as usize) }
     }
 
-    /// The receiver's word `latest`.
+    /// A word of 64 bits of the receiver's queue, likewise.
+    ///
+    /// # Safety
+    ///
+    /// The offset is one of the geometry's, of such a word in the page of queue 0.
     #[inline(always)]
-    pub fn latest(&self, call: &Call<'a>) -> &'a AtomicU64 {
-        // SAFETY: the NIC has the queue, so the word lies in the window.
-        unsafe { self.long(call.caller.geometry().latest_offset(self.queue)) }
-    }
-
-    /// The lane's element of `published` in the receiver's window.
-    #[inline(always)]
-    pub fn published(&self, call: &Call<'a>) -> &'a AtomicU64 {
-        let geometry = call.caller.geometry();
-        // SAFETY: the NIC has the queue and the lane, so the word lies in the window.
-        unsafe { self.long(geometry.published_offset(self.queue, self.lane)) }
+    unsafe fn long(&self, call: &Call<'a>, offset: u64) -> &'a AtomicU64 {
+        // SAFETY: the caller promises an aligned word.
+        unsafe { AtomicU64::from_ptr(self.at_offset(call, offset).cast()) }
     }
 
     /// The lane's element of `consumed` in the receiver's window.
     #[inline(always)]
     pub fn consumed(&self, call: &Call<'a>) -> &'a AtomicU32 {
-        let geometry = call.caller.geometry();
-        let offset = geometry.consumed_offset(self.queue, self.lane);
-        // SAFETY: the NIC has the queue and the lane, so the word lies in the window, aligned.
-        unsafe { AtomicU32::from_ptr(self.window.add(offset as usize).cast()) }
+        let offset = call.caller.geometry().consumed_offset(0, self.lane);
+        // SAFETY: the offset is that of a word of queue 0, aligned.
+        unsafe { AtomicU32::from_ptr(self.at_offset(call, offset).cast()) }
     }
 
-    /// Tells the receiver that the lane is published up to a position, for a tenancy: first the
-    /// lane's own word, then the one that says where to look.
+    /// Publishes the lane up to a position, for a tenancy, whose word is given: first in the NIC's own
+    /// copy, then in the receiver's window, there first in the lane's own word, then in the one that
+    /// says where to look.
     #[inline(always)]
-    pub fn publish(&self, call: &Call<'a>, published: Published) {
-        self.published(call).store(published.word(), Release);
-        self.latest(call)
-            .store(published.latest(self.lane), Release);
+    pub fn publish(&self, call: &Call<'a>, published: u64) {
+        let geometry = call.caller.geometry();
+        self.state.published.store(published, Release);
+        // SAFETY: both offsets are those of words of queue 0.
+        let (own, latest) = unsafe {
+            let own = self.long(call, geometry.published_offset(0, self.lane));
+            (own, self.long(call, geometry.latest_offset(0)))
+        };
+        own.store(published, Release);
+        latest.store(Published::from_word(published).latest(self.lane), Release);
     }
 
-    /// Address of the lane's byte at a position.
+    /// Counts frames that were written.
+    #[inline(always)]
+    pub fn count(&self, frames: u64, bytes: u64) {
+        add(&self.state.frames, frames);
+        add(&self.state.bytes, bytes);
+    }
+
+    /// Address of the lane's byte at a position, a multiple of 16.
     #[inline(always)]
     pub fn at(&self, call: &Call<'a>, position: u32) -> *mut u8 {
-        let caller = call.caller;
-        let geometry = caller.geometry();
-        let number = self.queue * geometry.lanes() + self.lane;
-        let lane = caller.lanes as usize + ((number as usize) << (geometry.lane_log() & 31));
-        // SAFETY: the lane lies in the window, and the masked position is below the lane's size.
-        unsafe {
-            self.window
-                .add(lane + (position & caller.lane_mask) as usize)
-        }
+        // SAFETY: the masked position is below the lane's size, and so much lies behind `ring` in the
+        // memory.
+        unsafe { self.ring.add((position & call.caller.lane_mask) as usize) }
     }
 
     /// Whether the receiver has read all that is in the lane, for its present tenancy.
     pub fn is_drained(&self, call: &Call<'a>, tenancy: u32) -> bool {
-        self.state.tenancy.load(Relaxed) != tenancy
-            || self.state.published.load(Relaxed) == self.consumed(call).load(Relaxed)
+        let published = Published::from_word(self.state.published.load(Relaxed));
+        published.tenancy != tenancy || published.position == self.consumed(call).load(Relaxed)
     }
 
     /// Tells the receiver that the lane is in use, and whose it is.
     pub fn introduce(&self, call: &Call<'a>) {
         let geometry = call.caller.geometry();
-        let sender = geometry.sender_offset(self.queue, self.lane) as usize;
-        let used = geometry.used_offset(self.queue) + u64::from(self.lane >> 6) * 8;
-        // SAFETY: the NIC has the queue and the lane, so both words lie in the window.
+        let used = geometry.used_offset(0) + u64::from(self.lane >> 6) * 8;
+        // SAFETY: both offsets are those of words of queue 0.
         unsafe {
-            let sender = AtomicU8::from_ptr(self.window.add(sender));
-            sender.store(call.sender_number() as u8, Release);
+            let sender = self.at_offset(call, geometry.sender_offset(0, self.lane));
+            AtomicU8::from_ptr(sender).store(call.sender_number() as u8, Release);
             // Other senders introduce other lanes at the same time.
-            self.long(used).fetch_or(1 << (self.lane & 63), Release);
+            self.long(call, used)
+                .fetch_or(1 << (self.lane & 63), Release);
         }
     }
 
@@ -166,15 +204,27 @@ impl<'a> Ends<'a> {
     #[inline(never)]
     pub fn restart(&self, call: &Call<'a>, tenancy: u32) {
         let position = self.consumed(call).load(Relaxed) & !(RECORD_ALIGN - 1);
+        let word = Published { position, tenancy }.word();
         // This comes first, in case the call is stopped here: no later call then goes by a cached
         // route to a lane whose words do not belong together.
         call.void_cached_routes();
-        self.state.published.store(position, Release);
-        self.state.consumed.store(position, Relaxed);
-        self.state.limit.store(position, Relaxed);
+        self.state.limit.store(word, Release);
         self.introduce(call);
         // This comes last, in case the call is stopped here: the next call then begins anew.
-        self.state.tenancy.store(tenancy, Release);
+        self.state.published.store(word, Release);
+    }
+}
+
+impl LaneState {
+    /// The word of the lane's published position, and what it becomes if a record of `size` bytes is
+    /// published there, if there is room for it without another look at the consumer position. The
+    /// position does not wrap then, so that both have one tenancy.
+    #[inline(always)]
+    pub fn reserve(&self, size: u32) -> Option<(u64, u64)> {
+        let published = self.published.load(Relaxed);
+        let next = published.wrapping_add(size.into());
+        // A call that was stopped may have left a limit below the position, which is no room.
+        (next <= self.limit.load(Relaxed)).then_some((published, next))
     }
 }
 
@@ -183,6 +233,8 @@ pub struct Lane<'a> {
     ends: Ends<'a>,
     /// Number of the RX queue in the whole NIC.
     number: u32,
+    /// The receiver's tenancy that the lane's positions belong to.
+    tenancy: u32,
     /// Position up to which the lane is filled.
     position: u32,
     /// Number of bytes that can be written from there, up to what the receiver has not read or the
@@ -208,36 +260,49 @@ impl<'a> Lane<'a> {
             true => queue,
             false => 0,
         };
+        let number = call.caller.geometry().rx_queue(to, queue);
         // SAFETY: port and queue were compared with the NIC's numbers of them.
-        let ends = unsafe { call.held_lane(to, queue) }?;
-        let state = ends.state;
-        let position = if begun {
-            state.position.load(Relaxed)
-        } else {
-            // Acquire: the positions that a new tenant begins with were written before its tenancy.
-            let tenancy = call.state().tenancy[to.index()].load(Acquire);
-            if state.tenancy.load(Relaxed) != tenancy {
-                ends.restart(call, tenancy);
+        let ends = unsafe {
+            match call.held_lanes().ready(to, number, begun) {
+                Some(ends) => ends,
+                None if begun => return None,
+                None => call.prepare_lane(to, queue)?,
             }
-            // Bytes that a call had filled and not published when it was stopped are filled anew.
-            state.published.load(Relaxed)
         };
-        let mut lane = Lane {
-            ends,
-            number: call.caller.geometry().rx_queue(to, queue),
-            position: position & !(RECORD_ALIGN - 1),
-            room: 0,
-            frames: 0,
-            bytes: 0,
-        };
-        lane.set_room(call, state.consumed.load(Relaxed));
+        let mut lane = Lane::resume(ends, number);
+        if begun {
+            let position = ends.state.position.load(Relaxed) & !(RECORD_ALIGN - 1);
+            lane.room = lane
+                .room
+                .saturating_sub(position.wrapping_sub(lane.position));
+            lane.position = position;
+        }
         Some(lane)
     }
 
-    /// Number of the lane in its RX queue.
+    /// The lane with these ends, to an RX queue of this number in the whole NIC, from where it was
+    /// published. Bytes that a call had filled and not published when it was stopped are filled anew.
+    #[inline(always)]
+    pub fn resume(ends: Ends<'a>, number: u32) -> Lane<'a> {
+        let published = Published::from_word(ends.state.published.load(Relaxed));
+        let limit = Published::from_word(ends.state.limit.load(Relaxed));
+        // A call that was stopped may have left a limit below the position, which is no room.
+        let room = limit.position.wrapping_sub(published.position) as i32;
+        Lane {
+            ends,
+            number,
+            tenancy: published.tenancy,
+            position: published.position & !(RECORD_ALIGN - 1),
+            room: if room < 0 { 0 } else { room as u32 },
+            frames: 0,
+            bytes: 0,
+        }
+    }
+
+    /// The lane's ends.
     #[inline]
-    pub const fn lane(&self) -> u32 {
-        self.ends.lane
+    pub const fn ends(&self) -> Ends<'a> {
+        self.ends
     }
 
     /// Number of the RX queue in the whole NIC.
@@ -282,15 +347,6 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Moves the position behind a run that was copied into the room.
-    #[inline(always)]
-    pub fn advance(&mut self, run: &Run) {
-        self.position = self.position.wrapping_add(run.size as u32);
-        self.room = self.room.wrapping_sub(run.size as u32);
-        self.frames = self.frames.wrapping_add(run.frames);
-        self.bytes = self.bytes.wrapping_add(run.bytes);
-    }
-
     /// Writes a frame into the room, as the sender wrote it. [`Lane::pass`] then passes it.
     ///
     /// # Safety
@@ -329,7 +385,6 @@ impl<'a> Lane<'a> {
         if !self.set_room(call, consumed) {
             return Err(Cause::BadReceiver);
         }
-        self.ends.state.consumed.store(consumed, Relaxed);
         let to_end = geometry.lane() - self.offset(call);
         if (self.room as usize) < size && self.room == to_end && to_end < geometry.lane() {
             // The record goes to the beginning of the lane.
@@ -387,19 +442,18 @@ impl<'a> Lane<'a> {
     /// Counts the frames that were written.
     #[inline(always)]
     fn count(&self) {
-        add(&self.ends.state.frames, self.frames.into());
-        add(&self.ends.state.bytes, self.bytes);
+        self.ends.count(self.frames.into(), self.bytes);
     }
 
-    /// Publishes the records that were written: first in the NIC's own copy of the position, then
-    /// in the receiver's window, with one store that carries the tenancy.
+    /// Publishes the records that were written.
     #[inline(always)]
     pub fn publish(&self, call: &Call<'a>) {
         self.count();
-        let (position, tenancy) = (self.position, self.ends.state.tenancy.load(Relaxed));
-        self.ends.state.published.store(position, Release);
-        self.ends.publish(call, Published { position, tenancy });
-        let limit = position.wrapping_add(self.room);
+        let (position, tenancy) = (self.position, self.tenancy);
+        self.ends
+            .publish(call, Published { position, tenancy }.word());
+        let position = position.wrapping_add(self.room);
+        let limit = Published { position, tenancy }.word();
         self.ends.state.limit.store(limit, Relaxed);
     }
 }

@@ -1,5 +1,5 @@
-//! The lanes that a call fills: one for each RX queue that its frames go to. They are published
-//! together at the end of the call.
+//! The lanes that the slow path fills: one for each RX queue that its frames go to. They are published
+//! together, at the end of the call or where the fast path goes on.
 #![forbid(unsafe_code)]
 use postern_abi::window::PortId;
 

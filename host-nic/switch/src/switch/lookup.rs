@@ -5,6 +5,7 @@ use crate::sync::Ordering::{Relaxed, Release};
 use postern_abi::window::PortId;
 
 use super::call::Call;
+use super::lane::Ends;
 use super::records::Addresses;
 use super::sets::PortSet;
 use crate::fdb::{Key, Station};
@@ -23,7 +24,14 @@ pub enum Route {
     Refused,
 }
 
-impl Call<'_> {
+/// The element of a cache of routes for frames with these addresses: the last byte of the destination
+/// chooses it.
+#[inline(always)]
+fn element(routes: &[CachedRoute; CACHED_ROUTES], addresses: Addresses) -> &CachedRoute {
+    &routes[(addresses.first >> 40) as usize & (CACHED_ROUTES - 1)]
+}
+
+impl<'a> Call<'a> {
     /// Key of the forwarding database.
     #[inline]
     pub fn key(&self) -> Key {
@@ -31,41 +39,52 @@ impl Call<'_> {
         Key::new([key[0].load(Relaxed), key[1].load(Relaxed)])
     }
 
-    /// The element of the sender's cache of routes for frames that begin with these eight bytes.
+    /// The sender's cache of routes.
     #[inline(always)]
-    fn cached_route(&self, first: u64) -> &CachedRoute {
-        &self.sender().routes[(first >> 40) as usize & (CACHED_ROUTES - 1)]
+    pub fn routes(&self) -> &'a [CachedRoute; CACHED_ROUTES] {
+        &self.sender().routes
     }
 
-    /// Looks up the port that frames with these addresses go to, and the sender's lane there, in the
-    /// sender's cache of routes. `first` is bytes 0 to 7 of the frame, `second` bytes 8 to 11.
-    /// Returns nothing if there is no such route or its generation is over. The source of a cached
-    /// route has been learned.
+    /// Looks up the route of frames with these addresses in the sender's cache of routes. Returns
+    /// nothing if there is no such route or its generation is over. The source of a cached route has
+    /// been learned.
     #[inline(always)]
-    pub fn look_up_cached(&self, first: u64, second: u32) -> Option<(PortId, u32)> {
-        let route = self.cached_route(first);
-        let word = route.port_and_lane.load(Relaxed);
-        let (port, lane) = (word as u8, (word >> 8) as u8);
-        let holds = route.first.load(Relaxed) == first
-            && route.second.load(Relaxed) == second
-            && route.generation.load(Relaxed) == self.state().generation.load(Relaxed)
-            && self.caller.has(port)
-            && self.caller.has_lane(lane);
-        holds.then_some((PortId::from_number(port), lane.into()))
+    pub fn cached_route(&self, addresses: Addresses) -> Option<&'a CachedRoute> {
+        self.route_among(self.routes(), addresses)
     }
 
-    /// Puts the port that frames with these addresses go to, as found in this generation of the
-    /// forwarding database, and the sender's lane there into the sender's cache of routes.
+    /// [`Call::cached_route`], where the cache is known.
+    #[inline(always)]
+    pub fn route_among(
+        &self,
+        routes: &'a [CachedRoute; CACHED_ROUTES],
+        addresses: Addresses,
+    ) -> Option<&'a CachedRoute> {
+        let route = element(routes, addresses);
+        let holds = route.first.load(Relaxed) == addresses.first
+            && route.second.load(Relaxed) == addresses.second as u32
+            && route.generation.load(Relaxed) == self.state().generation.load(Relaxed);
+        match holds {
+            true => Some(route),
+            false => None,
+        }
+    }
+
+    /// Puts a route of frames with these addresses, as found in this generation of the forwarding
+    /// database, into the sender's cache of routes: the sender's lane in which they go, or none if they
+    /// go to all other ports.
     #[inline]
-    pub fn cache_route(&self, generation: u64, port: PortId, lane: u32, addresses: Addresses) {
-        let route = self.cached_route(addresses.first);
+    pub fn cache_route(&self, generation: u64, addresses: Addresses, ends: Option<&Ends<'a>>) {
+        let route = element(self.routes(), addresses);
         // The element is void while its words belong to different routes, in case the call is
         // stopped here.
         route.generation.store(0, Relaxed);
         route.first.store(addresses.first, Release);
         route.second.store(addresses.second as u32, Release);
-        let word = port.number() | lane << 8;
-        route.port_and_lane.store(word, Release);
+        match ends {
+            Some(ends) => ends.link(self, &route.link),
+            None => route.link.state.store(0, Release),
+        }
         route.generation.store(generation, Release);
     }
 
@@ -120,8 +139,8 @@ impl Call<'_> {
             && word.load(Relaxed) >> (port.number() & 63) & 1 != 0
     }
 
-    /// The set of all ports with a tenant but the calling one: the ports that a broadcast reaches
-    /// where no policy says otherwise.
+    /// The set of all ports of this NIC with a tenant but the calling one: the ports that a broadcast
+    /// reaches where no policy says otherwise.
     #[cold]
     #[inline(never)]
     pub fn other_ports(&self) -> PortSet {

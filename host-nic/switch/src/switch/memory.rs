@@ -1,13 +1,13 @@
 //! The memory of a switch as the host works with it: every word at its offset, checked.
 
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use postern_abi::service::ERR_BAD_REQUEST;
 use postern_abi::window::{FEATURES, Geometry, PortId};
 
 use crate::credentials::Credentials;
 use crate::layout::{lane_offset, port_offset, sender_offset, window_offset};
-use crate::state::{LaneState, PortState, SenderState, State, StateError};
+use crate::state::{LaneState, Link, PortState, SenderState, State, StateError};
 
 /// The switch in a NIC's memory of a known geometry, as the host sees it.
 #[derive(Clone, Copy)]
@@ -110,18 +110,17 @@ impl<'a> Switch<'a> {
             .find(|(_, state)| Some(state.holder.load(Relaxed)) == holder)
     }
 
-    /// The number, plus 1, of the lane that a sender had last in an RX queue, both numbered in the
-    /// whole NIC, or nothing if the NIC has no such sender or queue.
-    pub(crate) fn lane_byte(&self, sender: u32, queue: u32) -> Option<&'a AtomicU8> {
+    /// The link of a sender to the lane that it had last in an RX queue, both numbered in the whole NIC,
+    /// or nothing if the NIC has no such sender or queue.
+    pub(crate) fn link(&self, sender: u32, queue: u32) -> Option<&'a Link> {
         if sender >= self.geometry.senders() || queue >= self.geometry.senders() {
             return None;
         }
-        let offset = sender_offset(self.geometry, sender) as usize
-            + size_of::<SenderState>()
-            + queue as usize;
-        // SAFETY: as many bytes as there are RX queues follow the state of a sender, in memory that
-        // `from_base`'s caller vouched for.
-        Some(unsafe { AtomicU8::from_ptr(self.base.add(offset)) })
+        let links = sender_offset(self.geometry, sender) as usize + size_of::<SenderState>();
+        let offset = links + queue as usize * size_of::<Link>();
+        // SAFETY: as many links as there are RX queues follow the state of a sender, in memory that
+        // `from_base`'s caller vouched for; every field is an atomic.
+        Some(unsafe { &*self.base.add(offset).cast() })
     }
 
     /// First byte of a port's window, or nothing if the port is not one of this NIC's.

@@ -4,24 +4,24 @@
 //! | step | functions |
 //! | --- | --- |
 //! | take: read a record of a TX ring once, and check it | `Call::tx_records`, `Stretch::read` |
-//! | look up: find the ports that a frame goes to | `Call::look_up_cached`, `Call::look_up` |
+//! | look up: find the ports that a frame goes to | `Call::cached_route`, `Call::look_up` |
 //! | learn: note the port that a frame's source is behind | `Call::learn` |
 //! | fan out: go from one destination to the next | `Call::fan_out` |
-//! | emit: write a frame into the sender's lane at a destination | `Lane::emit`, `run`, `Call::deliver` |
-//! | publish: tell the receivers | `Lane::publish`, `Lanes::publish` |
+//! | emit: write a frame into the sender's lane at a destination | `Frame::write_alone`, `run`, `Call::deliver` |
+//! | publish: tell the receivers | `Ends::publish`, `Lanes::publish` |
 //!
-//! The three functions of `transmit` divide the frames of a request. A frame takes the *fast path*
+//! The functions of `transmit` divide the frames of a request. A frame takes the *fast path*
 //! (`Call::forward_fast`) where its addresses alone decide where it goes, and the *slow path*
 //! (`Call::forward_slow`) where policies, VLANs, several RX queues or offloads decide too.
 //!
-//! Neighbouring frames of a batch mostly have the same addresses, so a call works in *runs*: frames
-//! in a row with the same destination and source. One lookup serves a run. Each of its frames is
-//! read once, checked, and copied at once to where it is received. A run with several destinations
-//! (broadcast, multicast, unknown) is collected first and then copied to one destination after the
-//! other. Copied frames are published at the end of the call, with one store for each lane. So
-//! frames of one sender stay in order at every receiver, broadcast and unicast alike. The passes
-//! are those of VALE (Rizzo, Lettieri: "VALE, a Switched Ethernet for Virtual Machines", CoNEXT
-//! 2012), for one sender at a time.
+//! Neighbouring frames of a batch mostly have the same addresses, so the fast path works in *runs*:
+//! frames in a row with the same destination and source. One lookup serves a run. Each of its frames is
+//! read once, checked, and copied at once to where it is received; then the run is published. A run with
+//! several destinations (broadcast, multicast, unknown) is collected first and then copied to one
+//! destination after the other. The slow path goes frame by frame, and publishes at the end of the
+//! call, or where the fast path goes on, with one store for each lane. So frames of one sender stay in
+//! order at every receiver, broadcast and unicast alike. The passes are those of VALE (Rizzo, Lettieri:
+//! "VALE, a Switched Ethernet for Virtual Machines", CoNEXT 2012), for one sender at a time.
 //!
 //! # Invariants at every instruction
 //!
@@ -82,8 +82,8 @@ use postern_abi::service::{
     ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, TX_QUEUE_SHIFT,
 };
 
-use self::call::Call;
 pub use self::memory::Switch;
+use self::transmit::transmit;
 use crate::credentials::Credentials;
 use crate::state::State;
 
@@ -143,38 +143,15 @@ unsafe fn serve_request(
     if is_tenant && (caller.is_tx(request) || without) {
         #[cfg(feature = "attack-lock")]
         let _held = state.lock();
-        let call = Call {
-            base,
-            caller,
-            vcpu,
-            hold: b & TX_HOLD != 0,
-        };
         // The first vCPU and the first queue exist in every port, so that there is less to compute
         // and to check for them.
-        if vcpu == 0 && b & !TX_HOLD == 0 && a != 0 {
-            let call = Call { vcpu: 0, ..call };
-            call.begin();
-            let taken = match call.transmit_one(0) {
-                Some(()) => 1,
-                None => call.transmit(0, a),
-            };
-            call.end();
-            return taken;
+        if vcpu == 0 && b & !TX_HOLD == 0 {
+            return transmit(base, caller, 0, 0, a, b);
         }
         let queues = caller.geometry().queues();
         let queue = b >> TX_QUEUE_SHIFT;
         if vcpu < queues && queue < queues.into() {
-            call.begin();
-            let one = match a {
-                0 => None,
-                _ => call.transmit_one(queue as u32),
-            };
-            let taken = match one {
-                Some(()) => 1,
-                None => call.transmit(queue as u32, a),
-            };
-            call.end();
-            return taken;
+            return transmit(base, caller, vcpu, queue as u32, a, b);
         }
         return ERR_BAD_REQUEST;
     }

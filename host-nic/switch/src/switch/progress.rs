@@ -43,6 +43,10 @@ pub struct Progress {
     pub queue: u32,
     /// Number of frames that may still be taken.
     pub budget: u32,
+    /// Number of looks at records that are left. Each frame takes one look, and so does padding. More
+    /// are needed only where the guest changes a frame between two looks, which must not keep the call
+    /// from ending.
+    pub looks: u32,
     /// Number of frames that were taken.
     pub taken: u32,
     /// Number of bytes of the frames that were taken.
@@ -68,15 +72,16 @@ pub enum Note {
 }
 
 impl Progress {
-    /// The progress of a call that may take `budget` frames of a TX queue, and has copied `copied`
-    /// bytes of others.
-    pub const fn new(queue: u32, budget: u32, copied: u64) -> Progress {
+    /// The progress of a call that may take `budget` frames of a TX queue.
+    #[inline]
+    pub const fn new(queue: u32, budget: u32) -> Progress {
         Progress {
             queue,
             budget,
+            looks: budget.wrapping_mul(2).wrapping_add(4),
             taken: 0,
             bytes: 0,
-            copied,
+            copied: 0,
             copies: 0,
             note: Note::Nothing,
         }
@@ -106,7 +111,16 @@ impl Progress {
         if frames == 0 { 1 } else { frames }
     }
 
+    /// Whether another record may be looked at, which counts as one look.
+    #[inline]
+    pub fn goes_on(&mut self) -> bool {
+        let goes_on = self.budget != 0 && self.looks != 0 && !self.is_spent();
+        self.looks = self.looks.wrapping_sub(1);
+        goes_on
+    }
+
     /// Counts one frame of `length` bytes as taken.
+    #[inline]
     pub fn count_taken(&mut self, length: u32) {
         self.budget = self.budget.wrapping_sub(1);
         self.taken = self.taken.wrapping_add(1);
@@ -114,6 +128,7 @@ impl Progress {
     }
 
     /// Takes a frame out of its ring, delivered or not.
+    #[inline]
     pub fn take(&mut self, records: &mut Records, frame: &Frame) {
         records.advance(frame.size() as u32);
         self.count_taken(frame.length as u32);
@@ -127,12 +142,13 @@ mod tests {
 
     #[test]
     fn a_call_is_spent_by_copies_or_bytes() {
-        let mut progress = Progress::new(0, 256, 0);
+        let mut progress = Progress::new(0, 256);
         for copies in 1..=MAX_TX_COPIES {
             progress.count_copies(1);
             assert_eq!(progress.is_spent(), copies == MAX_TX_COPIES);
         }
-        let mut progress = Progress::new(0, 256, MAX_TX_BYTES - 1);
+        let mut progress = Progress::new(0, 256);
+        progress.copied = MAX_TX_BYTES - 1;
         assert!(!progress.is_spent());
         progress.copied += 1;
         assert!(progress.is_spent());
@@ -140,7 +156,7 @@ mod tests {
 
     #[test]
     fn several_frames_are_copied_as_long_as_their_copies_are_few() {
-        let mut progress = Progress::new(0, 256, 0);
+        let mut progress = Progress::new(0, 256);
         for ports in 0..=255 {
             let most = progress.frames_to(ports) * ports;
             assert!(most <= MAX_TX_COPIES, "{ports} ports: {most} copies");

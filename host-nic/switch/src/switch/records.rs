@@ -221,12 +221,12 @@ impl Stretch {
         unsafe { Frame::read(self.record, span, |size| size <= self.left) }
     }
 
-    /// Takes a frame that the stretch begins with out of it.
+    /// Takes records of `size` bytes together, which the stretch begins with, out of it.
     #[inline(always)]
-    pub fn pass(&mut self, frame: &Frame) {
-        // SAFETY: `read` found that the frame's record lies in the stretch.
-        self.record = unsafe { self.record.add(frame.size()) };
-        self.left -= frame.size();
+    pub fn pass(&mut self, size: usize) {
+        // SAFETY: `read` found that the records lie in the stretch.
+        self.record = unsafe { self.record.add(size) };
+        self.left -= size;
     }
 }
 
@@ -345,6 +345,7 @@ impl Frame {
 /// # Safety
 ///
 /// The contract of [`Frame::write`].
+#[cold]
 #[inline(never)]
 unsafe fn write_any(record: *const u8, to: *mut u8, length: usize, addresses: Addresses) {
     let frame = Frame {
@@ -385,6 +386,7 @@ unsafe fn write_short(record: *const u8, to: *mut u8, length: usize, second: u64
 ///
 /// The contract of [`Frame::write`], for a frame of `length` bytes, more than 16 and no multiple of
 /// 16.
+#[cold]
 #[inline(never)]
 unsafe fn write_tail(record: *const u8, to: *mut u8, length: usize) {
     let (last, tail) = ((length & !15) + 16, length & 15);

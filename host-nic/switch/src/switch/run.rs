@@ -2,15 +2,6 @@
 
 use super::records::{Addresses, Stretch};
 
-/// The reason why a run ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// No more frames may be taken.
-    Done,
-    /// Another record follows, or none, or the next frame has no room.
-    Other,
-}
-
 /// Room in a lane.
 #[derive(Clone, Copy)]
 pub struct Room {
@@ -29,18 +20,6 @@ pub struct Run {
     pub frames: u32,
     /// Number of bytes of the frames.
     pub bytes: u64,
-    /// The reason why it ended.
-    pub stop: Stop,
-}
-
-impl Run {
-    /// A run of no frame.
-    pub const NOTHING: Run = Run {
-        size: 0,
-        frames: 0,
-        bytes: 0,
-        stop: Stop::Other,
-    };
 }
 
 /// Copies at most `budget` ordinary frames with these addresses, none of them more than `span`
@@ -67,10 +46,6 @@ pub unsafe fn run(from: Stretch, room: Room, addresses: Addresses, span: u16, bu
         size: all.wrapping_sub(left as u32 as usize),
         frames: budget.wrapping_sub(budget_left),
         bytes,
-        stop: match budget_left {
-            0 => Stop::Done,
-            _ => Stop::Other,
-        },
     }
 }
 
@@ -106,7 +81,7 @@ unsafe fn copy(
             frame.write(to);
             to = to.add(frame.size());
         }
-        from.pass(&frame);
+        from.pass(frame.size());
         bytes += frame.length as u64;
         budget = budget.wrapping_sub(1);
         if budget == 0 {

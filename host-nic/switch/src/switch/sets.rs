@@ -143,6 +143,20 @@ impl<T: Member> Set<T> {
         self.words[word] &= !bit;
     }
 
+    /// Calls a function for each member, in the order of their numbers.
+    #[inline(always)]
+    pub fn for_each(&self, mut function: impl FnMut(T)) {
+        let mut base = 0u8;
+        for word in &self.words {
+            let mut word = *word;
+            while word != 0 {
+                function(T::from_number(base | word.trailing_zeros() as u8));
+                word &= word.wrapping_sub(1);
+            }
+            base = base.wrapping_add(64);
+        }
+    }
+
     /// Takes the member with the lowest number out, if there is any.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
@@ -177,6 +191,9 @@ mod tests {
         assert_eq!(rest.words(), [0, 1, 0, 0]);
         assert_eq!(set.count(), 5);
         let mut numbers = Vec::new();
+        set.for_each(|queue| numbers.push(queue.0));
+        assert_eq!(numbers, [0, 63, 64, 192, 255]);
+        numbers.clear();
         while let Some(queue) = set.pop() {
             numbers.push(queue.0);
         }

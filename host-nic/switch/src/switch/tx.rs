@@ -60,9 +60,10 @@ impl<'a> Call<'a> {
         // has.
         let (tx, end, ring) = unsafe { self.tx_queue(queue) };
         let next = tx.next.load(Relaxed) & !(RECORD_ALIGN - 1);
+        let mask = self.caller.geometry().ring() - 1;
         // SAFETY: the ring has the geometry's size, in memory that `serve`'s caller vouched for,
         // and a ring or a lane follows it.
-        let records = unsafe { Records::new(ring, self.caller.ring_mask, next, end) }?;
+        let records = unsafe { Records::new(ring, mask, next, end) }?;
         Some((tx, records))
     }
 

@@ -8,10 +8,10 @@ use postern_abi::PAGE_SIZE;
 use postern_abi::service::{
     ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, TX_MORE, tx_flags,
 };
-use postern_abi::window::{FEATURES, Geometry, LINE_SIZE};
+use postern_abi::window::{FEATURES, Geometry, LINE_SIZE, PortId};
 use postern_switch::credentials::Credentials;
 use postern_switch::layout::{self, memory_size, window_offset};
-use postern_switch::state::{LANE_FREE, LaneState, PortState, State};
+use postern_switch::state::{self, LANE_FREE, LaneState, PortState, SenderState, State};
 use postern_switch::switch::Switch;
 use proptest::prelude::*;
 
@@ -60,6 +60,33 @@ impl Fenced {
     fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is page aligned, open, of that size, and accessed atomically only.
         unsafe { std::slice::from_raw_parts(self.base.cast(), self.size / 8) }
+    }
+}
+
+/// The words of a link, `postern_switch::state::Link`: offset of the state in bytes, of the queue's words
+/// and of the lane in pages, and the number of the lane.
+#[derive(Clone, Copy, Debug)]
+struct Link([u32; 4]);
+
+impl Link {
+    /// The link to a lane of queue 0 of a port.
+    fn to(geometry: Geometry, to: PortId, lane: u32) -> Link {
+        let state = layout::lane_offset(geometry, geometry.rx_queue(to, 0), lane);
+        let window = window_offset(geometry, to);
+        let page = |offset: u64| ((window + offset) / PAGE_SIZE) as u32;
+        let (words, ring) = (geometry.latest_offset(0), geometry.lane_offset(0, lane));
+        Link([state as u32, page(words), page(ring), lane])
+    }
+}
+
+impl Fenced {
+    /// Sets a sender's link to its lane in an RX queue, both numbered in the whole NIC.
+    fn link(&self, geometry: Geometry, sender: u32, queue: u32, Link(words): Link) {
+        let links = layout::sender_offset(geometry, sender) as usize + size_of::<SenderState>();
+        let link = (links + queue as usize * size_of::<state::Link>()) / 8;
+        for (cell, pair) in self.words()[link..].iter().zip(words.chunks(2)) {
+            cell.store(u64::from(pair[0]) | u64::from(pair[1]) << 32, Relaxed);
+        }
     }
 }
 
@@ -146,6 +173,8 @@ proptest! {
         // Positions close enough for calls to do something.
         filled in 0u32..300,
         key: [u64; 2],
+        // Whether the caller has links to lanes, or noise instead.
+        linked: bool,
         // How many of the records are ordinary ones, in 256ths.
         ordinary in 0u64..=256,
         requests in prop::collection::vec((any::<u64>(), 0u32..3, any::<bool>()), 1..4),
@@ -194,7 +223,10 @@ proptest! {
                 2 => lane.holder.store(0, Relaxed),
                 _ => continue,
             }
-            consumed.store(lane.published.load(Relaxed) & !15, Relaxed);
+            consumed.store(lane.published.load(Relaxed) as u32 & !15, Relaxed);
+            if linked {
+                memory.link(geometry, own, queue, Link::to(geometry, to, number));
+            }
         }
         let before_lanes: Vec<Vec<u32>> = (0..geometry.senders())
             .map(|queue| {
@@ -221,6 +253,59 @@ proptest! {
                 prop_assert!(allowed.iter().any(|part| part.contains(&at)), "{at:#x}");
             }
         }
+    }
+
+    /// Wherever links lead, calls end, and stay in the memory.
+    #[test]
+    fn links_lead_anywhere(
+        build in any_build(),
+        seed: u64,
+        // What the links have of the caller's lane, and what is noise in a range in which calls believe
+        // some of it.
+        parts in 0u32..16,
+        noise in prop::array::uniform4(0u32..4000),
+        state in 0u32..400_000,
+    ) {
+        let geometry = geometry(4, 1, SMALL, SMALL);
+        let port = port(1);
+        let caller = Credentials::new(geometry, port, 9, secret(9));
+        let loaded = build.load();
+        let memory = Fenced::new(build, geometry, seed);
+        // SAFETY: the memory is of that geometry.
+        let switch = unsafe { Switch::from_base(memory.base, geometry) };
+        for to in geometry.all_ports() {
+            switch.state().tenancy[to.index()].store(9, Relaxed);
+            for lane in 0..geometry.lanes() {
+                let lane = switch.lane(to.number(), lane).unwrap();
+                lane.holder.store(2, Relaxed);
+                lane.published.store(9 << 32, Relaxed);
+                lane.limit.store(9 << 32 | u64::from(SMALL), Relaxed);
+            }
+            let Link(mut words) = Link::to(geometry, to, 1);
+            let noise = [state, noise[1], noise[2], noise[3]];
+            for (index, (word, noise)) in words.iter_mut().zip(noise).enumerate() {
+                if parts >> index & 1 == 0 {
+                    *word = noise;
+                }
+            }
+            memory.link(geometry, 1, to.number(), Link(words));
+        }
+        switch.state().attached[0].store(0xf, Relaxed);
+        switch.state().mode[1].store(0, Relaxed);
+        let sender = switch.sender(1).unwrap();
+        sender.tx_next.store(0, Relaxed);
+        switch.tx_producer(port, 0).unwrap().store(80, Relaxed);
+        // SAFETY: the ring has that size, and all of it is accessed atomically.
+        let ring = unsafe {
+            std::slice::from_raw_parts(switch.tx_ring(port, 0).unwrap().cast::<AtomicU64>(), 4)
+        };
+        for (cell, word) in ring.iter().zip([64, 0, u64::MAX >> 16, 0x1234_5678]) {
+            cell.store(word, Relaxed);
+        }
+        let request = [caller.secret().request(OP_TX), 1, 0];
+        // SAFETY: the memory is of the caller's geometry.
+        let result = unsafe { loaded.serve(memory.base, &caller, 0, request) };
+        prop_assert_eq!(result & !TX_MORE, 1);
     }
 
     /// Any request of any caller is refused or served.

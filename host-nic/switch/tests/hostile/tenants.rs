@@ -99,7 +99,7 @@ fn a_call_stopped_before_it_publishes_for_a_former_tenant(build: Build) {
         exchange(sender, former, tenancy.into());
         let secret = frame(mac(1), mac(0), 60 * (tenancy as usize % 3 + 1), 1234);
         let lane = nic.switch().lane(1, 0).unwrap();
-        let position = lane.published.load(Relaxed);
+        let position = lane.published.load(Relaxed) as u32;
         let mut new = Guest::attach(&nic, 1, tenancy);
         // The call writes its records before the new tenant's window is cleared, or after that.
         let at = (position & (LARGE - 1)) as usize / 8;
@@ -112,11 +112,11 @@ fn a_call_stopped_before_it_publishes_for_a_former_tenant(build: Build) {
         }
         let position = position.wrapping_add(size as u32);
         lane.position.store(position, Relaxed);
-        lane.published.store(position, Relaxed);
         let word = Published {
             position,
             tenancy: tenancy - 1,
         };
+        lane.published.store(word.word(), Relaxed);
         new.published(0, 0).store(word.word(), Release);
         assert!(new.receive(0, 9).is_empty());
         exchange(sender, &mut new, tenancy.into());
@@ -135,8 +135,8 @@ fn any_position_is_a_beginning(build: Build) {
             sender.tx_next.store(position, Relaxed);
             for to in 0..4 {
                 let lane = nic.switch().lane(to, from).unwrap();
-                lane.published.store(position.wrapping_mul(3), Relaxed);
-                lane.consumed.store(77, Relaxed);
+                let position = u64::from(position.wrapping_mul(3));
+                lane.published.store(position, Relaxed);
             }
         }
         let mut a = Guest::attach(&nic, 0, tenancy);
