@@ -187,8 +187,13 @@ fn routes(nic: ModelNic) {
         other.send(frame(0, OTHER, 0));
         assert_eq!(nic.call(2, 1, true), 1);
         let mut sender = Guest::new(nic, 0, 1, 1);
-        sender.send(frame(1, 0, 1));
-        assert_eq!(nic.call(0, 1, true), 1);
+        // Both lanes are open, and the first station has the element.
+        for (to, tag) in [(OTHER, 2), (1, 1)] {
+            sender.send(frame(to, 0, tag));
+            assert_eq!(nic.call(0, 1, true), 1);
+            sender.send(frame(to, 0, tag));
+            assert_eq!(nic.call(0, 1, true), 1);
+        }
         sender.send(frame(OTHER, 0, 2));
         sent.set(sender.producer);
     };

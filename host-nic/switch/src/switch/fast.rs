@@ -74,12 +74,7 @@ impl<'a> Call<'a> {
 
     /// [`Call::forward_cached`], where the first frame has a cached route: up to the ring's end.
     #[inline(never)]
-    fn forward_run(
-        &self,
-        frame: &Frame,
-        records: &mut Records,
-        progress: &mut Progress,
-    ) -> bool {
+    fn forward_run(&self, frame: &Frame, records: &mut Records, progress: &mut Progress) -> bool {
         // Values of their own, which stay in registers.
         let call = *self;
         let span = call.caller.span;

@@ -207,7 +207,7 @@ impl<'a> Ends<'a> {
         let word = Published { position, tenancy }.word();
         // This comes first, in case the call is stopped here: no later call then goes by a cached
         // route to a lane whose words do not belong together.
-        call.void_cached_routes();
+        call.state().generation.fetch_add(1, Release);
         self.state.limit.store(word, Release);
         self.introduce(call);
         // This comes last, in case the call is stopped here: the next call then begins anew.

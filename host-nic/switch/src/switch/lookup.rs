@@ -88,13 +88,6 @@ impl<'a> Call<'a> {
         route.generation.store(generation, Release);
     }
 
-    /// Empties the sender's cache of routes.
-    pub fn void_cached_routes(&self) {
-        for route in &self.sender().routes {
-            route.generation.store(0, Relaxed);
-        }
-    }
-
     /// Looks up which ports a frame to a station on a switch without VLANs goes to, in the forwarding
     /// database.
     #[inline]
