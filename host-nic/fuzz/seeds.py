@@ -1,15 +1,23 @@
 #!/usr/bin/env python3
 """Writes the first inputs of each fuzz target to corpus/TARGET; what the fuzzer finds is added by hand."""
 import json
+import re
 import struct
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-ABI_VERSION = next(
-    int(line.split("=")[1].strip(" ;\n"))
-    for line in (Path(__file__).parents[2] / "guest-lib/abi/src/lib.rs").open()
-    if "pub const ABI_VERSION" in line
-)
+ABI = Path(__file__).parents[2] / "guest-lib/abi/src"
+
+
+def constant(module, name):
+    """The value of a constant of the crate postern-abi: arithmetic, or eight letters as a number."""
+    source = (ABI / f"{module}.rs").read_text()
+    value = re.search(rf"pub const {name}: \w+ = (.*?);", source).group(1)
+    text = re.fullmatch(r'u(?:32|64)::from_le_bytes\(\*b"(.*)"\)', value)
+    return int.from_bytes(text.group(1).encode(), "little") if text else eval(value)
+
+
+ABI_VERSION = constant("lib", "ABI_VERSION")
 
 
 def write(target, name, data):
@@ -18,26 +26,70 @@ def write(target, name, data):
     (folder / name).write_bytes(data)
 
 
-def ring():
-    def frame(length, to, payload=b"payload.", port=0):
-        return bytes([3 | port << 4]) + struct.pack("<HB", length, to) + payload.ljust(64, b".")
+def policy(vlan=0, acl=0, source=0, mirror=0, ingress=0, egress=0, isolation=0, reserved=0):
+    """The choice of a policy, of the parts in src/policies.rs."""
+    parts = (vlan, acl, source, mirror, ingress, egress, isolation, reserved)
+    return sum(part << (row * 2) for row, part in enumerate(parts))
 
-    call, hold = bytes([5, 0xF8]), bytes([5, 0xF9])
-    drain = bytes([10, 255])
+
+def ring():
+    def frame(length, to, payload=b"payload.", port=0, tags=0, tci=b""):
+        step = 3 | (port & 1) << 4 | (port & 2) << 5
+        return struct.pack("<BHBB", step, length, to, tags) + tci + payload.ljust(64, b".")
+
+    def call(port=0, hold=0):
+        return bytes([5 | (port & 1) << 4 | (port & 2) << 5, 0xF8 | hold])
+
+    def host(kind, data=b"", port=0):
+        return bytes([8, kind | port << 4]) + data
+
+    def set_policy(port, **parts):
+        return host(2, struct.pack("<H", policy(**parts)), port)
+
+    broadcast, reserved, drain, turn = 0x20, 0x30, bytes([10, 255]), host(0)
     for config in range(8):
-        plain = frame(60, 2 | 0 << 2) + frame(1500, 2) + frame(64, 0x80) + call + drain
+        plain = frame(60, 2) + frame(1500, 2) + frame(64, broadcast) + call() + drain
         write("ring", f"plain-{config}", bytes([config]) + plain * 3)
-    full = b"".join(frame(1500, 2) + hold for _ in range(6))
+    full = b"".join(frame(1500, 2) + call(hold=1) for _ in range(6))
     write("ring", "full", b"\0" + full + drain + full)
-    words = b"".join(bytes([2, kind]) + struct.pack("<Hh", 1, 33) for kind in range(6))
-    write("ring", "moved-words", b"\0" + frame(60, 1) + words + call + frame(60, 2) + call + drain)
+    words = b"".join(bytes([2, kind]) + struct.pack("<Hh", 1, 33) for kind in range(8))
+    write("ring", "moved-words", b"\0" + frame(60, 1) + words + call() + frame(60, 2) + call() + drain)
     wild = b"".join(bytes([1, kind]) + struct.pack("<HI", 0, 0xFFFFFFF0) for kind in range(4))
-    write("ring", "wild-words", b"\0" + wild + call + frame(60, 2) + call)
-    tenants = frame(60, 2) + call + bytes([14]) + frame(60, 2) + call + drain + bytes([13]) + frame(60, 2) + call
+    write("ring", "wild-words", b"\0" + wild + call() + frame(60, 2) + call())
+    send = frame(60, 2) + call()
+    tenants = send + bytes([14]) + send + drain + bytes([13]) + send
     write("ring", "tenants", b"\0" + tenants + bytes([15]) + tenants)
-    header = bytes([4]) + struct.pack("<HQQB", 200, 200 | 1 << 32 | 1 << 40, 100 | 34 << 16 | 16 << 32, 2)
-    write("ring", "offload", b"\0" + bytes([12, 15]) + header + bytes(64) + call + drain)
+    header = bytes([4]) + struct.pack("<QQBB", 200 | 1 << 32 | 1 << 40, 100 | 34 << 16 | 16 << 32, 2, 0)
+    write("ring", "offload", b"\0" + bytes([12, 15]) + header + bytes(64) + call() + drain)
     write("ring", "requests", b"\0" + bytes([9, 1, 9]) + struct.pack("<QQ", 2**64 - 1, 2**64 - 1))
+    # Four or eight senders, and one or two lanes at each queue.
+    for config in (0x18, 0x19, 0x28, 0x29):
+        burst = b"".join(frame(60, 2 | port << 2, port=port) + call(port) for port in range(4))
+        write("ring", f"turns-{config:x}", bytes([config]) + (burst + turn + drain + turn) * 3)
+    stopped = host(7) + host(7 | 1 << 3) + turn * 3
+    write("ring", "stopped", b"\x10" + send + stopped + frame(60, 6, port=1) + call(1) + turn + send + drain)
+    # Tags: a VLAN in priority 3, one behind a priority tag, and a service tag.
+    tagged = b"".join(
+        frame(100, to, tags=tags, tci=tci) + call() + drain
+        for to in (2, broadcast)
+        for tags, tci in ((0, b""), (1, b"\x60"), (2, b"\0\7"), (3, b"\0\0\7"), (4, b"\0"), (6, b"\0\5\0"))
+    )
+    for vlans in ((1, 1, 1), (1, 2, 1), (2, 2, 3), (0, 1, 2)):
+        members = b"".join(set_policy(port, vlan=vlan) for port, vlan in enumerate(vlans))
+        write("ring", "vlans-" + "".join(map(str, vlans)), b"\0" + members + tagged)
+    numbers = b"".join(frame(60, reserved, tags=number << 3) + call() for number in (0, 1, 2, 14, 15))
+    relayed = b"".join(numbers + drain + set_policy(0, reserved=choice) for choice in (1, 2, 0))
+    write("ring", "reserved", b"\0" + relayed)
+    for limit in ("ingress", "egress"):
+        later = host(4, struct.pack("<I", 10**9)) + send * 4 + drain
+        write("ring", limit, b"\0" + set_policy(2 if limit == "egress" else 0, **{limit: 1}) + (send * 4 + later) * 3)
+    for lanes in (0, 0x10):
+        mirrors = set_policy(0, mirror=3) + set_policy(1, mirror=3)
+        write("ring", f"mirrors-{lanes:x}", bytes([lanes]) + mirrors + (frame(60, 1) + send + full) * 2 + drain)
+    roles = set_policy(0, isolation=2, source=1) + set_policy(1, isolation=1) + set_policy(2, isolation=2, acl=1)
+    write("ring", "isolation", b"\1" + roles + (send + frame(60, broadcast) + call() + drain) * 2)
+    aged = host(6, b"\1\5", 2) + b"".join(host(5, bytes([tick])) + send for tick in (0, 10, 20, 30))
+    write("ring", "stations", b"\0" + set_policy(0, vlan=2) + aged + drain)
 
 
 def ethernet(payload, ethertype, tags=b""):
@@ -63,20 +115,37 @@ def udp(payload):
 
 
 def descriptor():
-    def record(features, choice, frame, flags=0, gso=0, size=0, start=0, offset=0):
+    def record(features, policies, frame, flags=0, gso=0, size=0, start=0, offset=0):
         first = len(frame) & ~1 | flags << 32 | gso << 40
-        return struct.pack("<BBQQ", features, choice, first, size | start << 16 | offset << 32) + frame
+        return struct.pack("<B3HQQ", features, *policies, first, size | start << 16 | offset << 32) + frame
 
     four, six = ethernet(ipv4(6, tcp(bytes(4000))), 0x800), ethernet(ipv6(6, tcp(bytes(3000))), 0x86DD)
     datagrams = ethernet(ipv4(17, udp(bytes(3000))), 0x800)
     tagged = ethernet(ipv4(17, udp(bytes(40))), 0x800, bytes([0x81, 0, 0, 5]))
-    for choice in (0, 1, 7, 43, 80, 129, 215):
-        write("descriptor", f"tso4-{choice}", record(0x1F, choice, four, 1, 1, 1000, 34, 16))
-        write("descriptor", f"tagged-{choice}", record(0, choice, tagged))
-    write("descriptor", "tso6", record(0xFF, 0, six, 1, 4, 1000, 54, 16))
-    write("descriptor", "uso", record(0x0F, 2, datagrams, 1, 5, 700, 34, 6))
-    write("descriptor", "checksum", record(0x01, 14, four[:200], 1, 0, 0, 34, 16))
-    write("descriptor", "wild", record(0x0F, 0, four, 255, 255, 65535, 65535, 65535))
+    none = (0, 0, 0)
+    policies = {
+        "none": none,
+        "access": [policy(vlan=1)] * 3,
+        "trunk": (policy(vlan=1), policy(vlan=2), policy(vlan=3)),
+        "untag": (policy(vlan=2), policy(vlan=1), policy(vlan=2)),
+        "acl": (policy(acl=1), policy(acl=2), policy(acl=3)),
+        "mirror": (policy(mirror=3), policy(mirror=3), 0),
+        "own-mirror": (policy(mirror=2), policy(mirror=3), policy(mirror=3)),
+        "limit": (policy(ingress=1), policy(egress=2), policy(egress=1)),
+        "large": (policy(ingress=3, vlan=1), policy(egress=3, vlan=2), policy(mirror=1, vlan=2)),
+        "apart": (policy(isolation=2, source=1), policy(isolation=1), policy(isolation=2)),
+    }
+    for name, choice in policies.items():
+        write("descriptor", f"tso4-{name}", record(0x1F, choice, four, 1, 1, 1000, 34, 16))
+        write("descriptor", f"tagged-{name}", record(0, choice, tagged))
+    write("descriptor", "tso6", record(0xFF, none, six, 1, 4, 1000, 54, 16))
+    write("descriptor", "uso", record(0x0F, policies["limit"], datagrams, 1, 5, 700, 34, 6))
+    write("descriptor", "checksum", record(0x01, policies["acl"], four[:200], 1, 0, 0, 34, 16))
+    write("descriptor", "wild", record(0x0F, none, four, 255, 255, 65535, 65535, 65535))
+    lldp = bytes([0x01, 0x80, 0xC2, 0, 0, 0x0E]) + ethernet(bytes(50), 0x88CC)[6:]
+    write("descriptor", "reserved", record(0, (policy(reserved=1), 0, 0), lldp))
+    snap = ethernet(b"\xaa\xaa\3\0\0\0\x08\0" + ipv4(6, tcp(b"x")), 52)
+    write("descriptor", "snap", record(0, policies["acl"], snap))
 
 
 def acl():
@@ -158,14 +227,7 @@ def control():
 
 
 def image():
-    gva = 0x0
-    for line in (Path(__file__).parents[2] / "guest-lib/abi/src/view.rs").open():
-        if "pub const IMAGE_GVA" in line:
-            gva = eval(line.split("=")[1].strip(" ;\n"))
-    magic = b""
-    for line in (Path(__file__).parents[1] / "src/image.rs").open():
-        if 'from_le_bytes(*b"' in line:
-            magic = line.split('*b"')[1].split('"')[0].encode()
+    gva, magic = constant("view", "IMAGE_GVA"), constant("view", "MAGIC").to_bytes(8, "little")
     data = magic + struct.pack("<II", ABI_VERSION, 0) + bytes(48)
     head = lambda entry, count: (
         b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, count, 64, 0, 0)

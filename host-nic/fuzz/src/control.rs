@@ -1,9 +1,12 @@
 //! Records of the owner's socket. Input: a byte that says which kind of record, then the record.
 #![forbid(unsafe_code)]
 
+use postern_abi::window::{Geometry, MIN_RING};
 use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_client::protocol::{Reply, Request};
 use postern_nic_owner::installed_policies::Policies;
+
+use super::nic::FuzzNic;
 
 /// Each kind of record, to which others are easily added.
 const KINDS: [fn(&[u8]); 4] = [request, reply, policy, policies];
@@ -44,7 +47,7 @@ fn policies(record: &[u8]) {
     if let Ok(policies) = serde_json::from_slice::<Policies>(record) {
         let text = serde_json::to_vec(&policies).unwrap();
         assert_eq!(serde_json::from_slice::<Policies>(&text).unwrap(), policies);
-        let nic = super::nic::FuzzNic::new(4, 1, 4096, 4096);
+        let nic = FuzzNic::new(Geometry::new(4, 1, MIN_RING, MIN_RING).unwrap());
         match policies.apply_all(&nic.switch()) {
             Ok(()) => {}
             Err(error) => assert!(!error.to_string().is_empty()),

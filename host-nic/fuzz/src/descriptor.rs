@@ -1,55 +1,35 @@
 //! One record with any header, on a switch with policies, VLANs and features.
 //!
-//! Input: features of sender and receivers, VLANs, the header's two words, then the frame.
+//! Input: features of sender and receiver, policies of the three ports, the header's two words, then
+//! the frame.
 #![forbid(unsafe_code)]
 
 use postern_abi::service::{OP_FEATURES, OP_TX, TX_MORE};
-use postern_abi::window::{FEATURES, RecordHeader, record_size};
+use postern_abi::window::{FEATURES, Geometry, RecordHeader, record_size};
 use postern_fuzz_input::Bytes;
-use postern_nic_client::policy::port::PortPolicy;
 use postern_nic_owner::installed_policies::Policies;
 
 use super::nic::{FuzzNic, port};
+use super::policies::policy;
 
 const RING: u32 = 32 << 10;
 /// Ports of the NIC; the last one agrees on nothing.
 const PORTS: u32 = 3;
 
-/// Policies, one of which an input chooses for each port.
-const POLICIES: [&str; 6] = [
-    "{}",
-    r#"{"vlan": {"access": {"pvid": 5}}}"#,
-    r#"{"vlan": {"trunk": {"pvid": 5, "members": [7, 9], "untagged": [9]}}}"#,
-    r#"{"acl": {"rules": [
-        {"action": "deny", "direction": "ingress", "protocol": 6, "destination_ports": "22"}
-    ]}}"#,
-    r#"{"mirror": 2, "ingress": {"bits_per_second": 1000000, "burst_bytes": 100000}}"#,
-    r#"{"acl": {
-        "rules": [{"action": "permit", "vlan": 5}, {"action": "permit", "protocol": 17}],
-        "default": "deny"
-    }}"#,
-];
-
-/// The policies that can be read: all of them, see the test.
-pub fn policies() -> Vec<Option<PortPolicy>> {
-    let read = |text: &&str| serde_json::from_str(text).ok();
-    POLICIES.iter().map(read).collect()
-}
-
 /// Runs an input.
 pub fn run(data: &[u8]) {
     let mut input = Bytes(data);
-    let [features, choice] = [input.u8(), input.u8()];
+    let (features, choices) = (input.u8(), [0; PORTS as usize].map(|_: u8| input.u16()));
     let header = RecordHeader::from_words(input.u64(), input.u64());
     let frame = input.0;
-    let mut nic = FuzzNic::new(PORTS, 1, RING, RING);
+    let mut nic = FuzzNic::new(Geometry::new(PORTS, 1, RING, RING).unwrap());
     let mut all = Policies::default();
-    let known = policies();
-    for (number, choice) in [(0, choice % 6), (1, choice / 6 % 6), (2, choice / 36 % 6)] {
-        let policy = known[usize::from(choice)].clone().unwrap_or_default();
+    for (number, choice) in (0..PORTS).zip(choices) {
+        let policy = policy(choice);
         // A port that would mirror to itself is refused, and keeps its policy.
-        let refused = all.set(&nic.switch(), port(number), policy).is_err();
-        assert!(!refused || number == 2, "a valid policy");
+        let wrong = policy.mirror == Some(number);
+        let set = all.set(&nic.switch(), port(number), policy);
+        assert_eq!(set.is_err(), wrong, "{set:?}");
     }
     let mut receivers: Vec<_> = (1..PORTS)
         .map(|number| nic.receiver(number, 0).unwrap())

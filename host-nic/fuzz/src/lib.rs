@@ -7,4 +7,5 @@ pub mod control;
 pub mod descriptor;
 pub mod image;
 mod nic;
+pub mod policies;
 pub mod ring;

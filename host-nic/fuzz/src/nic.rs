@@ -41,8 +41,7 @@ pub fn mac(number: u8) -> [u8; 6] {
 
 impl FuzzNic {
     /// A NIC with tenant 1 at each of its ports.
-    pub fn new(ports: u32, queues: u32, ring: u32, lane: u32) -> FuzzNic {
-        let geometry = Geometry::new(ports, queues, ring, lane).unwrap();
+    pub fn new(geometry: Geometry) -> FuzzNic {
         let size = (memory_size(geometry) as usize).next_multiple_of(PAGE);
         // SAFETY: a new anonymous mapping, of which all but the first and the last page is opened.
         let base = unsafe {
@@ -66,7 +65,7 @@ impl FuzzNic {
         state.key[0].store(0x0123_4567_89ab_cdef, Relaxed);
         state.key[1].store(0xfedc_ba98_7654_3211, Relaxed);
         state.set_geometry(geometry);
-        for number in 0..ports {
+        for number in 0..geometry.ports() {
             switch.admit(port(number), 1, secret(1), mac(number as u8));
         }
         nic
@@ -235,38 +234,49 @@ impl FuzzNic {
         parts
     }
 
-    /// The parts of lanes that hold unread records, which no call may change. Receivers that spoil
-    /// their own words are left out, since nothing says what is unread there.
+    /// The parts of the honest port's lanes that hold unread records, which no call may change. Nothing
+    /// says what is unread where receivers spoil their own words.
     fn unread(&self) -> Vec<Range<usize>> {
         let geometry = self.geometry;
-        let mut parts = Vec::new();
-        for to in self.honest() {
-            for queue in 0..geometry.queues() {
-                for number in 0..geometry.lanes() {
-                    let published = geometry.published_offset(queue, number);
-                    let published = self.long(to, published).load(Relaxed) as u32;
-                    let consumed = geometry.consumed_offset(queue, number);
-                    let consumed = self.word(to, consumed).load(Relaxed);
-                    let filled = Geometry::filled(geometry.lane(), published, consumed);
-                    let filled = filled.expect("an honest receiver's lane");
-                    let lane =
-                        window_offset(geometry, port(to)) + geometry.lane_offset(queue, number);
-                    let offset = consumed & (geometry.lane() - 1);
-                    let first = filled.min(geometry.lane() - offset);
-                    let at = |from: u32, size: u32| {
-                        let from = lane as usize + from as usize;
-                        from..from + size as usize
-                    };
-                    parts.extend([at(offset, first), at(0, filled - first)]);
-                }
+        let (mut parts, to) = (Vec::new(), self.honest());
+        for queue in 0..geometry.queues() {
+            for number in 0..geometry.lanes() {
+                let published = geometry.published_offset(queue, number);
+                let published = self.long(to, published).load(Relaxed) as u32;
+                let consumed = geometry.consumed_offset(queue, number);
+                let consumed = self.word(to, consumed).load(Relaxed);
+                let filled = Geometry::filled(geometry.lane(), published, consumed);
+                let filled = filled.expect("an honest receiver's lane");
+                let lane = window_offset(geometry, port(to)) + geometry.lane_offset(queue, number);
+                let offset = consumed & (geometry.lane() - 1);
+                let first = filled.min(geometry.lane() - offset);
+                let at = |from: u32, size: u32| {
+                    let from = lane as usize + from as usize;
+                    from..from + size as usize
+                };
+                parts.extend([at(offset, first), at(0, filled - first)]);
             }
         }
         parts
     }
 
     /// The port whose guest does nothing wrong: the last one.
-    pub fn honest(&self) -> impl Iterator<Item = u32> + use<> {
-        std::iter::once(self.geometry.ports() - 1)
+    pub fn honest(&self) -> u32 {
+        self.geometry.ports() - 1
+    }
+
+    /// Gives a port its next tenant.
+    pub fn admit(&self, number: u32, tenancy: u32) {
+        let (port, mac) = (port(number), mac(number as u8));
+        self.switch().admit(port, tenancy, secret(tenancy), mac);
+    }
+
+    /// The receivers of all of a port's queues.
+    pub fn receivers(&self, number: u32) -> Vec<RxQueue> {
+        let queues = 0..self.geometry.queues();
+        queues
+            .filter_map(|queue| self.receiver(number, queue))
+            .collect()
     }
 }
 

@@ -1,7 +1,9 @@
-//! Two guests that do anything to their windows and make any calls, and a third one that does
-//! nothing wrong.
+//! Guests that do anything to their windows and make any calls, a host that changes policies and makes
+//! turns meanwhile, and one guest that does nothing wrong.
 //!
-//! Input: a byte of configuration, then steps, each a byte and its arguments.
+//! Input: a byte of configuration, then steps, each a byte and its arguments. At the end all other ports
+//! get new tenants and no policies; whatever was done before, each of their senders must reach the guest
+//! that does nothing wrong.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,36 +12,246 @@ use postern_abi::service::{ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_TX, T
 use postern_abi::window::{FEATURES, Geometry, MIN_RING, RecordHeader, record_size};
 use postern_fuzz_input::Bytes;
 use postern_guest::ring::RxQueue;
+use postern_nic_client::policy::port::PortPolicy;
+use postern_nic_owner::installed_policies::Policies;
+use postern_switch::fdb::{STAMPS, Station};
 use postern_switch::state::MODE_POLICY;
+use postern_switch::tenant::mac_word;
 
-use super::nic::{FuzzNic, mac, port, secret};
+use super::nic::{FuzzNic, mac, port};
+use super::policies::policy;
 
 /// Most steps of an input.
 const STEPS: usize = 96;
-/// The guest that does nothing wrong.
-const HONEST: u32 = 2;
 
 /// Runs an input.
 pub fn run(data: &[u8]) {
     let mut input = Bytes(data);
-    let config = input.u8();
-    let queues = 1 + u32::from(config & 1);
-    let mut nic = FuzzNic::new(3, queues, MIN_RING, MIN_RING << (config >> 1 & 1));
-    if config & 4 != 0 {
-        for mode in &nic.switch().state().mode[..3] {
-            mode.store(MODE_POLICY, Relaxed);
-        }
-    }
-    let mut receivers: Vec<_> = (0..queues)
-        .filter_map(|queue| nic.receiver(HONEST, queue))
-        .collect();
+    let mut run = Run::new(&mut input);
     for _ in 0..STEPS {
         if input.is_empty() {
             break;
         }
-        step(&mut nic, &mut input, &mut receivers, queues);
+        run.step(&mut input);
     }
-    drain(&mut receivers, usize::MAX, nic.geometry);
+    run.drain(usize::MAX);
+    run.everybody_comes_through();
+}
+
+/// The NIC, and what its host and its good guest know.
+struct Run {
+    nic: FuzzNic,
+    /// The RX queues of the guest that does nothing wrong.
+    receivers: Vec<RxQueue>,
+    policies: Policies,
+    /// Number of the last tenancy.
+    tenancy: u32,
+    /// Number of the next turn.
+    turn: u32,
+}
+
+impl Run {
+    fn new(input: &mut Bytes) -> Run {
+        let config = input.u8();
+        let queues = 1 + u32::from(config & 1);
+        let ports = 3 + u32::from(config >> 3 & 1) * 2;
+        let lane = MIN_RING << (config >> 1 & 1);
+        let geometry = Geometry::new(ports, queues, MIN_RING, lane).unwrap();
+        // A lane for each sender, or so few that they take turns.
+        let geometry = match u32::from(config >> 4 & 3) {
+            0 => geometry,
+            lanes => geometry.with_lanes(lanes).unwrap(),
+        };
+        let nic = FuzzNic::new(geometry);
+        if config & 4 != 0 {
+            for mode in &nic.switch().state().mode[..ports as usize] {
+                mode.store(MODE_POLICY, Relaxed);
+            }
+        }
+        Run {
+            receivers: nic.receivers(nic.honest()),
+            nic,
+            policies: Policies::default(),
+            tenancy: 1,
+            turn: 0,
+        }
+    }
+
+    /// A step of a guest or of the host.
+    fn step(&mut self, input: &mut Bytes) {
+        let nic = &mut self.nic;
+        let (geometry, queues) = (nic.geometry, nic.geometry.queues());
+        let kind = input.u8();
+        let number = u32::from(kind >> 4 & 1 | kind >> 5 & 2) % nic.honest();
+        let queue = u32::from(kind >> 5 & 1) % queues;
+        match kind & 15 {
+            0 => {
+                let word = nic.long(number, offset(geometry, input));
+                word.store(input.u64(), Relaxed);
+            }
+            1 => {
+                let word = nic.word(number, offset(geometry, input));
+                word.store(input.u32(), Relaxed);
+            }
+            2 => {
+                // A position near the one that is there.
+                let word = nic.word(number, offset(geometry, input));
+                let moved = i32::from(input.u16() as i16) * 4;
+                word.store(word.load(Relaxed).wrapping_add_signed(moved), Relaxed);
+            }
+            3 => {
+                let length = u32::from(input.u16()) % 2200;
+                let frame = frame(nic.honest(), input);
+                append(nic, number, queue, RecordHeader::plain(length), &frame);
+            }
+            4 => {
+                let header = RecordHeader::from_words(input.u64(), input.u64());
+                let frame = frame(nic.honest(), input);
+                append(nic, number, queue, header, &frame);
+            }
+            5..=7 => {
+                let flags = input.u8();
+                let (count, vcpu) = (u64::from(flags >> 3), u32::from(flags >> 1 & 1) % queues);
+                let hold = u64::from(flags & 1) | u64::from(queue) << 1;
+                let taken = nic.call(number, vcpu, OP_TX, count, hold);
+                match nic.switch().state().tenancy(port(number)) {
+                    0 => assert_eq!(taken, ERR_BAD_REQUEST),
+                    _ => assert!(taken & !TX_MORE <= count),
+                }
+            }
+            8 => self.host(input),
+            9 => {
+                let [op, vcpu] = [input.u8(), input.u8()];
+                let (a, b) = (input.u64(), input.u64());
+                let result = nic.call_with(number, vcpu.into(), op.into(), a, b);
+                // A byte is no request with a secret.
+                assert!(op == 0 && result == 0 || op != 0 && result >= ERR_NO_SECRET);
+                nic.call(number, vcpu.into(), op.into(), a, b);
+            }
+            10 => {
+                self.drain(input.u8().into());
+            }
+            11 => {
+                // Its own end of the rings, whatever is in them.
+                if let Some(mut receiver) = nic.receiver(number, queue) {
+                    receiver.receive(99, |frame| frame.copy_to(&mut vec![0; frame.len()]));
+                }
+            }
+            12 => {
+                let features = u64::from(input.u8()) & u64::from(FEATURES);
+                nic.call(number, 0, OP_FEATURES, features, 0);
+            }
+            13 => self.admit(number),
+            14 => self.admit(self.nic.honest()),
+            _ => nic.switch().evict(port(number)),
+        }
+    }
+
+    /// A step that only the host can take.
+    fn host(&mut self, input: &mut Bytes) {
+        let (switch, geometry) = (self.nic.switch(), self.nic.geometry);
+        let state = switch.state();
+        let kind = input.u8();
+        let number = u32::from(kind >> 4) % geometry.ports();
+        match kind & 7 {
+            0 | 1 => {
+                for _ in 0..=kind >> 6 {
+                    switch.turn_lanes(self.turn);
+                    self.turn += 1;
+                }
+            }
+            2 | 3 => {
+                let policy = policy(input.u16());
+                // A port that would mirror to itself is refused, and keeps its policy.
+                let wrong = policy.mirror == Some(number);
+                let set = self.policies.set(&switch, port(number), policy);
+                assert_eq!(set.is_err(), wrong, "{set:?}");
+            }
+            4 => {
+                let step = u64::from(input.u32()) << (kind >> 4);
+                state.clock.now.fetch_add(step, Relaxed);
+            }
+            5 => {
+                let tick = u32::from(input.u8()) % STAMPS;
+                state.clock.tick.store(tick, Relaxed);
+                state.fdb.sweep(tick, STAMPS / 2);
+                state.generation.fetch_add(1, Relaxed);
+            }
+            6 => {
+                // An address that is no port's own.
+                let station = mac_word(mac(0x10 | input.u8()));
+                let station = Station::new(input.u8().into(), station);
+                state.fdb.pin(switch.key(), station, port(number));
+                switch.forget_shadowed();
+            }
+            _ => {
+                // A call that is stopped for ever before its first frame.
+                let sender = u32::from(kind >> 3) % geometry.senders();
+                switch.sender(sender).unwrap().calls.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Gives a port its next tenant.
+    fn admit(&mut self, number: u32) {
+        self.tenancy += 1;
+        self.nic.admit(number, self.tenancy);
+        if number == self.nic.honest() {
+            self.receivers = self.nic.receivers(number);
+        }
+    }
+
+    /// Receives at the guest that does nothing wrong. Nobody can make the NIC give it what is no
+    /// frame. Returns the two bytes behind the EtherType of each.
+    fn drain(&mut self, most: usize) -> Vec<[u8; 2]> {
+        let (lane, mut marks) = (self.nic.geometry.lane(), Vec::new());
+        for receiver in &mut self.receivers {
+            let received = receiver.receive(most, |frame| {
+                assert!(frame.len() <= lane as usize);
+                let mut bytes = vec![0; frame.len()];
+                frame.copy_to(&mut bytes);
+                let header = RecordHeader {
+                    length: 0,
+                    ..frame.header()
+                };
+                assert_eq!(header, RecordHeader::default(), "it agreed on nothing");
+                marks.extend(bytes.get(14..16).map(|mark| [mark[0], mark[1]]));
+            });
+            assert_eq!(received.malformed, 0);
+        }
+        marks
+    }
+
+    /// New tenants of ports without a policy reach the good guest, however their predecessors left
+    /// windows, lanes and calls, and however few lanes there are.
+    fn everybody_comes_through(&mut self) {
+        let geometry = self.nic.geometry;
+        for port in geometry.all_ports() {
+            let set = self
+                .policies
+                .set(&self.nic.switch(), port, PortPolicy::default());
+            set.unwrap();
+        }
+        for number in 0..self.nic.honest() {
+            self.admit(number);
+        }
+        for number in 0..self.nic.honest() {
+            for queue in 0..geometry.queues() {
+                let mark = [0xf0 | number as u8, 0xf0 | queue as u8];
+                let [to, from] = [self.nic.honest(), number].map(|port| mac(port as u8));
+                let frame = [&to[..], &from, &[0x08, 0x00], &mark].concat();
+                let arrives = (0..3 * geometry.lanes() + 3).any(|_| {
+                    self.nic.switch().turn_lanes(self.turn);
+                    self.turn += 1;
+                    append(&self.nic, number, queue, RecordHeader::plain(60), &frame);
+                    self.nic
+                        .call(number, queue, OP_TX, 1, u64::from(queue) << 1);
+                    self.drain(usize::MAX).contains(&mark)
+                });
+                assert!(arrives, "nothing of {number}.{queue} arrives");
+            }
+        }
+    }
 }
 
 /// An offset in a window: near words that mean something, or anywhere.
@@ -60,120 +272,43 @@ fn offset(geometry: Geometry, input: &mut Bytes) -> u64 {
     }
 }
 
-fn step(nic: &mut FuzzNic, input: &mut Bytes, receivers: &mut Vec<RxQueue>, queues: u32) {
-    let geometry = nic.geometry;
-    let kind = input.u8();
-    let (number, queue) = (u32::from(kind >> 4 & 1), u32::from(kind >> 5 & 1) % queues);
-    match kind & 15 {
-        0 => nic
-            .long(number, offset(geometry, input))
-            .store(input.u64(), Relaxed),
-        1 => nic
-            .word(number, offset(geometry, input))
-            .store(input.u32(), Relaxed),
-        2 => {
-            // A position near the one that is there.
-            let at = nic.word(number, offset(geometry, input));
-            at.store(
-                at.load(Relaxed)
-                    .wrapping_add_signed(input.u16() as i16 as i32 * 4),
-                Relaxed,
-            );
+/// The first bytes of a frame: addresses, tags, and what the input has.
+fn frame(honest: u32, input: &mut Bytes) -> Vec<u8> {
+    let (to, tags) = (input.u8(), input.u8());
+    // The last of four numbers is that of nobody where there are three ports.
+    let station = |number: u8| match number & 3 {
+        2 => mac(honest as u8),
+        number => mac(number),
+    };
+    let destination = match to >> 4 & 3 {
+        0 | 1 => station(to),
+        2 => [0xff; 6],
+        _ => [0x01, 0x80, 0xc2, 0, 0, tags >> 3 & 15],
+    };
+    // Both addresses may be anything, too.
+    let addresses = [destination, station(to >> 2)].concat();
+    let mut frame = addresses[..[12, 12, 6, 0][usize::from(to >> 6)]].to_vec();
+    for tag in [tags & 1, tags & 2, tags & 4] {
+        match tag {
+            0 => {}
+            1 => frame.extend([0x81, 0x00, input.u8(), 5]),
+            2 => frame.extend([0x81, 0x00, input.u8(), input.u8()]),
+            _ => frame.extend([0x88, 0xa8, input.u8(), 7]),
         }
-        3 | 4 => {
-            // A record that is as it should be, but for the header in the second case.
-            let length = u32::from(input.u16()) % 2200;
-            let mut header = RecordHeader::plain(length);
-            if kind & 15 == 4 {
-                header = RecordHeader::from_words(input.u64(), input.u64());
-            }
-            let to = input.u8();
-            let mut words = vec![header.words().0, header.words().1];
-            let addresses = [mac(to & 3), mac(to >> 2 & 3)].concat();
-            let mut frame = [
-                if to & 0x80 == 0 {
-                    &addresses[..]
-                } else {
-                    &[0xff; 6]
-                },
-                input.take(64),
-            ]
-            .concat();
-            frame.resize(frame.len().next_multiple_of(8), to);
-            words.extend(
-                frame
-                    .chunks_exact(8)
-                    .map(|word| u64::from_le_bytes(word.try_into().unwrap())),
-            );
-            let moved = record_size(length) as u32;
-            words.truncate(moved as usize / 8);
-            nic.append(number, queue, &words, moved);
-        }
-        5..=8 => {
-            let flags = input.u8();
-            let (count, b) = (
-                u64::from(flags >> 3),
-                u64::from(flags & 1) | u64::from(queue) << 1,
-            );
-            let taken = nic.call(number, u32::from(flags >> 1 & 1) % queues, OP_TX, count, b);
-            match nic.switch().state().tenancy(port(number)) {
-                0 => assert_eq!(taken, ERR_BAD_REQUEST),
-                _ => assert!(taken & !TX_MORE <= count),
-            }
-        }
-        9 => {
-            let [op, vcpu] = [input.u8(), input.u8()];
-            let (a, b) = (input.u64(), input.u64());
-            let result = nic.call_with(number, vcpu.into(), op.into(), a, b);
-            // A byte is no request with a secret.
-            assert!(op == 0 && result == 0 || op != 0 && result >= ERR_NO_SECRET);
-            nic.call(number, vcpu.into(), op.into(), a, b);
-        }
-        10 => drain(receivers, input.u8().into(), geometry),
-        11 => {
-            // Its own end of the rings, whatever is in them.
-            if let Some(mut receiver) = nic.receiver(number, queue) {
-                receiver.receive(99, |frame| frame.copy_to(&mut vec![0; frame.len()]));
-            }
-        }
-        12 => {
-            nic.call(
-                number,
-                0,
-                OP_FEATURES,
-                u64::from(input.u8()) & u64::from(FEATURES),
-                0,
-            );
-        }
-        13 => {
-            let tenancy = nic.switch().state().tenancy(port(number)) + 1;
-            nic.switch()
-                .admit(port(number), tenancy, secret(tenancy), mac(number as u8));
-        }
-        14 => {
-            let tenancy = nic.switch().state().tenancy(port(HONEST)) + 1;
-            nic.switch()
-                .admit(port(HONEST), tenancy, secret(tenancy), mac(HONEST as u8));
-            *receivers = (0..queues)
-                .filter_map(|queue| nic.receiver(HONEST, queue))
-                .collect();
-        }
-        _ => nic.switch().evict(port(number)),
     }
+    frame.extend(input.take(64));
+    frame
 }
 
-/// Nobody can make the NIC give an honest guest what is no frame.
-fn drain(receivers: &mut [RxQueue], most: usize, geometry: Geometry) {
-    for receiver in receivers {
-        let received = receiver.receive(most, |frame| {
-            assert!(frame.len() <= geometry.lane() as usize);
-            frame.copy_to(&mut vec![0; frame.len()]);
-            let header = RecordHeader {
-                length: 0,
-                ..frame.header()
-            };
-            assert_eq!(header, RecordHeader::default(), "it agreed on nothing");
-        });
-        assert_eq!(received.malformed, 0);
-    }
+/// Puts a record with these bytes, and others up to the length that its header says, into a TX ring.
+fn append(nic: &FuzzNic, number: u32, queue: u32, header: RecordHeader, frame: &[u8]) {
+    let mut bytes = frame.to_vec();
+    bytes.resize(bytes.len().next_multiple_of(8), 0xee);
+    let (first, second) = header.words();
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+    let frame = bytes.chunks_exact(8).map(word);
+    let mut words: Vec<u64> = [first, second].into_iter().chain(frame).collect();
+    let moved = record_size(header.length.min(nic.geometry.ring())) as u32;
+    words.truncate(moved as usize / 8);
+    nic.append(number, queue, &words, moved);
 }
