@@ -56,7 +56,7 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
     match kind {
         Kind::Starter => &[
             EVERY, START, WAIT, DATA, STATISTICS, TERMINAL, DEVICE, SOCKET_DATA, FILES, TAP, VHOST,
-            BLOCK, INTERFACE, SCHEDULING, LINE,
+            BLOCK, UPLINK, SCHEDULING, LINE,
         ],
         Kind::Signals => &[EVERY, WAIT, DATA, TERMINAL],
 
@@ -75,7 +75,7 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
 
         Kind::NicServer => &[EVERY, WAIT, DATA, FILES, SOCKET_DATA, OWNER, OWNER_UPLINKS],
         Kind::NicKeeper => &[EVERY, WAIT, DATA, SOCKET_DATA, KEEPER],
-        Kind::Uplink => &[EVERY, WAIT, DATA, SOCKET_DATA, TAP, INTERFACE],
+        Kind::Uplink => &[EVERY, WAIT, DATA, SOCKET_DATA, UPLINK],
         Kind::Capture => &[EVERY, WAIT],
         Kind::CaptureFile => &[EVERY, WAIT, DATA, FILES],
         Kind::Clock => &[EVERY, WAIT, DATA],
@@ -321,16 +321,15 @@ const BLOCK: &[Rule] = &[
     ioctl!(raw::BLKFLSBUF),
 ];
 
-/// Looking at a network interface. What ethtool changes takes a capability.
-const INTERFACE: &[Rule] = &[
-    ioctl!(SIOCETHTOOL),
+/// An uplink that is open: frames to a packet socket, which kinds of them a TAP gives, and a look at the
+/// state of its interface. Nothing that changes an interface, and not ethtool's ioctl, which can.
+const UPLINK: &[Rule] = &[
+    any(SYS_sendmsg),
+    any(SYS_sendmmsg),
+    ioctl!(raw::TUNSETOFFLOAD),
     ioctl!(SIOCGIFNAME),
     ioctl!(SIOCGIFFLAGS),
     ioctl!(SIOCGIFMTU),
-    ioctl!(SIOCGIFINDEX),
-    ioctl!(SIOCGIFHWADDR),
-    any(SYS_sendmsg),
-    any(SYS_sendmmsg),
 ];
 
 /// The owner's server: connections with descriptors in both directions, files of captures and
@@ -393,7 +392,6 @@ const OWNER_UPLINKS: &[Rule] = &[
     ioctl!(SIOCSIFMTU),
     ioctl!(SIOCGIFINDEX),
     ioctl!(SIOCGIFHWADDR),
-    ioctl!(SIOCETHTOOL),
     ioctl!(raw::TUNSETIFF),
     ioctl!(raw::TUNSETVNETHDRSZ),
     ioctl!(raw::TUNSETVNETBE),

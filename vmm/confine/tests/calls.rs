@@ -123,6 +123,9 @@ const BY_NOBODY: &[Call] = &[
         syscall(0x4000_0000 | SYS_getpid)
     }),
     ("setuid", || unsafe { syscall(SYS_setuid, 0) }),
+    ("SIOCETHTOOL", || unsafe {
+        syscall(SYS_ioctl, -1, SIOCETHTOOL, 0)
+    }),
 ];
 
 /// Calls that only the owner's server and the keeper of a NIC may make.
@@ -152,6 +155,22 @@ const BY_NO_VMM: &[Call] = &[
         syscall(SYS_mmap, 0, 4096, PROT_READ, MAP_SHARED, 0, 0)
     }),
     ("bpf", || unsafe { syscall(SYS_bpf, 0, 0, 0) }),
+];
+
+/// Calls that an uplink's thread may not make, which gets its device open and set up.
+const BY_NO_UPLINK: &[Call] = &[
+    ("SIOCSIFFLAGS", || unsafe {
+        syscall(SYS_ioctl, -1, SIOCSIFFLAGS, 0)
+    }),
+    ("TUNSETIFF", || unsafe {
+        syscall(SYS_ioctl, -1, TUNSETIFF, 0)
+    }),
+    ("TUNSETQUEUE", || unsafe {
+        syscall(SYS_ioctl, -1, TUNSETQUEUE, 0)
+    }),
+    ("TUNSETVNETHDRSZ", || unsafe {
+        syscall(SYS_ioctl, -1, TUNSETVNETHDRSZ, 0)
+    }),
 ];
 
 /// Calls that every thread makes.
@@ -204,6 +223,11 @@ const BY_ALL: &[Call] = &[
 /// Asserts an interrupt's line.
 const IRQ_LINE: Call = ("KVM_IRQ_LINE", || refused_by_kernel(0x4008_ae61));
 
+/// Says which kinds of unfinished frames a TAP gives.
+const SET_OFFLOAD: Call = ("TUNSETOFFLOAD", || {
+    refused_by_kernel(TUNSETOFFLOAD as c_long)
+});
+
 /// Calls that some kinds make besides.
 const BY_SOME: &[(Kind, Call)] = &[
     (Kind::Vcpu, ("KVM_RUN", || refused_by_kernel(0xae80))),
@@ -228,11 +252,11 @@ const BY_SOME: &[(Kind, Call)] = &[
         Kind::Disk,
         ("fdatasync", || unsafe { (fdatasync(-1) == 0).into() }),
     ),
+    (Kind::Net, SET_OFFLOAD),
+    (Kind::Uplink, SET_OFFLOAD),
     (
-        Kind::Net,
-        ("TUNSETOFFLOAD", || {
-            refused_by_kernel(TUNSETOFFLOAD as c_long)
-        }),
+        Kind::Uplink,
+        ("SIOCGIFFLAGS", || refused_by_kernel(SIOCGIFFLAGS as c_long)),
     ),
     (
         Kind::Main,
@@ -255,7 +279,9 @@ fn child() {
     };
     let (kind, name) = task.split_once('/').unwrap();
     let kind = Kind::ALL.into_iter().find(|known| known.name() == kind);
-    let all = [BY_NOBODY, BY_NO_VMM, BY_ALL].into_iter().flatten();
+    let all = [BY_NOBODY, BY_NO_VMM, BY_NO_UPLINK, BY_ALL]
+        .into_iter()
+        .flatten();
     let mut all = all.chain(BY_SOME.iter().map(|(_, call)| call));
     let (_, call) = all.find(|(known, _)| *known == name).unwrap();
     let status = match kind {
@@ -321,6 +347,9 @@ fn no_thread_makes_the_calls_that_matter() {
         if !matches!(kind, Kind::NicServer | Kind::NicKeeper) {
             BY_NO_VMM.iter().for_each(|call| is_refused(kind, call));
         }
+    }
+    for call in BY_NO_UPLINK {
+        is_refused(Kind::Uplink, call);
     }
 }
 
