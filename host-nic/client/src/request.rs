@@ -178,23 +178,30 @@ impl TenancyEnd {
         ];
         loop {
             match poll(&mut fds, None) {
-                Ok(_) => break,
+                Ok(_) if fds[0].revents().is_empty() => return Ok(None),
+                Ok(_) => {
+                    if let Some(reason) = self.reason() {
+                        return Ok(Some(reason));
+                    }
+                }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let ended = !fds[0].revents().is_empty();
-        Ok(ended.then(|| self.reason()))
     }
 
-    /// What the NIC has said last.
-    fn reason(&self) -> EndReason {
+    /// What the NIC has said last, if that is an end. Where it has answered and then died, its keeper
+    /// cannot know that the answer was sent, and sends one that means nothing to a tenant.
+    fn reason(&self) -> Option<EndReason> {
         let mut buffer = vec![0; MAX_REPLY];
         let received = recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT);
         let reply = received.map(|(size, _)| Reply::decode(&buffer[..size]));
         match reply {
-            Ok(Ok(reply)) if reply.status == Status::Revoked => EndReason::Revoked(reply.text),
-            _ => EndReason::OwnerGone,
+            Ok(Ok(reply)) if reply.status == Status::NoOwner => None,
+            Ok(Ok(reply)) if reply.status == Status::Revoked => {
+                Some(EndReason::Revoked(reply.text))
+            }
+            _ => Some(EndReason::OwnerGone),
         }
     }
 }
@@ -375,4 +382,45 @@ fn open_connection(path: &path::Path) -> Result<OwnedFd, Errno> {
     }
     connect(&socket, &address)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use std::os::fd::AsFd;
+
+    use rustix::net::{send, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn a_tenant_takes_no_notice_of_an_answer_to_what_was_answered() {
+        let pair = || {
+            let flags = SocketFlags::CLOEXEC;
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+        };
+        let say = |nic: &OwnedFd, status, text: &str| {
+            let reply = Reply {
+                status,
+                grant: None,
+                descriptors: 0,
+                text: text.into(),
+            };
+            send(nic, &reply.encode(), SendFlags::empty()).unwrap();
+        };
+        let (nic, tenant) = pair();
+        let (stop, stopped) = pair();
+        let end = TenancyEnd(tenant);
+        say(&nic, Status::NoOwner, "nobody");
+        say(&stop, Status::Failed, "stop");
+        assert_eq!(end.wait(stopped.as_fd()).unwrap(), None);
+        say(&nic, Status::NoOwner, "nobody");
+        say(&nic, Status::Revoked, "because");
+        let revoked = EndReason::Revoked("because".into());
+        assert_eq!(end.wait(stopped.as_fd()).unwrap(), Some(revoked));
+        drop(nic);
+        let gone = Some(EndReason::OwnerGone);
+        assert_eq!(end.wait(stopped.as_fd()).unwrap(), gone);
+    }
 }

@@ -13,8 +13,10 @@
 //! it all and goes on. As long as there is an owner, nobody else becomes one.
 //!
 //! As long as there is none, the keeper answers the NIC's clients in its place: it refuses each with
-//! [`Status::NoOwner`], so that none waits and no request outlives its client. One request it
-//! fulfils: the end of the NIC ([`Control::Stop`] with `discard`).
+//! [`Status::NoOwner`], so that none waits and no request outlives its client. That holds for a client,
+//! too, that the dead owner had given a port to without an answer. If the owner died right behind the
+//! answer, the client has a port, which it keeps, and takes no notice of the refusal. One request the
+//! keeper fulfils: the end of the NIC ([`Control::Stop`] with `discard`).
 //!
 //! Processes of the same user and of root may be the owner, as they may be tenants. Such a
 //! process can also read the owner's memory, so nothing is gained by asking for more.
@@ -28,6 +30,7 @@
 //! | from | record | meaning |
 //! | --- | --- | --- |
 //! | owner | `hold NAME` | hold the descriptors, in place of others of that name |
+//! | owner | `offer NAME` | the same; the client behind the first one waits for its answer yet |
 //! | owner | `drop NAME` | close them |
 //! | owner | `sockets PATH` | as `hold sockets`: the NIC's own at PATH, and the keeper's |
 //! | owner | `end` | close everything, remove the sockets' names, end |
@@ -57,6 +60,9 @@ pub(super) const MAX_RECORD: usize = 512;
 pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most clients of the NIC that it listens to at a time; more are disconnected at once.
 const MAX_CLIENTS: usize = 64;
+
+/// Why it refuses clients that its owner does not answer.
+const NO_OWNER: &str = "the NIC is kept and has no owner";
 
 /// A failure that ended a keeper early.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +134,8 @@ struct Held {
     fds: Vec<OwnedFd>,
     /// The connection has been closed by the other side.
     ended: bool,
+    /// The client may wait for its answer.
+    offered: bool,
 }
 
 /// The state of the keeper.
@@ -259,13 +267,18 @@ impl Keeper {
             // It is gone, or talks nonsense.
             _ => {
                 self.owner = None;
+                self.refuse_offered();
                 return true;
             }
         };
         match record.split_once(' ') {
-            Some(("hold", name)) => {
-                let ended = false;
-                self.held.insert(name.to_owned(), Held { fds, ended });
+            Some((verb @ ("hold" | "offer"), name)) => {
+                let held = Held {
+                    fds,
+                    ended: false,
+                    offered: verb == "offer",
+                };
+                self.held.insert(name.to_owned(), held);
             }
             Some(("drop", name)) => {
                 self.held.remove(name);
@@ -281,6 +294,19 @@ impl Keeper {
             _ => return record != "end",
         }
         true
+    }
+
+    /// Answers those that the owner may not have answered.
+    fn refuse_offered(&mut self) {
+        let offered = self.held.values_mut().filter(|held| held.offered);
+        for held in offered {
+            held.offered = false;
+            if let Some(client) = held.fds.first() {
+                let record = no_owner().encode();
+                // Who does not read does not wait.
+                let _ = socket::send(client, &record, &[], SendFlags::DONTWAIT);
+            }
+        }
     }
 
     /// How long until a client has had its time to say what it wants.
@@ -333,9 +359,7 @@ impl Keeper {
                     Status::Failed,
                     "the NIC has just got another owner; ask again",
                 )),
-                Incoming::Request(_) | Incoming::Garbage(_) => {
-                    Some((Status::NoOwner, "the NIC is kept and has no owner"))
-                }
+                Incoming::Request(_) | Incoming::Garbage(_) => Some((Status::NoOwner, NO_OWNER)),
             };
             if let Some((status, text)) = refusal {
                 client.refuse(status, text.to_owned());
@@ -383,6 +407,16 @@ impl Keeper {
             send(name, &fds)?;
         }
         Ok(())
+    }
+}
+
+/// The refusal of a client that comes, or came, to nobody.
+fn no_owner() -> Reply {
+    Reply {
+        status: Status::NoOwner,
+        grant: None,
+        descriptors: 0,
+        text: NO_OWNER.to_owned(),
     }
 }
 

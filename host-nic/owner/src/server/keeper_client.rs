@@ -152,6 +152,16 @@ impl KeeperClient {
         self.send(&format!("hold {name}"), fds)
     }
 
+    /// Gives it the connection of a client that waits for an answer, and what else belongs to it, to
+    /// hold like others; [`KeeperClient::hold`] says that the client has its answer.
+    pub(super) fn offer(
+        &mut self,
+        name: &str,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), KeeperClientError> {
+        self.send(&format!("offer {name}"), fds)
+    }
+
     /// Has it close what it has by that name.
     pub(super) fn forget(&mut self, name: &str) -> Result<(), KeeperClientError> {
         self.send(&format!("drop {name}"), &[])

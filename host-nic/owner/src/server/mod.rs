@@ -384,7 +384,8 @@ impl Server {
         };
         match self.ports.grant(port, path, client) {
             Ok(GrantedTenancy { grant, fds }) => {
-                client.stage = Stage::Attached(grant.credentials.port());
+                let port = grant.credentials.port();
+                client.stage = Stage::Attached(port);
                 let fds = fds.into_wire();
                 let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
                 let reply = Reply {
@@ -393,8 +394,9 @@ impl Server {
                     descriptors: fds.len() as u32,
                     text: String::new(),
                 };
-                if client.send(&reply, &fds).is_err() {
-                    self.end_connection(index);
+                match client.send(&reply, &fds) {
+                    Ok(()) => self.ports.note_answer(port, path, client),
+                    Err(_) => self.end_connection(index),
                 }
             }
             Err(TenancyError::Leaving { .. } | TenancyError::Left { .. })

@@ -102,7 +102,8 @@ impl Ports {
         Ok(tenancy)
     }
 
-    /// Lets a port to the process at the other end of a connection.
+    /// Lets a port to the process at the other end of a connection, which does not know it yet
+    /// ([`Ports::note_answer`]).
     pub(super) fn grant(
         &mut self,
         number: u32,
@@ -121,7 +122,7 @@ impl Ports {
         let Mac(mac) = self.saver.state.mac(port);
         let peer = &client.peer;
         let kept = TenantFds::new(&client.socket, peer.process.pidfd()).into_list();
-        self.saver.hold(&tenant_name(port, path), &kept)?;
+        self.saver.offer(&tenant_name(port, path), &kept)?;
         self.admit(port, tenancy, secret);
         let pid = peer.pid;
         self.tenants[port.index()] = Tenant::Taken { pid, path };
@@ -129,6 +130,14 @@ impl Ports {
             grant: Grant { credentials, mac },
             fds,
         })
+    }
+
+    /// Has the keeper know that the process at the other end of a connection has been told of its
+    /// port.
+    pub(super) fn note_answer(&mut self, port: PortId, path: CallPath, client: &Connection) {
+        let process = client.peer.process.pidfd();
+        let kept = TenantFds::new(&client.socket, process).into_list();
+        self.saver.try_hold(&tenant_name(port, path), &kept);
     }
 
     /// Lets a vacant port to the owner itself.

@@ -126,6 +126,18 @@ impl StateSaver {
         }
     }
 
+    /// Has the keeper hold the descriptors of a client that has no answer yet.
+    pub(super) fn offer(
+        &mut self,
+        name: &str,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), KeeperClientError> {
+        match &mut self.keeper {
+            Some(keeper) => keeper.offer(name, fds),
+            None => Ok(()),
+        }
+    }
+
     /// Has the keeper hold descriptors that the NIC can go on without. A keeper that takes nothing
     /// is noticed elsewhere: its socket says so.
     pub(super) fn try_hold(&mut self, name: &str, fds: &[BorrowedFd<'_>]) {

@@ -1,21 +1,24 @@
 //! Requests to a NIC whose owner ends, and requests of clients that end.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path as FilePath;
+use std::thread;
 
 use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_nic_client::control::{Control, Holder};
 use postern_nic_client::protocol::{Reply, Request, Status};
 use postern_nic_client::request::{self, ClientError, control, counters};
+use postern_nic_client::socket;
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::server::{Server, ServerError};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
-    send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept, connect,
+    recv, send, socket_with,
 };
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
@@ -261,4 +264,41 @@ fn learning_is_as_ever_after_a_tenancy() {
     control::<()>(&socket, &END).unwrap();
     owner.end();
     bench.expect_nothing();
+}
+
+/// The owner here is this process, which ends as an owner when it has let a port and not said so.
+#[test]
+fn who_was_given_a_port_and_not_told_hears_of_the_end_of_the_owner() {
+    let bench = Bench::new(PATIENCE.as_millis() as u32);
+    bench.owner("made").kill();
+    let socket = bench.socket();
+    let keeper = dial(&bench.directory.path().join("nic.keeper"));
+    let mut record = [0; 512];
+    let mut listener = None;
+    let (size, _) = socket::receive(&keeper, &mut record).unwrap();
+    let kept = String::from_utf8_lossy(&record[..size]).into_owned();
+    let count: u32 = kept.strip_prefix("kept ").unwrap().parse().unwrap();
+    for _ in 0..count {
+        let (size, fds) = socket::receive(&keeper, &mut record).unwrap();
+        if &record[..size] == b"socket" {
+            listener = fds.into_iter().next();
+        }
+    }
+    let client = thread::spawn(move || request::port(&socket, 1, CallPath::Direct));
+    let listener = listener.unwrap();
+    eventually("client", || {
+        let mut fds = [PollFd::new(&listener, PollFlags::IN)];
+        poll(&mut fds, None).unwrap() == 1
+    });
+    let connection = accept(&listener).unwrap();
+    let offer = b"offer tenant.1.direct";
+    socket::send(&keeper, offer, &[connection.as_fd()], SendFlags::empty()).unwrap();
+    drop((keeper, listener, connection));
+    let error = client.join().unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::NoOwner { .. }), "{error}");
+    // The port is no tenant's.
+    let mut owner = bench.owner_soon("taken over");
+    eventually("port", || Tenant::try_attach(&bench.socket(), 1).is_ok());
+    control::<()>(&bench.socket(), &END).unwrap();
+    owner.end();
 }
