@@ -286,6 +286,8 @@ pub struct PathReport {
     pub paths: Vec<PathInfo>,
     /// The NIC's template, if it has one.
     pub template: Option<TemplateInfo>,
+    /// The file of the image that views are made of, if the owner was started with one.
+    pub image: Option<PathBuf>,
 }
 
 /// Report of a path.

@@ -1,7 +1,7 @@
 //! `postern run`: one VM.
 #![deny(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
@@ -158,8 +158,8 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
     for disk in &args.disk {
         builder = builder.add_disk(disk)?;
     }
-    if let (Some(socket), Some(port), Some(path)) = (args.nic, args.port, args.path) {
-        builder = builder.connect(&socket, port, path, !args.nic_plain)?;
+    if let (Some(socket), Some(port), Some(path)) = (&args.nic, args.port, args.path) {
+        builder = builder.connect(socket, port, path, !args.nic_plain)?;
     }
     if args.rng {
         builder = builder.add_virtio(Box::new(Rng::new()))?;
@@ -219,6 +219,7 @@ pub fn run(args: Args) -> Result<u8, CommandError> {
                 .port
                 .zip(args.path)
                 .map(|(port, path)| (None, port, path.name().to_owned())),
+            nic: args.nic.and_then(|socket| path::absolute(socket).ok()),
         };
         place
             .publish(None, Vec::new(), vec![info])

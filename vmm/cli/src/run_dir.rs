@@ -63,6 +63,9 @@ pub struct VmInfo {
     pub memory: u64,
     /// Its port: the NIC's name if it has one, number and path.
     pub port: Option<(Option<String>, u32, String)>,
+    /// The socket of its port's NIC, where that is no NIC of the topology.
+    #[serde(default)]
+    pub nic: Option<PathBuf>,
 }
 
 /// Something that runs, as others see it.
@@ -84,6 +87,7 @@ impl Entry {
             vcpus: 1,
             memory: 1 << 20,
             port: None,
+            nic: None,
         };
         let info = Info {
             pid: 1,

@@ -529,6 +529,19 @@ fn paths_that_are_not_offered_are_shown_with_the_reason() {
     assert!(line("elisa").contains("--image"));
     assert!(line("direct").contains("--paths"));
     assert!(nic.json("paths")["paths"][3]["missing"].is_null());
+    assert!(nic.json("paths")["image"].is_null());
+}
+
+#[test]
+fn the_image_of_a_nic_is_shown() {
+    let image = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../host-nic/fuzz/corpus/image/good"
+    );
+    let nic = TestNic::start(&["--ports", "4", "--image", image]);
+    assert_eq!(nic.json("paths")["image"], image);
+    let text = nic.done("show", &["paths"]);
+    assert!(text.contains(&format!("image: {image}\n")), "{text}");
 }
 
 /// `postern stat` of a topology whose one VM has port 1 of a NIC: as the run directory has it, by a lock

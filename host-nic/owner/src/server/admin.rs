@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::platform::CallPath;
@@ -218,6 +219,7 @@ impl Server {
         PathReport {
             paths: CallPath::ALL.map(info).to_vec(),
             template: self.ports.nic.templates.info(),
+            image: self.ports.nic.templates.image().map(Path::to_owned),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{self, Path, PathBuf};
 
 use postern_abi::platform::CallPath;
 use postern_abi::window::PortId;
@@ -39,6 +40,8 @@ pub(super) struct Templates {
     missing: Vec<(Right, String)>,
     /// Templates of former owners, with another image: tenants may still have grants of them.
     former: BTreeMap<u32, SealedTemplate>,
+    /// The absolute path of the image that the owner was started with.
+    image: Option<PathBuf>,
 }
 
 impl Templates {
@@ -79,6 +82,8 @@ impl Templates {
             },
         };
         templates.former = kept;
+        let image = options.image.as_ref();
+        templates.image = image.and_then(|image| path::absolute(image).ok());
         templates
     }
 
@@ -91,7 +96,7 @@ impl Templates {
                     image: image.fingerprint(),
                 }),
                 missing,
-                former: BTreeMap::new(),
+                ..Templates::default()
             },
             Err(error) => Templates::without(wanted, &explain(&error)),
         }
@@ -112,7 +117,7 @@ impl Templates {
             current: Some((number, NicTemplate::resume(template, rights))),
             saved: Some(saved),
             missing: missing.collect(),
-            former: BTreeMap::new(),
+            ..Templates::default()
         }
     }
 
@@ -168,6 +173,11 @@ impl Templates {
     pub(super) fn saved(&self) -> BTreeMap<u32, SavedTemplate> {
         let number = self.current.as_ref().map(|(number, _)| *number);
         number.zip(self.saved).into_iter().collect()
+    }
+
+    /// The absolute path of the image that the owner was started with, if it was.
+    pub(super) fn image(&self) -> Option<&Path> {
+        self.image.as_deref()
     }
 
     /// What the template costs; nothing if there is none, or KVM does not tell.

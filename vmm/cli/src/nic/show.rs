@@ -206,6 +206,9 @@ fn paths(report: &PathReport) -> String {
         };
         format!("{:12}  {state}", info.path)
     });
+    if let Some(image) = &report.image {
+        let _ = writeln!(text, "image: {}", image.display());
+    }
     if let Some(template) = &report.template {
         let kib = |bytes: u64| bytes.div_ceil(1 << 10);
         let _ = writeln!(

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context, anyhow};
 use clap::Args as ClapArgs;
+use postern_nic_client::control::{Control, PathReport};
+use postern_nic_client::request;
 use postern_vmm::{control, signals, status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -34,7 +36,7 @@ pub struct Args {
     json: bool,
 
     /// The program of the view, whose functions are named, with its symbols [default: the image that
-    /// the VM's topology names; of a VM of postern run none is known]
+    /// the VM's NIC was started with]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
 }
@@ -175,9 +177,13 @@ fn wait(pipe: &File) {
     let _ = poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&TURN));
 }
 
-/// The program of the NIC that a VM has a port of.
+/// The program of the NIC that a VM has a port of: as its topology says, else as the NIC does.
 fn image_of(entry: &Entry, vm: &VmInfo) -> Option<PathBuf> {
     let (name, ..) = vm.port.as_ref()?;
+    if let Some(socket) = &vm.nic {
+        let report = request::control::<PathReport>(socket, &Control::Paths).ok()?;
+        return report.image;
+    }
     let mut nics = entry.info.nics.iter();
     nics.find(|nic| nic.name == *name)?.image.clone()
 }
@@ -186,7 +192,43 @@ fn image_of(entry: &Entry, vm: &VmInfo) -> Option<PathBuf> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
+    use postern_abi::window::Geometry;
+    use postern_nic_owner::server::{Server, ServerOptions};
+
     use super::*;
+    use crate::run_dir::NicInfo;
+
+    #[test]
+    fn the_image_is_what_the_topology_says_or_the_nic() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("nic");
+        let image = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let image = image.join("../../host-nic/fuzz/corpus/image/good");
+        let geometry = Geometry::new(2, 1, 4096, 4096).unwrap();
+        let mut options = ServerOptions::new(&socket, geometry);
+        options.image = Some(image.clone());
+        let mut server = Server::bind(&options).unwrap();
+        let stop = server.stopper();
+        let serving = std::thread::spawn(move || server.run(|_| ()));
+
+        let mut entry = Entry::sample("vm", &["vm"], None);
+        let image_of = |entry: &Entry| image_of(entry, &entry.info.vms[0]);
+        assert_eq!(image_of(&entry), None);
+        let port = (None, 1, "elisa".to_owned());
+        entry.info.vms[0].port = Some(port);
+        assert_eq!(image_of(&entry), None);
+        entry.info.vms[0].nic = Some(socket.clone());
+        assert_eq!(image_of(&entry), Some(image));
+        entry.info.vms[0].nic = None;
+        entry.info.nics.push(NicInfo {
+            name: None,
+            socket,
+            image: Some("named".into()),
+        });
+        assert_eq!(image_of(&entry), Some("named".into()));
+        stop.stop();
+        serving.join().unwrap().unwrap();
+    }
 
     #[test]
     fn a_module_of_another_version_is_told() {

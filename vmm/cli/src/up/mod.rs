@@ -244,6 +244,7 @@ fn publish(place: &Place, file: &TopologyFile, nics: &[NicProcess]) -> anyhow::R
             .port
             .as_ref()
             .map(|port| (port.nic.clone(), port.number, port.path.name().to_owned())),
+        nic: None,
     });
     let name = file.file.canonicalize().ok();
     place.publish(name, nics.collect(), vms.collect())
