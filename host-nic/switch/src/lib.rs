@@ -100,6 +100,7 @@ pub mod fdb;
 pub mod layout;
 pub mod offload;
 pub mod policy;
+mod prefetch;
 pub mod state;
 pub mod switch;
 #[cfg(not(loom))]

@@ -26,6 +26,7 @@
 //! has in a bucket is never taken from it.
 #![deny(unsafe_code)]
 
+use crate::prefetch::prefetch;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 use postern_abi::window::PortId;
@@ -201,6 +202,12 @@ impl Fdb {
             }
         }
         None
+    }
+
+    /// Has the processor fetch what [`Fdb::find`] reads of a station that is looked up soon.
+    #[inline]
+    pub fn prefetch(&self, key: Key, station: Station) {
+        prefetch(self.place(key, station).0);
     }
 
     /// Looks up the static entry of a station: number of the port that it is behind, as for
