@@ -5,6 +5,7 @@ use postern_lab::setup::{self, Package};
 /// The packages.
 const PACKAGES: &[Package] = &[
     ("cpio", "the machine's initial file system, read by others"),
+    ("e2fsprogs", "a file system on a guest's disk"),
     ("fonts-dejavu-core", "plots"),
     ("git", "files that patches add"),
     ("perl", "style of the kernel patches"),

@@ -14,8 +14,11 @@ use crate::setup::packages;
 use crate::setup::progress::{Progress, Task};
 use crate::setup::series::Series;
 
-/// The package that makes images, and what it is needed for.
-const MAKER: packages::Package = ("erofs-utils", "root file systems of guests");
+/// Packages that make images, and what they are needed for.
+const MAKERS: [packages::Package; 2] = [
+    ("erofs-utils", "root file systems of guests"),
+    ("perl", "mmdebstrap, which installs packages into them"),
+];
 
 /// What no program reads, which is half of a small system.
 const LEFT_OUT: [&str; 6] = [
@@ -68,7 +71,7 @@ pub fn make(
         if !rustix::process::geteuid().is_root() {
             bail!("installing Debian packages into a guest's image needs root; run this as root");
         }
-        packages::install(cache, progress, &[MAKER])?;
+        packages::install(cache, progress, &MAKERS)?;
         install(cache, task, series, &names, directory)
     })?;
     Ok(directory.join(IMAGE))
