@@ -35,8 +35,6 @@ pub enum Kvm {
     Patched(&'static str),
     /// With Postern's patches and views, less these defences, bits of [`omit`](crate::omit).
     Weakened(u32),
-    /// None, but the kernel's own module that leaks memory.
-    Leaking,
 }
 
 /// A test, whichever series its kernel is of.

@@ -30,9 +30,6 @@ const PAUSE: u64 = 15_000;
 /// How many times the instructions of QEMU's packets Postern's may have, in hundredths.
 const MOST: u64 = 105;
 
-/// Processor of VMs that are compared to VMs with a view, which have no other.
-const LIKE_VIEWS: &str = "view-compatible";
-
 /// Definitions for scripts: the host sends what the guest is about to receive.
 const PRELUDE: &str = r#"
 echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6
@@ -80,22 +77,17 @@ pub fn costs(testbed: &EmulatedTestbed) -> Result<()> {
             Qemu::COMMAND
         )
     };
-    let postern = |backend, cpu| {
+    let postern = |backend| {
         format!(
             "./postern run --kernel kernel --initrd initrd --net tap=t0,mac={mac},backend={backend} \
-             --cpu {cpu} --cmdline '{line}'"
+             --cmdline '{line}'"
         )
     };
     let files = Setup::open()?.qemu()?;
     let cases = [
-        ("Postern, vhost", postern("vhost", "host")),
-        (
-            "Postern, vhost, as with a view",
-            postern("vhost", LIKE_VIEWS),
-        ),
+        ("Postern, vhost", postern("vhost")),
         ("QEMU, vhost", qemu("on")),
-        ("Postern, user", postern("user", "host")),
-        ("Postern, user, as with a view", postern("user", LIKE_VIEWS)),
+        ("Postern, user", postern("user")),
         ("QEMU, user", qemu("off")),
     ];
     let mut all = Vec::new();

@@ -12,6 +12,9 @@ use postern_lab::testbed::{EmulatedTestbed, VIEWS};
 
 use crate::machine_test::{Judge, Kvm, SeriesTest};
 
+/// File of jobs on a kernel that finds leaks: a module that leaks memory.
+pub const LEAKING: &str = "leaking.ko";
+
 /// Testbeds by series and kernel, and the test programs of the VMM.
 #[derive(Debug, Default)]
 pub struct Testbeds {
@@ -48,7 +51,7 @@ impl Testbeds {
         let boot = test.test.boot;
         let testbed = self.with(test.series, boot.flavour)?;
         match boot.kvm {
-            Kvm::None | Kvm::Stock | Kvm::Leaking => {}
+            Kvm::None | Kvm::Stock => {}
             Kvm::Patched(_) => testbed.prepare_patched()?,
             Kvm::Weakened(_) => testbed.prepare_weakened()?,
         }
@@ -73,7 +76,6 @@ impl Testbeds {
         Ok(match test.test.boot.kvm {
             Kvm::None => testbed.bare_machine(),
             Kvm::Stock => testbed.stock_machine(),
-            Kvm::Leaking => testbed.leaking_machine()?,
             Kvm::Patched(parameters) => testbed.machine(parameters)?,
             Kvm::Weakened(omitted) => {
                 testbed.weakened_machine(&format!("{VIEWS} ept_view_omit={omitted}"))?
@@ -87,7 +89,11 @@ impl Testbeds {
     ///
     /// [`Testbeds::prepare`] has not made what the job needs.
     pub fn job(&self, test: &SeriesTest<'_>) -> Result<Job> {
-        let job = (test.test.job)(&self.testbed(test)?.programs);
+        let testbed = self.testbed(test)?;
+        let mut job = (test.test.job)(&testbed.programs);
+        if let Some(module) = &testbed.kernel_tree.leaking {
+            job = job.file(LEAKING, module);
+        }
         Ok(match test.test.judge {
             Judge::VmmTests(name) => {
                 let program = self.vmm_tests.get(name);

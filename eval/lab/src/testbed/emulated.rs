@@ -135,17 +135,6 @@ impl EmulatedTestbed {
         EmulatedMachine::new(&self.files, &self.kernel_tree.kernel)
     }
 
-    /// A machine without KVM of any kind, whose kernel has lost memory.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not look for leaks.
-    pub fn leaking_machine(&self) -> Result<EmulatedMachine<'_>> {
-        let leaking = self.kernel_tree.leaking.as_ref();
-        let leaking = leaking.context("the kernel has no module that leaks")?;
-        Ok(self.bare_machine().module(leaking, ""))
-    }
-
     fn with_kvm(&self, kvm: &Path, kvm_intel: &Path, parameters: &str) -> EmulatedMachine<'_> {
         self.bare_machine()
             .module(&self.kernel_tree.irqbypass, "")

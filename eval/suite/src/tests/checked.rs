@@ -5,21 +5,20 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::machine_test::{Boot, Judge, Kvm, Test};
+use crate::testbeds::LEAKING;
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::setup::Flavour;
 use postern_lab::testbed::VIEWS;
 
-const fn checked(kvm: Kvm) -> Boot {
-    Boot {
-        flavour: Flavour::Debug,
-        kvm,
-    }
-}
+const CHECKED: Boot = Boot {
+    flavour: Flavour::Debug,
+    kvm: Kvm::Patched(VIEWS),
+};
 
 pub(super) const TESTS: &[Test] = &[
     Test {
         name: "checked/views keep to the rules of locks and memory, and leak nothing",
-        boot: checked(Kvm::Patched(VIEWS)),
+        boot: CHECKED,
         job: |programs| {
             let script = format!("{FORGET_LEAKS}; ./viewtest || exit 1; {FIND_LEAKS}");
             Job::new("checked", &script)
@@ -34,8 +33,11 @@ pub(super) const TESTS: &[Test] = &[
     },
     Test {
         name: "checked/leaks of the kernel's own test are found",
-        boot: checked(Kvm::Leaking),
-        job: |_| Job::new("leaks", FIND_LEAKS).timeout(Duration::from_secs(600)),
+        boot: CHECKED,
+        job: |_| {
+            let script = format!("insmod {LEAKING}; {FIND_LEAKS}");
+            Job::new("leaks", &script).timeout(Duration::from_secs(600))
+        },
         judge: Judge::Whole(finds_leaks),
     },
 ];

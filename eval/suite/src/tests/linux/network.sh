@@ -103,9 +103,9 @@ count() {
         "them the guest's; of a thousand $((($8 - $3) * 1000 / n)) exits," \
         "$((($9 - $4) * 1000 / n)) interrupts"
 }
-count 'iperf3, TCP to the guest' tap0 1M 65M debian iperf3 -c "$address" -n
-count 'iperf3, TCP from the guest' tap0 1M 65M debian iperf3 -c "$address" -R -n
-count 'iperf3, TCP with large packets' tap1 1M 65M debian iperf3 -c 10.2.0.2 -n
+count 'iperf3, TCP to the guest' tap0 1M 33M debian iperf3 -c "$address" -n
+count 'iperf3, TCP from the guest' tap0 1M 33M debian iperf3 -c "$address" -R -n
+count 'iperf3, TCP with large packets' tap1 1M 33M debian iperf3 -c 10.2.0.2 -n
 count 'iperf3, UDP to the guest' tap0 100 2100 debian iperf3 -c "$address" -u -b 20M -l 1400 -k
 count 'iperf3, UDP from the guest' tap0 100 2100 debian iperf3 -c "$address" -R -u -b 20M -l 1400 -k
 

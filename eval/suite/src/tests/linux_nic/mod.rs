@@ -20,8 +20,8 @@ const PRELUDE: &str = include_str!("prelude.sh");
 /// Real time that a machine has.
 const REAL_TIME: Duration = Duration::from_secs(3600);
 
-/// Frames of an exchange.
-const FRAMES: u64 = 100_000;
+/// Frames of an exchange: rings wrap hundreds of times, and each thread moves dozens of times.
+const FRAMES: u64 = 40_000;
 /// Frames of an exchange between VMs of four vCPUs, which share the machine's only processor: each
 /// takes several times as long there.
 const FRAMES_OF_FOUR: u64 = 20_000;
