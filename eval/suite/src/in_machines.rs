@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::machine::MachineError;
-use postern_lab::setup::Series;
+use postern_lab::setup::{Flavour, Series};
 use postern_lab::source::Source;
-use postern_lab::testbed::{self, Testbed};
+use postern_lab::testbed::{self, EmulatedTestbed, Testbed};
 
 use crate::libtest;
 use crate::machine_test::{Boot, Judge, SeriesTest};
+use crate::own_boots::{self, OwnBootTest};
 use crate::report::{TestReport, Verdict};
 use crate::testbeds::Testbeds;
 use crate::workers;
@@ -21,15 +22,24 @@ const TIMEOUT: Duration = Duration::from_secs(1200);
 /// Tests that share a boot at most, so that there is work for all machines.
 const MAX_TESTS_PER_BOOT: usize = 8;
 
-/// Runs tests and reports them.
+/// Work for one machine after another.
+enum Work<'a> {
+    /// A test that boots its machines by itself, with what it needs for that.
+    OwnBoots(&'static OwnBootTest, &'a EmulatedTestbed),
+    /// Tests that share a boot.
+    Batch(Vec<&'a SeriesTest<'a>>),
+}
+
+/// Runs tests that boot machines by themselves, and tests that share boots, and reports them.
 ///
 /// # Errors
 ///
 /// A machine that cannot be made. One that dies is a failed test.
-pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&SeriesTest<'_>]) -> Result<()> {
-    if tests.is_empty() {
-        return Ok(());
-    }
+pub fn run(
+    report: &TestReport,
+    own_boots: &[&'static OwnBootTest],
+    tests: &[&SeriesTest<'_>],
+) -> Result<()> {
     let (on_host, emulated): (Vec<&SeriesTest<'_>>, Vec<&SeriesTest<'_>>) =
         tests.iter().partition(|test| {
             test.test.boot == Boot::VIEWS
@@ -37,12 +47,27 @@ pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&SeriesTest<'_
                 && test.series.is_for(&testbed::host_release())
         });
     run_on_host(report, &on_host)?;
+    let mut testbeds = Testbeds::new();
+    let testbed = match own_boots {
+        [] => None,
+        _ => Some(own_boots::prepare(&mut testbeds)?),
+    };
     for test in &emulated {
         testbeds.prepare(test)?;
     }
-    let testbeds = &*testbeds;
-    workers::for_each(batches(&emulated), |batch| {
-        run_batch(report, testbeds, batch)
+    // All in one queue, what takes longest first and what takes least last, so that no processor
+    // waits for another in the end.
+    let (checked, others): (Vec<_>, Vec<_>) = batches(&emulated)
+        .into_iter()
+        .partition(|batch| batch[0].test.boot.flavour == Flavour::Debug);
+    let mut work: Vec<Work<'_>> = checked.into_iter().map(Work::Batch).collect();
+    if let Some(testbed) = &testbed {
+        work.extend(own_boots.iter().map(|test| Work::OwnBoots(test, testbed)));
+    }
+    work.extend(others.into_iter().map(Work::Batch));
+    workers::for_each(work, |work| match work {
+        Work::OwnBoots(test, testbed) => own_boots::run(report, testbed, test),
+        Work::Batch(tests) => run_batch(report, &testbeds, tests),
     })
 }
 
@@ -212,7 +237,7 @@ fn parse(outcome: &JobOutcome) -> Vec<(String, Verdict)> {
 
 #[cfg(test)]
 mod tests {
-    use postern_lab::setup::{self, Flavour, Programs};
+    use postern_lab::setup::{self, Programs};
 
     use super::*;
     use crate::machine_test::{Kvm, Test};

@@ -77,7 +77,6 @@ use postern_lab::source::Source;
 use machine_test::{Judge, SeriesTest};
 use own_boots::OwnBootTest;
 use report::{TestReport, Verdict};
-use testbeds::Testbeds;
 use unit_tests::Selection;
 
 /// Flags of `cargo suite`.
@@ -216,9 +215,7 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
             let title = format!("tests in machines, {count} of them");
             Reminder::new(&title, REMINDER)
         });
-        let mut testbeds = Testbeds::new();
-        own_boots::run(&report, &mut testbeds, &own_boots)?;
-        in_machines::run(&report, &mut testbeds, &in_machines)
+        in_machines::run(&report, &own_boots, &in_machines)
     };
     // Neither keeps all processors busy all the time.
     thread::scope(|scope| {

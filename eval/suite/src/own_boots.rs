@@ -20,9 +20,9 @@ use crate::report::{TestReport, Verdict};
 use crate::stock_users;
 use crate::testbeds::Testbeds;
 use crate::tests::{linux, linux_nic};
-use crate::workers;
 
 /// A test that makes its own machines.
+#[derive(Debug)]
 pub struct OwnBootTest {
     /// `area/what holds`.
     pub name: &'static str,
@@ -105,30 +105,33 @@ const OF_MACHINES: &[OwnBootTest] = &[
     OwnBootTest::new("demo/the same run twice shows the same counts", demo_twice),
 ];
 
-/// Runs tests and reports them.
+/// Makes what these tests need: the machine with the default series' small kernel and the patched KVM.
 ///
 /// # Errors
 ///
 /// The machine cannot be made.
-pub fn run(report: &TestReport, testbeds: &mut Testbeds, tests: &[&OwnBootTest]) -> Result<()> {
-    if tests.is_empty() {
-        return Ok(());
-    }
+pub fn prepare(testbeds: &mut Testbeds) -> Result<EmulatedTestbed> {
     let series = Series::default_one(setup::root())?;
     let testbed = testbeds.with(&series, Flavour::Small)?;
     testbed.prepare_patched()?;
-    let testbed = &*testbed;
-    workers::for_each(tests.to_vec(), |test| {
-        interrupt::check()?;
-        let start = Instant::now();
-        let verdict = Verdict::from((test.run)(testbed));
-        report.line(
-            &format!("emulated/{}", test.name),
-            &verdict,
-            Some(start.elapsed()),
-        );
-        Ok(())
-    })
+    Ok(testbed.clone())
+}
+
+/// Runs a test and reports it.
+///
+/// # Errors
+///
+/// The suite is interrupted.
+pub fn run(report: &TestReport, testbed: &EmulatedTestbed, test: &OwnBootTest) -> Result<()> {
+    interrupt::check()?;
+    let start = Instant::now();
+    let verdict = Verdict::from((test.run)(testbed));
+    report.line(
+        &format!("emulated/{}", test.name),
+        &verdict,
+        Some(start.elapsed()),
+    );
+    Ok(())
 }
 
 /// Reads the counters, which tell every instruction since power-on apart, after work of all kinds.
