@@ -22,6 +22,7 @@
 //! | [`in_machines`] | runs those tests, several in one boot |
 //! | `own_boots` | tests that boot machines by themselves |
 //! | `boots` | those of them that count boots |
+//! | `bridges` | the one of them that compares the switch with Linux' bridge |
 //! | `disks` | those of them that use disks of Linux guests |
 //! | `networks` | those of them that use networks of Linux guests |
 //! | `marks` | what these count between marks of their guests |
@@ -46,6 +47,7 @@
 #![forbid(unsafe_code)]
 
 mod boots;
+mod bridges;
 mod disks;
 pub mod in_machines;
 pub mod libtest;
@@ -191,6 +193,7 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
             .to_owned();
         report.line(&name, &Verdict::Skipped(why), None);
     }
+    let with_bridge = own_boots.iter().any(|test| test.name == bridges::TEST.name);
     let elsewhere: Vec<&str> = in_machines
         .iter()
         .filter_map(|test| match test.test.judge {
@@ -198,6 +201,7 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
             Judge::Whole(_) | Judge::Lines | Judge::Selftest => None,
         })
         .filter(|program| *program != tests::vmm::UNIT_TESTS)
+        .chain(with_bridge.then_some(bridges::PROGRAM))
         .collect();
     let on_host = || -> Result<()> {
         let wanted = |name: &str| options.wants(name);

@@ -11,6 +11,7 @@
 //! | [`guest`] | Linux guests: kernel, initial file system, root file system of Debian packages |
 //! | [`clean_root`] | Debian systems in directories, in which packages are tried |
 //! | [`qemu`] | Debian's QEMU |
+//! | [`dynamic`] | programs with the libraries that they need |
 //! | [`selftest`] | the series' own test, in the kernel's style |
 //!
 //! [`usage`] says what all that takes, and removes what is not needed any more.
@@ -24,6 +25,7 @@ pub mod checkout;
 pub mod clean_root;
 mod distributed;
 pub mod download;
+pub mod dynamic;
 pub mod guest;
 pub mod kernel;
 pub mod kernel_tree;
@@ -127,6 +129,24 @@ impl Setup {
     /// A sentence that says what failed.
     pub fn vmm_tests(&self) -> Result<BTreeMap<String, PathBuf>> {
         programs::vmm_tests(&self.cache, &self.progress)
+    }
+
+    /// Makes the owner's test of the switch beside Linux' bridge for the emulated machine.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what failed.
+    pub fn bridge_test(&self) -> Result<PathBuf> {
+        programs::bridge_test(&self.cache, &self.progress)
+    }
+
+    /// Modules of a kernel's own, and those that they need, as files in the order of loading.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has none, or they cannot be read.
+    pub fn own_modules(&self, tree: &KernelTree, names: &[&str]) -> Result<Vec<PathBuf>> {
+        guest::modules::files(&self.cache, &self.progress, tree, names)
     }
 
     /// Makes or fetches a kernel.

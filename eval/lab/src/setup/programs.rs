@@ -170,36 +170,30 @@ pub fn kernel_object(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
 pub fn vmm_tests(cache: &Cache, progress: &Progress) -> Result<BTreeMap<String, PathBuf>> {
     let builder = Builder::new(cache, progress)?;
     let _lock = cache.lock_target(progress, builder.target)?;
-    let list = builder.target.join("postern/vmm-tests.json");
-    let mut command = builder.command("test", &MUSL);
+    let mut arguments = Vec::new();
     for package in VMM {
-        command.args(["--package", package]);
+        arguments.extend(["--package", package]);
     }
-    command.arg("--lib");
+    arguments.push("--lib");
     for test in VMM_TESTS {
-        command.args(["--test", test]);
+        arguments.extend(["--test", test]);
     }
-    command.args(["--no-run", "--message-format=json-render-diagnostics"]);
-    // Its messages for programs are no log.
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "out=$1; shift; exec \"$@\" > \"$out\"", "sh"])
-        .arg(&list);
-    shell
-        .arg(command.get_program())
-        .args(command.get_args())
-        .current_dir(checkout::root());
-    let log = cache.path("log/vmm-tests.log");
-    progress.build("the VMM's tests", &log, &mut shell)?;
-    let messages = fs::read_to_string(&list).context("reading what cargo has built")?;
-    let built: BTreeMap<String, PathBuf> = messages.lines().filter_map(test_program).collect();
-    let paths: Vec<PathBuf> = built.values().cloned().collect();
-    let directory = builder.keep("vmm_tests", &paths, DEBUGGED)?;
-    let stripped = |path: PathBuf| directory.join(path.file_name().unwrap_or_default());
-    Ok(built
-        .into_iter()
-        .map(|(name, path)| (name, stripped(path)))
-        .collect())
+    builder.tests("the VMM's tests", "vmm_tests", &arguments)
+}
+
+/// Builds the owner's test of the switch beside Linux' bridge.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn bridge_test(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    const TEST: &str = "bridge";
+    let builder = Builder::new(cache, progress)?;
+    let _lock = cache.lock_target(progress, builder.target)?;
+    let arguments = ["--package", "postern-nic-owner", "--test", TEST];
+    let mut built = builder.tests("the test of Linux' bridge", "bridge_test", &arguments)?;
+    let program = built.remove(TEST);
+    program.context("cargo has not built the test of Linux' bridge")
 }
 
 /// Name and path of a test program, if that is what a message of cargo is about.
@@ -287,6 +281,39 @@ impl<'a> Builder<'a> {
         command.args(["--profile", target.profile, "--target-dir"]);
         command.arg(self.target);
         command
+    }
+
+    /// Builds test programs, which cargo chooses by these arguments, and keeps them; by name.
+    fn tests(
+        &self,
+        what: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<BTreeMap<String, PathBuf>> {
+        let list = self.target.join(format!("postern/{name}.json"));
+        let mut command = self.command("test", &MUSL);
+        command.args(arguments);
+        command.args(["--no-run", "--message-format=json-render-diagnostics"]);
+        // Its messages for programs are no log.
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "out=$1; shift; exec \"$@\" > \"$out\"", "sh"])
+            .arg(&list);
+        shell
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir(checkout::root());
+        let log = self.cache.path(&format!("log/{name}.log"));
+        self.progress.build(what, &log, &mut shell)?;
+        let messages = fs::read_to_string(&list).context("reading what cargo has built")?;
+        let built: BTreeMap<String, PathBuf> = messages.lines().filter_map(test_program).collect();
+        let paths: Vec<PathBuf> = built.values().cloned().collect();
+        let directory = self.keep(name, &paths, DEBUGGED)?;
+        let stripped = |path: PathBuf| directory.join(path.file_name().unwrap_or_default());
+        Ok(built
+            .into_iter()
+            .map(|(name, path)| (name, stripped(path)))
+            .collect())
     }
 
     /// Builds the image of the NIC view with these features.

@@ -1,14 +1,13 @@
 //! QEMU as Debian distributes it: the program that most users of KVM run.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::cache::{Cache, Key, Step};
 use super::download::Release;
+use super::dynamic::{LOADER, libraries};
 use super::progress::Progress;
 use super::series::Series;
 use crate::job::Job;
@@ -17,10 +16,6 @@ use crate::job::Job;
 const PACKAGE: &str = "qemu-system-x86";
 /// The program, in the package.
 const PROGRAM: &str = "usr/bin/qemu-system-x86_64";
-/// The dynamic loader, which is one of the libraries.
-const LOADER: &str = "ld-linux-x86-64.so.2";
-/// Where packages have their libraries.
-const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 /// What the program reads to boot Linux: firmware, and parts of it that cards would bring.
 const DATA: [&str; 3] = [
     "usr/share/seabios/bios-256k.bin",
@@ -75,7 +70,7 @@ pub fn fetch(cache: &Cache, progress: &Progress, series: &Series) -> Result<Qemu
         let tree = directory.join(".packages");
         Release::open(cache, task, &series.debian)?.unpack_with_dependencies(PACKAGE, &tree)?;
         let program = tree.join(PROGRAM);
-        let mut files = needed(&tree, &program)?;
+        let mut files = libraries(&tree, &program)?;
         files.push(program);
         files.extend(DATA.map(|path| tree.join(path)));
         for file in files {
@@ -92,46 +87,9 @@ pub fn fetch(cache: &Cache, progress: &Progress, series: &Series) -> Result<Qemu
     Ok(Qemu(directory))
 }
 
-/// The libraries that a program needs, and those that they need, of packages unpacked into `tree`.
-fn needed(tree: &Path, program: &Path) -> Result<Vec<PathBuf>> {
-    let mut known = BTreeSet::new();
-    let mut libraries = Vec::new();
-    let mut unread = vec![program.to_owned()];
-    while let Some(file) = unread.pop() {
-        let output = Command::new("readelf").arg("-dW").arg(&file).output();
-        let output = output.context("running readelf")?;
-        for name in needed_names(&String::from_utf8_lossy(&output.stdout)) {
-            if !known.insert(name.to_owned()) {
-                continue;
-            }
-            let places = LIBRARIES.map(|place| tree.join(place).join(name));
-            let Some(library) = places.into_iter().find(|path| path.exists()) else {
-                bail!("{name}, which {} needs, is in no package", file.display());
-            };
-            libraries.push(library.clone());
-            unread.push(library);
-        }
-    }
-    Ok(libraries)
-}
-
-/// Names in what `readelf -d` prints of a file: `... (NEEDED) Shared library: [NAME]`.
-fn needed_names(text: &str) -> impl Iterator<Item = &str> {
-    text.lines()
-        .filter(|line| line.contains("(NEEDED)"))
-        .filter_map(|line| line.rsplit_once('[')?.1.strip_suffix(']'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_needed_libraries_are_read() {
-        let text = " 0x0000000000000001 (NEEDED)             Shared library: [libz.so.1]\n \
-                    0x000000000000000e (SONAME)             Library soname: [libx.so.2]\n";
-        assert_eq!(needed_names(text).collect::<Vec<_>>(), ["libz.so.1"]);
-    }
 
     #[test]
     fn the_command_names_the_files() {

@@ -180,7 +180,8 @@ impl Wire {
         message.msg_iov = &raw mut part;
         message.msg_iovlen = 1;
         message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&control);
+        // Of another type with each C library.
+        message.msg_controllen = size_of_val(&control) as _;
         // SAFETY: the message points to memory of the sizes given.
         let length =
             unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };

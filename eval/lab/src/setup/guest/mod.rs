@@ -9,7 +9,7 @@
 
 mod image;
 mod initrd;
-mod modules;
+pub(super) mod modules;
 
 use std::path::{Path, PathBuf};
 

@@ -7,7 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::setup::progress::Task;
+use crate::setup::cache::{Cache, Key, Step};
+use crate::setup::kernel_tree::KernelTree;
+use crate::setup::progress::{Progress, Task};
 
 /// All modules of a kernel.
 pub struct Modules {
@@ -85,6 +87,45 @@ impl Modules {
         });
         Ok(())
     }
+}
+
+/// Modules of a kernel by name, and those that they need, as decompressed files in the order of
+/// loading.
+///
+/// # Errors
+///
+/// The kernel has none, or they cannot be read.
+pub fn files(
+    cache: &Cache,
+    progress: &Progress,
+    tree: &KernelTree,
+    names: &[&str],
+) -> Result<Vec<PathBuf>> {
+    const ORDER: &str = "order";
+    let all = tree.modules.as_ref();
+    let all = all.context("the kernel has nothing that is a module")?;
+    let step = Step {
+        name: "kernel-modules",
+        title: "modules of a kernel's own",
+        about: "a few seconds",
+        key: Key::new()
+            .identity(&tree.kernel.image)?
+            .bytes(names.join(" ").as_bytes()),
+        megabytes: 20,
+    };
+    let directory = cache.step(progress, &step, |directory, task| {
+        let mut order = String::new();
+        for module in Modules::read(all)?.with_needed(task, names)? {
+            let file = format!("{}.ko", module.name);
+            fs::write(directory.join(&file), module.content)
+                .with_context(|| format!("keeping the module {file}"))?;
+            order += &format!("{file}\n");
+        }
+        fs::write(directory.join(ORDER), order).context("noting the order of modules")
+    })?;
+    let order =
+        fs::read_to_string(directory.join(ORDER)).context("reading the order of modules")?;
+    Ok(order.lines().map(|file| directory.join(file)).collect())
 }
 
 fn find(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
