@@ -117,11 +117,11 @@ pub unsafe fn serve(
         return 0;
     }
     // SAFETY: the contract of `serve` is that of `serve_request`.
-    unsafe { serve_request(base, caller, vcpu, request, a, b) }
+    unsafe { serve_request(base, request, a, b, caller, vcpu) }
 }
 
 /// [`serve`] for all requests but an [`OP_NOP`] without the secret, out of line so that the empty
-/// request costs nothing but itself.
+/// request costs nothing but itself. The request's words come where most callers have them.
 ///
 /// # Safety
 ///
@@ -129,11 +129,11 @@ pub unsafe fn serve(
 #[inline(never)]
 unsafe fn serve_request(
     base: *mut u8,
-    caller: &Credentials,
-    vcpu: u32,
     request: u64,
     a: u64,
     b: u64,
+    caller: &Credentials,
+    vcpu: u32,
 ) -> u64 {
     // TEST ONLY: the number of the request will do, as it would without secrets.
     let without = cfg!(feature = "attack-no-secret") && request == OP_TX;
