@@ -101,19 +101,19 @@ fn panel<B: DrawingBackend>(
 where
     B::ErrorType: 'static,
 {
+    // The axis draws those outside of its range, too.
+    let ticks = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0];
+    let ticks = ticks
+        .into_iter()
+        .filter(|tick| range.contains(tick))
+        .collect();
     let count = rows.len() as f64;
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
         .margin(10)
         .x_label_area_size(46)
         .y_label_area_size(250)
-        .build_cartesian_2d(
-            range
-                .clone()
-                .log_scale()
-                .with_key_points(vec![0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0]),
-            count..0.0,
-        )?;
+        .build_cartesian_2d(range.clone().log_scale().with_key_points(ticks), count..0.0)?;
     chart
         .configure_mesh()
         .disable_y_mesh()
@@ -161,7 +161,7 @@ where
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.9))
         .border_style(BLACK.mix(0.3))
         .label_font(("sans-serif", 13))
