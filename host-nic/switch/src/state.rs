@@ -381,7 +381,8 @@ pub struct LaneState {
     /// Number of the sender that has the lane, plus 1, or that had it last, with [`LANE_FREE`]; 0 if
     /// none has ever had it.
     pub holder: AtomicU32,
-    /// Of lane 0 of a queue: not 0 if a sender found that all lanes of the queue are others'.
+    /// Of lane 0 of a queue: not 0 if a sender found that all lanes of the queue are others', and while
+    /// one of them is taken from its holder.
     pub wanted: AtomicU64,
     /// While the lane is taken from its holder ([`LANE_NOTED`]): number of the holder's calls that had
     /// begun.

@@ -25,14 +25,22 @@ impl Switch<'_> {
     /// Makes a turn of all RX queues: `turn` is one more each time. One thread of the owner makes
     /// turns, a millisecond or more apart.
     pub fn turn_lanes(&self, turn: u32) {
-        for queue in 0..self.geometry().senders() {
-            let lanes = || (0..self.geometry().lanes()).filter_map(|lane| self.lane(queue, lane));
-            let leaving = lanes().fold(false, |any, lane| self.let_go(lane) | any);
+        let geometry = self.geometry();
+        for queue in 0..geometry.senders() {
             let Some(first) = self.lane(queue, 0) else {
                 continue;
             };
-            if !leaving && first.wanted.swap(0, AcqRel) != 0 {
-                self.begin_turn(queue, turn % self.geometry().lanes());
+            // One look where nobody waits, as is usual. The word stays set while a lane is on its way.
+            if first.wanted.load(Acquire) == 0 {
+                continue;
+            }
+            let lanes = (0..geometry.lanes()).filter_map(|lane| self.lane(queue, lane));
+            if lanes.fold(false, |any, lane| self.let_go(lane) | any) {
+                continue;
+            }
+            first.wanted.store(0, Relaxed);
+            if self.begin_turn(queue, turn % geometry.lanes()) {
+                first.wanted.store(1, Relaxed);
             }
         }
     }
@@ -62,21 +70,23 @@ impl Switch<'_> {
         true
     }
 
-    /// Marks the lane of a queue whose turn it is, unless one is free.
-    fn begin_turn(&self, queue: u32, turn: u32) {
+    /// Marks the lane of a queue whose turn it is, unless one is free. Returns whether it did.
+    fn begin_turn(&self, queue: u32, turn: u32) -> bool {
         let lanes = self.geometry().lanes();
         let holder = |lane: u32| self.lane(queue, lane).map(|state| &state.holder);
         let all = || (0..lanes).filter_map(holder);
         // One whose frames have not been read is not to be had yet. Then its receiver has to read.
         if all().any(|word| word.load(Relaxed) & LANE_FREE != 0 || word.load(Relaxed) == 0) {
-            return;
+            return false;
         }
-        if let Some(word) = holder(turn) {
+        let marked = holder(turn).is_some_and(|word| {
             let found = word.load(Relaxed);
             let marked = word.compare_exchange(found, found | LANE_LEAVING, AcqRel, Relaxed);
-            if marked.is_ok() {
-                self.state().generation.fetch_add(1, AcqRel);
-            }
+            marked.is_ok()
+        });
+        if marked {
+            self.state().generation.fetch_add(1, AcqRel);
         }
+        marked
     }
 }

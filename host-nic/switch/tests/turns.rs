@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::build::Build;
 use common::{Guest, SMALL, TestNic, frame, mac};
 use postern_abi::window::Geometry;
-use postern_switch::state::Cause;
+use postern_switch::state::{Cause, LANE_LEAVING};
 
 /// The port that receives.
 const TO: u32 = 1;
@@ -117,4 +117,23 @@ fn a_lane_is_free_when_its_frames_have_been_read() {
     assert_eq!(to.receive_from(0, 9), [unread]);
     assert_eq!(waits.call(1, true), 1);
     assert_eq!(to.receive_from(2, 9), [waiting]);
+}
+
+/// An owner may end in the middle of a turn, also before it has noted that one goes on.
+#[test]
+fn a_turn_that_an_owner_left_goes_on_when_somebody_waits() {
+    let nic = nic();
+    let mut to = Guest::attach(&nic, TO, 1);
+    let [holder, other] = [0, 2].map(|port| Guest::attach(&nic, port, 1));
+    let first = nic.switch().lane(TO, 0).unwrap();
+    assert!(delivers(&holder, &mut to, 1));
+    first.holder.fetch_or(LANE_LEAVING, Relaxed);
+    first.wanted.store(0, Relaxed);
+    nic.switch().state().generation.fetch_add(1, Relaxed);
+    // Nobody waits, so nothing is looked at.
+    nic.switch().turn_lanes(0);
+    assert_ne!(first.holder.load(Relaxed) & LANE_LEAVING, 0);
+    assert!(!delivers(&other, &mut to, 2));
+    nic.switch().turn_lanes(1);
+    assert!(delivers(&other, &mut to, 3));
 }
