@@ -18,6 +18,7 @@
 //! | [`counters`] | numbers of frames that ports have sent, received and dropped |
 //! | [`policy`], [`mac`] | policies of ports as people write them, compiled for the switch |
 //! | [`mod@file`] | files that people name, read with a limit |
+//! | [`serde_as_text!`] | values that files have as text |
 //!
 //! # Example
 //!
@@ -71,3 +72,4 @@ pub mod policy;
 pub mod protocol;
 pub mod request;
 pub mod socket;
+mod text;

@@ -80,19 +80,7 @@ impl fmt::Display for Mac {
     }
 }
 
-impl TryFrom<String> for Mac {
-    type Error = MacError;
-
-    fn try_from(text: String) -> Result<Mac, MacError> {
-        text.parse()
-    }
-}
-
-impl From<Mac> for String {
-    fn from(mac: Mac) -> String {
-        mac.to_string()
-    }
-}
+crate::serde_as_text!(Mac);
 
 #[cfg(test)]
 mod tests {

@@ -103,19 +103,7 @@ impl FromStr for Station {
     }
 }
 
-impl TryFrom<String> for Station {
-    type Error = StationError;
-
-    fn try_from(text: String) -> Result<Station, StationError> {
-        text.parse()
-    }
-}
-
-impl From<Station> for String {
-    fn from(station: Station) -> String {
-        station.to_string()
-    }
-}
+postern_nic_client::serde_as_text!(Station);
 
 impl fmt::Display for Station {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -54,19 +54,7 @@ impl fmt::Display for Source {
     }
 }
 
-impl TryFrom<String> for Source {
-    type Error = SourceError;
-
-    fn try_from(text: String) -> Result<Source, SourceError> {
-        text.parse()
-    }
-}
-
-impl From<Source> for String {
-    fn from(source: Source) -> String {
-        source.to_string()
-    }
-}
+crate::serde_as_text!(Source, ReservedAddress);
 
 /// The other ports that a port talks to, whatever their VLAN (the roles of RFC 5517, "Private
 /// VLANs").
@@ -141,20 +129,6 @@ impl FromStr for ReservedAddress {
 impl fmt::Display for ReservedAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:02x}", self.0)
-    }
-}
-
-impl TryFrom<String> for ReservedAddress {
-    type Error = ReservedAddressError;
-
-    fn try_from(text: String) -> Result<ReservedAddress, ReservedAddressError> {
-        text.parse()
-    }
-}
-
-impl From<ReservedAddress> for String {
-    fn from(address: ReservedAddress) -> String {
-        address.to_string()
     }
 }
 

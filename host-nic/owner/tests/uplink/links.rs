@@ -32,110 +32,112 @@ fn passes(bridge: &PumpThread, port: &Lists, wire: &Wire) {
     });
 }
 
-#[test]
-fn an_interface_that_was_down_goes_on() {
-    for drive in DRIVES {
-        for (text, interface, far) in KINDS {
+/// An uplink in a namespace of its own, which has a veth pair.
+struct Joined<'a> {
+    /// Its configuration and its interface, and the one at which its frames are seen.
+    kind: (&'a str, &'a str, &'a str),
+    port: Lists,
+    bridge: PumpThread,
+}
+
+/// Runs a test with an uplink of each of these kinds, in each way of waiting.
+fn with_each(
+    drives: &[PumpWait],
+    kinds: &[(&str, &str, &str)],
+    test: impl Fn(Joined<'_>) -> Result<(), String> + Sync,
+) {
+    for &drive in drives {
+        for &kind in kinds {
             in_namespace(|| {
                 veth(1500)?;
                 let port = Lists::default();
-                let bridge = PumpThread::start(open(text)?, port.clone(), drive).unwrap();
-                passes(&bridge, &port, &Wire::open(far));
-                ip(&format!("link set {interface} down"))?;
-                wait_until("the end of the link", || {
-                    bridge.link_state() == LinkState::Down
-                });
-                assert_eq!(port.forgotten(), 1, "{text}");
-                // What comes meanwhile does not wait for the link.
-                let before = bridge.counters().snapshot().to_interface;
-                (0..10).for_each(|number| port.give(frame(300, number)));
-                wait_until("the drops", || port.waiting() == 0);
-                wait_until("their count", || {
-                    let now = bridge.counters().snapshot().to_interface;
-                    now.link_down >= before.link_down + 10
-                });
-                ip(&format!("link set {interface} up"))?;
-                passes(&bridge, &port, &Wire::open(far));
-                bridge.stop().unwrap();
-                Ok(())
+                let bridge = PumpThread::start(open(kind.0)?, port.clone(), drive).unwrap();
+                test(Joined { kind, port, bridge })
             });
         }
     }
+}
+
+#[test]
+fn an_interface_that_was_down_goes_on() {
+    with_each(&DRIVES, &KINDS, |Joined { kind, port, bridge }| {
+        let (text, interface, far) = kind;
+        passes(&bridge, &port, &Wire::open(far));
+        ip(&format!("link set {interface} down"))?;
+        wait_until("the end of the link", || {
+            bridge.link_state() == LinkState::Down
+        });
+        assert_eq!(port.forgotten(), 1, "{text}");
+        // What comes meanwhile does not wait for the link.
+        let before = bridge.counters().snapshot().to_interface;
+        (0..10).for_each(|number| port.give(frame(300, number)));
+        wait_until("the drops", || port.waiting() == 0);
+        wait_until("their count", || {
+            let now = bridge.counters().snapshot().to_interface;
+            now.link_down >= before.link_down + 10
+        });
+        ip(&format!("link set {interface} up"))?;
+        passes(&bridge, &port, &Wire::open(far));
+        bridge.stop().unwrap();
+        Ok(())
+    });
 }
 
 /// Too short for the pump to see it.
 #[test]
 fn an_interface_that_was_down_for_a_moment_goes_on() {
-    for drive in DRIVES {
-        for (text, interface, far) in KINDS {
-            in_namespace(|| {
-                veth(1500)?;
-                let port = Lists::default();
-                let bridge = PumpThread::start(open(text)?, port.clone(), drive).unwrap();
-                let wire = Wire::open(far);
-                for round in 0..5 {
-                    // In full swing.
-                    (0..1000).for_each(|number| port.give(frame(300, number)));
-                    ip(&format!("link set {interface} down"))?;
-                    ip(&format!("link set {interface} up"))?;
-                    assert!(!bridge.has_ended(), "{text}, round {round}");
-                }
-                drop(wire);
-                passes(&bridge, &port, &Wire::open(far));
-                bridge.stop().unwrap();
-                Ok(())
-            });
+    with_each(&DRIVES, &KINDS, |Joined { kind, port, bridge }| {
+        let (text, interface, far) = kind;
+        let wire = Wire::open(far);
+        for round in 0..5 {
+            // In full swing.
+            (0..1000).for_each(|number| port.give(frame(300, number)));
+            ip(&format!("link set {interface} down"))?;
+            ip(&format!("link set {interface} up"))?;
+            assert!(!bridge.has_ended(), "{text}, round {round}");
         }
-    }
+        drop(wire);
+        passes(&bridge, &port, &Wire::open(far));
+        bridge.stop().unwrap();
+        Ok(())
+    });
 }
 
 #[test]
 fn a_lost_carrier_has_the_stations_forgotten() {
-    for text in ["packet:near", "xdp:near,mode=copy"] {
-        in_namespace(|| {
-            veth(1500)?;
-            let port = Lists::default();
-            let bridge = PumpThread::start(open(text)?, port.clone(), PumpWait::default()).unwrap();
-            passes(&bridge, &port, &Wire::open("far"));
-            assert_eq!(port.forgotten(), 0);
-            ip("link set far down")?;
-            wait_until("the end of the carrier", || {
-                bridge.link_state() == LinkState::NoCarrier
-            });
-            assert_eq!(port.forgotten(), 1);
-            ip("link set far up")?;
-            passes(&bridge, &port, &Wire::open("far"));
-            bridge.stop().unwrap();
-            Ok(())
+    let waits = [PumpWait::default()];
+    with_each(&waits, &KINDS[1..], |Joined { kind, port, bridge }| {
+        let (.., far) = kind;
+        passes(&bridge, &port, &Wire::open(far));
+        assert_eq!(port.forgotten(), 0);
+        ip(&format!("link set {far} down"))?;
+        wait_until("the end of the carrier", || {
+            bridge.link_state() == LinkState::NoCarrier
         });
-    }
+        assert_eq!(port.forgotten(), 1);
+        ip(&format!("link set {far} up"))?;
+        passes(&bridge, &port, &Wire::open(far));
+        bridge.stop().unwrap();
+        Ok(())
+    });
 }
 
 #[test]
 fn an_interface_that_goes_away_ends_the_pump_with_its_name() {
-    for drive in DRIVES {
-        for (text, command, name) in [
-            ("tap:tap0", "link del tap0", "tap0"),
-            ("packet:near", "link del far", "near"),
-            ("xdp:near", "link del far", "near"),
-        ] {
-            in_namespace(|| {
-                veth(1500)?;
-                let port = Lists::default();
-                let bridge = PumpThread::start(open(text)?, port.clone(), drive).unwrap();
-                // It is in full swing.
-                (0..20_000).for_each(|number| port.give(frame(200, number)));
-                wait_until("a frame", || {
-                    bridge.counters().snapshot().to_interface.frames > 0
-                });
-                ip(command)?;
-                wait_until("the end of the pump", || bridge.has_ended());
-                match bridge.stop().unwrap_err() {
-                    UplinkError::Gone { interface } => assert_eq!(interface, name),
-                    other => panic!("{command}: {other}"),
-                }
-                Ok(())
-            });
+    with_each(&DRIVES, &KINDS, |Joined { kind, port, bridge }| {
+        let (text, interface, far) = kind;
+        // It is in full swing.
+        (0..20_000).for_each(|number| port.give(frame(200, number)));
+        wait_until("a frame", || {
+            bridge.counters().snapshot().to_interface.frames > 0
+        });
+        // The other end of a pair takes this one along.
+        ip(&format!("link del {far}"))?;
+        wait_until("the end of the pump", || bridge.has_ended());
+        match bridge.stop().unwrap_err() {
+            UplinkError::Gone { interface: gone } => assert_eq!(gone, interface),
+            other => panic!("{text}: {other}"),
         }
-    }
+        Ok(())
+    });
 }

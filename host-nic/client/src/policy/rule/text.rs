@@ -228,26 +228,7 @@ impl FromStr for PortRange {
     }
 }
 
-/// Has serde read and write a part of a rule as its text.
-macro_rules! as_text {
-    ($($part:ty),*) => {$(
-        impl TryFrom<String> for $part {
-            type Error = RuleError;
-
-            fn try_from(text: String) -> Result<$part, RuleError> {
-                text.parse()
-            }
-        }
-
-        impl From<$part> for String {
-            fn from(part: $part) -> String {
-                part.to_string()
-            }
-        }
-    )*};
-}
-
-as_text!(MacMatch, Prefix, PortRange);
+crate::serde_as_text!(MacMatch, Prefix, PortRange);
 
 impl fmt::Display for MacMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
