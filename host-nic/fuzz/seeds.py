@@ -59,8 +59,16 @@ def ring():
     send = frame(60, 2) + call()
     tenants = send + bytes([14]) + send + drain + bytes([13]) + send
     write("ring", "tenants", b"\0" + tenants + bytes([15]) + tenants)
-    header = bytes([4]) + struct.pack("<QQBB", 200 | 1 << 32 | 1 << 40, 100 | 34 << 16 | 16 << 32, 2, 0)
-    write("ring", "offload", b"\0" + bytes([12, 15]) + header + bytes(64) + call() + drain)
+    # A large segment, to one port and to all, which is cut into more frames than a call has.
+    packet = b"\x08\0" + ipv4(6, tcp(bytes(3000)))[:62]
+    for size in (1, 500):
+        first = 3054 | 1 << 32 | 1 << 40
+        large = struct.pack("<BQQ", 4, first, size | 34 << 16 | 16 << 32)
+        large = b"".join(large + bytes([to, 0]) + packet + call(hold=1) for to in (2, broadcast))
+        for config in (0, 0x1A, 0x7B):
+            mirrors = set_policy(0, mirror=2) + set_policy(1, egress=1)
+            steps = bytes([12, 15]) + (large + drain + call()) * 2 + mirrors + large + call() + drain + call()
+            write("ring", f"segments-{size}-{config:x}", bytes([config]) + steps)
     write("ring", "requests", b"\0" + bytes([9, 1, 9]) + struct.pack("<QQ", 2**64 - 1, 2**64 - 1))
     # Four or eight senders, and one or two lanes at each queue.
     for config in (0x18, 0x19, 0x28, 0x29):

@@ -54,7 +54,8 @@ impl Run {
     fn new(input: &mut Bytes) -> Run {
         let config = input.u8();
         let queues = 1 + u32::from(config & 1);
-        let ports = 3 + u32::from(config >> 3 & 1) * 2;
+        // The last are more RX queues than a call keeps lanes open of.
+        let ports = [3, 5, 9, 9][usize::from(config >> 3 & 1 | config >> 5 & 2)];
         let lane = MIN_RING << (config >> 1 & 1);
         let geometry = Geometry::new(ports, queues, MIN_RING, lane).unwrap();
         // A lane for each sender, or so few that they take turns.
