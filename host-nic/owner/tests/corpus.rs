@@ -48,7 +48,8 @@ fn all_parts_of_policies_can_be_read() {
     }
 }
 
-/// Inputs of an older ABI version would test little more than the refusal of that version.
+/// Inputs of an older ABI version would test little more than the refusal of that version;
+/// `fuzz/seeds.py` writes them anew.
 #[test]
 fn first_inputs_have_the_abi_version_of_now() {
     let read = |target: &str, name: &str| fs::read(corpus(target).join(name)).unwrap();
