@@ -25,3 +25,7 @@ pub const MEMBER: u32 = 1 << 9;
 pub const PMU: u32 = 1 << 10;
 /// A service that has left CPL 3 ends at CPL 3.
 pub const CPL: u32 = 1 << 11;
+/// Nothing of a service is seen in vector registers: an abort clears them, getters show zeros.
+pub const VECTORS: u32 = 1 << 12;
+/// The entry stub clears the direction flag.
+pub const CLD: u32 = 1 << 13;

@@ -102,6 +102,7 @@ fn pairs() -> Vec<(String, u64)> {
         view::CallPage,
         saved_rsp,
         member,
+        note,
         reserved,
         caller
     );
@@ -313,6 +314,8 @@ fn bits_of_omitted_defences_agree() {
             ("MEMBER", omit::MEMBER),
             ("PMU", omit::PMU),
             ("CPL", omit::CPL),
+            ("VECTORS", omit::VECTORS),
+            ("CLD", omit::CLD),
         ];
         assert_eq!(bits.matches(" << ").count(), pairs.len(), "{bits}");
         let pairs = pairs.map(|(name, bit)| (format!("EPT_VIEW_DEFENCE_{name}"), bit.into()));

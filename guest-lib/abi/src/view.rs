@@ -111,7 +111,9 @@ pub const VMFUNCS_STRICT: u64 = 4;
 /// | RBX, RBP, R12 to R15 | the guest's | the guest's |
 /// | RSP | the view's stack | the guest's |
 ///
-/// The service uses no vector register.
+/// Vector registers are the guest's, in both directions. A service may use those that its caller
+/// lends it ([`TX_AVX`](crate::service::TX_AVX)), and returns none with anything in it that was not
+/// the guest's. A call that is aborted loses them all: they are zero.
 #[repr(C)]
 #[derive(Debug)]
 pub struct CallPage {
@@ -119,8 +121,11 @@ pub struct CallPage {
     pub saved_rsp: u64,
     /// Number of this vCPU among those of the grant.
     pub member: u32,
+    /// A word of the service's own, zero at first. The kernel neither reads nor writes it. The NIC
+    /// notes the lower half of the request's second argument there.
+    pub note: u32,
     /// Always zero.
-    pub reserved: [u32; 13],
+    pub reserved: [u32; 12],
     /// The words of the grant, which say who is calling. The kernel does not look into them.
     pub caller: [u64; 8],
 }

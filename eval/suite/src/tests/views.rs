@@ -144,6 +144,24 @@ pub(super) const TESTS: &[Test] = &[
         "it ended at CPL 0"
     ),
     fails!(
+        "an abort leaves nothing in vector registers",
+        "where an abort leaves them alone",
+        omit::VECTORS,
+        "bytes of vector registers are shown"
+    ),
+    fails!(
+        "INIT leaves nothing in vector registers",
+        "where an abort leaves them alone",
+        omit::VECTORS,
+        "bytes of vector registers are shown"
+    ),
+    fails!(
+        "getters show no vector register of a call",
+        "where they are not masked",
+        omit::VECTORS,
+        "bytes of vector registers are shown"
+    ),
+    fails!(
         "setting state aborts a call",
         "where setters do not abort",
         omit::SETTERS,

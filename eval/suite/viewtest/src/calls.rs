@@ -410,6 +410,16 @@ fn setters() -> Result<()> {
         ("KVM_SET_VCPU_EVENTS", |vm| {
             Ok(vm.vcpu.set_vcpu_events(&vm.vcpu.get_vcpu_events()?)?)
         }),
+        ("KVM_SET_FPU", |vm| {
+            Ok(vm.vcpu.set_fpu(&vm.vcpu.get_fpu()?)?)
+        }),
+        ("KVM_SET_XCRS", |vm| {
+            Ok(vm.vcpu.set_xcrs(&vm.vcpu.get_xcrs()?)?)
+        }),
+        ("KVM_SET_XSAVE", |vm| {
+            // SAFETY: the VM has no feature by request, so the state has 4096 bytes.
+            Ok(unsafe { vm.vcpu.set_xsave(&vm.vcpu.get_xsave()?) }?)
+        }),
         ("KVM_SET_DEBUGREGS", |vm| {
             Ok(vm.vcpu.set_debug_regs(&vm.vcpu.get_debug_regs()?)?)
         }),

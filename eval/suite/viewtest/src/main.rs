@@ -16,6 +16,7 @@ mod observers;
 mod revoke;
 mod slots;
 mod sys;
+mod vectors;
 mod weakened;
 
 use std::fmt;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         grants::TESTS,
         revoke::TESTS,
         observers::TESTS,
+        vectors::TESTS,
         large_pages::TESTS,
         hypercall::TESTS,
         lifetime::TESTS,

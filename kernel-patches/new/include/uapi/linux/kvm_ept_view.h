@@ -47,7 +47,8 @@
 struct kvm_ept_view_call {
 	__u64 saved_rsp;
 	__u32 member;
-	__u32 reserved[13];
+	__u32 note;
+	__u32 reserved[12];
 	__u64 caller[8];
 };
 

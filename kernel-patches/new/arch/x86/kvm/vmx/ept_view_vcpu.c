@@ -12,6 +12,8 @@
 #include <linux/nospec.h>
 #include <linux/kvm_host.h>
 
+#include <asm/fpu/api.h>
+
 #include "cpuid.h"
 #include "ept_view_vcpu.h"
 #include "irq.h"
@@ -362,6 +364,31 @@ static void restore_user_segments(struct kvm_vcpu *vcpu)
 	__vmx_set_segment(vcpu, &segment, VCPU_SREG_SS);
 }
 
+/* The components of XSAVE with vector registers, but for XMM. */
+static const unsigned int vector_components[] = {
+	XFEATURE_YMM, XFEATURE_OPMASK, XFEATURE_ZMM_Hi256, XFEATURE_Hi16_ZMM,
+};
+
+/*
+ * The CPU has the guest's registers behind an exit, and memory has them in an
+ * ioctl.  So have them saved, and loaded anew before the guest runs.
+ */
+static void clear_vector_registers(struct kvm_vcpu *vcpu)
+{
+	struct fpstate *fps = vcpu->arch.guest_fpu.fpstate;
+	unsigned int i;
+
+	kernel_fpu_begin();
+	memset(fps->regs.fxsave.xmm_space, 0,
+	       sizeof(fps->regs.fxsave.xmm_space));
+	for (i = 0; i < ARRAY_SIZE(vector_components); i++) {
+		if (fps->xfeatures & BIT_ULL(vector_components[i]))
+			fpstate_clear_xstate_component(fps,
+						       vector_components[i]);
+	}
+	kernel_fpu_end();
+}
+
 static u32 active_index(struct ept_view_vcpu *views)
 {
 	unsigned int slot = views->active.att->slot;
@@ -416,6 +443,7 @@ static void abort_call(struct kvm_vcpu *vcpu, const struct kvm_ept_view_exit *e)
 	kvm_rip_write(vcpu, rip);
 	vmx_set_rflags(vcpu, rflags);
 	vcpu->arch.cr2 = 0;
+	clear_vector_registers(vcpu);
 
 	vmcs_write32(GUEST_INTERRUPTIBILITY_INFO,
 		     vmcs_read32(GUEST_INTERRUPTIBILITY_INFO) &
@@ -452,8 +480,8 @@ static void vmx_ept_view_abort(struct kvm_vcpu *vcpu)
 }
 
 /*
- * INIT sets all registers by itself, so only the view has to be left.  It stays
- * attached.
+ * INIT sets all registers but the vector registers by itself, so only they have
+ * to be cleared, and the view left.  It stays attached.
  */
 void vmx_ept_view_reset(struct kvm_vcpu *vcpu)
 {
@@ -467,6 +495,7 @@ void vmx_ept_view_reset(struct kvm_vcpu *vcpu)
 	reset_list(views);
 	views->active.att->call->saved_rsp = 0;
 	activate_default_view(views);
+	clear_vector_registers(vcpu);
 }
 
 /* A grant was revoked: leave its views, and make sure they stay left. */
@@ -506,6 +535,45 @@ static void vmx_ept_view_mask_regs(struct kvm_vcpu *vcpu, struct kvm_regs *regs)
 	regs->rflags = caller_rflags(vcpu);
 }
 
+/*
+ * Where the CPU has noted that a component is in its initial state, memory keeps
+ * what was there when it last was not, which may have been during a call.
+ */
+static void vmx_ept_view_mask_fpu(struct kvm_vcpu *vcpu, struct kvm_fpu *fpu)
+{
+	struct xregs_state *xsave = &vcpu->arch.guest_fpu.fpstate->regs.xsave;
+	struct ept_view_vcpu *views = to_views(vcpu);
+
+	if (!views)
+		return;
+	if (view_active(views) ||
+	    (boot_cpu_has(X86_FEATURE_XSAVE) &&
+	     !(xsave->header.xfeatures & XFEATURE_MASK_SSE)))
+		memset(fpu->xmm, 0, sizeof(fpu->xmm));
+}
+
+/* @state is in the standard format of XSAVE. */
+static void vmx_ept_view_mask_xsave(struct kvm_vcpu *vcpu, u8 *state,
+				    unsigned int size)
+{
+	struct fxregs_state *fxsave = (struct fxregs_state *)state;
+	u64 has = vcpu->arch.guest_fpu.fpstate->xfeatures;
+	u32 bytes, offset, ecx, edx;
+	unsigned int i;
+
+	if (!vmx_ept_view_active(vcpu))
+		return;
+	memset(fxsave->xmm_space, 0, sizeof(fxsave->xmm_space));
+	for (i = 0; i < ARRAY_SIZE(vector_components); i++) {
+		if (!(has & BIT_ULL(vector_components[i])))
+			continue;
+		cpuid_count(0xd, vector_components[i], &bytes, &offset, &ecx,
+			    &edx);
+		if (offset + bytes <= size)
+			memset(state + offset, 0, bytes);
+	}
+}
+
 /* ---- Before VM entry, after VM exit ---- */
 
 /* Nothing can be said of this VM any more.  Its next exit is its last. */
@@ -528,6 +596,8 @@ void vmx_ept_view_before_entry(struct kvm_vcpu *vcpu)
 	if (!arm && WARN_ON_ONCE(view_active(views))) {
 		abort_call_without_exit(vcpu, KVM_EPT_VIEW_ABORT_IOCTL);
 		end_vm(vcpu);
+		/* The registers were loaded before. */
+		switch_fpu_return();
 	}
 	if (arm != views->armed)
 		set_armed(vcpu, arm);
@@ -1229,6 +1299,8 @@ void vmx_ept_view_set_ops(struct kvm_x86_ops *ops)
 	ops->ept_view_abort = vmx_ept_view_abort;
 	ops->ept_view_active = vmx_ept_view_active;
 	ops->ept_view_mask_regs = vmx_ept_view_mask_regs;
+	ops->ept_view_mask_fpu = vmx_ept_view_mask_fpu;
+	ops->ept_view_mask_xsave = vmx_ept_view_mask_xsave;
 	ops->ept_view_update = vmx_ept_view_update;
 	ops->ept_view_forbids_slot = vmx_ept_view_forbids_slot;
 }
