@@ -20,10 +20,17 @@
 //! maps them executable (for user space) at their addresses, and leaves page B unmapped. Both pages
 //! are the guest's; only their code is fixed.
 //!
+//! # Vector registers
+//!
+//! A caller may lend a call its vector registers ([`Gate::lending_avx`]), with which the NIC copies
+//! longer frames faster. They are then the call's, like those of a function of the System V ABI, and
+//! come back with nothing of the service's in them. A call to which they are not lent keeps them.
+//!
 //! # A call that is aborted
 //!
 //! The host ends a call that breaks the rules, or whose NIC has gone, by resuming the guest at
-//! [`VMFUNC_GVA`] with an invalid-opcode exception (vector 6) and all registers but RSP zero. RSP
+//! [`VMFUNC_GVA`] with an invalid-opcode exception (vector 6) and all registers but RSP zero, the
+//! vector registers too. RSP
 //! is what it was there: the caller's return address lies on top. The operating system decides
 //! about the caller, after [`is_abort`] has told it what happened; Linux sends SIGILL.
 
@@ -87,6 +94,8 @@ pub const fn is_abort(vector: u8, rip: u64) -> bool {
 pub struct Gate {
     /// EPTP-list index of the gate view.
     index: u32,
+    /// Whether requests may lend vector registers.
+    lends_avx: bool,
 }
 
 impl Gate {
@@ -101,7 +110,28 @@ impl Gate {
     pub const unsafe fn new(slot: u32) -> Gate {
         Gate {
             index: gate_index(slot),
+            lends_avx: false,
         }
+    }
+
+    /// The same gate for a system with AVX: requests through it lend their vector registers.
+    ///
+    /// # Safety
+    ///
+    /// As long as the value or a copy of it is used, the operating system has AVX on: CR4.OSXSAVE is
+    /// set, XCR0 has SSE and AVX, and CR0.TS is clear whenever a call is made (otherwise calls raise the
+    /// exception of an aborted call). It keeps the vector registers of each thread.
+    #[must_use]
+    pub const unsafe fn lending_avx(self) -> Gate {
+        Gate {
+            lends_avx: true,
+            ..self
+        }
+    }
+
+    /// Whether requests through this gate lend their vector registers.
+    pub const fn lends_avx(self) -> bool {
+        self.lends_avx
     }
 
     /// Calls the service with the number of a request and two arguments; gives its result.
@@ -111,7 +141,8 @@ impl Gate {
         static ENTRY: u64 = ENTRY_GVA;
         let result;
         // SAFETY: `new` was promised that page A is at that address. The call convention keeps the
-        // registers that are not listed here, among them all vector registers. The service writes
+        // registers that are not listed here. Those of the vector registers that a request lends are
+        // listed by their lower parts, whatever their width. The service writes
         // the guest's window alone, which Rust code reaches by raw pointers.
         unsafe {
             asm!(
@@ -126,6 +157,22 @@ impl Gate {
                 lateout("r9") _,
                 lateout("r10") _,
                 lateout("r11") _,
+                lateout("xmm0") _,
+                lateout("xmm1") _,
+                lateout("xmm2") _,
+                lateout("xmm3") _,
+                lateout("xmm4") _,
+                lateout("xmm5") _,
+                lateout("xmm6") _,
+                lateout("xmm7") _,
+                lateout("xmm8") _,
+                lateout("xmm9") _,
+                lateout("xmm10") _,
+                lateout("xmm11") _,
+                lateout("xmm12") _,
+                lateout("xmm13") _,
+                lateout("xmm14") _,
+                lateout("xmm15") _,
             );
         }
         result

@@ -55,7 +55,8 @@ pub struct Nic<S> {
     /// The word of a request to take frames, with the secret that the window had when the port was
     /// opened.
     tx_request: u64,
-    /// The second argument of these requests: the TX queue, and whether frames are held.
+    /// The second argument of these requests: the TX queue, whether frames are held, and what the path
+    /// allows.
     tx_flags: u64,
     tx: TxQueue,
     /// The first RX queue.
@@ -88,10 +89,10 @@ impl<S: Service> Nic<S> {
     fn open(service: S, window: Window, queue: u32, rx_queues: Range<u32>) -> Nic<S> {
         let mut more = rx_queues.start + 1..rx_queues.end;
         Nic {
+            tx_flags: tx_flags(queue, false) | service.tx_flags(),
             service,
             window,
             tx_request: window.request(OP_TX),
-            tx_flags: tx_flags(queue, false),
             tx: TxQueue::new(window, queue),
             rx: RxQueue::new(window, rx_queues.start),
             more_rx: array::from_fn(|_| Some(RxQueue::new(window, more.next()?))),
@@ -153,7 +154,8 @@ impl<S: Service> Nic<S> {
     /// Chooses what happens to frames whose destination has no room.
     pub fn set_when_full(&mut self, when: WhenFull) {
         self.when_full = when;
-        self.tx_flags = tx_flags(self.tx.queue(), when == WhenFull::Hold);
+        let hold = when == WhenFull::Hold;
+        self.tx_flags = tx_flags(self.tx.queue(), hold) | self.service.tx_flags();
     }
 
     /// Number of frames that wait in the TX ring.

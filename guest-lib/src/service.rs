@@ -24,6 +24,12 @@ pub trait Service {
     /// result is `None` where the path carries none back: the effect of the request
     /// is then seen in the shared memory alone.
     fn call(&mut self, request: u64, a: u64, b: u64) -> Option<u64>;
+
+    /// The flags of a request to take frames ([`service::OP_TX`]) that the path allows:
+    /// [`service::TX_AVX`] where its calls may use the caller's vector registers, or 0.
+    fn tx_flags(&self) -> u64 {
+        0
+    }
 }
 
 /// A request that the NIC refused.
@@ -73,6 +79,13 @@ impl Service for Gate {
     #[inline(always)]
     fn call(&mut self, request: u64, a: u64, b: u64) -> Option<u64> {
         Some(Gate::call(*self, request, a, b))
+    }
+
+    fn tx_flags(&self) -> u64 {
+        match self.lends_avx() {
+            true => service::TX_AVX,
+            false => 0,
+        }
     }
 }
 

@@ -33,7 +33,13 @@ pub fn gate(slot: u32) -> Result<Gate, Error> {
     }
     // SAFETY: `make` mapped both pages for good. The process runs at CPL 3. Whether each virtual CPU
     // has a view decides about exceptions alone.
-    Ok(unsafe { Gate::new(slot) })
+    let gate = unsafe { Gate::new(slot) };
+    Ok(match std::arch::is_x86_feature_detected!("avx") {
+        // SAFETY: Linux has AVX on, on all CPUs: XGETBV says so, too. It keeps the registers of each
+        // thread.
+        true => unsafe { gate.lending_avx() },
+        false => gate,
+    })
 }
 
 fn address(gva: u64) -> *mut c_void {

@@ -47,6 +47,17 @@ impl Path {
             Path::Direct(service) => service.call(request, a, b),
         }
     }
+
+    /// The flags of a request to take frames that the path allows.
+    fn tx_flags(&self) -> u64 {
+        match self {
+            Path::Gate(service) => Service::tx_flags(service),
+            Path::Hypercall(service) => service.tx_flags(),
+            Path::PortRequest(service) => service.tx_flags(),
+            #[cfg(feature = "direct")]
+            Path::Direct(service) => service.tx_flags(),
+        }
+    }
 }
 
 /// The service of a [`Nic`](crate::nic::Nic) that [`Port`](super::Port) gives: requests on the path
@@ -61,5 +72,9 @@ impl Service for PathService {
     #[inline(always)]
     fn call(&mut self, request: u64, a: u64, b: u64) -> Option<u64> {
         self.path.call(request, a, b)
+    }
+
+    fn tx_flags(&self) -> u64 {
+        self.path.tx_flags()
     }
 }

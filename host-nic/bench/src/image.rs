@@ -12,6 +12,7 @@ use std::process::Command;
 
 use object::{Object, ObjectSegment};
 use postern_abi::PAGE_SIZE;
+use postern_abi::service::TX_AVX;
 use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA};
 use postern_abi::window::PortId;
 use postern_guest::service::Service;
@@ -168,5 +169,13 @@ impl Service for ViewCall<'_> {
         // SAFETY: the image is mapped, and the call page has the credentials of a tenant of the NIC
         // at `DATA_GVA`. The borrows of both keep anybody else from calling or changing them.
         Some(unsafe { (self.entry)(request, a, b) })
+    }
+
+    /// As in a Linux guest.
+    fn tx_flags(&self) -> u64 {
+        match std::arch::is_x86_feature_detected!("avx") {
+            true => TX_AVX,
+            false => 0,
+        }
     }
 }

@@ -109,10 +109,10 @@ impl<'a, S: Service> Traffic<'a, S> {
             nic,
             from: port,
             case,
-            service,
             // No constants, for which the compiler could make a switch of its own.
             request: black_box(secret.request(OP_TX)),
-            flags: black_box(tx_flags(0, true)),
+            flags: black_box(tx_flags(0, true) | service.tx_flags()),
+            service,
             producer: switch.tx_producer(port, 0).expect("there is a queue"),
             consumer: switch.tx_consumer(port, 0).expect("there is a queue"),
             laps: Laps {

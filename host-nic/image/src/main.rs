@@ -31,10 +31,12 @@ pub unsafe extern "sysv64" fn entry(request: u64, a: u64, b: u64) -> u64 {
     if request == OP_NOP {
         return 0;
     }
-    let page = CALL_PAGE_GVA as *const CallPage;
+    let page = CALL_PAGE_GVA as *mut CallPage;
     // SAFETY: the view maps a call page there. During a call only the stub changes it, in another
-    // field. Its caller words are aligned as `Credentials` are.
+    // field. Its caller words are aligned as `Credentials` are. The note is for the copies of this
+    // call.
     let (caller, member) = unsafe {
+        (&raw mut (*page).note).write(b as u32);
         (
             &*(&raw const (*page).caller).cast::<Credentials>(),
             (&raw const (*page).member).read(),

@@ -89,8 +89,10 @@
 //! | feature | effect |
 //! | --- | --- |
 //! | `std` | for programs on an operating system: the copy uses the processor's widest vector registers |
+//! | `view` | for a NIC view: copies use vector registers where the call's caller lends them |
 //! | `attack-lock` | TEST ONLY: one lock for all senders, which a sender that stops keeps for ever |
 //! | `attack-no-secret` | TEST ONLY: requests are served without the secret of their tenancy too |
+//! | `attack-caller-state` | TEST ONLY: copies rely on the direction flag, and leave bytes in vector registers |
 //! | `without-policy` | TEST ONLY: no policy is applied, to measure what policies cost |
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 

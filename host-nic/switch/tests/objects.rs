@@ -7,7 +7,9 @@ mod inspect;
 use std::fs;
 
 use common::build::{image, kernel_object};
-use inspect::{Function, RETURN_THUNK, functions, problems, returns_of_its_own, stack_depth};
+use inspect::{
+    Function, RETURN_THUNK, Vectors, functions, problems, returns_of_its_own, stack_depth,
+};
 use object::{Object, ObjectSection, ObjectSymbol, SectionFlags};
 use postern_abi::view::{IMAGE_GVA, ImageHeader, STACK_SIZE};
 use postern_nic_client::protocol::Status;
@@ -16,11 +18,23 @@ use postern_nic_owner::image::{Image, ImageError};
 use postern_nic_owner::server::{Server, ServerOptions};
 use proptest::prelude::*;
 
+/// A NIC view uses vector registers in one routine alone.
+const IMAGE_VECTORS: Vectors = Vectors::Lent("copy_by_lent_registers");
+
 #[test]
 fn code_of_the_image() {
     let functions = functions(image());
     assert!(functions.len() > 2);
-    assert_eq!(problems(&functions), [] as [String; 0]);
+    assert_eq!(problems(&functions, IMAGE_VECTORS), [] as [String; 0]);
+    // There is that routine, and it does what the inspection allows it.
+    let refused = problems(&functions, Vectors::Never);
+    assert!(
+        !refused.is_empty()
+            && refused
+                .iter()
+                .all(|problem| problem.contains(": not of the plain")),
+        "{refused:?}"
+    );
     let stack = stack_depth(&functions, "entry");
     println!("stack of the image: {stack} bytes");
     assert!((1024..STACK_SIZE / 2).contains(&stack), "{stack}");
@@ -30,7 +44,7 @@ fn code_of_the_image() {
 fn code_of_the_kernel_object() {
     let functions = functions(kernel_object());
     assert!(functions.len() > 3);
-    assert_eq!(problems(&functions), [] as [String; 0]);
+    assert_eq!(problems(&functions, Vectors::Never), [] as [String; 0]);
     let stack = stack_depth(&functions, "postern_nic_call");
     println!("stack of the kernel object: {stack} bytes");
     assert!((1024..4096).contains(&stack), "{stack}");
@@ -83,10 +97,41 @@ fn the_inspection_can_fail() {
         (&[0x06], "no instruction"),
     ];
     for (code, expected) in bad {
-        let found = problems(&[Function::new("f", 0x1000, code)]);
+        let found = problems(&[Function::new("f", 0x1000, code)], IMAGE_VECTORS);
         assert!(
             found.len() == 1 && found[0].contains(expected),
             "{code:x?}: {found:?}"
+        );
+    }
+    // Inside of the routine that may use the registers that are lent.
+    const LOAD: [u8; 4] = [0xc5, 0xfc, 0x10, 0x07]; // vmovups ymm0, [rdi]
+    const ZERO: [u8; 4] = [0xc5, 0xf8, 0x57, 0xc0]; // vxorps xmm0, xmm0, xmm0
+    const UPPER: [u8; 3] = [0xc5, 0xf8, 0x77]; // vzeroupper
+    const RET: [u8; 1] = [0xc3];
+    let lent: [(&[&[u8]], &str); 8] = [
+        (&[&LOAD, &ZERO, &UPPER, &RET], ""),
+        (&[&LOAD, &ZERO, &RET], "leaves 0x10"),
+        (&[&LOAD, &UPPER, &RET], "leaves 0x1"),
+        (&[&ZERO, &UPPER, &LOAD, &RET], "leaves 0x11"),
+        // jz over the zeros
+        (&[&LOAD, &[0x74, 0x07], &ZERO, &UPPER, &RET], "leaves 0x11"),
+        // call while something is in them
+        (
+            &[&LOAD, &[0xe8, 0, 0, 0, 0], &ZERO, &UPPER, &RET],
+            "leaves 0x11",
+        ),
+        (&[&[0xc5, 0xfc, 0x10, 0x27], &RET], "plain"), // vmovups ymm4, [rdi]
+        (&[&[0x0f, 0x10, 0x07], &RET], "plain"),       // movups xmm0, [rdi]
+    ];
+    for (code, expected) in lent {
+        let routine = Function::new("copy_by_lent_registers", 0x1000, &code.concat());
+        let found = problems(&[routine], IMAGE_VECTORS);
+        assert!(
+            match expected {
+                "" => found.is_empty(),
+                _ => found.iter().any(|problem| problem.contains(expected)),
+            },
+            "{code:x?}: {found:?}, expected {expected:?}"
         );
     }
     let returns: [&[u8]; 2] = [&[0xc3], &[0xc2, 8, 0]]; // ret, ret 8
@@ -95,7 +140,7 @@ fn the_inspection_can_fail() {
         assert_eq!(found.len(), 1, "{code:x?}: {found:?}");
     }
     let library = Function::new("_ZN4core9panicking5panic17hE", 0, &[0xc3]);
-    assert_eq!(problems(&[library]).len(), 1);
+    assert_eq!(problems(&[library], Vectors::Never).len(), 1);
     // push rax; sub rsp, 0x100; call +0 (g); add rsp, 0x100; pop rax; ret
     let f = [
         0x50, 0x48, 0x81, 0xec, 0, 1, 0, 0, 0xe8, 0x0a, 0, 0, 0, 0x48, 0x81, 0xc4, 0, 1, 0, 0,
@@ -103,7 +148,7 @@ fn the_inspection_can_fail() {
     ];
     let g = Function::new("g", 0x1017, &[0x53, 0x5b, 0xc3]); // push rbx; pop rbx; ret
     let both = [Function::new("f", 0x1000, &f), g];
-    assert_eq!(problems(&both), [] as [String; 0]);
+    assert_eq!(problems(&both, Vectors::Never), [] as [String; 0]);
     assert_eq!(stack_depth(&both, "f"), 8 + 8 + 0x100 + 8 + 8);
 }
 

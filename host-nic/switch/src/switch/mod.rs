@@ -79,7 +79,7 @@ mod transmit;
 mod tx;
 
 use postern_abi::service::{
-    ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, TX_QUEUE_SHIFT,
+    ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_AVX, TX_HOLD, TX_QUEUE_SHIFT,
 };
 
 pub use self::memory::Switch;
@@ -145,7 +145,7 @@ unsafe fn serve_request(
         let _held = state.lock();
         // The first vCPU and the first queue exist in every port, so that there is less to compute
         // and to check for them.
-        if vcpu == 0 && b & !TX_HOLD == 0 {
+        if vcpu == 0 && b & !(TX_HOLD | TX_AVX) == 0 {
             return transmit(base, caller, 0, 0, a, b);
         }
         let queues = caller.geometry().queues();

@@ -141,6 +141,30 @@ impl LoadedBuild {
     }
 }
 
+impl LoadedBuild {
+    /// The address of a freestanding build's entry, and its arguments for a request, for a test that
+    /// calls it by itself. For the image, the caller is that of the last request.
+    pub fn raw_call(
+        &self,
+        base: *mut u8,
+        caller: &Credentials,
+        vcpu: u32,
+        [op, a, b]: [u64; 3],
+    ) -> (usize, [u64; 6]) {
+        match self {
+            LoadedBuild::Native => panic!("the native build is no file"),
+            LoadedBuild::KernelObject(entry) => {
+                let caller = ptr::from_ref(caller) as u64;
+                (
+                    *entry as usize,
+                    [base as u64, caller, vcpu.into(), op, a, b],
+                )
+            }
+            LoadedBuild::Image(entry, _) => (*entry as usize, [op, a, b, 0, 0, 0]),
+        }
+    }
+}
+
 /// Maps pages at an address where nothing is mapped: those of a file from an offset on, or
 /// anonymous ones.
 pub fn map_at(address: u64, size: u64, file: Option<(BorrowedFd<'_>, u64)>) -> *mut u8 {

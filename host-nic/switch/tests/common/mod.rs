@@ -9,7 +9,7 @@ pub mod step;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
 
 use build::{Build, LoadedBuild, map_at};
-use postern_abi::service::{OP_TX, Secret, tx_flags};
+use postern_abi::service::{OP_TX, Secret, TX_AVX, tx_flags};
 use postern_abi::window::{
     Geometry, KIND_PAD, MAX_LANES, PAD_WORD, PortId, Published, RECORD_ALIGN, RecordHeader,
     record_size,
@@ -79,6 +79,9 @@ pub struct TestNic {
     build: LoadedBuild,
     /// Address at which the build has the memory.
     base: u64,
+    /// The flag with which calls lend their vector registers, if they do: those of the view's image,
+    /// where the processor has them. The kernel's object has the copies that do without.
+    pub lent: u64,
 }
 
 impl TestNic {
@@ -102,10 +105,12 @@ impl TestNic {
                 base
             }
         };
+        let lends = build == Build::Image && std::arch::is_x86_feature_detected!("avx");
         TestNic {
             memory,
             build: loaded,
             base,
+            lent: if lends { TX_AVX } else { 0 },
         }
     }
 
@@ -118,6 +123,7 @@ impl TestNic {
         TestNic {
             build: LoadedBuild::Native,
             base: memory.base().as_ptr() as u64,
+            lent: 0,
             memory,
         }
     }
@@ -128,6 +134,12 @@ impl TestNic {
 
     pub fn switch(&self) -> Switch<'_> {
         self.memory.switch()
+    }
+
+    /// [`LoadedBuild::raw_call`] of the build that serves the NIC.
+    pub fn raw_call(&self, caller: &Credentials, request: [u64; 3]) -> (usize, [u64; 6]) {
+        self.build
+            .raw_call(self.base as *mut u8, caller, 0, request)
     }
 
     pub fn serve(&self, caller: &Credentials, vcpu: u32, request: [u64; 3]) -> u64 {
@@ -328,7 +340,7 @@ impl<'a> Guest<'a> {
 
     pub fn call_on(&self, vcpu: u32, queue: u32, count: u64, hold: bool) -> u64 {
         let request = self.caller.secret().request(OP_TX);
-        let request = [request, count, tx_flags(queue, hold)];
+        let request = [request, count, tx_flags(queue, hold) | self.nic.lent];
         self.nic.serve(&self.caller, vcpu, request)
     }
 

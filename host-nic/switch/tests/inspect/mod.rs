@@ -2,6 +2,8 @@
 //! the compiler had in mind.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
+mod vectors;
+
 use std::collections::BTreeMap;
 
 use iced_x86::{
@@ -84,10 +86,26 @@ pub fn functions(file: &[u8]) -> Vec<Function> {
     functions
 }
 
+/// The vector registers that a build may touch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Vectors {
+    /// None.
+    Never,
+    /// Those that the caller lends, in the one routine whose name has this word, which clears them.
+    Lent(&'static str),
+}
+
 /// The problems of a set of functions, one line each.
-pub fn problems(functions: &[Function]) -> Vec<String> {
+pub fn problems(functions: &[Function], vectors: Vectors) -> Vec<String> {
     let mut problems = Vec::new();
     for function in functions {
+        let may_use_vectors = match vectors {
+            Vectors::Never => false,
+            Vectors::Lent(word) => function.name.contains(word),
+        };
+        if may_use_vectors {
+            problems.extend(vectors::problems(function));
+        }
         let library = ["4core", "5alloc", "3std", "panic"];
         if library.iter().any(|part| function.name.contains(part)) {
             problems.push(format!("{}: library function", function.name));
@@ -96,6 +114,9 @@ pub fn problems(functions: &[Function]) -> Vec<String> {
         let mut before = Mnemonic::INVALID;
         for instruction in function.instructions() {
             let cleared = std::mem::replace(&mut before, instruction.mnemonic()) == Mnemonic::Cld;
+            if may_use_vectors && vectors::is_allowed(&instruction) {
+                continue;
+            }
             if let Some(problem) = problem(&instruction, cleared, &mut info) {
                 let name = &function.name;
                 problems.push(format!(

@@ -4,7 +4,11 @@
 //! A native program uses the registers of 16 bytes that every x86-64 processor has (SSE), and those
 //! of 32 bytes where the processor has them (AVX). Targets without vector registers (the host's
 //! kernel, views, the bare guest) use those of 8 bytes, and for more than 256 bytes a string
-//! instruction. The routine is written in assembly, because
+//! instruction. A NIC view does so only where the caller has not lent the call its vector registers
+//! ([`TX_AVX`](postern_abi::service::TX_AVX)); those that it uses are cleared behind each copy, so
+//! that no call returns with bytes of frames in them.
+//!
+//! The routine is written in assembly, because
 //! both sides of a copy are memory that a hostile guest may be writing at the same moment: each
 //! byte that is loaded is stored, once, and nothing is concluded from it.
 //!
@@ -12,6 +16,9 @@
 //! header of 16 bytes, so block `n` of a frame is at byte `16 + 16 * n` of its record.
 
 use core::arch::asm;
+
+#[cfg(feature = "view")]
+mod lent;
 
 /// Copies a frame's whole blocks but the first, from the record at `from` to the record at `to`:
 /// bytes 16 to `whole` of the frame, which are bytes 32 to `16 + whole` of both records.
@@ -153,12 +160,16 @@ unsafe fn two(from: *const u8, to: *mut u8, whole: usize) {
 /// The contract of [`bytes`]; and `size` is a multiple of 16, not 0.
 #[inline(never)]
 unsafe fn large(from: *const u8, to: *mut u8, size: usize) {
-    // SAFETY: the contract of `large` is that of both routines, and `wide` is called only where the
-    // processor has AVX.
+    // SAFETY: the contract of `large` is that of all routines, and those of registers of 32 bytes are
+    // called only where the processor has AVX, or the caller says that it is on.
     unsafe {
         #[cfg(feature = "std")]
         if std::arch::is_x86_feature_detected!("avx") {
             return wide(from, to, size);
+        }
+        #[cfg(feature = "view")]
+        if lent::are_lent() {
+            return lent::copy_by_lent_registers(from, to, size);
         }
         narrow(from, to, size);
     }
@@ -412,6 +423,16 @@ unsafe fn loop_256(from: *const u8, to: *mut u8, size: usize) {
     // as it likes, is cleared by the stub that enters a view, and by a VM exit; and here once more, as
     // all bounds of the copy depend on it.
     unsafe {
+        // TEST ONLY: the flag is what the caller has made it.
+        #[cfg(feature = "attack-caller-state")]
+        asm!(
+            "rep movsb",
+            inout("rcx") size => _,
+            inout("rdi") to => _,
+            inout("rsi") from => _,
+            options(nostack, preserves_flags),
+        );
+        #[cfg(not(feature = "attack-caller-state"))]
         asm!(
             "cld",
             "rep movsb",
