@@ -2,7 +2,8 @@
 
 fn main() {
     println!("cargo::rustc-cfg=loom");
-    let features = r#""std", "attack-lock", "attack-no-secret", "without-policy""#;
-    println!("cargo::rustc-check-cfg=cfg(feature, values({features}))");
+    let features = r#""std", "view", "without-policy""#;
+    let attacks = r#""attack-lock", "attack-no-secret", "attack-caller-state""#;
+    println!("cargo::rustc-check-cfg=cfg(feature, values({features}, {attacks}))");
     println!("cargo::rerun-if-changed=build.rs");
 }

@@ -19,9 +19,13 @@ pub mod attack {
     pub const CPL0: &str = "cpl0";
     /// Requests without the secret of the tenancy.
     pub const NO_SECRET: &str = "no-secret";
+    /// Calls with the direction flag set.
+    pub const DIRECTION_FLAG: &str = "direction-flag";
+    /// A look at vector registers behind calls, and calls that lend such as are off.
+    pub const VECTOR_REGISTERS: &str = "vector-registers";
 
     /// All names.
-    pub const ALL: [&str; 8] = [
+    pub const ALL: [&str; 10] = [
         VMFUNC_DIRECT,
         GATE_OFFSETS,
         CR3_PACKET,
@@ -30,6 +34,8 @@ pub mod attack {
         READ_NIC,
         CPL0,
         NO_SECRET,
+        DIRECTION_FLAG,
+        VECTOR_REGISTERS,
     ];
 }
 

@@ -313,6 +313,7 @@ mod tests {
             nic_image: file("nic-image"),
             locking_image: file("locking-image"),
             open_image: file("open-image"),
+            careless_image: file("careless-image"),
             faulty_image: file("faulty-image"),
         }
     }

@@ -36,6 +36,9 @@ pub struct Programs {
     pub locking_image: PathBuf,
     /// The switch that serves requests without their tenancy's secret, for the NIC view, for tests.
     pub open_image: PathBuf,
+    /// The switch that relies on the state of its caller's processor and leaves some of its own there,
+    /// for the NIC view, for tests.
+    pub careless_image: PathBuf,
     /// The switch whose calls are aborted, for the NIC view, with its symbols, for tests.
     pub faulty_image: PathBuf,
 }
@@ -128,6 +131,7 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
     built.push(builder.image(NIC_IMAGE, "")?);
     built.push(builder.image(LOCKING_IMAGE, "attack-lock")?);
     built.push(builder.image(OPEN_IMAGE, "attack-no-secret")?);
+    built.push(builder.image(CARELESS_IMAGE, "attack-caller-state")?);
     let faulty = builder.image(FAULTY_IMAGE, "attack-fault")?;
     let faulty = builder.keep("faulty-image", &[faulty], DEBUGGED)?;
     let directory = builder.keep("programs", &built, MEASURED)?;
@@ -144,6 +148,7 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
         nic_image: program(NIC_IMAGE),
         locking_image: program(LOCKING_IMAGE),
         open_image: program(OPEN_IMAGE),
+        careless_image: program(CARELESS_IMAGE),
         faulty_image: faulty.join(FAULTY_IMAGE),
     })
 }
@@ -213,6 +218,8 @@ const NIC_IMAGE: &str = "postern-nic-image";
 const LOCKING_IMAGE: &str = "postern-nic-image-lock";
 /// File name of the image that serves requests without a secret.
 const OPEN_IMAGE: &str = "postern-nic-image-open";
+/// File name of the switch that relies on its caller's state.
+const CARELESS_IMAGE: &str = "postern-nic-image-careless";
 /// File name of the image whose calls are aborted.
 const FAULTY_IMAGE: &str = "postern-nic-image-fault";
 

@@ -57,6 +57,19 @@ macro_rules! refused {
     };
 }
 
+/// An attack on what a call has in common with its caller's processor, for which the waiting VM has to
+/// send back what it gets.
+macro_rules! repelled_beside_echo {
+    ($attack:literal, $path:literal) => {
+        Test {
+            name: concat!("attacks/", $attack, " on ", $path, " is repelled"),
+            boot: Boot::VIEWS,
+            job: |programs| attack_beside_echo(programs, &programs.nic_image, $attack, $path),
+            judge: Judge::Whole(is_repelled),
+        }
+    };
+}
+
 /// Test of an attack on a path that has no defence against it.
 const READ_NIC_DIRECT: Test = Test {
     name: "attacks/read-nic succeeds on direct, which has no isolation",
@@ -88,6 +101,36 @@ pub(super) const TESTS: &[Test] = &[
         name: "attacks/no-secret succeeds where requests need no secret",
         boot: Boot::VIEWS,
         job: |programs| attack(programs, &programs.open_image, "no-secret", "elisa"),
+        judge: Judge::Whole(succeeds),
+    },
+    repelled_beside_echo!("direction-flag", "elisa"),
+    repelled_beside_echo!("direction-flag", "elisa-strict"),
+    repelled_beside_echo!("vector-registers", "elisa"),
+    repelled_beside_echo!("vector-registers", "elisa-strict"),
+    Test {
+        name: "attacks/direction-flag succeeds where neither stub nor copy clears it",
+        boot: without(omit::CLD),
+        job: |programs| {
+            attack_beside_echo(
+                programs,
+                &programs.careless_image,
+                "direction-flag",
+                "elisa",
+            )
+        },
+        judge: Judge::Whole(succeeds),
+    },
+    Test {
+        name: "attacks/vector-registers succeeds where they are left as they are",
+        boot: Boot::VIEWS,
+        job: |programs| {
+            attack_beside_echo(
+                programs,
+                &programs.careless_image,
+                "vector-registers",
+                "elisa",
+            )
+        },
         judge: Judge::Whole(succeeds),
     },
     Test {
@@ -180,6 +223,18 @@ fn attack(programs: &Programs, image: &Path, attack: &str, path: &str) -> Job {
 $vm --port 2 --cmdline 'role=attack attack={attack} timer=1000'; echo \"attacker ended with $?\"
 ./postern nic show nic.sock counters
 $vm --port 1 --cmdline 'role=ping frames=64 timer=100'; echo \"ping ended with $?\"
+"
+    );
+    with_echo(programs, image, &format!("attack {attack}"), path, &script)
+}
+
+/// An attack that exchanges frames itself: those of another VM go before, as the waiting one announces
+/// itself until its first frame comes.
+fn attack_beside_echo(programs: &Programs, image: &Path, attack: &str, path: &str) -> Job {
+    let script = format!(
+        "
+$vm --port 1 --cmdline 'role=ping frames=64 timer=100'; echo \"ping ended with $?\"
+$vm --port 2 --cmdline 'role=attack attack={attack} timer=1000'; echo \"attacker ended with $?\"
 "
     );
     with_echo(programs, image, &format!("attack {attack}"), path, &script)

@@ -14,16 +14,21 @@
 //! | `read-nic` | to read the memory of views, and of the NIC, from the default view |
 //! | `cpl0` | to call the gate from CPL 0, with and without SMEP and SMAP |
 //! | `no-secret` | to speak for the port without the secret of its tenancy |
+//! | `direction-flag` | to turn the copies of a call around |
+//! | `vector-registers` | to find something in vector registers behind a call; to lend such that are off |
 
 mod attacker;
 mod breakpoint;
 mod cpl0;
 mod cr3_packet;
+mod direction;
 mod enter;
 mod gate_offsets;
 mod idt;
 mod no_secret;
 mod read_nic;
+mod state;
+mod vectors;
 mod verdict;
 mod vmfunc_direct;
 
@@ -49,6 +54,8 @@ const ATTACKS: [(&str, Attack); attack::ALL.len()] = [
     (attack::READ_NIC, read_nic::run),
     (attack::CPL0, cpl0::run),
     (attack::NO_SECRET, no_secret::run),
+    (attack::DIRECTION_FLAG, direction::run),
+    (attack::VECTOR_REGISTERS, vectors::run),
 ];
 
 /// Plays the role.
