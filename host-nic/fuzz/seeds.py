@@ -60,15 +60,21 @@ def ring():
     tenants = send + bytes([14]) + send + drain + bytes([13]) + send
     write("ring", "tenants", b"\0" + tenants + bytes([15]) + tenants)
     # A large segment, to one port and to all, which is cut into more frames than a call has.
-    packet = b"\x08\0" + ipv4(6, tcp(bytes(3000)))[:62]
+    packet = b"\x08\0" + ipv4(6, tcp(bytes(1900)))[:62]
     for size in (1, 500):
-        first = 3054 | 1 << 32 | 1 << 40
+        first = 1954 | 1 << 32 | 1 << 40
         large = struct.pack("<BQQ", 4, first, size | 34 << 16 | 16 << 32)
         large = b"".join(large + bytes([to, 0]) + packet + call(hold=1) for to in (2, broadcast))
         for config in (0, 0x1A, 0x7B):
             mirrors = set_policy(0, mirror=2) + set_policy(1, egress=1)
             steps = bytes([12, 15]) + (large + drain + call()) * 2 + mirrors + large + call() + drain + call()
             write("ring", f"segments-{size}-{config:x}", bytes([config]) + steps)
+    unfinished = struct.pack("<BQQBB", 4, 100 | 1 << 32, 34 << 16 | 16 << 32, 2, 0)
+    write("ring", "checksum", b"\0" + bytes([12, 15]) + unfinished + packet + call() + drain)
+    # Port 1 to both RX queues of eight others, of which two share a place among the lanes of a call.
+    flows = (b"\x08\0" + ipv4(17, udp(bytes(20), port)) for port in range(8))
+    flows = b"".join(frame(64, broadcast | 4, flow, port=1) for flow in flows)
+    write("ring", "many-lanes", b"\x7f" + flows + call(1) + drain + flows + call(1))
     write("ring", "requests", b"\0" + bytes([9, 1, 9]) + struct.pack("<QQ", 2**64 - 1, 2**64 - 1))
     # Four or eight senders, and one or two lanes at each queue.
     for config in (0x18, 0x19, 0x28, 0x29):
@@ -118,8 +124,8 @@ def tcp(payload, port=22):
     return struct.pack(">HHIIBBHHH", 40000, port, 1, 0, 5 << 4, 0x18, 1000, 0, 0) + payload
 
 
-def udp(payload):
-    return struct.pack(">HHHH", 53, 4000, 8 + len(payload), 0) + payload
+def udp(payload, port=4000):
+    return struct.pack(">HHHH", 53, port, 8 + len(payload), 0) + payload
 
 
 def descriptor():

@@ -56,12 +56,13 @@ impl Run {
         let queues = 1 + u32::from(config & 1);
         // The last are more RX queues than a call keeps lanes open of.
         let ports = [3, 5, 9, 9][usize::from(config >> 3 & 1 | config >> 5 & 2)];
-        let lane = MIN_RING << (config >> 1 & 1);
+        // The larger one has room for more segments than a call cuts.
+        let lane = MIN_RING << (config & 2);
         let geometry = Geometry::new(ports, queues, MIN_RING, lane).unwrap();
-        // A lane for each sender, or so few that they take turns.
+        // A lane for each sender of a small NIC, or so few that they take turns.
         let geometry = match u32::from(config >> 4 & 3) {
-            0 => geometry,
-            lanes => geometry.with_lanes(lanes).unwrap(),
+            0 if ports == 3 => geometry,
+            lanes => geometry.with_lanes(lanes.max(1)).unwrap(),
         };
         let nic = FuzzNic::new(geometry);
         if config & 4 != 0 {
