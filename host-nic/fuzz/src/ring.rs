@@ -8,7 +8,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use postern_abi::service::{ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_TX, TX_MORE};
+use postern_abi::service::{ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_TX};
+use postern_abi::service::{TX_HOLD, TX_MORE, TX_QUEUE_SHIFT};
 use postern_abi::window::{FEATURES, Geometry, MIN_RING, RecordHeader, record_size};
 use postern_fuzz_input::Bytes;
 use postern_guest::ring::RxQueue;
@@ -114,8 +115,9 @@ impl Run {
             5..=7 => {
                 let flags = input.u8();
                 let (count, vcpu) = (u64::from(flags >> 3), u32::from(flags >> 1 & 1) % queues);
-                let hold = u64::from(flags & 1) | u64::from(queue) << 1;
-                let taken = nic.call(number, vcpu, OP_TX, count, hold);
+                let hold = u64::from(flags & 1) * TX_HOLD;
+                let from = u64::from(queue) << TX_QUEUE_SHIFT;
+                let taken = nic.call(number, vcpu, OP_TX, count, from | hold);
                 match nic.switch().state().tenancy(port(number)) {
                     0 => assert_eq!(taken, ERR_BAD_REQUEST),
                     _ => assert!(taken & !TX_MORE <= count),
@@ -246,8 +248,8 @@ impl Run {
                     self.nic.switch().turn_lanes(self.turn);
                     self.turn += 1;
                     append(&self.nic, number, queue, RecordHeader::plain(60), &frame);
-                    self.nic
-                        .call(number, queue, OP_TX, 1, u64::from(queue) << 1);
+                    let from = u64::from(queue) << TX_QUEUE_SHIFT;
+                    self.nic.call(number, queue, OP_TX, 1, from);
                     self.drain(usize::MAX).contains(&mark)
                 });
                 assert!(arrives, "nothing of {number}.{queue} arrives");
