@@ -36,7 +36,8 @@
 //!
 //! A guest that polls an RX queue looks at one word, `latest`: the last [`Published`] position of
 //! any lane, with the number of the lane in its upper half. It differs from any value that the guest
-//! has seen before it last looked at the lanes, if any lane was published since. `used` says which
+//! has seen before it last looked at the lanes, if any lane was published since: the NIC stores one
+//! position of a lane there once, and has the guest look again by adding [`LOOK_AGAIN`]. `used` says which
 //! lanes have had a holder in this tenancy, `senders` which sender it is; the frames that a former
 //! holder left are read before a lane gets another one.
 //!
@@ -112,6 +113,6 @@ pub use limits::{
 pub use port::PortId;
 pub use record::{
     FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, FEATURES, FLAG_NEEDS_CSUM, GSO_ECN,
-    GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, KIND_FRAME, KIND_PAD, PAD_WORD, Published,
-    RECORD_ALIGN, RecordHeader, record_size,
+    GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, KIND_FRAME, KIND_PAD, LOOK_AGAIN, PAD_WORD,
+    Published, RECORD_ALIGN, RecordHeader, record_size,
 };

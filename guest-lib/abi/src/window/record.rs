@@ -103,6 +103,10 @@ pub const fn record_size(length: u32) -> u64 {
     (length as u64 + 2 * align - 1) & !(align - 1)
 }
 
+/// The NIC adds this to the word `latest` of an RX queue to have the guest look at its lanes again,
+/// whichever was published last: behind the number of the lane and its position, nothing but such sums.
+pub const LOOK_AGAIN: u64 = 1 << 40;
+
 /// A lane's element of `published`: how far the NIC has filled the lane, and for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
@@ -126,7 +130,8 @@ impl Published {
         }
     }
 
-    /// The word `latest` of an RX queue whose lane of this number was published last.
+    /// The word `latest` of an RX queue whose lane of this number was published last, without what
+    /// was added to it since then ([`LOOK_AGAIN`]).
     pub const fn latest(self, lane: u32) -> u64 {
         self.position as u64 | (lane as u64) << 32
     }

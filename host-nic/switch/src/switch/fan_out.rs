@@ -166,7 +166,7 @@ impl<'a> Call<'a> {
             ends.count(copied as u64, bytes);
             ends.publish(self, position);
         }
-        let mut lane = Lane::resume(*ends, 0);
+        let mut lane = Lane::resume(self, *ends, 0);
         let frames = core::iter::once(first).chain(others);
         for frame in frames.skip(copied) {
             if frame.size() > lane.room_left()

@@ -16,8 +16,8 @@ use crate::sync::Ordering::{Acquire, Relaxed};
 
 /// What a call has found out about the sources of its frames.
 struct Learned {
-    /// Generation of the forwarding database before the call looked something up there; 0 if it has
-    /// not.
+    /// Generation of the forwarding database before the call looked something up there; 0, which is
+    /// none, if it has not.
     generation: u64,
     /// The source address that was learned last, first byte lowest.
     source: Option<u64>,
@@ -103,15 +103,18 @@ impl<'a> Call<'a> {
                 let budget = budget - taken - frames;
                 if budget != 0 {
                     let left = ends.state.limit.load(Relaxed).wrapping_sub(position);
-                    // What is left of the call's bytes is made sure of by bounding the records.
-                    let bounded = left.min(most.saturating_sub(copied + bytes));
+                    // Whatever the limit says, a run stays in the lane: a record that ends with it
+                    // goes alone. What is left of the call's bytes, which the run's first frame may
+                    // exceed, is made sure of by bounding the records.
+                    let mask = call.caller.lane_mask;
+                    let in_lane = u64::from((position as u32 & mask) ^ mask);
+                    let bounded = left.min(in_lane).min(most.wrapping_sub(copied));
                     let room = Room {
                         to: ends.at(&call, position as u32),
                         left: bounded as usize,
                     };
                     // SAFETY: the stretch is what is left of the one that was made from the records.
-                    // The room lies in front of the limit, which `reserve` saw is not in front of the
-                    // position.
+                    // The room lies in the lane, in front of its last 16 bytes.
                     let run = unsafe { run(from, room, first.addresses, span, budget) };
                     position = position.wrapping_add(run.size as u64);
                     frames += run.frames;
@@ -157,7 +160,7 @@ impl<'a> Call<'a> {
         };
         match found {
             Found::Lane(ends) => {
-                let mut lane = Lane::resume(ends, 0);
+                let mut lane = Lane::resume(self, ends, 0);
                 let has_room = match frame.size() <= lane.room_left() {
                     true => Ok(()),
                     false => lane.make_room(self, frame.size()),
@@ -223,6 +226,10 @@ impl<'a> Call<'a> {
         if learned.generation == 0 {
             // Acquire: the call sees modes and a forwarding database that are not older than this.
             learned.generation = self.state().generation.load(Acquire);
+            // A policy that the call did not see when it began: what it finds out is for itself alone.
+            if !self.needs_addresses_only() {
+                learned.generation = 0;
+            }
         }
         let port = match self.learn_and_look_up(learned, addresses) {
             Route::One(port) => port,

@@ -12,7 +12,7 @@ use postern_abi::window::{PortId, Published};
 
 use super::call::Call;
 use super::lane::Ends;
-use crate::state::{LANE_FREE, Link};
+use crate::state::{LANE_FREE, LANE_LEAVING, LANE_NOTED, Link};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 /// The lanes that the calling sender holds.
@@ -38,7 +38,12 @@ impl<'a> HeldLanes<'_, 'a> {
         // SAFETY: there is a link to each queue of the NIC, and every field of it is an atomic.
         let link = unsafe { &*self.links.add(number as usize) };
         let ends = Ends::linked(call, link)?;
-        if ends.state.holder.load(Relaxed) != self.holder {
+        let mut holder = ends.state.holder.load(Relaxed);
+        if begun {
+            // The host waits for the call to end before it takes the lane.
+            holder &= !(LANE_LEAVING | LANE_NOTED);
+        }
+        if holder != self.holder {
             return None;
         }
         if !begun {

@@ -6,7 +6,9 @@ use crate::sync::{
 };
 
 use postern_abi::PAGE_SIZE;
-use postern_abi::window::{Geometry, PAD_WORD, PortId, Published, RECORD_ALIGN, record_size};
+use postern_abi::window::{
+    Geometry, LOOK_AGAIN, PAD_WORD, PortId, Published, RECORD_ALIGN, record_size,
+};
 
 use super::call::Call;
 use super::records::Frame;
@@ -163,6 +165,21 @@ impl<'a> Ends<'a> {
         latest.store(Published::from_word(published).latest(self.lane), Release);
     }
 
+    /// Publishes the lane up to the position of before, in case a call that was stopped has not come to
+    /// that. Others may have published lanes since then, so the receiver looks again, wherever that was.
+    #[cold]
+    #[inline(never)]
+    pub fn publish_again(&self, call: &Call<'a>, published: u64) {
+        let geometry = call.caller.geometry();
+        // SAFETY: both offsets are those of words of queue 0.
+        unsafe {
+            self.long(call, geometry.published_offset(0, self.lane))
+                .store(published, Release);
+            self.long(call, geometry.latest_offset(0))
+                .fetch_add(LOOK_AGAIN, Release);
+        }
+    }
+
     /// Counts frames that were written.
     #[inline(always)]
     pub fn count(&self, frames: u64, bytes: u64) {
@@ -269,13 +286,14 @@ impl<'a> Lane<'a> {
                 None => call.prepare_lane(to, queue)?,
             }
         };
-        let mut lane = Lane::resume(ends, number);
+        let mut lane = Lane::resume(call, ends, number);
         if begun {
             let position = ends.state.position.load(Relaxed) & !(RECORD_ALIGN - 1);
-            lane.room = lane
+            let room = lane
                 .room
                 .saturating_sub(position.wrapping_sub(lane.position));
             lane.position = position;
+            lane.room = room.min(lane.to_end(call));
         }
         Some(lane)
     }
@@ -283,20 +301,24 @@ impl<'a> Lane<'a> {
     /// The lane with these ends, to an RX queue of this number in the whole NIC, from where it was
     /// published. Bytes that a call had filled and not published when it was stopped are filled anew.
     #[inline(always)]
-    pub fn resume(ends: Ends<'a>, number: u32) -> Lane<'a> {
+    pub fn resume(call: &Call<'a>, ends: Ends<'a>, number: u32) -> Lane<'a> {
         let published = Published::from_word(ends.state.published.load(Relaxed));
         let limit = Published::from_word(ends.state.limit.load(Relaxed));
-        // A call that was stopped may have left a limit below the position, which is no room.
-        let room = limit.position.wrapping_sub(published.position) as i32;
-        Lane {
+        let mut lane = Lane {
             ends,
             number,
             tenancy: published.tenancy,
             position: published.position & !(RECORD_ALIGN - 1),
-            room: if room < 0 { 0 } else { room as u32 },
+            room: 0,
             frames: 0,
             bytes: 0,
+        };
+        // A call that was stopped may have left a limit of no tenancy, which is no room.
+        if limit.tenancy == published.tenancy {
+            let room = limit.position.wrapping_sub(published.position) as i32;
+            lane.room = (room.max(0) as u32).min(lane.to_end(call));
         }
+        lane
     }
 
     /// The lane's ends.
@@ -323,6 +345,12 @@ impl<'a> Lane<'a> {
         self.position & call.caller.lane_mask
     }
 
+    /// Number of bytes from the position to the lane's end.
+    #[inline(always)]
+    fn to_end(&self, call: &Call<'a>) -> u32 {
+        call.caller.geometry().lane() - self.offset(call)
+    }
+
     /// Computes the room from the receiver's consumer position. Returns false if that position is
     /// out of range.
     #[inline(always)]
@@ -333,7 +361,7 @@ impl<'a> Lane<'a> {
             Some(filled) => size - filled,
             None => 0,
         };
-        let to_end = size - self.offset(call);
+        let to_end = self.to_end(call);
         self.room = if free < to_end { free } else { to_end };
         filled.is_some()
     }
@@ -385,7 +413,7 @@ impl<'a> Lane<'a> {
         if !self.set_room(call, consumed) {
             return Err(Cause::BadReceiver);
         }
-        let to_end = geometry.lane() - self.offset(call);
+        let to_end = self.to_end(call);
         if (self.room as usize) < size && self.room == to_end && to_end < geometry.lane() {
             // The record goes to the beginning of the lane.
             let at = self.room(call).to;
@@ -450,10 +478,17 @@ impl<'a> Lane<'a> {
     pub fn publish(&self, call: &Call<'a>) {
         self.count();
         let (position, tenancy) = (self.position, self.tenancy);
-        self.ends
-            .publish(call, Published { position, tenancy }.word());
+        let word = Published { position, tenancy }.word();
+        let state = self.ends.state;
+        // In case the call is stopped before the last step: where the position begins anew at 0, the
+        // limit of before would be far behind it.
+        state.limit.store(0, Release);
+        match state.published.load(Relaxed) == word {
+            true => self.ends.publish_again(call, word),
+            false => self.ends.publish(call, word),
+        }
         let position = position.wrapping_add(self.room);
         let limit = Published { position, tenancy }.word();
-        self.ends.state.limit.store(limit, Relaxed);
+        state.limit.store(limit, Release);
     }
 }

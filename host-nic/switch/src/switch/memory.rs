@@ -172,6 +172,19 @@ impl<'a> Switch<'a> {
         Some(unsafe { self.word(window, self.geometry.tx_consumer_offset(queue)) })
     }
 
+    /// The word `latest` of an RX queue of a port, or nothing if there is no such queue.
+    #[inline]
+    pub fn latest(&self, to: PortId, queue: u32) -> Option<&'a AtomicU64> {
+        let window = self.window(to)?;
+        if queue >= self.geometry.queues() {
+            return None;
+        }
+        let offset = self.geometry.latest_offset(queue) as usize;
+        // SAFETY: the port has the queue, so the word lies in the window, aligned, in memory that
+        // `from_base`'s caller vouched for.
+        Some(unsafe { AtomicU64::from_ptr(window.add(offset).cast()) })
+    }
+
     /// A lane's element of `published` in an RX queue of a port, or nothing if there is none.
     #[inline]
     pub fn published(&self, to: PortId, queue: u32, lane: u32) -> Option<&'a AtomicU64> {

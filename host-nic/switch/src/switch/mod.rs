@@ -31,7 +31,11 @@
 //! * There is no lock and no reservation. The lanes of a sender are written by its vCPU alone.
 //!   Bytes that it had filled and not published, its next call fills again.
 //! * In a lane, the NIC's own copy of the published position is stored before the one in the
-//!   window: bytes that a receiver may read are never written a second time.
+//!   window: bytes that a receiver may read are never written a second time. The limit of what may
+//!   be written is void while a position is published that is not in front of it.
+//! * A position of a lane is stored in the receiver's `latest` once. Where a call publishes it again,
+//!   since one that was stopped may not have come to that, it adds to that word instead: others have
+//!   perhaps published meanwhile.
 //! * In a TX queue, the NIC's own position is stored after the deliveries: a call that was stopped
 //!   leads to frames sent twice, never to frames lost.
 //! * The position that is published carries the tenancy of the receiver for whom the frames were

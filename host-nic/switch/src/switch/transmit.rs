@@ -128,7 +128,7 @@ impl<'a> Call<'a> {
     /// Whether the addresses of the port's frames alone decide where they go: no policy applies,
     /// and each port has one RX queue.
     #[inline]
-    fn needs_addresses_only(&self) -> bool {
+    pub fn needs_addresses_only(&self) -> bool {
         if cfg!(feature = "without-policy") {
             return true;
         }

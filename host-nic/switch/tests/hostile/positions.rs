@@ -1,8 +1,10 @@
 //! Positions that are out of range.
 
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use postern_abi::window::{Published, RECORD_ALIGN};
+use postern_switch::layout::SLACK;
 use postern_switch::state::Cause;
 
 use super::{attach_all, attacks, exchange, three};
@@ -15,6 +17,7 @@ attacks!(
     a_tx_consumer_position_overwritten,
     a_consumed_position_that_cannot_be,
     a_published_position_overwritten,
+    a_limit_behind_the_lane,
 );
 
 fn a_producer_position_that_cannot_be(build: Build) {
@@ -147,5 +150,43 @@ fn a_published_position_overwritten(build: Build) {
     for value in [0, 1, u64::MAX, 1 << 32, 0x1_0000_0013, 1 << 63] {
         receiver.published(0, 0).store(value, Release);
         exchange(sender, receiver, value);
+    }
+}
+
+/// Whatever somebody has written into the state: frames in a row end in the slack behind the lane at
+/// the latest.
+fn a_limit_behind_the_lane(build: Build) {
+    let nic = three(build);
+    let mut guests = attach_all(&nic);
+    let [sender, receiver, _] = &mut guests[..] else {
+        unreachable!()
+    };
+    exchange(sender, receiver, 1);
+    exchange(sender, receiver, 2);
+    let lane = nic.switch().lane(1, 0).unwrap();
+    for (published, limit) in [
+        (LARGE - 2048, 0xffff_fff0),
+        (LARGE - 16, 0xffff_fff0),
+        (LARGE - 4096, 0x7fff_fff0),
+    ] {
+        lane.published
+            .store(1 << 32 | u64::from(published), Relaxed);
+        lane.limit.store(1 << 32 | limit, Relaxed);
+        let words = |size: u64| {
+            // SAFETY: the lane and what follows it lie in the memory, which is accessed atomically only.
+            let behind = unsafe { receiver.lane(0, 0).as_ptr().byte_add(size as usize) };
+            let end = nic.memory.base().as_ptr() as usize + nic.memory.size() as usize;
+            // SAFETY: likewise.
+            let words: &[AtomicU64] =
+                unsafe { std::slice::from_raw_parts(behind, (end - behind as usize) / 8) };
+            let words = words.iter().map(|word| word.load(Relaxed));
+            words.collect::<Vec<_>>()
+        };
+        let before = words(u64::from(LARGE) + SLACK);
+        for seed in 0..40 {
+            sender.send(&frame(mac(1), mac(0), 1500, seed));
+        }
+        assert_eq!(sender.call(u64::MAX, false), 40);
+        assert!(words(u64::from(LARGE) + SLACK) == before, "{published:#x}");
     }
 }

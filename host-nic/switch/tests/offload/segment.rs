@@ -1,6 +1,8 @@
 //! Large segments: whole for receivers that agreed to them, cut for others as the sender would have
 //! done.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use postern_abi::window::{
     FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, FEATURES, Geometry, RecordHeader,
 };
@@ -8,7 +10,7 @@ use postern_nic_client::policy::vlan::VlanSpec;
 use postern_switch::state::Cause;
 
 use crate::ports::packet::{Flow, KINDS, Kind, payload, tagged, untagged};
-use crate::ports::{BROADCAST, LARGE, Net, mac};
+use crate::ports::{BROADCAST, LARGE, Net, mac, port};
 
 /// Numbers of bytes of payload, of the large segment and of each frame.
 const SIZES: [(usize, usize); 12] = [
@@ -294,4 +296,33 @@ fn a_tag_makes_no_segment_longer_than_frames_are() {
         assert_eq!(guests[1].receive().len(), if fits { cut } else { 0 });
     }
     assert_eq!(net.drops(0, Cause::TooLong), 2);
+}
+
+/// Whatever somebody has written into the state: a large segment stays in the lane.
+#[test]
+fn whole_in_a_lane_whose_limit_lies() {
+    let net = Net::new(3);
+    let mut guests = net.guests();
+    guests[0].agree(FEATURES);
+    guests[1].agree(FEATURES);
+    let flow = Flow::new(Kind::Tcp4, mac(1), mac(0));
+    let (header, bytes) = flow.large(&payload(60_000, 1), 1448);
+    guests[0].send_with(header, &bytes);
+    assert_eq!(guests[1].take().len(), 1);
+    let switch = net.memory.switch();
+    let (number, lane) = switch.lane_from(0, 1).unwrap();
+    lane.published
+        .store(2 << 32 | u64::from(LARGE - 32), Relaxed);
+    lane.limit.store(2 << 32 | 0x7fff_fff0, Relaxed);
+    guests[0].send_with(header, &bytes);
+    let lanes = net.memory.geometry().lanes();
+    let behind = switch
+        .lane_ring(port(1), 0, (number + 1).min(lanes - 1))
+        .unwrap();
+    assert_ne!(number + 1, lanes, "a lane follows");
+    for offset in (0..LARGE as usize).step_by(8) {
+        // SAFETY: the word lies in a lane, and is accessed atomically only.
+        let word = unsafe { AtomicU64::from_ptr(behind.add(offset).cast()) };
+        assert_eq!(word.load(Relaxed), 0, "{offset:#x}");
+    }
 }
