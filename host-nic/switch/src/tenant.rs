@@ -18,7 +18,7 @@ use crate::sync::{
 };
 
 use postern_abi::service::Secret;
-use postern_abi::window::{PortId, Published, WindowHeader};
+use postern_abi::window::{LOOK_AGAIN, PortId, Published, WindowHeader};
 
 use crate::fdb::{Key, Station};
 use crate::state::{LANE_FREE, LaneState, SOURCE_FIXED, SOURCE_OWN, SenderState};
@@ -124,6 +124,11 @@ impl Switch<'_> {
                     position.store(next, Relaxed);
                 }
             }
+            // None of the words by which frames are published: the first such word is another one, at
+            // whatever position.
+            if let Some(latest) = self.latest(port, queue) {
+                latest.store(LOOK_AGAIN, Relaxed);
+            }
             for lane in 0..geometry.lanes() {
                 let words = (
                     self.lane(number, lane),
@@ -166,7 +171,8 @@ impl Switch<'_> {
                 if let Some(link) = self.link(sender, queue) {
                     link.state.store(0, Relaxed);
                 }
-                if let Some((_, lane)) = self.lane_from(sender, queue) {
+                if let Some((number, lane)) = self.lane_from(sender, queue) {
+                    self.publish_again(queue, number);
                     // Release: the next holder sees the positions where this one left them.
                     lane.holder.store(LANE_FREE | (sender + 1), Release);
                 }

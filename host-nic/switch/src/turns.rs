@@ -15,9 +15,11 @@
 //! store buffer is emptied within microseconds, and by any interrupt or exit.
 //!
 //! A call that was stopped for ever keeps its lane until the next call of that vCPU, or until the port
-//! has another tenant.
+//! has another tenant. The other lanes have their turns meanwhile.
 
-use crate::state::{LANE_FREE, LANE_LEAVING, LANE_NOTED, LaneState};
+use postern_abi::window::LOOK_AGAIN;
+
+use crate::state::{LANE_FREE, LANE_LEAVING, LANE_NOTED};
 use crate::switch::Switch;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
@@ -34,8 +36,8 @@ impl Switch<'_> {
             if first.wanted.load(Acquire) == 0 {
                 continue;
             }
-            let lanes = (0..geometry.lanes()).filter_map(|lane| self.lane(queue, lane));
-            if lanes.fold(false, |any, lane| self.let_go(lane) | any) {
+            let lanes = 0..geometry.lanes();
+            if lanes.fold(false, |any, lane| self.let_go(queue, lane) | any) {
                 continue;
             }
             first.wanted.store(0, Relaxed);
@@ -45,20 +47,25 @@ impl Switch<'_> {
         }
     }
 
-    /// Goes on with a lane that is taken from its holder. Returns whether it still is.
-    fn let_go(&self, lane: &LaneState) -> bool {
+    /// Goes on with a lane that is taken from its holder. Returns whether no other lane needs to be
+    /// taken before the next turn.
+    fn let_go(&self, queue: u32, number: u32) -> bool {
+        let Some(lane) = self.lane(queue, number) else {
+            return false;
+        };
         let word = lane.holder.load(Acquire);
         if word & LANE_LEAVING == 0 {
             return false;
         }
-        let number = (word & !(LANE_LEAVING | LANE_NOTED)).wrapping_sub(1);
-        let Some(holder) = self.sender(number) else {
+        let sender = (word & !(LANE_LEAVING | LANE_NOTED)).wrapping_sub(1);
+        let Some(holder) = self.sender(sender) else {
             return false;
         };
         let ended = holder.ended.load(Acquire);
         let begun = holder.calls.load(Acquire);
         let noted = word & LANE_NOTED != 0;
         if ended == begun || noted && begun != lane.begun.load(Relaxed) {
+            self.publish_again(queue, number);
             // Release: the next holder sees what this one wrote.
             lane.holder.store(LANE_FREE, Release);
             return false;
@@ -67,7 +74,28 @@ impl Switch<'_> {
             lane.begun.store(begun, Relaxed);
             lane.holder.store(word | LANE_NOTED, Release);
         }
-        true
+        // A call that goes on from one turn to the next has perhaps been stopped for ever: other lanes
+        // have their turns.
+        !noted
+    }
+
+    /// Publishes a lane whose holder makes no calls that may write to it, up to where the holder has:
+    /// one that was stopped in the middle of that has left a lane that its receiver cannot read to the
+    /// end, and that nobody else could have.
+    pub(crate) fn publish_again(&self, queue: u32, lane: u32) {
+        let geometry = self.geometry();
+        let (Some(state), Some(port)) = (self.lane(queue, lane), geometry.port_of(queue)) else {
+            return;
+        };
+        let number = queue - geometry.rx_queue(port, 0);
+        let words = (
+            self.published(port, number, lane),
+            self.latest(port, number),
+        );
+        if let (Some(own), Some(latest)) = words {
+            own.store(state.published.load(Relaxed), Release);
+            latest.fetch_add(LOOK_AGAIN, Release);
+        }
     }
 
     /// Marks the lane of a queue whose turn it is, unless one is free. Returns whether it did.
@@ -82,7 +110,7 @@ impl Switch<'_> {
         let marked = holder(turn).is_some_and(|word| {
             let found = word.load(Relaxed);
             let marked = word.compare_exchange(found, found | LANE_LEAVING, AcqRel, Relaxed);
-            marked.is_ok()
+            found & LANE_LEAVING == 0 && marked.is_ok()
         });
         if marked {
             self.state().generation.fetch_add(1, AcqRel);

@@ -137,3 +137,60 @@ fn a_turn_that_an_owner_left_goes_on_when_somebody_waits() {
     nic.switch().turn_lanes(1);
     assert!(delivers(&other, &mut to, 3));
 }
+
+/// A call that was stopped in the middle of a publication has filled a lane and not told its receiver.
+#[test]
+fn a_lane_that_was_not_published_to_the_end_is_no_loss() {
+    let nic = nic();
+    let mut to = Guest::attach(&nic, TO, 1);
+    let [mut holder, mut other] = [0, 2].map(|port| Guest::attach(&nic, port, 1));
+    assert!(delivers(&holder, &mut to, 1));
+    holder.resume();
+    let words = (
+        to.published(0, 0),
+        nic.switch().latest(common::port(TO), 0).unwrap(),
+    );
+    let before = (words.0.load(Relaxed), words.1.load(Relaxed));
+    let stopped = frame(mac(TO as u8), mac(0), 60, 2);
+    holder.send(&stopped);
+    assert_eq!(holder.call(1, false), 1);
+    words.0.store(before.0, Relaxed);
+    words.1.store(before.1, Relaxed);
+    let waiting = frame(mac(TO as u8), mac(2), 60, 3);
+    other.send(&waiting);
+    for turn in 0..3 {
+        assert_eq!(other.call(1, true), 0, "{turn}");
+        nic.switch().turn_lanes(turn);
+    }
+    assert_ne!(
+        words.1.load(Relaxed),
+        before.1,
+        "the receiver does not look"
+    );
+    assert_eq!(to.receive_from(0, 9), [stopped]);
+    assert_eq!(other.call(1, true), 1);
+    assert_eq!(to.receive_from(2, 9), [waiting]);
+}
+
+/// A call that was stopped for ever keeps its lane, and nobody from the others.
+#[test]
+fn a_call_that_is_stopped_holds_up_one_lane() {
+    let geometry = Geometry::new(5, 1, SMALL, SMALL).unwrap();
+    let nic = TestNic::new(Build::Native, geometry.with_lanes(2).unwrap());
+    let mut to = Guest::attach(&nic, TO, 1);
+    let senders = [0, 2, 3, 4].map(|port| Guest::attach(&nic, port, 1));
+    assert!(delivers(&senders[0], &mut to, 1));
+    let state = nic.switch().sender(0).unwrap();
+    state.calls.fetch_add(1, Relaxed);
+    let mut got = [0; 3];
+    for turn in 0..60 {
+        // Whoever sends first gets a lane that has become free.
+        let mut order = [0, 1, 2];
+        order.sort_by_key(|n| got[*n]);
+        for n in order {
+            got[n] += u32::from(delivers(&senders[1 + n], &mut to, turn.into()));
+        }
+        nic.switch().turn_lanes(turn);
+    }
+    assert!(got.iter().all(|got| *got > 3), "{got:?}");
+}

@@ -13,6 +13,7 @@ attacks!(
     a_new_tenant_inherits_nothing,
     a_call_stopped_before_it_publishes_for_a_former_tenant,
     any_position_is_a_beginning,
+    the_first_frame_is_told_at_any_position,
     features_end_with_the_tenant,
 );
 
@@ -144,6 +145,28 @@ fn any_position_is_a_beginning(build: Build) {
         for seed in 0..40 {
             exchange(&mut a, &mut b, seed);
             exchange(&mut b, &mut a, seed);
+        }
+    }
+}
+
+/// A tenant that has found its queue empty looks at it again when the first frame is there, even if
+/// that is published at position 0.
+fn the_first_frame_is_told_at_any_position(build: Build) {
+    let nic = TestNic::new(build, geometry(2, 1, SMALL, SMALL));
+    for (tenancy, position) in (1..).zip([0, 16, 80, 160]) {
+        let lane = nic.switch().lane(1, 0).unwrap();
+        lane.published
+            .store(u64::from(0u32.wrapping_sub(position)), Relaxed);
+        let mut from = Guest::attach(&nic, 0, tenancy);
+        let mut to = Guest::attach(&nic, 1, tenancy);
+        let latest = nic.switch().latest(port(1), 0).unwrap();
+        for seed in 0..4 {
+            let seen = latest.load(Relaxed);
+            let bytes = frame(to.mac(), from.mac(), 64, seed);
+            from.send(&bytes);
+            assert_eq!(from.call(1, true), 1);
+            assert_ne!(latest.load(Relaxed), seen, "{position} {seed}");
+            assert_eq!(to.receive(0, 9), [bytes]);
         }
     }
 }
