@@ -124,7 +124,7 @@ fn expect_nothing(vm: &Vm, when: &str) -> Result<()> {
     Ok(())
 }
 
-/// Where [`STORE`] puts registers in the guest's memory.
+/// Where [`store`] puts registers in the guest's memory.
 const STORED: usize = 0x4000;
 
 /// Stores four vector registers: `vmovups [STORED + n * 32], ymm`, for the registers 0, 3, 8 and 15.
