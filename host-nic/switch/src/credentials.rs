@@ -33,7 +33,7 @@ pub struct Credentials {
     last_lane: u8,
     /// Length in bytes of the longest frame, less that of the shortest.
     pub(crate) span: u16,
-    /// Distance from one [`SenderState`](crate::state::SenderState) to the next, in bytes.
+    /// Distance from one [`SenderState`] to the next, in bytes.
     pub(crate) sender_stride: u32,
     /// Offset in bytes of the first TX ring in a window.
     pub(crate) rings: u32,
@@ -43,7 +43,7 @@ pub struct Credentials {
     pub(crate) ring_mask: u32,
     /// Mask of the offset of a record in a lane: its size in bytes, less 16.
     pub(crate) lane_mask: u32,
-    /// Offset in bytes of the [`SenderState`](crate::state::SenderState) of the port's first
+    /// Offset in bytes of the [`SenderState`] of the port's first
     /// sender.
     pub(crate) sender: u32,
     /// Offset in pages of the port's window.

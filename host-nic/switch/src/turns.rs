@@ -1,6 +1,6 @@
 //! Turns: how senders share the lanes of an RX queue, where they are more than the lanes.
 //!
-//! A sender that finds no lane says so ([`LaneState::wanted`]). At each turn the owner of the NIC then
+//! A sender that finds no lane says so ([`LaneState::wanted`](crate::state::LaneState::wanted)). At each turn the owner of the NIC then
 //! takes one of the queue's lanes from its holder, and whoever sends next gets it. That takes several
 //! turns, since a call of the holder may be going on, and write to the lane:
 //!
