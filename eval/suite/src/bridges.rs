@@ -15,7 +15,7 @@ use crate::own_boots::OwnBootTest;
 use crate::report::Verdict;
 
 /// The test.
-pub const TEST: OwnBootTest = OwnBootTest::new(
+pub static TEST: OwnBootTest = OwnBootTest::new(
     "linux/bridge: what comes out of the switch comes out of Linux' bridge, with VLANs",
     same_frames,
 );

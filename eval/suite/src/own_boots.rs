@@ -14,6 +14,7 @@ use postern_lab::setup::{self, Flavour, Series};
 use postern_lab::testbed::{EmulatedTestbed, Testbed, VIEWS};
 
 use crate::boots;
+use crate::bridges;
 use crate::disks;
 use crate::networks;
 use crate::report::{TestReport, Verdict};
@@ -58,6 +59,7 @@ pub fn all() -> impl Iterator<Item = &'static OwnBootTest> {
         .chain(linux::TESTS)
         .chain(linux_nic::TESTS)
         .chain(linux_nic::ends::TESTS)
+        .chain(std::slice::from_ref(&bridges::TEST))
 }
 
 /// Those of machines, of stock KVM and of disks.
