@@ -11,14 +11,11 @@ use postern_lab::setup::{self, Flavour, Series, Setup};
 use postern_lab::testbed::EmulatedTestbed;
 
 use crate::libtest;
-use crate::own_boots::OwnBootTest;
 use crate::report::Verdict;
 
-/// The test.
-pub static TEST: OwnBootTest = OwnBootTest::new(
-    "linux/bridge: what comes out of the switch comes out of Linux' bridge, with VLANs",
-    same_frames,
-);
+/// Name of the test.
+pub const NAME: &str =
+    "linux/bridge: what comes out of the switch comes out of Linux' bridge, with VLANs";
 
 /// Name of the test program, which also runs on the host as far as its kernel has such a bridge.
 pub const PROGRAM: &str = "bridge";
@@ -31,7 +28,7 @@ const PROGRAMS: [&str; 2] = ["bridge", "ip"];
 
 /// All frames come out of the switch as they come out of Linux' bridge, with VLANs and without. A test
 /// that does not run is a failure: here is all that it needs.
-fn same_frames(testbed: &EmulatedTestbed) -> Result<()> {
+pub fn same_frames(testbed: &EmulatedTestbed) -> Result<()> {
     let series = Series::default_one(setup::root())?;
     let setup = Setup::of(&series)?;
     let tree = setup.kernel(Flavour::Debian)?;

@@ -193,7 +193,7 @@ pub fn run(options: &SuiteOptions) -> Result<bool> {
             .to_owned();
         report.line(&name, &Verdict::Skipped(why), None);
     }
-    let with_bridge = own_boots.iter().any(|test| test.name == bridges::TEST.name);
+    let with_bridge = own_boots.iter().any(|test| test.name == bridges::NAME);
     let elsewhere: Vec<&str> = in_machines
         .iter()
         .filter_map(|test| match test.test.judge {

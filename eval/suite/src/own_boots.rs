@@ -59,7 +59,6 @@ pub fn all() -> impl Iterator<Item = &'static OwnBootTest> {
         .chain(linux::TESTS)
         .chain(linux_nic::TESTS)
         .chain(linux_nic::ends::TESTS)
-        .chain(std::slice::from_ref(&bridges::TEST))
 }
 
 /// Those of machines, of stock KVM and of disks.
@@ -72,6 +71,7 @@ const OF_MACHINES: &[OwnBootTest] = &[
     OwnBootTest::new("machine/a module that does not fit is named", unfit_module),
     OwnBootTest::new("machine/nothing of a machine stays behind", nothing_left),
     OwnBootTest::new("machine/large files of jobs are disks", large_files),
+    OwnBootTest::new(bridges::NAME, bridges::same_frames),
     OwnBootTest::new(
         "machine/four runs at once from one checkout do not disturb each other",
         runs_at_once,
