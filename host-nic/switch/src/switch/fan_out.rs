@@ -3,7 +3,6 @@
 use core::mem::MaybeUninit;
 
 use postern_abi::service::{MAX_TX_BYTES, MAX_TX_COPIES};
-
 use postern_abi::window::PortId;
 
 use super::call::Call;
