@@ -58,7 +58,7 @@ pub mod window;
 
 /// Version of everything in this crate. It changes whenever a layout or a number does; a guest, a
 /// NIC image and a host that disagree refuse to work together.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Size of a small page, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

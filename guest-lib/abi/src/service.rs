@@ -25,7 +25,7 @@ pub const OP_NOP: u64 = 0;
 /// the most frames to take; the switch takes at most [`MAX_TX_FRAMES`], fewer where they are many
 /// copies ([`MAX_TX_COPIES`], [`MAX_TX_BYTES`]), and as many as are in the ring.
 /// Second argument: [`tx_flags`], and [`TX_AVX`]. Result: the number of frames taken, perhaps with
-/// [`TX_MORE`].
+/// [`TX_MORE`] and [`TX_BELL`].
 pub const OP_TX: u64 = 1;
 
 /// Request: agree on features. First argument: the features of the caller's guest, `FEATURE_*` of
@@ -79,6 +79,11 @@ pub const MAX_TX_BYTES: u64 = 1 << 20;
 /// [`MAX_TX_COPIES`] or [`MAX_TX_BYTES`], and another one goes on. It may end so and take no frame:
 /// it has then delivered one to some of its ports.
 pub const TX_MORE: u64 = 1 << 32;
+
+/// Bit of the result of [`OP_TX`], besides the number of frames taken: receivers sleep that got frames.
+/// The NIC has noted the numbers of their RX queues among the TX queue's `bells`
+/// ([`crate::window`]), and relies on the caller to ring them.
+pub const TX_BELL: u64 = 1 << 33;
 
 /// The second argument of [`OP_TX`]: the TX queue, and whether to hold back frames ([`TX_HOLD`]).
 pub const fn tx_flags(queue: u32, hold: bool) -> u64 {

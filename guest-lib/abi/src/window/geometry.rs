@@ -13,6 +13,8 @@ use crate::PAGE_SIZE;
 
 /// Size of a cache line, in bytes: the distance of two words that different sides write.
 pub const LINE_SIZE: u64 = 64;
+/// Number of 64-bit words in which a TX queue has a bit for each of the NIC's RX queues.
+pub const BELL_WORDS: usize = 4;
 /// Offset in the window of the first TX queue's producer position, in bytes.
 pub const TX_LINES: u64 = 1024;
 
@@ -260,6 +262,13 @@ impl Geometry {
         self.tx_producer_offset(queue) + LINE_SIZE
     }
 
+    /// Offset in the window of the first of the [`BELL_WORDS`] words, each a `u64`, of a TX queue's
+    /// `bells`: bit `q % 64` of word `q / 64` is that of the RX queue of number `q` in the whole NIC.
+    /// They are on the line of the consumer position.
+    pub const fn bells_offset(self, queue: u32) -> u64 {
+        self.tx_consumer_offset(queue) + LINE_SIZE / 2
+    }
+
     /// Offset in the window of an RX queue's `latest`, a `u64`.
     pub const fn latest_offset(self, queue: u32) -> u64 {
         PAGE_SIZE * (1 + queue as u64)
@@ -285,6 +294,11 @@ impl Geometry {
     /// Offset in the window of a lane's element of an RX queue's `consumed`, a `u32`.
     pub const fn consumed_offset(self, queue: u32, lane: u32) -> u64 {
         self.latest_offset(queue) + CONSUMED + lane as u64 * 4
+    }
+
+    /// Offset in the window of an RX queue's `asleep`, a `u32`.
+    pub const fn asleep_offset(self, queue: u32) -> u64 {
+        self.latest_offset(queue) + ASLEEP
     }
 
     /// Offset in the window of a TX queue's ring.
@@ -314,7 +328,12 @@ const CONSUMED: u64 = (SENDERS + MAX_LANES as u64).next_multiple_of(LINE_SIZE);
 
 const _: () = assert!(MAX_LANES <= 256 && MAX_LANES < MAX_SENDERS);
 
-const _: () = assert!(CONSUMED + MAX_LANES as u64 * 4 <= PAGE_SIZE);
+/// Offset of `asleep` in the page of an RX queue, on a line of its own.
+const ASLEEP: u64 = (CONSUMED + MAX_LANES as u64 * 4).next_multiple_of(LINE_SIZE);
+
+const _: () = assert!(ASLEEP + LINE_SIZE <= PAGE_SIZE);
+const _: () = assert!(MAX_SENDERS <= BELL_WORDS as u32 * 64);
+const _: () = assert!(BELL_WORDS as u64 * 8 <= LINE_SIZE / 2);
 const _: () = assert!((MIN_RING as u64).is_multiple_of(PAGE_SIZE));
 
 /// A number or a size that [`Geometry::new`] refuses.

@@ -9,6 +9,8 @@
 //!   0                   WindowHeader                   host, at attach      guest
 //!   TX_LINES            TX queue 0: producer (a line)  guest                NIC
 //!                                   consumer (a line)  NIC                  guest
+//!                                   bells, 256 bits,   NIC                  guest, which clears
+//!                                   on that line                            them
 //!                       TX queue 1: producer ...
 //!   a page each         RX queue 0: latest, u64        NIC                  guest
 //!                                   published[L], u64  NIC, element l for   guest
@@ -17,6 +19,7 @@
 //!                                   senders[L], u8     NIC                  guest
 //!                                   consumed[L], u32   guest                NIC, element l for
 //!                                                                           the holder of lane l
+//!                                   asleep, u32        guest                owner
 //!                       RX queue 1: latest ...
 //!   page aligned        TX ring of queue 0, 1, ...     guest                NIC
 //!   page aligned        RX queue 0: lane 0             NIC, for its holder  guest
@@ -40,6 +43,21 @@
 //! position of a lane there once, and has the guest look again by adding [`LOOK_AGAIN`]. `used` says which
 //! lanes have had a holder in this tenancy, `senders` which sender it is; the frames that a former
 //! holder left are read before a lane gets another one.
+//!
+//! # Sleeping
+//!
+//! A guest that would rather sleep than poll an RX queue sets `asleep` to 1 and the bit [`ARMED`] in
+//! `latest`, by a compare-and-exchange with the word that it saw when all lanes were empty: where that
+//! fails there are new frames. The NIC exchanges `latest` as a whole. If the bit was set in what it
+//! gets, the bit is gone, so one sender alone notes the queue among the `bells` of the TX queue that it
+//! was called for (the bit of the queue's number in the whole NIC, [`Geometry::rx_queue`]) and says so
+//! ([`TX_BELL`](crate::service::TX_BELL)). The sender's guest takes the bits and rings the bell of each
+//! ([`crate::nic_device::register::DOORBELL`]), which is an interrupt of the sleeper. Bits that a
+//! stopped call has left are rung behind the next one.
+//!
+//! Nobody relies on it. The NIC's owner looks after the queues that are `asleep` and no longer armed
+//! every tenth of a second, and rings those: so a sender that never rings, or was stopped in between,
+//! costs the sleeper such a time at most.
 //!
 //! # Secret
 //!
@@ -103,7 +121,7 @@ mod limits;
 mod port;
 mod record;
 
-pub use geometry::{Geometry, GeometryError, LINE_SIZE, TX_LINES};
+pub use geometry::{BELL_WORDS, Geometry, GeometryError, LINE_SIZE, TX_LINES};
 pub use header::{HeaderError, WINDOW_MAGIC, WindowHeader};
 pub use limits::{
     DEFAULT_LANE_MIN, DEFAULT_LANES, DEFAULT_LANES_OF_MANY, DEFAULT_LANES_SIZE, DEFAULT_RING,
@@ -112,7 +130,7 @@ pub use limits::{
 };
 pub use port::PortId;
 pub use record::{
-    FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, FEATURES, FLAG_NEEDS_CSUM, GSO_ECN,
-    GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, KIND_FRAME, KIND_PAD, LOOK_AGAIN, PAD_WORD,
-    Published, RECORD_ALIGN, RecordHeader, record_size,
+    ARMED, FEATURE_CSUM, FEATURE_TSO4, FEATURE_TSO6, FEATURE_USO, FEATURES, FLAG_NEEDS_CSUM,
+    GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, KIND_FRAME, KIND_PAD, LOOK_AGAIN,
+    PAD_WORD, Published, RECORD_ALIGN, RecordHeader, record_size,
 };

@@ -107,6 +107,10 @@ pub const fn record_size(length: u32) -> u64 {
 /// whichever was published last: behind the number of the lane and its position, nothing but such sums.
 pub const LOOK_AGAIN: u64 = 1 << 40;
 
+/// Bit of the word `latest` of an RX queue: its guest sleeps. The NIC takes the bit away when it stores
+/// or adds anything there, and then has the queue's bell rung.
+pub const ARMED: u64 = 1 << 63;
+
 /// A lane's element of `published`: how far the NIC has filled the lane, and for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
