@@ -9,7 +9,8 @@ use core::array;
 use core::ops::Range;
 
 use postern_abi::service::{
-    MAX_TX_BYTES, MAX_TX_COPIES, MAX_TX_FRAMES, OP_FEATURES, OP_NOP, OP_TX, TX_MORE, tx_flags,
+    MAX_TX_BYTES, MAX_TX_COPIES, MAX_TX_FRAMES, OP_FEATURES, OP_NOP, OP_TX, TX_BELL, TX_MORE,
+    tx_flags,
 };
 use postern_abi::window::{Geometry, MAX_PORTS, MAX_QUEUES, MAX_SEGMENTS, PortId, RecordHeader};
 
@@ -45,6 +46,8 @@ pub struct Stats {
     pub received: u64,
     /// Number of lanes that were emptied because they held no valid record.
     pub malformed: u64,
+    /// Number of receivers that were rung, since they slept.
+    pub rings: u64,
 }
 
 /// A port of the NIC, or one TX queue and one RX queue of it.
@@ -253,7 +256,30 @@ impl<S: Service> Nic<S> {
     fn request(&mut self) -> Option<u64> {
         self.stats.calls += 1;
         let most = MAX_TX_FRAMES.into();
-        self.service.call(self.tx_request, most, self.tx_flags)
+        let result = self.service.call(self.tx_request, most, self.tx_flags);
+        match result {
+            Some(result) if result & TX_BELL != 0 => self.ring_bells(result),
+            result => result,
+        }
+    }
+
+    /// Rings the receivers that sleep and got frames by a request with this result. Returns it.
+    #[cold]
+    #[inline(never)]
+    fn ring_bells(&mut self, result: u64) -> Option<u64> {
+        // An error has all bits set.
+        if Refused::check(result).is_ok() {
+            // Whatever somebody else writes there, this ends.
+            for _ in 0..self.window.geometry().senders() {
+                let Some(queue) = self.tx.take_bell() else {
+                    break;
+                };
+                self.stats.rings += 1;
+                self.service.ring(queue);
+            }
+            return Some(result & !TX_BELL);
+        }
+        Some(result)
     }
 
     /// Makes requests for what the first one has left, which had this result, and before which records
@@ -294,6 +320,30 @@ impl<S: Service> Nic<S> {
             before = after;
             result = self.request();
         }
+    }
+
+    /// Has the NIC wake this guest when a frame comes, by the bells of the `Nic`'s RX queues. Returns
+    /// false, and has it do nothing, if there may be frames: then receive once more first.
+    ///
+    /// Call [`Nic::disarm`] before receiving again, whether the bell was rung or not.
+    pub fn arm(&mut self) -> bool {
+        let mut queues = self.more_rx.iter_mut().flatten();
+        let armed = self.rx.arm() && queues.all(RxQueue::arm);
+        if !armed {
+            self.disarm();
+        }
+        armed
+    }
+
+    /// Whether nothing has come since [`Nic::arm`] returned true.
+    pub fn is_armed(&self) -> bool {
+        self.rx.is_armed() && self.more_rx.iter().flatten().all(RxQueue::is_armed)
+    }
+
+    /// Ends what [`Nic::arm`] began.
+    pub fn disarm(&mut self) {
+        self.rx.disarm();
+        self.more_rx.iter_mut().flatten().for_each(RxQueue::disarm);
     }
 
     /// Whether a frame waits to be received.

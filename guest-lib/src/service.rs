@@ -30,6 +30,13 @@ pub trait Service {
     fn tx_flags(&self) -> u64 {
         0
     }
+
+    /// Rings the bell of a receiver that sleeps: of the RX queue of this number in the whole NIC
+    /// ([`Geometry::rx_queue`](postern_abi::window::Geometry::rx_queue)). Where nobody can, it does
+    /// nothing, and the NIC's owner wakes the receiver later.
+    fn ring(&mut self, queue: u32) {
+        let _ = queue;
+    }
 }
 
 /// A request that the NIC refused.

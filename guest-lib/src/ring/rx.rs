@@ -4,7 +4,8 @@ use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use postern_abi::window::{
-    Geometry, KIND_PAD, MAX_LANES, MIN_FRAME, Published, RECORD_ALIGN, RecordHeader, record_size,
+    ARMED, Geometry, KIND_PAD, MAX_LANES, MIN_FRAME, Published, RECORD_ALIGN, RecordHeader,
+    record_size,
 };
 
 use super::copy::copy;
@@ -212,6 +213,51 @@ impl RxQueue {
     #[inline]
     pub fn ready(&self) -> bool {
         self.latest() != self.seen && (0..self.geometry.lanes()).any(|lane| self.waiting(lane) != 0)
+    }
+
+    /// Has the NIC wake the guest when something is published, by the queue's bell. Returns false, and
+    /// has it do nothing, if there may be frames: then the guest receives once more first.
+    ///
+    /// A guest that is armed, and then woken or not, calls [`RxQueue::disarm`] before it receives.
+    pub fn arm(&mut self) -> bool {
+        if self.seen == UNSEEN {
+            return false;
+        }
+        self.asleep().store(1, Ordering::Relaxed);
+        let latest = self.long(self.geometry.latest_offset(0));
+        // Release: the owner that sees the bit gone sees the word above. The NIC exchanges the word, so
+        // what was published before is seen here, and what comes later sees the bit.
+        let armed = latest.compare_exchange(
+            self.seen,
+            self.seen | ARMED,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        if armed.is_err() {
+            self.asleep().store(0, Ordering::Relaxed);
+        }
+        armed.is_ok()
+    }
+
+    /// Whether the queue is armed: nothing has been published since [`RxQueue::arm`] said so.
+    pub fn is_armed(&self) -> bool {
+        self.latest() & ARMED != 0
+    }
+
+    /// Ends what [`RxQueue::arm`] began.
+    pub fn disarm(&mut self) {
+        self.asleep().store(0, Ordering::Relaxed);
+        if self.is_armed() {
+            let latest = self.long(self.geometry.latest_offset(0));
+            latest.fetch_and(!ARMED, Ordering::AcqRel);
+        }
+    }
+
+    /// The word `asleep`, by which the owner of the NIC knows that somebody relies on being woken.
+    fn asleep(&self) -> &AtomicU32 {
+        let word = self.at(self.geometry.asleep_offset(0));
+        // SAFETY: the word lies in the window, aligned.
+        unsafe { AtomicU32::from_ptr(word.cast()) }
     }
 
     /// Takes at most `max` frames and gives them to `sink`. The frames of one sender come in the

@@ -3,7 +3,8 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use postern_abi::window::{
-    Geometry, KIND_PAD, LINE_SIZE, MIN_FRAME, PAD_WORD, RECORD_ALIGN, RecordHeader, record_size,
+    BELL_WORDS, Geometry, KIND_PAD, LINE_SIZE, MIN_FRAME, PAD_WORD, RECORD_ALIGN, RecordHeader,
+    record_size,
 };
 
 use super::copy::copy;
@@ -91,6 +92,26 @@ impl TxQueue {
         let size = self.mask + 1;
         // An impossible position is taken for a full ring, so nothing is overwritten.
         Geometry::filled(size, self.producer, self.consumer()).unwrap_or(size)
+    }
+
+    /// Takes the next of the bells that the NIC has noted for this queue: the number of an RX queue in
+    /// the whole NIC.
+    #[cold]
+    pub fn take_bell(&self) -> Option<u32> {
+        // SAFETY: the words are the second half of the line of the consumer position, which lies in the
+        // window, and are aligned.
+        let bells = |index| unsafe {
+            let first = self.lines.add((LINE_SIZE + LINE_SIZE / 2) as usize);
+            AtomicU64::from_ptr(first.cast::<u64>().add(index).cast())
+        };
+        (0..BELL_WORDS).find_map(|index| {
+            let noted = bells(index).load(Ordering::Acquire);
+            let bit = noted & noted.wrapping_neg();
+            (bit != 0).then(|| {
+                bells(index).fetch_and(!bit, Ordering::AcqRel);
+                index as u32 * 64 + bit.trailing_zeros()
+            })
+        })
     }
 
     /// Whether the NIC has taken all that was committed.

@@ -162,7 +162,7 @@ fn at_most(scope: &str, case: &str, most: [f64; 2]) {
 
 #[test]
 fn short_frames_in_batches() {
-    at_most("switch", "unicast/2/64/32", [65.0, 90.0]);
+    at_most("switch", "unicast/2/64/32", [66.0, 90.0]);
     at_most("whole", "unicast/2/64/32", [150.0, 170.0]);
 }
 
@@ -171,24 +171,24 @@ fn short_frames_in_batches() {
 /// the others copy, publish and count.
 #[test]
 fn short_frames_one_by_one() {
-    at_most("switch", "unicast/2/64/1", [160.0, 186.0]);
-    at_most("whole", "unicast/2/64/1", [347.0, 375.0]);
+    at_most("switch", "unicast/2/64/1", [163.0, 191.0]);
+    at_most("whole", "unicast/2/64/1", [350.0, 379.0]);
 }
 
 #[test]
 fn long_frames_in_batches() {
-    at_most("switch", "unicast/2/1500/32", [266.0, 265.0]);
+    at_most("switch", "unicast/2/1500/32", [267.0, 265.0]);
 }
 
 #[test]
 fn short_frames_to_everybody() {
-    at_most("switch", "broadcast/16/64/1", [2200.0, 2500.0]);
+    at_most("switch", "broadcast/16/64/1", [2225.0, 2550.0]);
     at_most("whole", "broadcast/16/64/1", [4500.0, 4500.0]);
 }
 
 #[test]
 fn short_frames_to_many() {
-    at_most("switch", "scatter/16/64/32", [151.0, 175.0]);
+    at_most("switch", "scatter/16/64/32", [155.0, 175.0]);
     at_most("whole", "scatter/16/64/32", [280.0, 300.0]);
     at_most("switch", "scatter/64/64/32", [190.0, 190.0]);
 }
@@ -223,8 +223,9 @@ fn more_ports_cost_nothing() {
     }
 }
 
-/// A call executes no locked instruction, once its lane is taken: nothing in it can fail because of
-/// another sender, and be tried again. Nor does it take more instructions when another sender sends
+/// A call executes one locked instruction for each run of frames, once its lane is taken: the exchange
+/// by which a receiver is told. Nothing in it can fail because of another sender, and be tried again.
+/// Nor does it take more instructions when another sender sends
 /// to the same receiver.
 #[test]
 fn senders_do_not_meet() {
@@ -238,7 +239,13 @@ fn senders_do_not_meet() {
         println!("{case}: {alone:?} alone, {others:?}");
         for [instructions, locked] in others {
             assert!(instructions <= alone[0] * 1.01, "{case}: {instructions}");
-            assert_eq!(locked, 0.0, "{case}");
+            // A run ends at the ring's end, too.
+            let runs = if case.ends_with("/1") {
+                1.0
+            } else {
+                1.1 / 32.0
+            };
+            assert!(locked <= runs, "{case}: {locked}");
         }
     }
 }

@@ -205,6 +205,7 @@ impl FuzzNic {
             // The position of the queue, and how far its first frame came.
             parts.push(range(sender_offset(geometry, other), LINE_SIZE as usize));
             parts.push(range(own + geometry.tx_consumer_offset(queue), 4));
+            parts.push(range(own + geometry.bells_offset(queue), 32));
         }
         let stride = sender_stride(geometry) as usize;
         assert!(stride > size_of::<SenderState>());

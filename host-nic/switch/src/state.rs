@@ -34,7 +34,7 @@ use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use postern_abi::ABI_VERSION;
 use postern_abi::service::Secret;
-use postern_abi::window::{Geometry, GeometryError, MAX_PORTS, PortId};
+use postern_abi::window::{BELL_WORDS, Geometry, GeometryError, MAX_PORTS, PortId};
 
 use crate::fdb::Fdb;
 use crate::policy::acl::Acl;
@@ -280,7 +280,8 @@ pub const SOURCE_OWN: u64 = 1 << 62;
 pub struct SenderState {
     /// Position up to which the TX queue's records were taken, the NIC's own copy.
     pub tx_next: AtomicU32,
-    reserved: AtomicU32,
+    /// Whether [`SenderState::bells`] has anything.
+    pub belled: AtomicU32,
     /// The frame behind that position, and the ports that it has reached, if it has more
     /// destinations than one call serves; else 0.
     pub paused: AtomicU64,
@@ -301,7 +302,10 @@ pub struct SenderState {
     pub moved: AtomicU64,
     /// Number of frames not delivered, by [`Cause`].
     pub drops: [AtomicU64; CAUSES],
-    pad1: [AtomicU64; 7],
+    /// The RX queues that are to be rung, and that no guest has been told of: of each the bit of its
+    /// number in the whole NIC.
+    pub bells: [AtomicU64; BELL_WORDS],
+    pad1: [AtomicU64; 3],
     /// The cache of routes of frames with one destination. The last byte of the destination's
     /// address, modulo [`CACHED_ROUTES`], chooses the element.
     pub routes: [CachedRoute; CACHED_ROUTES],

@@ -118,6 +118,10 @@ impl Switch<'_> {
             let number = geometry.sender(port, queue);
             if let Some(sender) = self.sender(number) {
                 sender.paused.store(0, Relaxed);
+                sender.belled.store(0, Relaxed);
+                for bells in &sender.bells {
+                    bells.store(0, Relaxed);
+                }
                 let next = sender.tx_next.load(Relaxed);
                 let positions = [self.tx_producer(port, queue), self.tx_consumer(port, queue)];
                 for position in positions.into_iter().flatten() {

@@ -17,10 +17,8 @@
 //! A call that was stopped for ever keeps its lane until the next call of that vCPU, or until the port
 //! has another tenant. The other lanes have their turns meanwhile.
 
-use postern_abi::window::LOOK_AGAIN;
-
 use crate::state::{LANE_FREE, LANE_LEAVING, LANE_NOTED};
-use crate::switch::Switch;
+use crate::switch::{Switch, look_again};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 impl Switch<'_> {
@@ -94,7 +92,8 @@ impl Switch<'_> {
         );
         if let (Some(own), Some(latest)) = words {
             own.store(state.published.load(Relaxed), Release);
-            latest.fetch_add(LOOK_AGAIN, Release);
+            // One that slept is overslept now, which the owner looks after.
+            let _ = look_again(latest);
         }
     }
 

@@ -14,7 +14,7 @@ use postern_abi::window::{
 };
 use postern_guest::direct::{Direct, DirectError};
 use postern_guest::nic::{Nic, WhenFull};
-use postern_guest::service::{Refused, Service as _};
+use postern_guest::service::{Refused, Service};
 use postern_nic_client::memory::{Memory, draw_secret};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -449,4 +449,56 @@ fn requests_without_the_secret_are_reported() {
     assert_eq!(receive(&mut open(&memory, 1), 9), [frame(2, 60)]);
     memory.switch().evict(port);
     assert_eq!(nic.check(), Err(Refused::BadRequest));
+}
+
+/// A service that notes which bells it is asked to ring.
+#[derive(Debug)]
+struct Rings(Direct, Vec<u32>);
+
+impl Service for Rings {
+    fn call(&mut self, request: u64, a: u64, b: u64) -> Option<u64> {
+        self.0.call(request, a, b)
+    }
+
+    fn ring(&mut self, queue: u32) {
+        self.1.push(queue);
+    }
+}
+
+#[test]
+fn a_guest_sleeps_until_its_bell_is_rung() {
+    let memory = memory(3, SMALL);
+    let mut receiver = open(&memory, 1);
+    let id = memory.geometry().port(0).unwrap();
+    // SAFETY: as in `open`.
+    let opened = unsafe { Direct::new(memory.base(), memory.size(), id) };
+    let (direct, window) = opened.unwrap();
+    let mut sender = Nic::new(Rings(direct, Vec::new()), window);
+
+    // A guest that has never looked may have frames.
+    assert!(!receiver.arm());
+    for round in 1..4 {
+        assert!(receive(&mut receiver, 9).is_empty());
+        assert!(receiver.arm() && receiver.is_armed());
+        let frame = frame(1, 60);
+        assert_eq!(sender.tx_burst(&[&frame, &frame]), 2);
+        assert_eq!(sender.tx_burst(&[&frame]), 1);
+        assert_eq!(sender.service().1, [1], "once");
+        sender.service().1.clear();
+        let stats = sender.stats();
+        assert_eq!((stats.rings, stats.sent), (round, 3 * round));
+        assert!(!receiver.is_armed());
+        // Frames that wait keep it from sleeping.
+        assert!(!receiver.arm());
+        receiver.disarm();
+        assert_eq!(receive(&mut receiver, 2).len(), 2);
+        assert!(!receiver.arm());
+        assert_eq!(receive(&mut receiver, 9).len(), 1);
+    }
+    assert!(receive(&mut receiver, 9).is_empty());
+    assert!(receiver.arm());
+    receiver.disarm();
+    assert!(!receiver.is_armed());
+    sender.tx_burst(&[frame(1, 60)]);
+    assert!(sender.service().1.is_empty());
 }

@@ -2,12 +2,12 @@
 
 use crate::sync::{
     AtomicU8, AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::window::{
-    Geometry, LOOK_AGAIN, PAD_WORD, PortId, Published, RECORD_ALIGN, record_size,
+    ARMED, Geometry, LOOK_AGAIN, PAD_WORD, PortId, Published, RECORD_ALIGN, record_size,
 };
 
 use super::call::Call;
@@ -151,9 +151,10 @@ impl<'a> Ends<'a> {
 
     /// Publishes the lane up to a position, for a tenancy, whose word is given: first in the NIC's own
     /// copy, then in the receiver's window, there first in the lane's own word, then in the one that
-    /// says where to look.
+    /// says where to look. Returns whether the receiver slept:
+    /// that is noted.
     #[inline(always)]
-    pub fn publish(&self, call: &Call<'a>, published: u64) {
+    pub fn publish(&self, call: &Call<'a>, published: u64) -> bool {
         let geometry = call.caller.geometry();
         self.state.published.store(published, Release);
         // SAFETY: both offsets are those of words of queue 0.
@@ -162,7 +163,13 @@ impl<'a> Ends<'a> {
             (own, self.long(call, geometry.latest_offset(0)))
         };
         own.store(published, Release);
-        latest.store(Published::from_word(published).latest(self.lane), Release);
+        // An exchange: a receiver arms this word, and either sees what is new or is seen.
+        let before = latest.swap(Published::from_word(published).latest(self.lane), AcqRel);
+        let slept = before & ARMED != 0;
+        if slept {
+            self.note_bell(call);
+        }
+        slept
     }
 
     /// Publishes the lane up to the position of before, in case a call that was stopped has not come to
@@ -175,9 +182,17 @@ impl<'a> Ends<'a> {
         unsafe {
             self.long(call, geometry.published_offset(0, self.lane))
                 .store(published, Release);
-            self.long(call, geometry.latest_offset(0))
-                .fetch_add(LOOK_AGAIN, Release);
+            let latest = self.long(call, geometry.latest_offset(0));
+            if look_again(latest) {
+                self.note_bell(call);
+            }
         }
+    }
+
+    /// Offset of the page of the queue's words from the first window, in bytes.
+    pub fn words_offset(&self, call: &Call<'a>) -> usize {
+        let first = call.base as usize + call.caller.windows as usize;
+        (self.words as usize).wrapping_sub(first)
     }
 
     /// Counts frames that were written.
@@ -230,6 +245,14 @@ impl<'a> Ends<'a> {
         // This comes last, in case the call is stopped here: the next call then begins anew.
         self.state.published.store(word, Release);
     }
+}
+
+/// Has the receiver of a queue look at its lanes again, by the word `latest`. Returns whether it slept,
+/// and is to be woken.
+pub fn look_again(latest: &AtomicU64) -> bool {
+    let before = latest.fetch_add(LOOK_AGAIN, AcqRel);
+    // Of several that come here, one takes the bit away.
+    before & ARMED != 0 && latest.fetch_and(!ARMED, AcqRel) & ARMED != 0
 }
 
 impl LaneState {
@@ -485,7 +508,9 @@ impl<'a> Lane<'a> {
         state.limit.store(0, Release);
         match state.published.load(Relaxed) == word {
             true => self.ends.publish_again(call, word),
-            false => self.ends.publish(call, word),
+            false => {
+                self.ends.publish(call, word);
+            }
         }
         let position = position.wrapping_add(self.room);
         let limit = Published { position, tenancy }.word();

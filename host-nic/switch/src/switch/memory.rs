@@ -3,7 +3,7 @@
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use postern_abi::service::ERR_BAD_REQUEST;
-use postern_abi::window::{FEATURES, Geometry, PortId};
+use postern_abi::window::{BELL_WORDS, FEATURES, Geometry, PortId};
 
 use crate::credentials::Credentials;
 use crate::layout::{lane_offset, port_offset, sender_offset, window_offset};
@@ -170,6 +170,30 @@ impl<'a> Switch<'a> {
         }
         // SAFETY: the window is the port's, and the port has the queue.
         Some(unsafe { self.word(window, self.geometry.tx_consumer_offset(queue)) })
+    }
+
+    /// The words of a TX queue's `bells`, or nothing if there is no such queue.
+    pub(crate) fn bells(&self, port: PortId, queue: u32) -> Option<[&'a AtomicU64; BELL_WORDS]> {
+        let window = self.window(port)?;
+        if queue >= self.geometry.queues() {
+            return None;
+        }
+        let first = self.geometry.bells_offset(queue) as usize;
+        Some(core::array::from_fn(|index| {
+            // SAFETY: the port has the queue, so the words lie in the window, aligned, in memory that
+            // `from_base`'s caller vouched for.
+            unsafe { AtomicU64::from_ptr(window.add(first + index * 8).cast()) }
+        }))
+    }
+
+    /// The word `asleep` of an RX queue of a port, or nothing if there is no such queue.
+    pub fn asleep(&self, port: PortId, queue: u32) -> Option<&'a AtomicU32> {
+        let window = self.window(port)?;
+        if queue >= self.geometry.queues() {
+            return None;
+        }
+        // SAFETY: the window is the port's, and the port has the queue.
+        Some(unsafe { self.word(window, self.geometry.asleep_offset(queue)) })
     }
 
     /// The word `latest` of an RX queue of a port, or nothing if there is no such queue.

@@ -9,6 +9,7 @@
 //! | fan out: go from one destination to the next | `Call::fan_out` |
 //! | emit: write a frame into the sender's lane at a destination | `Frame::write_alone`, `run`, `Call::deliver` |
 //! | publish: tell the receivers | `Ends::publish`, `Lanes::publish` |
+//! | ring: tell the caller who sleeps | `Ends::note_bell`, `Call::hand_bells` |
 //!
 //! The functions of `transmit` divide the frames of a request. A frame takes the *fast path*
 //! (`Call::forward_fast`) where its addresses alone decide where it goes, and the *slow path*
@@ -36,6 +37,8 @@
 //! * A position of a lane is stored in the receiver's `latest` once. Where a call publishes it again,
 //!   since one that was stopped may not have come to that, it adds to that word instead: others have
 //!   perhaps published meanwhile.
+//! * `latest` is exchanged, never stored: a receiver that arms it before it sleeps either sees what is new
+//!   or is woken. Its bell is noted with the sender until a call hands it to its guest.
 //! * In a TX queue, the NIC's own position is stored after the deliveries: a call that was stopped
 //!   leads to frames sent twice, never to frames lost.
 //! * The position that is published carries the tenancy of the receiver for whom the frames were
@@ -61,6 +64,7 @@
 //! [`TX_MORE`]: postern_abi::service::TX_MORE
 
 mod apply_policy;
+mod bells;
 mod call;
 mod deliver;
 mod destinations;
@@ -86,6 +90,7 @@ use postern_abi::service::{
     ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_AVX, TX_HOLD, TX_QUEUE_SHIFT,
 };
 
+pub(crate) use self::lane::look_again;
 pub use self::memory::Switch;
 use self::transmit::transmit;
 use crate::credentials::Credentials;

@@ -20,10 +20,11 @@ use crate::state::{MODE_POLICY, add};
 
 impl<'a> Call<'a> {
     /// Takes the only frame in a TX queue's ring and sends it by its cached route. Returns nothing,
-    /// and takes nothing, if it is not alone, is no ordinary frame, has no cached route or no room.
+    /// and takes nothing, if it is not alone, is no ordinary frame, has no cached route or no room; else
+    /// says whether the receiver slept.
     /// With one frame a call, the work of a call besides the copy counts most.
     #[inline(always)]
-    pub fn transmit_one(&self, queue: u32) -> Option<()> {
+    pub fn transmit_one(&self, queue: u32) -> Option<bool> {
         let caller = self.caller;
         // Take. SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every
         // port has.
@@ -48,12 +49,12 @@ impl<'a> Call<'a> {
         unsafe { frame.write_alone(ends.at(self, published as u32)) };
         // Publish.
         ends.count(1, frame.length as u64);
-        ends.publish(self, next);
+        let slept = ends.publish(self, next);
         add(&self.sender().frames, 1);
         add(&self.sender().bytes, frame.length as u64);
         tx.complete(end);
         self.end();
-        Some(())
+        Some(slept)
     }
 
     /// Takes at most `count` frames.
@@ -160,7 +161,9 @@ pub fn transmit(
         _ => call.transmit_one(queue),
     };
     match one {
-        Some(()) => 1,
+        Some(false) => 1,
+        // SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every port has.
+        Some(true) => 1 | unsafe { call.hand_noted_bells(queue) },
         None => transmit_rest(base, caller, vcpu, queue, count, call.hold),
     }
 }
@@ -199,5 +202,6 @@ fn transmit_all(
     };
     let taken = call.transmit_all(queue, count);
     call.end();
-    taken
+    // SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every port has.
+    taken | unsafe { call.hand_bells(queue) }
 }

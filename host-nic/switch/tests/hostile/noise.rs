@@ -6,7 +6,7 @@ use std::{mem, ptr};
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::service::{
-    ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_HOLD, TX_MORE, tx_flags,
+    ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_BELL, TX_HOLD, TX_MORE, tx_flags,
 };
 use postern_abi::window::{FEATURES, Geometry, LINE_SIZE, PortId};
 use postern_switch::credentials::Credentials;
@@ -126,6 +126,7 @@ fn allowed(
         // The position of the queue, and how far its first frame came.
         parts.push(range(of_queue, LINE_SIZE));
         parts.push(range(own + geometry.tx_consumer_offset(queue), 4));
+        parts.push(range(own + geometry.bells_offset(queue), 32));
     }
     for to in geometry.all_ports().filter(|to| *to != caller.port()) {
         let window = window_offset(geometry, to);
@@ -239,7 +240,7 @@ proptest! {
             let request = [caller.secret().request(OP_TX), count, tx_flags(queue % queues, hold)];
             // SAFETY: the memory is of the caller's geometry.
             let result = unsafe { loaded.serve(memory.base, &caller, vcpu, request) };
-            prop_assert!(result & !TX_MORE <= u64::from(filled / 16).min(256));
+            prop_assert!(result & !(TX_MORE | TX_BELL) <= u64::from(filled / 16).min(256));
         }
         let own = geometry.sender(port, vcpu) + 1;
         let allowed = allowed(geometry, caller, vcpu, |queue, lane| {
@@ -305,7 +306,7 @@ proptest! {
         let request = [caller.secret().request(OP_TX), 1, 0];
         // SAFETY: the memory is of the caller's geometry.
         let result = unsafe { loaded.serve(memory.base, &caller, 0, request) };
-        prop_assert_eq!(result & !TX_MORE, 1);
+        prop_assert_eq!(result & !(TX_MORE | TX_BELL), 1);
     }
 
     /// Any request of any caller is refused or served.
