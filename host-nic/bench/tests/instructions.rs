@@ -172,7 +172,7 @@ fn short_frames_in_batches() {
 #[test]
 fn short_frames_one_by_one() {
     at_most("switch", "unicast/2/64/1", [163.0, 191.0]);
-    at_most("whole", "unicast/2/64/1", [350.0, 379.0]);
+    at_most("whole", "unicast/2/64/1", [354.0, 385.0]);
 }
 
 #[test]

@@ -272,6 +272,9 @@ fn offset(geometry: Geometry, input: &mut Bytes) -> u64 {
         5 => geometry.lane_offset(queue, lane) + number % u64::from(geometry.lane()),
         6 => geometry.latest_offset(queue),
         7 => geometry.used_offset(queue),
+        // With a negative number added, the queue is armed.
+        8 => geometry.latest_offset(queue) + 4,
+        9 => geometry.bells_offset(queue) + (number & 0x1c),
         _ => number * 8,
     }
 }

@@ -12,7 +12,7 @@ use std::{ptr, slice};
 use common::build::Build;
 use common::step::{Step, Stepper, trace};
 use common::{BROADCAST, Guest, SMALL, TestNic, frame, geometry, mac, port};
-use postern_abi::window::Published;
+use postern_abi::window::{ARMED, Published};
 use postern_switch::state::{Cause, LANE_LEAVING, MODE_POLICY};
 
 const SKIP: &str = "SKIP: this machine does not let a process trace its child";
@@ -209,5 +209,50 @@ fn a_receiver_hears_of_others_whoever_goes_on() {
         assert!(sender.call(1, false) <= 1);
         receiver.receive(0, 99);
         assert_eq!(receiver.receive(1, 99).len(), 1);
+    }
+}
+
+/// A call that is stopped has either not told the receiver, which sleeps on, or the next call hands out
+/// the bell, or the owner sees that nobody will: that is so for one state alone, and in none is a frame
+/// told while the receiver seems to sleep on.
+#[test]
+fn a_call_is_stopped_that_wakes_a_sleeper() {
+    for build in Build::ALL {
+        let nic = TestNic::new(build, geometry(2, 1, SMALL, SMALL));
+        let mut sender = Guest::attach(&nic, 0, 1);
+        Guest::attach(&nic, 1, 1).receive(0, 9);
+        let hello = frame(mac(1), mac(0), 60, 1);
+        sender.send(&hello);
+        assert_eq!(sender.call(9, false), 1);
+        let latest = nic.switch().latest(port(1), 0).unwrap();
+        let seen = latest.fetch_or(ARMED, AcqRel);
+        let asleep = nic.switch().asleep(port(1), 0).unwrap();
+        asleep.store(1, Relaxed);
+        sender.send(&hello);
+        let copy = TestNic::native(nic.geometry());
+        let (mut before, mut handed, mut lost) = (0, 0, 0);
+        at_each_state(&nic, &sender, |now| {
+            // SAFETY: both mappings have that size, and no reference to the second exists.
+            unsafe {
+                ptr::copy_nonoverlapping(now.as_ptr(), copy.memory.base().as_ptr(), now.len())
+            };
+            let switch = copy.switch();
+            let latest = switch.latest(port(1), 0).unwrap().load(Relaxed);
+            assert_eq!(latest & ARMED != 0, latest & !ARMED == seen, "{latest:#x}");
+            assert_eq!(switch.is_overslept(port(1), 0), latest & ARMED == 0);
+            let result = Guest::alias(&copy, sender.caller).call(0, false);
+            let bell = switch.take_bells(port(0), 0)[0] & 2 != 0;
+            match (latest & ARMED != 0, bell) {
+                (true, false) => before += 1,
+                // In the last states the bell is the guest's already.
+                (false, true) => handed += 1,
+                (false, false) => lost += 1,
+                (true, true) => panic!("a bell without a frame: {result:#x}"),
+            }
+        });
+        if before + handed + lost != 0 {
+            assert!(before > 0 && handed > 1, "{build:?}: {before} {handed}");
+            assert!(lost <= 2, "{build:?}: {lost} states without a bell");
+        }
     }
 }
