@@ -14,7 +14,7 @@ use postern_abi::service::{
 };
 use postern_abi::window::{Geometry, MAX_PORTS, MAX_QUEUES, MAX_SEGMENTS, PortId, RecordHeader};
 
-use crate::ring::{Frame, RxQueue, TxError, TxQueue, Window};
+use crate::ring::{Frame, Reserved, RxQueue, TxError, TxQueue, Window};
 use crate::service::{Refused, Service};
 
 /// Most requests that one frame takes: a large segment that is cut at all ports, each with a mirror
@@ -67,7 +67,8 @@ pub struct Nic<S> {
     /// The other RX queues, from the first element on.
     more_rx: [Option<RxQueue>; MAX_QUEUES as usize - 1],
     when_full: WhenFull,
-    /// Number of frames that were written and that the switch had not taken after the last request.
+    /// Number of frames that were written and that the switch had not taken after the last request, or
+    /// that were filled in since.
     waiting: u32,
     stats: Stats,
 }
@@ -226,6 +227,35 @@ impl<S: Service> Nic<S> {
         }
         self.flush(written);
         taken
+    }
+
+    /// Has `fill` write a frame straight into the TX ring, of at most `longest` bytes: a TAP's `readv`, for
+    /// example. It gives the header of the frame, with its length, or nothing if there is none now. Frames
+    /// that were filled in go to the switch with [`Nic::tx_filled`].
+    ///
+    /// # Errors
+    ///
+    /// [`TxError::Full`] while there is no room for so long a frame, [`TxError::BadLength`] if there never is.
+    /// A frame whose length is not one of a frame is counted ([`Stats::bad_length`]), and `Ok(true)`.
+    pub fn tx_fill(
+        &mut self,
+        longest: usize,
+        fill: impl FnOnce(&mut Reserved<'_>) -> Option<RecordHeader>,
+    ) -> Result<bool, TxError> {
+        let mut reserved = self.tx.reserve(longest)?;
+        let Some(header) = fill(&mut reserved) else {
+            return Ok(false);
+        };
+        match reserved.write(header) {
+            Ok(()) => self.waiting += 1,
+            Err(_) => self.stats.bad_length += 1,
+        }
+        Ok(true)
+    }
+
+    /// Sends the frames that were filled in, and those that wait.
+    pub fn tx_filled(&mut self) {
+        self.flush(0);
     }
 
     /// Makes requests until the switch has taken what waits, with `written` frames more than before, or

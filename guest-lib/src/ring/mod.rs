@@ -26,5 +26,5 @@ mod tx;
 mod window;
 
 pub use rx::{Frame, Received, RxQueue};
-pub use tx::{TxError, TxQueue};
+pub use tx::{Reserved, TxError, TxQueue};
 pub use window::{Window, touch};

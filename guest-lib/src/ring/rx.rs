@@ -47,6 +47,13 @@ impl Frame<'_> {
             .into()
     }
 
+    /// The frame's first byte. [`Frame::len`] bytes may be read from there while the value lives, by raw
+    /// pointers and by the kernel. On the `direct` path they may change meanwhile, so no reference may be
+    /// made of them.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.bytes
+    }
+
     /// Copies the whole frame to `target`.
     ///
     /// # Panics

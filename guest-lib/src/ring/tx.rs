@@ -20,6 +20,56 @@ pub enum TxError {
     Full,
 }
 
+/// Room for a frame in a TX queue's ring ([`TxQueue::reserve`]): for who gets frames by a system call or
+/// from a device, which then need not be copied once more. Dropped, it costs nothing.
+#[derive(Debug)]
+pub struct Reserved<'a> {
+    tx: &'a mut TxQueue,
+    at: *mut u8,
+    longest: usize,
+}
+
+impl Reserved<'_> {
+    /// The frame's first byte. [`Reserved::len`] bytes may be written from there while the value lives, by
+    /// raw pointers and by the kernel: other programs may have the memory, too, so no reference may
+    /// be made of it.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.at
+    }
+
+    /// Number of bytes that there is room for, [`MIN_FRAME`] or more.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.longest
+    }
+
+    /// Makes a frame of what was written, `header.length` bytes; [`TxQueue::commit`] gives it to the NIC.
+    ///
+    /// # Errors
+    ///
+    /// [`TxError::BadLength`] if that is less than [`MIN_FRAME`], more than the room, or more than an
+    /// ordinary frame may have and the header does not say that it is a large segment. There is no frame
+    /// then.
+    pub fn write(self, header: RecordHeader) -> Result<(), TxError> {
+        let tx = self.tx;
+        let length = header.length as usize;
+        let longest = tx.longest[usize::from(header.gso_type != 0)] as usize;
+        if length < MIN_FRAME as usize || length > longest.min(self.longest) {
+            return Err(TxError::BadLength(length));
+        }
+        // SAFETY: `reserve` found a record's room at the producer position, which is a multiple of 16, and
+        // this record is no longer.
+        unsafe {
+            let at = tx.ring.add((tx.producer & tx.mask) as usize);
+            TxQueue::set_header(at, header.words());
+        }
+        let record = record_size(header.length) as u32;
+        tx.producer = tx.producer.wrapping_add(record);
+        tx.room -= record;
+        Ok(())
+    }
+}
+
 /// The guest's end of a TX queue's ring: its producer.
 ///
 /// [`TxQueue::write`] copies a frame into the ring, [`TxQueue::commit`] gives it to the NIC, which
@@ -233,6 +283,33 @@ impl TxQueue {
         self.producer = self.producer.wrapping_add(record);
         self.room -= record;
         Ok(())
+    }
+
+    /// Room in the ring for one frame of at most `longest` bytes, which the caller writes there itself;
+    /// nothing while there is none. [`Reserved::write`] makes a frame of it.
+    ///
+    /// # Errors
+    ///
+    /// [`TxError::BadLength`] if no ring takes so long a segment, [`TxError::Full`].
+    pub fn reserve(&mut self, longest: usize) -> Result<Reserved<'_>, TxError> {
+        let most = self.longest[1] as usize;
+        if longest.wrapping_sub(MIN_FRAME as usize) > most - MIN_FRAME as usize {
+            return Err(TxError::BadLength(longest));
+        }
+        let record = record_size(longest as u32) as u32;
+        if record > self.room && !self.make_room(record) {
+            return Err(TxError::Full);
+        }
+        // SAFETY: the record has room behind the producer position, and its header is the first part.
+        let at = unsafe {
+            let record = self.ring.add((self.producer & self.mask) as usize);
+            record.add(size_of::<RecordHeader>())
+        };
+        Ok(Reserved {
+            tx: self,
+            at,
+            longest,
+        })
     }
 
     /// Writes ordinary frames in order, as many as there is room for. Returns the number of those

@@ -14,6 +14,7 @@ use postern_abi::window::{
 };
 use postern_guest::direct::{Direct, DirectError};
 use postern_guest::nic::{Nic, WhenFull};
+use postern_guest::ring::TxError;
 use postern_guest::service::{Refused, Service};
 use postern_nic_client::memory::{Memory, draw_secret};
 use proptest::collection::vec;
@@ -501,4 +502,49 @@ fn a_guest_sleeps_until_its_bell_is_rung() {
     assert!(!receiver.is_armed());
     sender.tx_burst(&[frame(1, 60)]);
     assert!(sender.service().1.is_empty());
+}
+
+#[test]
+fn frames_are_filled_in_where_they_are_sent_from() {
+    let memory = memory(2, SMALL);
+    let (mut sender, mut receiver) = (open(&memory, 0), open(&memory, 1));
+    let longest = memory.geometry().max_frame() as usize;
+    let fill = |sender: &mut Nic<Direct>, frame: &[u8]| {
+        sender.tx_fill(longest, |room| {
+            assert_eq!(room.len(), longest);
+            // SAFETY: there is room for the longest frame, to which no reference exists.
+            unsafe { std::ptr::copy(frame.as_ptr(), room.as_mut_ptr(), frame.len()) };
+            Some(RecordHeader::plain(frame.len() as u32))
+        })
+    };
+    let mut sent = 0;
+    for round in 0..50 {
+        let frames = [60, longest, 61, 100 + round].map(|length| frame(1, length));
+        let mut room = 0;
+        for frame in &frames {
+            match fill(&mut sender, frame) {
+                Ok(true) => room += 1,
+                other => {
+                    assert_eq!(other, Err(TxError::Full));
+                    break;
+                }
+            }
+        }
+        assert!(room >= 1, "an empty ring has room for one");
+        // What is asked for and not written changes nothing.
+        let _ = sender.tx_fill(60, |_| None);
+        sender.tx_filled();
+        sent += room as u64;
+        assert_eq!(sender.stats().sent, sent);
+        assert_eq!(receive(&mut receiver, 9), frames[..room]);
+    }
+    assert_eq!(fill(&mut sender, &[0; 3]), Ok(true));
+    assert_eq!(sender.stats().bad_length, 1);
+    let segment = memory.geometry().max_segment() as usize;
+    for none in [0, 13, segment + 1] {
+        let refused = sender.tx_fill(none, |_| None);
+        assert_eq!(refused, Err(TxError::BadLength(none)));
+    }
+    sender.tx_filled();
+    assert!(receive(&mut receiver, 9).is_empty());
 }
