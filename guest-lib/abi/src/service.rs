@@ -46,8 +46,8 @@ pub const TX_HOLD: u64 = 1;
 /// Only a caller whose operating system has AVX on (CR4.OSXSAVE, and XCR0 with SSE and AVX) may set
 /// it: elsewhere the first such copy raises an exception in the view (#UD, or #NM where CR0.TS is
 /// set), which aborts the call. It is the caller's word alone, as nothing in a view can ask the
-/// processor without a VM exit. When the call has returned, the registers 0 to 3 are zero and all
-/// others have lost their bits from 128 on, as behind a function of the System V ABI. They are
+/// processor without a VM exit. When the call has returned, the registers 0 to 3 may be zero, and all
+/// others may have lost their bits from 128 on, as behind a function of the System V ABI. They are
 /// left alone where the flag is not set.
 pub const TX_AVX: u64 = 2;
 

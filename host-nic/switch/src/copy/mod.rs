@@ -5,7 +5,7 @@
 //! of 32 bytes where the processor has them (AVX). Targets without vector registers (the host's
 //! kernel, views, the bare guest) use those of 8 bytes, and for more than 256 bytes a string
 //! instruction. A NIC view does so only where the caller has not lent the call its vector registers
-//! ([`TX_AVX`](postern_abi::service::TX_AVX)); those that it uses are cleared behind each copy, so
+//! ([`TX_AVX`](postern_abi::service::TX_AVX)), and for large segments; those that it uses are cleared behind each copy, so
 //! that no call returns with bytes of frames in them.
 //!
 //! The routine is written in assembly, because
@@ -168,7 +168,7 @@ unsafe fn large(from: *const u8, to: *mut u8, size: usize) {
             return wide(from, to, size);
         }
         #[cfg(feature = "view")]
-        if lent::are_lent() {
+        if size <= lent::LONGEST && lent::are_lent() {
             return lent::copy_by_lent_registers(from, to, size);
         }
         narrow(from, to, size);
