@@ -29,7 +29,7 @@ use postern_abi::window::{Geometry, MAX_QUEUES};
 use postern_confine::Kind;
 use postern_kvm::{Grant, Right};
 use postern_nic_client::memory::{Memory, MemoryError};
-use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::protocol::AccessFds;
 use postern_nic_client::request::{self, ClientError, EndReason, Tenancy};
 use postern_switch::credentials::Credentials;
 use postern_switch::layout::window_offset;
@@ -128,8 +128,8 @@ impl NicPort {
     pub fn connect(socket: &path::Path, port: u32, path: CallPath) -> Result<NicPort, Error> {
         let mut tenancy = request::port(socket, port, path)?;
         let geometry = tenancy.geometry();
-        let mapped = match &mut tenancy.fds {
-            TenancyFds::View { grant, window } => {
+        let mapped = match &mut tenancy.fds.access {
+            AccessFds::View { grant, window } => {
                 let size = geometry.window_size();
                 let file = File::from(window.try_clone().map_err(Error::Descriptors)?);
                 let region = MmapRegion::from_file(FileOffset::new(file, 0), size as usize)
@@ -137,7 +137,7 @@ impl NicPort {
                 let grant = grant.try_clone().map_err(Error::Descriptors)?;
                 Mapped::Window(Arc::new(region), Grant::from(grant))
             }
-            TenancyFds::Memory { state, windows } => {
+            AccessFds::Memory { state, windows } => {
                 let state = state.try_clone().map_err(Error::Descriptors)?;
                 Mapped::Whole(Arc::new(Memory::open(state, std::mem::take(windows))?))
             }

@@ -15,6 +15,7 @@
 //! | [`control`] | requests for a change or for a report, and their answers, as JSON |
 //! | [`request`] | functions that ask an owner: for a port, for counters, for a change |
 //! | [`memory`], [`mapping`] | a NIC's memory: sealed memfds, mapped side by side |
+//! | [`bells`] | what wakes the guests of RX queues: an eventfd each |
 //! | [`counters`] | numbers of frames that ports have sent, received and dropped |
 //! | [`policy`], [`mac`] | policies of ports as people write them, compiled for the switch |
 //! | [`mod@file`] | files that people name, read with a limit |
@@ -30,7 +31,7 @@
 //! use postern_abi::service::OP_NOP;
 //! use postern_abi::window::Geometry;
 //! use postern_nic_client::memory::Memory;
-//! use postern_nic_client::protocol::TenancyFds;
+//! use postern_nic_client::protocol::AccessFds;
 //! use postern_nic_client::request;
 //! use postern_nic_owner::server::{Server, ServerOptions};
 //!
@@ -45,7 +46,7 @@
 //!
 //! let tenancy = request::port(&socket, 1, CallPath::ExitUser)?;
 //! assert_eq!(tenancy.geometry(), geometry);
-//! let TenancyFds::Memory { state, windows } = tenancy.fds else {
+//! let AccessFds::Memory { state, windows } = tenancy.fds.access else {
 //!     panic!("exit-user works with the NIC's memory");
 //! };
 //! let memory = Memory::open(state, windows)?;
@@ -62,6 +63,7 @@
 //! ```
 #![deny(missing_debug_implementations)]
 
+pub mod bells;
 pub mod control;
 pub mod counters;
 pub mod file;

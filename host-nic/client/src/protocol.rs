@@ -28,6 +28,8 @@ use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_switch::credentials::{CredentialWords, Credentials};
 
+use crate::bells::Bells;
+
 const REQUEST_MAGIC: u64 = u64::from_le_bytes(*b"PSTNNICQ");
 const REPLY_MAGIC: u64 = u64::from_le_bytes(*b"PSTNNICA");
 
@@ -294,7 +296,17 @@ impl Reply {
 
 /// The descriptors that a tenant gets, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TenancyFds<F> {
+pub struct TenancyFds<F> {
+    /// What the tenant's requests work with.
+    pub access: AccessFds<F>,
+    /// The bells of all RX queues of the NIC, in the order of the queues' numbers: eventfds, see
+    /// [`Bells`](crate::bells::Bells).
+    pub bells: Vec<F>,
+}
+
+/// The descriptors that a tenant's requests work with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessFds<F> {
     /// The descriptors of the paths `elisa`, `elisa-strict` and `exit-kernel`.
     View {
         /// A grant of the NIC's template, of which each vCPU is attached as a member.
@@ -317,23 +329,26 @@ pub enum TenancyFds<F> {
 impl<F> TenancyFds<F> {
     /// The number of descriptors that a tenant on a path gets.
     pub const fn count(path: CallPath, geometry: Geometry) -> usize {
-        match path.needs_view() {
+        let access = match path.needs_view() {
             true => 2,
             false => 1 + geometry.ports() as usize,
-        }
+        };
+        access + Bells::count(geometry)
     }
 
     /// The descriptors in the order in which they come with a reply: grant and window, or state and
-    /// windows.
+    /// windows; then the bells.
     pub fn into_wire(self) -> Vec<F> {
-        match self {
-            TenancyFds::View { grant, window } => vec![grant, window],
-            TenancyFds::Memory { state, windows } => {
+        let mut fds = match self.access {
+            AccessFds::View { grant, window } => vec![grant, window],
+            AccessFds::Memory { state, windows } => {
                 let mut fds = vec![state];
                 fds.extend(windows);
                 fds
             }
-        }
+        };
+        fds.extend(self.bells);
+        fds
     }
 
     /// The descriptors that came with a reply, by name; `None` if their number is not
@@ -343,13 +358,16 @@ impl<F> TenancyFds<F> {
             return None;
         }
         let mut fds = fds.into_iter();
-        if path.needs_view() {
+        let access = if path.needs_view() {
             let (grant, window) = (fds.next()?, fds.next()?);
-            return Some(TenancyFds::View { grant, window });
-        }
-        let state = fds.next()?;
-        let windows = fds.collect();
-        Some(TenancyFds::Memory { state, windows })
+            AccessFds::View { grant, window }
+        } else {
+            let state = fds.next()?;
+            let windows = fds.by_ref().take(geometry.ports() as usize).collect();
+            AccessFds::Memory { state, windows }
+        };
+        let bells = fds.collect();
+        Some(TenancyFds { access, bells })
     }
 }
 
@@ -394,17 +412,28 @@ mod tests {
 
     #[test]
     fn descriptors_keep_their_names_on_the_wire() {
-        let geometry = Geometry::new(3, 1, 1 << 16, 1 << 14).unwrap();
-        let (grant, window) = ("grant", "window");
-        let view = TenancyFds::View { grant, window };
-        let (state, windows) = ("state", vec!["window 0", "window 1", "window 2"]);
-        let memory = TenancyFds::Memory { state, windows };
+        let geometry = Geometry::new(3, 2, 1 << 16, 1 << 14).unwrap();
+        let bells: Vec<String> = (0..6).map(|queue| format!("bell {queue}")).collect();
+        let name = |name: &str| name.to_owned();
+        let view = AccessFds::View {
+            grant: name("grant"),
+            window: name("window"),
+        };
+        let memory = AccessFds::Memory {
+            state: name("state"),
+            windows: (0..3).map(|port| format!("window {port}")).collect(),
+        };
         for path in CallPath::ALL {
-            let fds = if path.needs_view() { &view } else { &memory };
+            let access = if path.needs_view() { &view } else { &memory };
+            let fds = TenancyFds {
+                access: access.clone(),
+                bells: bells.clone(),
+            };
             let mut wire = fds.clone().into_wire();
-            assert_eq!(wire.len(), TenancyFds::<&str>::count(path, geometry));
+            assert_eq!(wire.len(), TenancyFds::<String>::count(path, geometry));
+            assert_eq!(wire[wire.len() - 6..], bells, "behind the others");
             let again = TenancyFds::from_wire(path, geometry, wire.clone());
-            assert_eq!(again.as_ref(), Some(fds));
+            assert_eq!(again, Some(fds));
             wire.pop();
             assert_eq!(TenancyFds::from_wire(path, geometry, wire), None);
         }

@@ -16,7 +16,7 @@ use postern_abi::platform::CallPath;
 use postern_abi::window::Geometry;
 use postern_nic_client::control::{CaptureInfo, Control, Format};
 use postern_nic_client::memory::Memory;
-use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::protocol::AccessFds;
 use postern_nic_client::request::{self, control};
 use postern_nic_owner::capture::Recording;
 use postern_nic_owner::frame_port::FramePort;
@@ -55,7 +55,7 @@ fn measure(busy: bool) -> Result<Vec<i64>, Box<dyn Error>> {
         },
     )?;
     let tenancy = request::port(&socket, 0, CallPath::Direct)?;
-    let TenancyFds::Memory { state, windows } = tenancy.fds else {
+    let AccessFds::Memory { state, windows } = tenancy.fds.access else {
         return Err("direct gives all of the memory".into());
     };
     let memory = Arc::new(Memory::open(state, windows)?);

@@ -22,7 +22,7 @@ use postern_nic_client::memory::Memory;
 use postern_nic_client::policy::port::{PortPolicy, Source};
 use postern_nic_client::policy::rate::RateLimit;
 use postern_nic_client::policy::vlan::VlanSpec;
-use postern_nic_client::protocol::{MAX_REQUEST, Reply, Request, Status, TenancyFds};
+use postern_nic_client::protocol::{AccessFds, MAX_REQUEST, Reply, Request, Status};
 use postern_nic_client::request::{self, ClientError, EndReason, Tenancy, control, counters};
 use postern_nic_owner::capture::Recording;
 use postern_nic_owner::frame_port::FramePort;
@@ -126,12 +126,12 @@ struct Tenant {
 impl Tenant {
     fn attach(socket: &FilePath, port: u32) -> Tenant {
         let mut tenancy = request::port(socket, port, CallPath::Direct).unwrap();
-        let nothing = TenancyFds::Memory {
+        let nothing = AccessFds::Memory {
             state: std::fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
         };
-        let resources = std::mem::replace(&mut tenancy.fds, nothing);
-        let TenancyFds::Memory { state, windows } = resources else {
+        let resources = std::mem::replace(&mut tenancy.fds.access, nothing);
+        let AccessFds::Memory { state, windows } = resources else {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());

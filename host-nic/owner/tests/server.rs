@@ -19,9 +19,10 @@ use common::{Guest, SMALL, TestNic as OpenedNic, frame, geometry, mac};
 use postern_abi::platform::CallPath;
 use postern_abi::service::{ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, Secret};
 use postern_abi::window::WindowHeader;
+use postern_nic_client::bells::{self, Bells};
 use postern_nic_client::control::{Control, Holder, Revocation};
 use postern_nic_client::memory::Memory;
-use postern_nic_client::protocol::{Reply, Request, Status, TenancyFds};
+use postern_nic_client::protocol::{AccessFds, Reply, Request, Status};
 use postern_nic_client::request::{self, ClientError, Tenancy, counters};
 use postern_nic_owner::server::{Server, ServerError, ServerOptions, Stopper};
 use postern_switch::credentials::Credentials;
@@ -79,15 +80,15 @@ impl Drop for TestNic {
 }
 
 fn open(tenancy: &mut Tenancy) -> OpenedNic {
-    let nothing = TenancyFds::Memory {
+    let nothing = AccessFds::Memory {
         state: rustix::fs::memfd_create("none", rustix::fs::MemfdFlags::empty()).unwrap(),
         windows: Vec::new(),
     };
-    match std::mem::replace(&mut tenancy.fds, nothing) {
-        TenancyFds::Memory { state, windows } => {
+    match std::mem::replace(&mut tenancy.fds.access, nothing) {
+        AccessFds::Memory { state, windows } => {
             OpenedNic::opened(Memory::open(state, windows).unwrap())
         }
-        TenancyFds::View { .. } => panic!("exit-user needs no view"),
+        AccessFds::View { .. } => panic!("exit-user needs no view"),
     }
 }
 
@@ -139,6 +140,31 @@ fn two_clients_exchange_a_frame() {
     assert_eq!(counters.ports[2].rx_frames, 1);
     let attached: Vec<_> = counters.ports.iter().map(|port| port.attached).collect();
     assert_eq!(attached, [true, false, true]);
+}
+
+/// The bells that came with a tenancy.
+fn bells(tenancy: &mut Tenancy) -> Bells {
+    let bells = std::mem::take(&mut tenancy.fds.bells);
+    Bells::from_fds(tenancy.geometry(), bells).unwrap()
+}
+
+#[test]
+fn tenants_ring_each_others_bells() {
+    // More descriptors than one record takes.
+    let large = geometry(64, 4, SMALL, SMALL);
+    let nic = TestNic::start(|options| options.geometry = large);
+    let (mut one, mut other) = (nic.attach(1).unwrap(), nic.attach(63).unwrap());
+    let (one, other) = (bells(&mut one), bells(&mut other));
+    assert_eq!(one.fds().count(), 256);
+    let last = large.rx_queue(large.port(63).unwrap(), 3);
+    one.ring(last);
+    one.ring(last);
+    other.ring(5);
+    let rung = |bells: &Bells, queue| bells::take(bells.get(queue).unwrap());
+    assert_eq!((rung(&other, last), rung(&one, 5)), (2, 1));
+    for queue in 0..256 {
+        assert_eq!(rung(&one, queue), 0);
+    }
 }
 
 #[test]

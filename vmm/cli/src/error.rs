@@ -53,6 +53,7 @@ impl From<ServerError> for CommandError {
             ServerError::Memory(_)
             | ServerError::Keeper(_)
             | ServerError::Clock(_)
+            | ServerError::Bells(_)
             | ServerError::Wait(_) => status::NIC,
         };
         CommandError {

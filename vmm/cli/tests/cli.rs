@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::elf::Elf;
 use common::{postern, program, signal, start_nic, stderr};
 use postern_abi::platform::CallPath;
-use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::protocol::AccessFds;
 use postern_nic_client::request;
 use tempfile::TempDir;
 
@@ -445,11 +445,12 @@ fn the_largest_nic() {
     let tenants: Vec<_> = (0..80)
         .map(|port| {
             let mut tenant = request::port(nic.socket.as_ref(), port, CallPath::Direct).unwrap();
-            let TenancyFds::Memory { windows, .. } = &mut tenant.fds else {
+            let AccessFds::Memory { windows, .. } = &mut tenant.fds.access else {
                 panic!("a path without views");
             };
             // More than this process could keep of all tenants.
             assert_eq!(std::mem::take(windows).len(), 256);
+            assert_eq!(std::mem::take(&mut tenant.fds.bells).len(), 256);
             tenant
         })
         .collect();

@@ -15,7 +15,7 @@ use common::elf::Elf;
 use common::{postern, program, start_nic, stderr};
 use postern_abi::platform::CallPath;
 use postern_nic_client::memory::Memory;
-use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::protocol::AccessFds;
 use postern_nic_client::request::{self, Tenancy};
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::host_port::HostPort;
@@ -84,12 +84,12 @@ impl TestNic {
     fn tenant(&self, port: u32) -> Tenant {
         let socket = self.path("nic");
         let mut tenancy = request::port(socket.as_ref(), port, CallPath::Direct).unwrap();
-        let nothing = TenancyFds::Memory {
+        let nothing = AccessFds::Memory {
             state: fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
         };
-        let resources = std::mem::replace(&mut tenancy.fds, nothing);
-        let TenancyFds::Memory { state, windows } = resources else {
+        let resources = std::mem::replace(&mut tenancy.fds.access, nothing);
+        let AccessFds::Memory { state, windows } = resources else {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());

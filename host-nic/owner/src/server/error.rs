@@ -64,6 +64,9 @@ pub enum ServerError {
         /// The geometry of the options, as text.
         wanted: String,
     },
+    /// The bells of the NIC's queues cannot be made.
+    #[error("cannot make the bells of the NIC's queues")]
+    Bells(#[source] io::Error),
     /// The clock does not run.
     #[error("cannot start the NIC's clock")]
     Clock(#[source] io::Error),

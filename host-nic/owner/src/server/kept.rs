@@ -15,6 +15,8 @@ pub(super) const STATE: &str = "state";
 /// Beginning of the names of the memfds of windows; a number follows for each part of them that
 /// fits a record.
 pub(super) const WINDOWS: &str = "windows.";
+/// Beginning of the names of bells, in parts as windows are.
+pub(super) const BELLS: &str = "bells.";
 /// Name of the file with the saved state.
 pub(super) const SAVED_STATE: &str = "saved-state";
 /// Beginning of the names of tenants; port and path follow.
@@ -110,6 +112,20 @@ pub(super) fn leaving_name(port: PortId, pid: Option<Pid>) -> String {
 /// Name of a template.
 pub(super) fn template_name(number: u32) -> String {
     format!("{TEMPLATE}{number}")
+}
+
+/// The descriptors that are kept in parts under names with that beginning, in their order; they are
+/// taken out of what is kept.
+pub(super) fn take_parts(kept: &mut KeptFds, beginning: &str) -> Vec<OwnedFd> {
+    (0..)
+        .map_while(|number| kept.remove(&part_name(beginning, number)))
+        .flatten()
+        .collect()
+}
+
+/// Name of a part of descriptors that are more than fit a record.
+pub(super) fn part_name(beginning: &str, number: usize) -> String {
+    format!("{beginning}{number}")
 }
 
 /// The templates among all that is kept, by number; they are taken out of it.

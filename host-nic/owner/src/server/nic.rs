@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::platform::CallPath;
 use postern_abi::window::{Geometry, PortId};
+use postern_nic_client::bells::Bells;
 use postern_nic_client::memory::Memory;
-use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::protocol::{AccessFds, TenancyFds};
 use postern_switch::credentials::Credentials;
 use postern_switch::state::MODE_NO_LEARNING;
 use postern_switch::switch::Switch;
@@ -21,15 +22,22 @@ use super::templates::{Templates, right_of};
 #[derive(Debug)]
 pub(super) struct ServedNic {
     pub(super) memory: Arc<Memory>,
+    pub(super) bells: Arc<Bells>,
     pub(super) templates: Templates,
     /// The paths that are offered.
     paths: Vec<CallPath>,
 }
 
 impl ServedNic {
-    pub(super) fn new(memory: Arc<Memory>, templates: Templates, paths: &[CallPath]) -> ServedNic {
+    pub(super) fn new(
+        memory: Arc<Memory>,
+        bells: Arc<Bells>,
+        templates: Templates,
+        paths: &[CallPath],
+    ) -> ServedNic {
         ServedNic {
             memory,
+            bells,
             templates,
             paths: paths.to_vec(),
         }
@@ -91,10 +99,22 @@ impl ServedNic {
         tenant: &Credentials,
         path: CallPath,
     ) -> Result<TenancyFds<OwnedFd>, TenancyError> {
+        let bells = self.bells.fds().map(duplicate);
+        Ok(TenancyFds {
+            access: self.access_fds(tenant, path)?,
+            bells: bells.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn access_fds(
+        &self,
+        tenant: &Credentials,
+        path: CallPath,
+    ) -> Result<AccessFds<OwnedFd>, TenancyError> {
         let port = tenant.port();
         let Some(right) = right_of(path) else {
             let windows = self.memory.window_fds().map(duplicate);
-            return Ok(TenancyFds::Memory {
+            return Ok(AccessFds::Memory {
                 state: hand_out(self.memory.state_fd(), port)?,
                 windows: windows.collect::<Result<_, _>>()?,
             });
@@ -110,7 +130,7 @@ impl ServedNic {
         })?;
         let window = hand_out(self.window(port), port)?;
         let grant = grant.into();
-        Ok(TenancyFds::View { grant, window })
+        Ok(AccessFds::View { grant, window })
     }
 
     fn window(&self, port: PortId) -> BorrowedFd<'_> {

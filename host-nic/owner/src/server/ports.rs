@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, pidfd_send_signal};
 
 use super::connection::{Connection, Peer, PeerProcess};
 use super::error::{KeeperClientError, RequestError, RevocationError, TenancyError, process_name};
-use super::kept::{TenantFds, leaving_name, template_name, tenant_name};
+use super::kept::{BELLS, TenantFds, leaving_name, template_name, tenant_name};
 use super::nic::ServedNic;
 use super::saved_state::StateSaver;
 use super::stations;
@@ -202,6 +202,12 @@ impl Ports {
         }
         self.saver.state.templates = self.nic.templates.saved();
         self.saver.save()
+    }
+
+    /// Has the keeper hold the bells.
+    pub(super) fn keep_bells(&mut self) -> Result<(), KeeperClientError> {
+        let bells: Vec<BorrowedFd<'_>> = self.nic.bells.fds().collect();
+        self.saver.hold_parts(BELLS, &bells)
     }
 
     /// Lets templates of former owners go that nobody needs.

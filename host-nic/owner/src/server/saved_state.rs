@@ -11,6 +11,7 @@ use postern_abi::window::PortId;
 use postern_nic_client::control::Format;
 use postern_nic_client::mac::Mac;
 use postern_nic_client::policy::port::PortPolicy;
+use postern_nic_client::socket::MAX_DESCRIPTORS;
 use serde::{Deserialize, Serialize};
 
 use super::error::KeeperClientError;
@@ -124,6 +125,18 @@ impl StateSaver {
             Some(keeper) => keeper.hold(name, fds),
             None => Ok(()),
         }
+    }
+
+    /// Has the keeper hold descriptors in parts that fit a record, under names with that beginning.
+    pub(super) fn hold_parts(
+        &mut self,
+        beginning: &str,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), KeeperClientError> {
+        for (number, part) in fds.chunks(MAX_DESCRIPTORS).enumerate() {
+            self.hold(&kept::part_name(beginning, number), part)?;
+        }
+        Ok(())
     }
 
     /// Has the keeper hold the descriptors of a client that has no answer yet.

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use postern_abi::window::{Geometry, PortId};
+use postern_nic_client::bells::Bells;
 use postern_nic_client::memory::Memory;
-use postern_nic_client::socket::MAX_DESCRIPTORS;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::Server;
@@ -59,13 +59,14 @@ impl Server {
         let unlearned = unlearned(options, options.geometry)?;
         let listener = Listener::bind(&options.socket)?;
         let memory = Arc::new(Memory::create(options.geometry)?);
+        let bells = make_bells(options.geometry)?;
         let none = SavedState::default();
         let templates = BTreeMap::new();
         let templates = Templates::make(options, image, &memory, templates, &none.templates);
         let mut saver = StateSaver::default();
         saver.state.templates = templates.saved();
         saver.state.unlearned = options.unlearned.iter().copied().collect();
-        let nic = ServedNic::new(memory, templates, &options.paths);
+        let nic = ServedNic::new(memory, bells, templates, &options.paths);
         for port in unlearned {
             nic.set_learning(port, false);
         }
@@ -131,10 +132,8 @@ impl Server {
         let socket = one(&mut kept, kept::SOCKET, "it has no socket")?;
         let state = one(&mut kept, kept::STATE, "it has no memory")?;
         let saved = one(&mut kept, kept::SAVED_STATE, "it has no saved state")?;
-        let windows: Vec<OwnedFd> = (0..)
-            .map_while(|number| kept.remove(&format!("{}{number}", kept::WINDOWS)))
-            .flatten()
-            .collect();
+        let windows = kept::take_parts(&mut kept, kept::WINDOWS);
+        let bells = kept::take_parts(&mut kept, kept::BELLS);
         let memory = Arc::new(Memory::open(state, windows)?);
         let geometry = memory.geometry();
         if geometry != options.geometry && !options.any_geometry {
@@ -144,19 +143,31 @@ impl Server {
                 wanted: describe(options.geometry),
             });
         }
+        // An owner of an older Postern has made none, and its tenants have none: those that come now
+        // get new ones.
+        let new_bells = bells.is_empty();
+        let bells = match new_bells {
+            true => make_bells(geometry)?,
+            false => Bells::from_fds(geometry, bells)
+                .map(Arc::new)
+                .ok_or_else(|| garbage("its bells are not as many as its queues"))?,
+        };
         let unlearned = unlearned(options, geometry)?;
         let state = SavedState::read(&saved);
         let mut state = state.map_err(|_| garbage("its saved state cannot be read"))?;
         state.unlearned.extend(&options.unlearned);
         let templates = kept::take_templates(&mut kept);
         let templates = Templates::make(options, image, &memory, templates, &state.templates);
-        let nic = ServedNic::new(memory, templates, &options.paths);
+        let nic = ServedNic::new(memory, bells, templates, &options.paths);
         for port in unlearned {
             nic.set_learning(port, false);
         }
         let keeper = Some(keeper);
         let mut ports = Ports::new(nic, StateSaver { state, keeper });
         ports.keep_templates()?;
+        if new_bells {
+            ports.keep_bells()?;
+        }
         let listener = Listener::adopt(socket, options.socket.clone());
         let mut server = Server::new(options, ports, listener)?;
         server.resumed = true;
@@ -220,9 +231,9 @@ impl Server {
         let saver = &mut self.ports.saver;
         saver.hold(kept::STATE, &[memory.state_fd()])?;
         let windows: Vec<BorrowedFd<'_>> = memory.window_fds().collect();
-        for (number, part) in windows.chunks(MAX_DESCRIPTORS).enumerate() {
-            saver.hold(&format!("{}{number}", kept::WINDOWS), part)?;
-        }
+        saver.hold_parts(kept::WINDOWS, &windows)?;
+        self.ports.keep_bells()?;
+        let saver = &mut self.ports.saver;
         saver.save()?;
         self.ports.keep_templates()?;
         for port in memory.geometry().all_ports() {
@@ -275,6 +286,13 @@ impl Server {
             }
         });
     }
+}
+
+fn make_bells(geometry: Geometry) -> Result<Arc<Bells>, ServerError> {
+    let bells = Bells::create(geometry);
+    Ok(Arc::new(
+        bells.map_err(|errno| ServerError::Bells(errno.into()))?,
+    ))
 }
 
 fn unlearned(options: &ServerOptions, geometry: Geometry) -> Result<Vec<PortId>, ServerError> {

@@ -14,6 +14,7 @@ use std::{env, thread};
 use net::confined;
 use postern_abi::window::Geometry;
 use postern_confine::{Kind, enter_alone};
+use postern_nic_client::bells;
 use postern_nic_client::control::{
     CaptureInfo, Control, Format, Holder, MacInfo, PolicyInfo, UplinkInfo,
 };
@@ -222,6 +223,26 @@ impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Relaxed);
     }
+}
+
+#[test]
+fn bells_outlive_their_owner() {
+    let bench = Bench::new(60_000);
+    let socket = bench.socket();
+    let mut owner = bench.owner("made");
+    let one = Tenant::attach(&socket, 0);
+    let rung = |tenant: &Tenant, queue| bells::take(tenant.bells.get(queue).unwrap());
+    for port in 1..3 {
+        owner.kill();
+        owner = bench.owner("taken over");
+        // Who comes now and who has been there have the same.
+        let other = Tenant::attach(&socket, port);
+        one.bells.ring(port);
+        other.bells.ring(0);
+        assert_eq!((rung(&other, port), rung(&one, 0)), (1, 1));
+    }
+    control::<()>(&socket, &END).unwrap();
+    owner.end();
 }
 
 #[test]

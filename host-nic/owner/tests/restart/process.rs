@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use postern_abi::platform::CallPath;
+use postern_nic_client::bells::Bells;
 use postern_nic_client::control::{Control, PortInfo};
 use postern_nic_client::memory::Memory;
-use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::protocol::AccessFds;
 use postern_nic_client::request::{self, ClientError, Tenancy, control};
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::host_port::HostPort;
@@ -80,6 +81,7 @@ impl Drop for Process {
 /// A port used by this process.
 pub struct Tenant {
     pub port: HostPort,
+    pub bells: Bells,
     _tenancy: Tenancy,
 }
 
@@ -90,18 +92,20 @@ impl Tenant {
 
     pub fn try_attach(socket: &FilePath, port: u32) -> Result<Tenant, ClientError> {
         let mut tenancy = request::port(socket, port, CallPath::Direct)?;
-        let nothing = TenancyFds::Memory {
+        let nothing = AccessFds::Memory {
             state: fs::File::open("/dev/null").unwrap().into(),
             windows: Vec::new(),
         };
-        let resources = std::mem::replace(&mut tenancy.fds, nothing);
-        let TenancyFds::Memory { state, windows } = resources else {
+        let resources = std::mem::replace(&mut tenancy.fds.access, nothing);
+        let AccessFds::Memory { state, windows } = resources else {
             panic!("direct gives all of the memory");
         };
         let memory = Arc::new(Memory::open(state, windows).unwrap());
         let port = HostPort::open(memory, tenancy.credentials.port()).unwrap();
+        let bells = std::mem::take(&mut tenancy.fds.bells);
         Ok(Tenant {
             port: port.hold(),
+            bells: Bells::from_fds(tenancy.geometry(), bells).unwrap(),
             _tenancy: tenancy,
         })
     }

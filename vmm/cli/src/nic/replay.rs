@@ -14,7 +14,7 @@ use postern_abi::platform::CallPath;
 use postern_abi::window::{MAX_FRAME, MIN_FRAME};
 use postern_nic_client::control::Control;
 use postern_nic_client::memory::Memory;
-use postern_nic_client::protocol::TenancyFds;
+use postern_nic_client::protocol::AccessFds;
 use postern_nic_client::request;
 use postern_nic_owner::capture::{Jumps, Pace, Recording, Replay, Skipped};
 use postern_nic_owner::host_port::HostPort;
@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<u8, CommandError> {
         ));
     }
     let number = tenancy.credentials.port();
-    let TenancyFds::Memory { state, windows } = tenancy.fds else {
+    let AccessFds::Memory { state, windows } = tenancy.fds.access else {
         let error = anyhow::anyhow!("the NIC gave a view instead of its memory");
         return Err(CommandError::internal(error));
     };
