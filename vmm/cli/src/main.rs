@@ -3,6 +3,7 @@
 mod check;
 mod confine;
 mod console;
+mod descriptors;
 mod error;
 mod nic;
 mod output;
@@ -95,6 +96,13 @@ fn main() -> ExitCode {
             };
         }
     };
+    let holds_many = matches!(
+        cli.command,
+        Command::Run(_) | Command::Nic(_) | Command::NicKeeper { .. } | Command::NicLauncher
+    );
+    if holds_many {
+        descriptors::allow_all();
+    }
     let result = match cli.command {
         Command::Check(args) => check::run(args),
         Command::Run(args) => run::run(*args),
