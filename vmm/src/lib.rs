@@ -59,12 +59,14 @@
 //! ```
 
 pub mod acpi;
+pub mod bells;
 pub mod boot;
 pub mod check;
 pub mod console;
 pub mod control;
 pub mod cpuid;
 pub mod devices;
+mod event;
 pub mod event_counters;
 pub mod geometry;
 pub mod kvm;

@@ -36,8 +36,9 @@ use postern_switch::layout::window_offset;
 use serde_json::{Value, json};
 use vm_memory::{FileOffset, MmapRegion};
 
-use crate::devices::RequestPort;
-use crate::pci::BarMemory;
+use crate::devices::{Bells, RequestPort};
+use crate::event;
+use crate::pci::{BarMemory, Peers};
 use crate::view::NicAccess;
 
 /// Why a VM has no NIC port.
@@ -109,6 +110,8 @@ enum Mapped {
 pub struct NicPort {
     tenancy: Tenancy,
     mapped: Mapped,
+    /// The bells of all RX queues of the NIC, by number.
+    bells: Bells,
 }
 
 impl fmt::Debug for NicPort {
@@ -142,7 +145,13 @@ impl NicPort {
                 Mapped::Whole(Arc::new(Memory::open(state, std::mem::take(windows))?))
             }
         };
-        Ok(NicPort { tenancy, mapped })
+        let bells = std::mem::take(&mut tenancy.fds.bells).into_iter();
+        let bells = bells.map(event::from_fd).map(Arc::new).collect();
+        Ok(NicPort {
+            tenancy,
+            mapped,
+            bells,
+        })
     }
 
     /// How requests reach the NIC.
@@ -177,6 +186,13 @@ impl NicPort {
                 0
             },
         }
+    }
+
+    /// The bells of all ports' queues, as the port's device has them.
+    pub fn peers(&self) -> Peers {
+        let queues = self.caller().geometry().queues();
+        let ports = self.bells.chunks(queues as usize).map(<[_]>::to_vec);
+        (0..).zip(ports).collect()
     }
 
     /// Checks that the NIC can tell the VM's vCPUs apart.
@@ -263,6 +279,7 @@ impl NicPort {
         match (self.path(), &self.mapped) {
             (CallPath::ExitUser, Mapped::Whole(memory)) => Some(RequestPort::new(
                 Arc::clone(memory),
+                Arc::clone(&self.bells),
                 self.caller(),
                 vcpu as u32,
             )),

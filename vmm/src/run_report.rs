@@ -10,6 +10,7 @@ use postern_abi::kvm::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::bells::BellCounts;
 use crate::event_counters::EventCounts;
 use crate::measurement::{LabelledSnapshot, Snapshot};
 use crate::nic::NicEnd;
@@ -182,6 +183,8 @@ pub struct RunReport {
     pub outcome: Outcome,
     /// What had become of its port of the NIC by then, if that was not the VM's any more.
     pub nic_end: Option<NicEnd>,
+    /// What the bells of its port of the NIC have rung, if that has a doorbell.
+    pub bells: Option<BellCounts>,
     /// Counters of each vCPU's thread before the vCPU first ran.
     pub start: Vec<EventCounts>,
     /// The snapshots that the guest asked for.
@@ -202,6 +205,7 @@ impl RunReport {
             "seccomp": postern_confine::is_on(),
             "exit": self.outcome.json(),
             "nic_end": self.nic_end.as_ref().map(NicEnd::json),
+            "bells": self.bells,
             "start": { "counters": self.start },
             "marks": self.snapshots,
             "marks_dropped": self.snapshots_dropped,
@@ -266,6 +270,7 @@ mod tests {
         let report = RunReport {
             outcome: ended(VcpuEnd::Guest(0)),
             nic_end: None,
+            bells: None,
             start: vec![EventCounts {
                 vm_exits: Some(5),
                 ..EventCounts::default()

@@ -30,6 +30,18 @@
 //! The first twelve bytes are the same in all versions, so that either side, older or newer, can say
 //! why the two do not work together ([`NicDevice::find`]).
 //!
+//! # Interrupts
+//!
+//! The bell of the port's RX queue `q` is MSI-X vector `q`. While the driver has MSI-X off, all bells
+//! set the interrupt status, and the INTx pin is asserted as long as status and mask have the bit. A
+//! driver acknowledges that by a read of [`register::INTERRUPT_STATUS`], as ivshmem has it, or by
+//! setting INTx Disable in the command register while the pin is asserted. The second way is
+//! Postern's own: generic drivers (Linux: `uio_pci_generic`) mask INTx so, and know no other register.
+//! A bell that rings while INTx is disabled interrupts when it is enabled.
+//!
+//! Bells of other ports are rung by a write to [`register::DOORBELL`]; on [`CallPath::ExitUser`] the
+//! host rings them, behind each request.
+//!
 //! Linux shows configuration space to root as `/sys/bus/pci/devices/ADDRESS/config` and BAR 2 as
 //! `resource2` (not cached) and `resource2_wc` beside it. Calls of [`CallPath::ExitUser`] need the
 //! right to I/O ports (`ioperm`); VMCALL of [`CallPath::ExitKernel`] works at any CPL.
@@ -66,11 +78,13 @@ pub mod register {
     /// Interrupt mask: INTx is asserted while a bit is set here and in [`INTERRUPT_STATUS`]. Only
     /// bit 0 does anything.
     pub const INTERRUPT_MASK: u64 = 0;
-    /// Interrupt status: bit 0 is set when a peer rings while MSI-X is off. A read clears it.
+    /// Interrupt status: bit 0 is set when a peer rings while MSI-X is off. A read clears it, and so
+    /// does INTx Disable in the command register, set while the pin is asserted.
     pub const INTERRUPT_STATUS: u64 = 4;
     /// Number of the port, read only.
     pub const IV_POSITION: u64 = 8;
-    /// Doorbell, write only: number of the peer's port in the high half, its vector in the low half.
+    /// Doorbell, write only: number of the peer's port in the high half, its vector in the low half,
+    /// which is the RX queue of that port whose guest is woken.
     pub const DOORBELL: u64 = 12;
 }
 

@@ -20,6 +20,8 @@ pub enum Kind {
     Console,
     /// VMM: waits for the end of a NIC port's tenancy.
     NicEnd,
+    /// VMM: interrupts the guest when somebody rings a bell of its NIC port.
+    Bells,
     /// VMM: serves queues of a disk.
     Disk,
     /// VMM: serves queues of a network or socket device, with a TAP or vhost.
@@ -45,13 +47,14 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Starter,
         Kind::Signals,
         Kind::Main,
         Kind::Vcpu,
         Kind::Console,
         Kind::NicEnd,
+        Kind::Bells,
         Kind::Disk,
         Kind::Net,
         Kind::Rng,
@@ -73,6 +76,7 @@ impl Kind {
             Kind::Vcpu => "vCPU",
             Kind::Console => "console",
             Kind::NicEnd => "NIC end",
+            Kind::Bells => "bells",
             Kind::Disk => "disk",
             Kind::Net => "network",
             Kind::Rng => "entropy",

@@ -56,6 +56,7 @@ impl PciFunction for Function {
         vec![Doorbell {
             bar: 0,
             offset: 16,
+            value: None,
             event: Arc::clone(&self.doorbell),
         }]
     }

@@ -19,6 +19,6 @@ pub use exit::ExitPort;
 pub use outbox::Outbox;
 pub use panic::PanicPort;
 pub use power::PowerPorts;
-pub use request::RequestPort;
+pub use request::{Bells, RequestPort};
 pub use serial::Serial;
 pub use snapshot::SnapshotPort;

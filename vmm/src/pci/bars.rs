@@ -2,12 +2,8 @@
 //! 3.0, "Base Addresses").
 #![deny(unsafe_code)]
 
-use std::sync::Arc;
-
-use vmm_sys_util::eventfd::EventFd;
-
 use super::config::{COMMAND_MEMORY, ConfigSpace};
-use super::function::BarKind;
+use super::function::{BarKind, Doorbell};
 use super::machine::{Machine, SlotNumber};
 use crate::layout;
 
@@ -73,8 +69,8 @@ pub struct PlacedBar {
     pub first: u64,
     /// Where it is, while it is decoded.
     pub at: Option<u64>,
-    /// Registers that KVM answers: offset, event, and whether it does.
-    pub doorbells: Vec<(u64, Arc<EventFd>, bool)>,
+    /// Registers that KVM answers, and whether it does.
+    pub doorbells: Vec<(Doorbell, bool)>,
 }
 
 impl PlacedBar {
@@ -105,10 +101,10 @@ impl PlacedBar {
         if let Behind::Memory(slot) = self.behind {
             machine.unmap(slot);
         }
-        for (offset, event, on) in &mut self.doorbells {
+        for (doorbell, on) in &mut self.doorbells {
             if std::mem::take(on) {
                 // It was put there, so it can be taken away.
-                let _ = machine.set_doorbell(at + *offset, event, false);
+                let _ = set(doorbell, machine, at, false);
             }
         }
     }
@@ -118,12 +114,23 @@ impl PlacedBar {
             machine.map(slot, at)?;
         }
         self.at = Some(at);
-        for (offset, event, on) in &mut self.doorbells {
+        for (doorbell, on) in &mut self.doorbells {
             // Without it the write comes to the function.
-            *on = machine.set_doorbell(at + *offset, event, true).is_ok();
+            *on = set(doorbell, machine, at, true).is_ok();
         }
         Ok(())
     }
+}
+
+/// Has KVM answer a register of a BAR that is at `at`, or no more.
+fn set(doorbell: &Doorbell, machine: &dyn Machine, at: u64, on: bool) -> std::io::Result<()> {
+    let Doorbell {
+        offset,
+        value,
+        event,
+        ..
+    } = doorbell;
+    machine.set_doorbell(at + offset, *value, event, on)
 }
 
 /// Moves the BARs of a function to where its configuration says. What cannot be there is nowhere;

@@ -64,14 +64,17 @@ pub struct BarMemory {
     pub owner: MemoryOwner,
 }
 
-/// A register that KVM answers: a write of any width there signals an event and does not come to the
-/// function (`KVM_IOEVENTFD`). Where KVM has no room for it, the write comes to the function.
+/// A register that KVM answers: a write there signals an event and does not come to the function
+/// (`KVM_IOEVENTFD`). Where KVM has no room for it, the write comes to the function.
 #[derive(Clone, Debug)]
 pub struct Doorbell {
     /// Number of the BAR.
     pub bar: usize,
     /// Offset in the BAR.
     pub offset: u64,
+    /// The one value of 32 bits that signals the event, while all other writes come to the function;
+    /// without it a write of any width and value does.
+    pub value: Option<u32>,
     /// What is signalled.
     pub event: Arc<EventFd>,
 }
@@ -93,6 +96,13 @@ pub trait PciFunction: Send {
 
     /// The function's doorbells. Asked once.
     fn doorbells(&self) -> Vec<Doorbell> {
+        Vec::new()
+    }
+
+    /// Event descriptors to be those of the MSI-X vectors, from the first on, so that whoever else
+    /// has them interrupts the driver by no thread of the VMM's; the bus makes what is missing. Asked
+    /// once.
+    fn message_events(&self) -> Vec<Arc<EventFd>> {
         Vec::new()
     }
 
@@ -120,6 +130,9 @@ pub trait PciFunction: Send {
     /// Takes a write of `data` (1, 2, 4 or 8 bytes) at `offset` in a BAR.
     fn write(&mut self, bar: usize, offset: u64, data: &[u8]) -> Effect;
 
+    /// The driver has disabled INTx while the function asserted it: it knows of the interrupt.
+    fn intx_masked(&mut self) {}
+
     /// A reset of the function, by the bus's or the machine's.
     fn reset(&mut self);
 }
@@ -140,6 +153,9 @@ pub trait Interrupts: Send + Sync {
     /// The event descriptor of an MSI-X vector, for others that signal it (vhost): KVM turns it into
     /// the message, while unmasked. The same for as long as the VM lives.
     fn event(&self, vector: u16) -> Option<&EventFd>;
+
+    /// Has an event signalled from now on each time that the driver turns MSI-X on or off.
+    fn watch_msix(&self, event: Arc<EventFd>);
 
     /// Sets the level of the INTx pin.
     fn set_intx(&self, level: bool);

@@ -1,7 +1,7 @@
 //! The interrupts of one function: MSI-X and INTx (PCI Local Bus Specification 3.0, "MSI-X
 //! Capability and Table Structures", "Interrupt Pin").
 //!
-//! Each vector has one event descriptor for the VM's life. While the vector may be delivered, KVM
+//! Each vector has one event descriptor for the VM's life, which the function may have given. While the vector may be delivered, KVM
 //! turns the event into the message; while it may not, what is signalled stays in the descriptor,
 //! and that is the vector's pending bit.
 #![deny(unsafe_code)]
@@ -9,12 +9,13 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::function::Interrupts;
 use super::machine::{Machine, Message};
+use crate::event;
 
 /// Bytes of an entry of the MSI-X table.
 const ENTRY: u64 = 16;
@@ -39,7 +40,9 @@ pub fn bar_size(vectors: u16) -> u64 {
 
 /// One MSI-X vector.
 struct Vector {
-    event: EventFd,
+    event: Arc<EventFd>,
+    /// Whether the function gave the event: others signal it, whether MSI-X is on or not.
+    given: bool,
     gsi: u32,
 }
 
@@ -68,6 +71,8 @@ pub struct FunctionInterrupts {
     vectors: Vec<Vector>,
     /// `State::enabled`, for those who signal.
     msix: AtomicBool,
+    /// Is signalled when that changes.
+    watcher: OnceLock<Arc<EventFd>>,
     state: Mutex<State>,
 }
 
@@ -83,8 +88,8 @@ impl fmt::Debug for FunctionInterrupts {
 const RESET_ENTRY: [u32; 4] = [0, 0, 0, MASKED];
 
 impl FunctionInterrupts {
-    /// The interrupts of a function with so many vectors, and a pin that is that global system
-    /// interrupt.
+    /// The interrupts of a function with so many vectors, the first of which have these events, and a
+    /// pin that is that global system interrupt.
     ///
     /// # Errors
     ///
@@ -92,22 +97,30 @@ impl FunctionInterrupts {
     pub fn new(
         machine: Arc<dyn Machine>,
         vectors: u16,
+        events: Vec<Arc<EventFd>>,
         intx: Option<u32>,
     ) -> io::Result<FunctionInterrupts> {
-        let one = |_| {
+        let mut events = events.into_iter();
+        let mut one = |_| {
             let full = || io::Error::other("all interrupt routes are taken");
+            let given = events.next();
             Ok(Vector {
-                event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+                given: given.is_some(),
+                event: match given {
+                    Some(event) => event,
+                    None => Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
+                },
                 gsi: machine.take_gsi().ok_or_else(full)?,
             })
         };
-        let vectors: Vec<Vector> = (0..vectors).map(one).collect::<io::Result<_>>()?;
+        let vectors: Vec<Vector> = (0..vectors).map(&mut one).collect::<io::Result<_>>()?;
         let count = vectors.len();
         Ok(FunctionInterrupts {
             machine,
             intx,
             vectors,
             msix: AtomicBool::new(false),
+            watcher: OnceLock::new(),
             state: Mutex::new(State {
                 enabled: false,
                 masked: false,
@@ -127,16 +140,19 @@ impl FunctionInterrupts {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what the command register and the MSI-X capability say.
-    pub fn configure(&self, msix: (bool, bool), master: bool, intx_disabled: bool) {
+    /// Takes over what the command register and the MSI-X capability say; whether INTx was disabled
+    /// while it was asserted.
+    pub fn configure(&self, msix: (bool, bool), master: bool, intx_disabled: bool) -> bool {
         let mut state = self.state();
         let (enabled, masked) = msix;
         if enabled && !state.enabled {
-            // Nothing is pending while MSI-X is off.
-            for vector in &self.vectors {
+            // Nothing is pending while MSI-X is off, but what others have signalled meanwhile.
+            for vector in self.vectors.iter().filter(|vector| !vector.given) {
                 let _ = vector.event.read();
             }
         }
+        let acknowledged = state.asserted && intx_disabled;
+        let switched = enabled != state.enabled;
         let same = (state.enabled, state.masked, state.master) == (enabled, masked, master);
         state.enabled = enabled;
         state.masked = masked;
@@ -149,6 +165,11 @@ impl FunctionInterrupts {
                 self.update_vector(&mut state, index);
             }
         }
+        if let (true, Some(watcher)) = (switched, self.watcher.get()) {
+            // It fails only where it has been signalled 2^64 - 2 times.
+            let _ = watcher.write(1);
+        }
+        acknowledged
     }
 
     /// Back to what the function has after a reset.
@@ -190,9 +211,9 @@ impl FunctionInterrupts {
             .take(8);
         let bits = vectors.enumerate().map(|(bit, (vector, &connected))| {
             // Nobody else reads the descriptor of a vector that is not delivered.
-            let pending = !connected && vector.event.read().is_ok();
+            let pending = !connected && event::take(&vector.event) != 0;
             if pending {
-                let _ = vector.event.write(1);
+                event::signal(&vector.event);
             }
             u8::from(pending) << bit
         });
@@ -218,7 +239,7 @@ impl FunctionInterrupts {
 
     /// Has the machine deliver a vector, or no more.
     fn update_vector(&self, state: &mut State, index: usize) {
-        let Vector { event, gsi } = &self.vectors[index];
+        let Vector { event, gsi, .. } = &self.vectors[index];
         let [low, high, data, control] = state.table[index];
         let message = Message {
             address: u64::from(high) << 32 | u64::from(low),
@@ -260,7 +281,11 @@ impl Interrupts for FunctionInterrupts {
     }
 
     fn event(&self, vector: u16) -> Option<&EventFd> {
-        self.vectors.get(usize::from(vector)).map(|one| &one.event)
+        self.vectors.get(usize::from(vector)).map(|one| &*one.event)
+    }
+
+    fn watch_msix(&self, event: Arc<EventFd>) {
+        let _ = self.watcher.set(event);
     }
 
     fn set_intx(&self, level: bool) {

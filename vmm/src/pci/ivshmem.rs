@@ -2,10 +2,16 @@
 //! Inter-VM shared memory device", revision 1), with a capability that says what ivshmem cannot
 //! ([`postern_abi::nic_device`]).
 //!
-//! The *plain* variant has memory and registers. The *doorbell* variant has MSI-X vectors, too: who
-//! knows a [`Bell`] of the function interrupts its driver, and a write to its doorbell register
-//! rings the bell of the port that it names, if the VM has been given one, or its own. Both have an
-//! INTx pin, which the interrupt status and mask registers control while MSI-X is off.
+//! The *plain* variant has memory and registers. The *doorbell* variant has MSI-X vectors, too: a
+//! write to its doorbell register rings the bell of the RX queue that it names. The bell of another
+//! port is an event descriptor that KVM signals by itself (a [`Doorbell`] of that value); where it
+//! does not, this does. The bells of the port itself interrupt its driver: each is the event of an
+//! MSI-X vector, and while MSI-X is off, a thread ([`crate::bells`]) waits for them and sets the
+//! interrupt status.
+//!
+//! Both variants have an INTx pin, which the interrupt status and mask registers control while MSI-X
+//! is off. A driver acknowledges an interrupt by a read of the status, or by setting INTx Disable in
+//! the command register, which drivers that do not know the device do (Linux: `uio_pci_generic`).
 #![deny(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -16,8 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use postern_abi::nic_device::{self, NicDevice, register};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::function::{Bar, BarKind, BarMemory, Identity, Interrupts, PciFunction};
+use super::function::{Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, PciFunction};
 use crate::devices::Effect;
+use crate::event;
 
 /// Subsystem vendor and device of QEMU's PCI functions.
 const SUBSYSTEM: (u16, u16) = (0x1af4, 0x1100);
@@ -25,8 +32,8 @@ const SUBSYSTEM: (u16, u16) = (0x1af4, 0x1100);
 /// Bit 0 of interrupt mask and status: a peer has rung. The others do nothing.
 const PEER: u32 = 1;
 
-/// Event descriptors of other ports' vectors, by number of the port.
-pub type Peers = BTreeMap<u16, Vec<EventFd>>;
+/// The bells of a NIC's RX queues, by number of the port, in the order of its queues.
+pub type Peers = BTreeMap<u16, Vec<Arc<EventFd>>>;
 
 /// The NIC port of a VM on its PCI bus.
 pub struct Ivshmem {
@@ -46,10 +53,13 @@ impl fmt::Debug for Ivshmem {
 }
 
 /// Interrupts the driver of a function, from any thread.
-#[derive(Default)]
 pub struct Bell {
     interrupts: OnceLock<Arc<dyn Interrupts>>,
     registers: Mutex<Registers>,
+    /// The bells of the port's own queues, which are the events of the MSI-X vectors.
+    events: Vec<Arc<EventFd>>,
+    /// Is signalled when the driver turns MSI-X on or off.
+    switched: Arc<EventFd>,
 }
 
 impl fmt::Debug for Bell {
@@ -65,20 +75,40 @@ struct Registers {
 }
 
 impl Bell {
+    fn new(events: Vec<Arc<EventFd>>) -> io::Result<Bell> {
+        Ok(Bell {
+            interrupts: OnceLock::new(),
+            registers: Mutex::default(),
+            events,
+            switched: Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
+        })
+    }
+
+    /// The bells of the port's own queues, which other VMs ring. While MSI-X is on, they are KVM's.
+    pub fn events(&self) -> &[Arc<EventFd>] {
+        &self.events
+    }
+
+    /// Whether the bells are events of MSI-X vectors now, which nobody else may take.
+    pub fn is_wired(&self) -> bool {
+        let interrupts = self.interrupts.get();
+        interrupts.is_some_and(|interrupts| interrupts.msix_enabled())
+    }
+
+    /// Is signalled when [`Bell::is_wired`] changes.
+    pub fn switched(&self) -> &EventFd {
+        &self.switched
+    }
+
     /// Sends the message of a vector, or sets the interrupt status while MSI-X is off. A vector that
     /// the function does not have is ignored.
-    ///
-    /// # Errors
-    ///
-    /// The event descriptor cannot be written.
-    pub fn ring(&self, vector: u16) -> io::Result<()> {
-        match self.interrupts.get() {
-            None => Ok(()),
-            Some(interrupts) if interrupts.msix_enabled() => interrupts.signal(vector),
-            Some(_) => {
-                self.change(|registers| registers.status |= PEER);
-                Ok(())
-            }
+    pub fn ring(&self, vector: u16) {
+        let Some(event) = self.events.get(usize::from(vector)) else {
+            return;
+        };
+        match self.is_wired() {
+            true => event::signal(event),
+            false => self.change(|registers| registers.status |= PEER),
         }
     }
 
@@ -101,14 +131,27 @@ impl Bell {
 }
 
 impl Ivshmem {
-    /// The function of a port, with the memory behind BAR 2 and the bells of other ports.
-    pub fn new(device: NicDevice, memory: BarMemory, peers: Peers) -> Ivshmem {
-        Ivshmem {
+    /// The function of a port, with the memory behind BAR 2 and the bells of all ports, as far as the
+    /// VM has them.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn new(device: NicDevice, memory: BarMemory, mut peers: Peers) -> io::Result<Ivshmem> {
+        let vectors = usize::from(device.vectors);
+        let own = peers.remove(&(device.port.number() as u16));
+        let mut events = own.unwrap_or_default();
+        events.truncate(vectors);
+        while events.len() < vectors {
+            let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+            events.push(Arc::new(event));
+        }
+        Ok(Ivshmem {
             device,
             memory: Mutex::new(Some(memory)),
-            bell: Arc::default(),
+            bell: Arc::new(Bell::new(events)?),
             peers,
-        }
+        })
     }
 
     /// What interrupts the function's driver.
@@ -122,15 +165,14 @@ impl Ivshmem {
         if self.device.vectors == 0 || vector >= self.device.vectors {
             return;
         }
-        // An event that cannot be counted any more has been signalled.
         if u32::from(peer) == self.device.port.number() {
-            let _ = self.bell.ring(vector);
+            self.bell.ring(vector);
         } else if let Some(event) = self
             .peers
             .get(&peer)
             .and_then(|vectors| vectors.get(usize::from(vector)))
         {
-            let _ = event.write(1);
+            event::signal(event);
         }
     }
 }
@@ -167,7 +209,27 @@ impl PciFunction for Ivshmem {
             .take()
     }
 
+    /// The bells of other ports: writes of their values to the doorbell register.
+    fn doorbells(&self) -> Vec<Doorbell> {
+        let peers = self.peers.iter().filter(|_| self.device.vectors > 0);
+        let doorbells = peers.flat_map(|(&port, bells)| {
+            let vectors = (0..self.device.vectors).zip(bells);
+            vectors.map(move |(vector, event)| Doorbell {
+                bar: nic_device::BAR_REGISTERS,
+                offset: register::DOORBELL,
+                value: Some(u32::from(port) << 16 | u32::from(vector)),
+                event: Arc::clone(event),
+            })
+        });
+        doorbells.collect()
+    }
+
+    fn message_events(&self) -> Vec<Arc<EventFd>> {
+        self.bell.events.clone()
+    }
+
     fn connect(&mut self, interrupts: Arc<dyn Interrupts>) {
+        interrupts.watch_msix(Arc::clone(&self.bell.switched));
         let _ = self.bell.interrupts.set(interrupts);
     }
 
@@ -201,6 +263,10 @@ impl PciFunction for Ivshmem {
             }
         }
         Effect::Continue
+    }
+
+    fn intx_masked(&mut self) {
+        self.bell.change(|registers| registers.status = 0);
     }
 
     fn reset(&mut self) {

@@ -129,12 +129,20 @@ impl Machine for KvmMachine {
         lock(&self.slots).displace(&self.vm, slot);
     }
 
-    fn set_doorbell(&self, address: u64, event: &EventFd, on: bool) -> io::Result<()> {
+    fn set_doorbell(
+        &self,
+        address: u64,
+        value: Option<u32>,
+        event: &EventFd,
+        on: bool,
+    ) -> io::Result<()> {
         let address = IoEventAddress::Mmio(address);
-        // Without a length: KVM need not decode the instruction.
-        let done = match on {
-            true => self.vm.register_ioevent(event, &address, NoDatamatch),
-            false => self.vm.unregister_ioevent(event, &address, NoDatamatch),
+        let done = match (value, on) {
+            // Without a length: KVM need not decode the instruction.
+            (None, true) => self.vm.register_ioevent(event, &address, NoDatamatch),
+            (None, false) => self.vm.unregister_ioevent(event, &address, NoDatamatch),
+            (Some(value), true) => self.vm.register_ioevent(event, &address, value),
+            (Some(value), false) => self.vm.unregister_ioevent(event, &address, value),
         };
         done.map_err(io::Error::from)
     }
@@ -288,10 +296,17 @@ mod tests {
         assert!(machine.route(MAX_ROUTES, message(0)).is_err());
         machine.route(first, message(0x42)).unwrap();
         let address = layout::PCI_REGISTERS.0 + 0x3000;
-        machine.set_doorbell(address, &event, true).unwrap();
-        assert!(machine.set_doorbell(address, &event, true).is_err());
-        machine.set_doorbell(address, &event, false).unwrap();
-        machine.set_doorbell(address, &event, true).unwrap();
+        let set = |value, on| machine.set_doorbell(address, value, &event, on);
+        set(None, true).unwrap();
+        assert!(set(None, true).is_err());
+        set(None, false).unwrap();
+        for value in [0, 1, 3 << 16 | 1] {
+            set(Some(value), true).unwrap();
+            assert!(set(Some(value), true).is_err());
+        }
+        assert!(set(Some(7), false).is_err(), "another value");
+        set(Some(1), false).unwrap();
+        set(Some(1), true).unwrap();
         machine.set_level(layout::pci_intx_gsi(1), true);
         machine.set_level(layout::pci_intx_gsi(1), false);
     }

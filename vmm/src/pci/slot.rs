@@ -99,13 +99,12 @@ impl Slot {
                 behind,
                 first: places.take(bar.kind, bar.size).ok_or(full)?,
                 at: None,
-                doorbells: own
-                    .map(|doorbell| (doorbell.offset, Arc::clone(&doorbell.event), false))
-                    .collect(),
+                doorbells: own.map(|doorbell| (doorbell.clone(), false)).collect(),
             });
         }
         let pin = identity.intx.then_some(gsi);
-        let interrupts = FunctionInterrupts::new(Arc::clone(&machine), vectors, pin)
+        let events = function.message_events();
+        let interrupts = FunctionInterrupts::new(Arc::clone(&machine), vectors, events, pin)
             .map_err(|source| Error::Interrupts { id, source })?;
         let interrupts = Arc::new(interrupts);
         function.connect(Arc::clone(&interrupts) as Arc<dyn Interrupts>);
@@ -186,11 +185,14 @@ impl Slot {
         }
         if command || self.config.is_msix(offset, data.len()) {
             let command = self.config.command();
-            self.interrupts.configure(
+            let masked = self.interrupts.configure(
                 self.config.msix_control(),
                 command & COMMAND_MASTER != 0,
                 command & COMMAND_INTX_DISABLE != 0,
             );
+            if masked {
+                lock(&self.function).intx_masked();
+            }
         }
         for (index, part) in self.config.vendor_parts(offset, data.len()) {
             let inner = part.start - self.config.vendor_start(index);

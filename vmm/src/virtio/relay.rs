@@ -10,8 +10,9 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::poll::Poll;
-use super::vhost::{self, Vhost, Vring};
+use super::vhost::{Vhost, Vring};
 use super::{ActiveQueue, Notifier};
+use crate::event;
 
 /// Why a device of the kernel's stops until its driver resets it.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +48,7 @@ impl Relay {
         let error = event()?;
         let direct = active.call.event();
         let call = match direct {
-            Some(call) => vhost::duplicate(call)?,
+            Some(call) => event::duplicate(call)?,
             None => event()?,
         };
         let queue: &Queue = &active.queue;

@@ -6,7 +6,7 @@
 use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use vhost::vhost_kern::VhostKernBackend;
@@ -215,17 +215,6 @@ impl<'a> VhostKernBackend for WithMemory<'a> {
     fn is_valid(&self, _: &VringConfigData) -> bool {
         true
     }
-}
-
-/// An event descriptor that writes to the same object as another.
-///
-/// # Errors
-///
-/// The process has no descriptor left.
-pub(super) fn duplicate(event: BorrowedFd<'_>) -> io::Result<EventFd> {
-    let owned: OwnedFd = event.as_fd().try_clone_to_owned()?;
-    // SAFETY: the descriptor was just made, and is nobody else's.
-    Ok(unsafe { EventFd::from_raw_fd(owned.into_raw_fd()) })
 }
 
 /// The system's error in one of the crate `vhost`.

@@ -28,7 +28,7 @@ use crate::loader::{InitrdFile, KernelFile};
 use crate::measurement::SnapshotRecorder;
 use crate::memory::{self, Slots};
 use crate::nic::NicPort;
-use crate::pci::{Ivshmem, KvmMachine, PciFunction, Peers, Segment};
+use crate::pci::{Bell, Ivshmem, KvmMachine, PciFunction, Segment};
 use crate::signals;
 use crate::vcpu::Vcpu;
 use crate::view::VcpuView;
@@ -74,6 +74,8 @@ pub struct Builder {
     files: GuestFiles,
     loaded: Loaded,
     nic: Option<NicPort>,
+    /// What interrupts the driver of the NIC's port, where that has a doorbell.
+    bell: Option<Arc<Bell>>,
 }
 
 impl fmt::Debug for Builder {
@@ -117,6 +119,7 @@ impl Builder {
             files,
             loaded,
             nic: None,
+            bell: None,
         })
     }
 
@@ -205,7 +208,12 @@ impl Builder {
         let nic = NicPort::connect(socket, port, path)?;
         nic.check_vcpus(self.config.vcpus)?;
         let device = nic.device(doorbell);
-        let function = Ivshmem::new(device, nic.memory(), Peers::new());
+        let function = Ivshmem::new(device, nic.memory(), nic.peers());
+        let function = function.map_err(|source| Error::System {
+            what: "make event descriptors for the NIC's port",
+            source,
+        })?;
+        self.bell = doorbell.then(|| function.bell());
         let (segment, number) = self.plug(Box::new(function))?;
         let gpa = segment.bar(number, nic_device::BAR_WINDOW);
         let gpa = gpa.ok_or(Error::NoWindow)?;
@@ -234,6 +242,7 @@ impl Builder {
             files,
             loaded,
             nic,
+            bell,
         } = self;
         let platform = acpi::Platform {
             vcpus: config.vcpus,
@@ -312,6 +321,7 @@ impl Builder {
             irq,
             recorder,
             nic,
+            bell,
             segment,
             machine,
             vm,

@@ -18,6 +18,7 @@ use super::error::Error;
 use super::event::Event;
 use super::reset::Restart;
 use super::vcpu_thread::{self, Common, VcpuParts, VcpuResult, VcpuThread};
+use crate::bells::BellThread;
 use crate::console::{self, Console};
 use crate::control::LiveStats;
 use crate::devices::{Outbox, Serial, Shared};
@@ -25,7 +26,7 @@ use crate::event_counters::CounterSource;
 use crate::kvm_stats::KvmStats;
 use crate::measurement::SnapshotRecorder;
 use crate::nic::{NicEnd, NicPort, NicWatch};
-use crate::pci::{ConfigPorts, KvmMachine, Segment};
+use crate::pci::{Bell, ConfigPorts, KvmMachine, Segment};
 use crate::run_report::{FinalStats, Outcome, RunReport};
 use crate::signals;
 use crate::vcpu::VcpuEnd;
@@ -69,6 +70,8 @@ pub(super) struct Parts {
     pub(super) irq: EventFd,
     pub(super) recorder: Option<Shared<SnapshotRecorder>>,
     pub(super) nic: Option<NicPort>,
+    /// What interrupts the driver of the NIC's port.
+    pub(super) bell: Option<Arc<Bell>>,
     pub(super) segment: Option<Arc<Segment>>,
     pub(super) machine: Arc<KvmMachine>,
     pub(super) vm: Arc<VmFd>,
@@ -135,6 +138,7 @@ impl Vm {
             irq,
             recorder,
             nic,
+            bell,
             segment,
             vm,
             mut restart,
@@ -164,6 +168,11 @@ impl Vm {
         let watch = nic.as_ref().map(|nic| nic.watch(outputs.nic_end));
         let watch = watch.transpose().map_err(|source| Error::System {
             what: "watch the connection to the NIC",
+            source,
+        })?;
+        let bells = bell.map(BellThread::start).transpose();
+        let bells = bells.map_err(|source| Error::System {
+            what: "start a thread for the bells of the NIC's port",
             source,
         })?;
         let console = {
@@ -234,6 +243,7 @@ impl Vm {
         let nic_end = watch.and_then(NicWatch::finish);
         Ok(RunReport {
             nic_end,
+            bells: bells.as_ref().map(BellThread::counts),
             ..report(&common.devices, outcome, &results)?
         })
     }
@@ -296,6 +306,7 @@ fn report(devices: &Devices, outcome: Outcome, results: &[VcpuResult]) -> Result
     Ok(RunReport {
         outcome,
         nic_end: None,
+        bells: None,
         start: results.iter().map(|one| one.start).collect(),
         snapshots,
         snapshots_dropped,

@@ -3,7 +3,7 @@ use postern_abi::platform::CallPath;
 use postern_abi::window::PortId;
 
 use super::*;
-use crate::pci::Ivshmem;
+use crate::pci::{Bell, Ivshmem};
 
 const PORT: u32 = 7;
 
@@ -16,8 +16,14 @@ fn device(vectors: u16) -> NicDevice {
     }
 }
 
-/// A bus with a NIC port as device 1, and the event of port 3's vector 1.
-fn bus(vectors: u16) -> (Fixture, EventFd) {
+/// A bus with a NIC port as device 1, and the bell of port 3's queue 1.
+fn bus(vectors: u16) -> (Fixture, Arc<EventFd>) {
+    let (bus, _, rung) = bus_and_bell(vectors);
+    (bus, rung)
+}
+
+/// The same, with the port's own bell.
+fn bus_and_bell(vectors: u16) -> (Fixture, Arc<Bell>, Arc<EventFd>) {
     let mut bus = Fixture::empty();
     let memory = BarMemory {
         name: "window",
@@ -25,13 +31,17 @@ fn bus(vectors: u16) -> (Fixture, EventFd) {
         size: EXISTS,
         owner: Arc::new(()),
     };
-    let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    let event = || Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
     let rung = event();
-    let peers = [(3, vec![event(), rung.try_clone().unwrap()])].into();
-    let function = Ivshmem::new(device(vectors), memory, peers);
+    let peers = [
+        (3, vec![event(), Arc::clone(&rung)]),
+        (PORT as u16, vec![event(), event()]),
+    ];
+    let function = Ivshmem::new(device(vectors), memory, peers.into()).unwrap();
+    let bell = function.bell();
     assert_eq!(bus.segment.plug(Box::new(function)).unwrap(), DEVICE);
     bus.base = bus.bar(0);
-    (bus, rung)
+    (bus, bell, rung)
 }
 
 impl Fixture {
@@ -106,6 +116,86 @@ fn a_bell_sends_messages_while_msix_is_on() {
     assert_eq!(bus.read(pending), Some([2]));
     bus.set(register::DOORBELL, 3 << 16 | 1);
     assert_eq!(rung.read().unwrap(), 1, "a peer");
+}
+
+#[test]
+fn bells_of_other_ports_are_doorbells_of_their_values() {
+    let (mut bus, _, rung) = bus_and_bell(2);
+    let doorbell = bus.base + register::DOORBELL;
+    let values = |bus: &Fixture| bus.machine.with(|record| record.doorbells.clone());
+    let expected = [3 << 16, 3 << 16 | 1].map(|value| (doorbell, Some(value)));
+    assert_eq!(values(&bus), expected, "but not the port's own");
+    // They move with the BAR; what KVM has no room for comes to the function.
+    bus.set_config(4, &[0, 0]);
+    assert_eq!(values(&bus), []);
+    bus.machine.with(|record| record.full = true);
+    bus.set_config(4, &[2, 0]);
+    assert_eq!(values(&bus), []);
+    bus.set(register::DOORBELL, 3 << 16 | 1);
+    assert_eq!(rung.read().unwrap(), 1);
+    bus.machine.with(|record| record.full = false);
+    bus.set_config(4, &[0, 0]);
+    bus.set_config(4, &[2, 0]);
+    assert_eq!(values(&bus), expected);
+    let (plain, ..) = bus_and_bell(0);
+    assert_eq!(values(&plain), []);
+}
+
+#[test]
+fn own_bells_are_the_events_of_vectors() {
+    let (bus, bell, _) = bus_and_bell(2);
+    let [first, second] = bell.events() else {
+        panic!("a bell a vector");
+    };
+    assert!(!bell.is_wired());
+    first.write(1).unwrap();
+    bus.set_config(4, &[6, 0]);
+    bus.set_config(0x42, &[0, 0xc0]);
+    assert!(bell.is_wired());
+    assert_eq!(bell.switched().read().unwrap(), 1);
+    bus.set_config(0x42, &[0, 0xc0]);
+    assert!(bell.switched().read().is_err(), "nothing has changed");
+    second.write(1).unwrap();
+    let mut bus = bus;
+    let pending = bus.bar(1) + 0x800;
+    assert_eq!(bus.read(pending), Some([3]), "also what was rung before");
+    bus.set_config(0x42, &[0, 0]);
+    assert!(!bell.is_wired());
+    assert_eq!(bell.switched().read().unwrap(), 1);
+}
+
+#[test]
+fn disabling_intx_while_it_is_asserted_acknowledges_the_bell() {
+    let (mut bus, bell, _) = bus_and_bell(2);
+    bus.set(register::INTERRUPT_MASK, 1);
+    let pin = layout::pci_intx_gsi(DEVICE);
+    let level = |bus: &Fixture| {
+        let level = bus.machine.with(|record| record.levels.get(&pin).copied());
+        level.unwrap_or(0) == 1
+    };
+    bell.ring(0);
+    assert!(level(&bus) && bus.asserted());
+    bus.set_config(4, &[2, 4]);
+    assert!(!level(&bus) && !bus.asserted());
+    bus.set_config(4, &[2, 0]);
+    assert!(!level(&bus), "it is over");
+    assert_eq!(bus.get(register::INTERRUPT_STATUS), 0);
+    // A bell that rings while INTx is disabled waits for its time.
+    bus.set_config(4, &[2, 4]);
+    bell.ring(1);
+    bus.set_config(4, &[2, 4]);
+    assert!(!level(&bus) && bus.asserted());
+    bus.set_config(4, &[2, 0]);
+    assert!(level(&bus));
+    // Who reads the status register instead has it, too.
+    assert_eq!(bus.get(register::INTERRUPT_STATUS), 1);
+    assert!(!level(&bus));
+    // A masked pin was not asserted, and keeps its status.
+    bus.set(register::INTERRUPT_MASK, 0);
+    bell.ring(0);
+    bus.set_config(4, &[2, 4]);
+    bus.set_config(4, &[2, 0]);
+    assert_eq!(bus.get(register::INTERRUPT_STATUS), 1);
 }
 
 #[test]

@@ -28,7 +28,9 @@ pub const DOORBELL: u64 = 0x800;
 #[derive(Debug, Default)]
 pub struct Record {
     pub mapped: BTreeMap<SlotNumber, u64>,
-    pub doorbells: Vec<u64>,
+    pub doorbells: Vec<(u64, Option<u32>)>,
+    /// Whether there is no room for a doorbell.
+    pub full: bool,
     pub gsis: u32,
     pub routes: BTreeMap<u32, Message>,
     pub routed: usize,
@@ -65,12 +67,27 @@ impl Machine for Recorder {
         assert!(self.with(|record| record.mapped.remove(&slot)).is_some());
     }
 
-    fn set_doorbell(&self, address: u64, _: &EventFd, on: bool) -> io::Result<()> {
+    fn set_doorbell(
+        &self,
+        address: u64,
+        value: Option<u32>,
+        _: &EventFd,
+        on: bool,
+    ) -> io::Result<()> {
+        let doorbell = (address, value);
         self.with(|record| match on {
-            true => record.doorbells.push(address),
-            false => record.doorbells.retain(|&one| one != address),
-        });
-        Ok(())
+            true if record.full => Err(io::Error::other("full")),
+            true => {
+                assert!(!record.doorbells.contains(&doorbell), "put there once");
+                record.doorbells.push(doorbell);
+                Ok(())
+            }
+            false => {
+                assert!(record.doorbells.contains(&doorbell), "it was there");
+                record.doorbells.retain(|&one| one != doorbell);
+                Ok(())
+            }
+        })
     }
 
     fn take_gsi(&self) -> Option<u32> {
@@ -159,6 +176,7 @@ impl PciFunction for Sample {
         vec![Doorbell {
             bar: 0,
             offset: DOORBELL,
+            value: None,
             event: Arc::clone(&self.event),
         }]
     }
