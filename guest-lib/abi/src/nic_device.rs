@@ -75,9 +75,17 @@ pub const REGISTERS_SIZE: u64 = 256;
 
 /// Offsets of the registers in BAR 0. Each has 32 bits.
 pub mod register {
-    /// Interrupt mask: INTx is asserted while a bit is set here and in [`INTERRUPT_STATUS`]. Only
-    /// bit 0 does anything.
+    /// Interrupt mask: INTx is asserted while bit 0 is set here and in [`INTERRUPT_STATUS`]. The other
+    /// bits do nothing, unless the whole is [`PULSE`].
     pub const INTERRUPT_MASK: u64 = 0;
+    /// A value of [`INTERRUPT_MASK`] with a meaning that ivshmem does not have: INTx is asserted as with
+    /// 1, INTx Disable in the command register has no effect, and a read of the status register of PCI
+    /// acknowledges the interrupt.
+    ///
+    /// A driver that sets both this and INTx Disable has interrupts that take one access to configuration space: a generic
+    /// handler (Linux: `pci_check_and_mask_intx`) finds INTx asserted, and disabled already, so that
+    /// it writes nothing, and nobody has to enable it again. Each such access is an exit to the VMM.
+    pub const PULSE: u32 = 3;
     /// Interrupt status: bit 0 is set when a peer rings while MSI-X is off. A read clears it, and so
     /// does INTx Disable in the command register, set while the pin is asserted.
     pub const INTERRUPT_STATUS: u64 = 4;

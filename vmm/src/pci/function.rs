@@ -130,8 +130,9 @@ pub trait PciFunction: Send {
     /// Takes a write of `data` (1, 2, 4 or 8 bytes) at `offset` in a BAR.
     fn write(&mut self, bar: usize, offset: u64, data: &[u8]) -> Effect;
 
-    /// The driver has disabled INTx while the function asserted it: it knows of the interrupt.
-    fn intx_masked(&mut self) {}
+    /// The driver has disabled INTx while the function asserted it, or has read the status of a pulse:
+    /// it knows of the interrupt.
+    fn intx_acknowledged(&mut self) {}
 
     /// A reset of the function, by the bus's or the machine's.
     fn reset(&mut self);
@@ -159,4 +160,8 @@ pub trait Interrupts: Send + Sync {
 
     /// Sets the level of the INTx pin.
     fn set_intx(&self, level: bool);
+
+    /// Has the pin be a pulse, or not: INTx Disable does not keep it from being asserted then, and a
+    /// read of the status register acknowledges it ([`PciFunction::intx_acknowledged`]).
+    fn set_pulse(&self, pulse: bool);
 }

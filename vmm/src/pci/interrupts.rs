@@ -60,6 +60,8 @@ struct State {
     /// Level of the function's pin.
     level: bool,
     intx_disabled: bool,
+    /// Whether INTx Disable has no effect.
+    pulse: bool,
     /// What the interrupt controller sees of it.
     asserted: bool,
 }
@@ -130,6 +132,7 @@ impl FunctionInterrupts {
                 connected: vec![false; count],
                 level: false,
                 intx_disabled: false,
+                pulse: false,
                 asserted: false,
             }),
         })
@@ -151,7 +154,7 @@ impl FunctionInterrupts {
                 let _ = vector.event.read();
             }
         }
-        let acknowledged = state.asserted && intx_disabled;
+        let acknowledged = state.asserted && intx_disabled && !state.pulse;
         let switched = enabled != state.enabled;
         let same = (state.enabled, state.masked, state.master) == (enabled, masked, master);
         state.enabled = enabled;
@@ -178,7 +181,13 @@ impl FunctionInterrupts {
         let mut state = self.state();
         state.table.fill(RESET_ENTRY);
         state.level = false;
+        state.pulse = false;
         self.update_intx(&mut state);
+    }
+
+    /// Whether a read of the status bit acknowledges the interrupt.
+    pub fn is_pulse(&self) -> bool {
+        self.state().pulse
     }
 
     /// Whether the pin would be asserted if INTx were not disabled: the status bit.
@@ -260,7 +269,8 @@ impl FunctionInterrupts {
     }
 
     fn update_intx(&self, state: &mut State) {
-        let asserted = state.level && !state.intx_disabled && !state.enabled;
+        let disabled = state.intx_disabled && !state.pulse;
+        let asserted = state.level && !disabled && !state.enabled;
         if let (Some(gsi), true) = (self.intx, asserted != state.asserted) {
             self.machine.set_level(gsi, asserted);
             state.asserted = asserted;
@@ -294,5 +304,11 @@ impl Interrupts for FunctionInterrupts {
             state.level = level;
             self.update_intx(&mut state);
         }
+    }
+
+    fn set_pulse(&self, pulse: bool) {
+        let mut state = self.state();
+        state.pulse = pulse;
+        self.update_intx(&mut state);
     }
 }

@@ -12,6 +12,7 @@
 //! Both variants have an INTx pin, which the interrupt status and mask registers control while MSI-X
 //! is off. A driver acknowledges an interrupt by a read of the status, or by setting INTx Disable in
 //! the command register, which drivers that do not know the device do (Linux: `uio_pci_generic`).
+//! A driver that knows the device can spare that with [`register::PULSE`].
 #![deny(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ use crate::event;
 /// Subsystem vendor and device of QEMU's PCI functions.
 const SUBSYSTEM: (u16, u16) = (0x1af4, 0x1100);
 
-/// Bit 0 of interrupt mask and status: a peer has rung. The others do nothing.
+/// Bit 0 of interrupt mask and status: a peer has rung.
 const PEER: u32 = 1;
 
 /// The bells of a NIC's RX queues, by number of the port, in the order of its queues.
@@ -254,7 +255,12 @@ impl PciFunction for Ivshmem {
         if let Ok(&word) = <&[u8; 4]>::try_from(data) {
             let value = u32::from_le_bytes(word);
             match offset {
-                register::INTERRUPT_MASK => self.bell.change(|registers| registers.mask = value),
+                register::INTERRUPT_MASK => {
+                    if let Some(interrupts) = self.bell.interrupts.get() {
+                        interrupts.set_pulse(value == register::PULSE);
+                    }
+                    self.bell.change(|registers| registers.mask = value);
+                }
                 register::INTERRUPT_STATUS => {
                     self.bell.change(|registers| registers.status = value);
                 }
@@ -265,7 +271,7 @@ impl PciFunction for Ivshmem {
         Effect::Continue
     }
 
-    fn intx_masked(&mut self) {
+    fn intx_acknowledged(&mut self) {
         self.bell.change(|registers| registers.status = 0);
     }
 

@@ -165,6 +165,9 @@ impl Slot {
         self.config.read(offset, data);
         if (offset..offset + data.len()).contains(&STATUS) && self.interrupts.intx_level() {
             data[STATUS - offset] |= STATUS_INTERRUPT;
+            if self.interrupts.is_pulse() {
+                lock(&self.function).intx_acknowledged();
+            }
         }
         for (index, part) in self.config.vendor_parts(offset, data.len()) {
             let inner = part.start - self.config.vendor_start(index);
@@ -191,7 +194,7 @@ impl Slot {
                 command & COMMAND_INTX_DISABLE != 0,
             );
             if masked {
-                lock(&self.function).intx_masked();
+                lock(&self.function).intx_acknowledged();
             }
         }
         for (index, part) in self.config.vendor_parts(offset, data.len()) {

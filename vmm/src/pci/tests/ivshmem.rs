@@ -199,6 +199,37 @@ fn disabling_intx_while_it_is_asserted_acknowledges_the_bell() {
 }
 
 #[test]
+fn a_pulse_is_acknowledged_by_the_read_that_finds_it() {
+    let (mut bus, bell, _) = bus_and_bell(2);
+    let pin = layout::pci_intx_gsi(DEVICE);
+    let level = |bus: &Fixture| {
+        let level = bus.machine.with(|record| record.levels.get(&pin).copied());
+        level.unwrap_or(0) == 1
+    };
+    bus.set_config(4, &[2, 4]);
+    bus.set(register::INTERRUPT_MASK, register::PULSE);
+    for _ in 0..3 {
+        bell.ring(0);
+        assert!(level(&bus), "INTx Disable has no effect");
+        assert!(bus.asserted());
+        assert!(!level(&bus) && !bus.asserted());
+        assert_eq!(bus.get(register::INTERRUPT_STATUS), 0);
+    }
+    // A write of the command register says nothing of it.
+    bell.ring(0);
+    bus.set_config(4, &[2, 4]);
+    assert!(level(&bus));
+    // Without the bit the pin is disabled, and the read changes nothing.
+    bus.set(register::INTERRUPT_MASK, 1);
+    assert!(!level(&bus) && bus.asserted() && bus.asserted());
+    bus.set(register::INTERRUPT_MASK, register::PULSE);
+    assert!(level(&bus));
+    bus.segment.reset();
+    bell.ring(0);
+    assert!(!level(&bus), "nothing of it is left after a reset");
+}
+
+#[test]
 fn doorbells_that_name_nobody_are_harmless() {
     let (mut bus, rung) = bus(2);
     bus.set(register::INTERRUPT_MASK, 1);
