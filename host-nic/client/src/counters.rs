@@ -50,6 +50,10 @@ pub struct PortCounters {
     pub moved: u64,
     /// Requests of the port that were refused because they lacked the secret of the tenancy.
     pub refused: u64,
+    /// Times that the owner rang a bell of the port's guest, which slept and had not been woken by
+    /// whoever sent it frames. Counted since the present owner began, or the tenant came.
+    #[serde(default)]
+    pub rung_by_owner: u64,
     /// Frames from the port that were not delivered, by cause.
     pub drops: BTreeMap<String, u64>,
     /// Counters of its queues, in the order of their numbers.
@@ -172,8 +176,12 @@ impl fmt::Display for NicCounters {
                 port.stations
             )?;
             let mut none = true;
-            if port.refused != 0 {
-                write!(f, " requests_without_secret {}", port.refused)?;
+            let others = [
+                ("requests_without_secret", port.refused),
+                ("rung_by_owner", port.rung_by_owner),
+            ];
+            for (name, count) in others.iter().filter(|(_, count)| *count != 0) {
+                write!(f, " {name} {count}")?;
                 none = false;
             }
             for (cause, count) in port.drops.iter().filter(|(_, count)| **count != 0) {

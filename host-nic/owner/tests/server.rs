@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{env, fs};
@@ -165,6 +166,30 @@ fn tenants_ring_each_others_bells() {
     for queue in 0..256 {
         assert_eq!(rung(&one, queue), 0);
     }
+}
+
+#[test]
+fn who_sleeps_hears_of_frames_that_nobody_told_and_of_the_end() {
+    let nic = TestNic::start(|_| {});
+    let (mut sleeper, mut other) = (nic.attach(2).unwrap(), nic.attach(1).unwrap());
+    let [first, second] = [&mut sleeper, &mut other].map(bells);
+    let (port, memory) = (sleeper.credentials.port(), open(&mut sleeper));
+    let by_owner = |port: usize| counters(&nic.socket()).unwrap().ports[port].rung_by_owner;
+    let asleep = memory.switch().asleep(port, 0).unwrap();
+    asleep.store(1, Ordering::Relaxed);
+    while by_owner(2) < 2 {
+        std::thread::yield_now();
+    }
+    assert!(bells::take(first.get(2).unwrap()) >= 2);
+    // Who is awake is not rung, but at the end.
+    let rung = || bells::take(second.get(1).unwrap());
+    assert_eq!((rung(), by_owner(1)), (0, 0));
+    let revoke = Control::Revoke {
+        port: 1,
+        kill: false,
+    };
+    let _: Revocation = request::control(&nic.socket(), &revoke).unwrap();
+    assert_eq!(rung(), 1);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The NIC's clock, the ageing of its forwarding database, and turns of senders that share lanes.
+//! The NIC's clock, the ageing of its forwarding database, turns of senders that share lanes, and a
+//! look after guests that sleep.
 //!
 //! View code has no clock of its own that its guest could not set, so rate limits go by one that
 //! the owner writes into the switch state. It is CLOCK_MONOTONIC, which an owner that takes over
@@ -25,13 +26,16 @@ use postern_switch::fdb::STAMPS;
 use postern_switch::state::State;
 use postern_switch::switch::Switch;
 
+use super::sleepers::Sleepers;
+
 /// Number of ticks after which a station that was not seen is forgotten.
 const AGE: u32 = 16;
 const _: () = assert!(AGE < STAMPS);
 
 /// Time between two writes of the clock while a rate limit goes by it.
 const FINE: Duration = Duration::from_micros(200);
-/// Time between two writes of the clock while no rate limit goes by it.
+/// Time between two writes of the clock while no rate limit goes by it, and between two looks after
+/// guests that sleep.
 const COARSE: Duration = Duration::from_millis(100);
 
 /// Least time between two turns of senders that share lanes.
@@ -54,7 +58,11 @@ struct Shared {
 impl Clock {
     /// Starts the clock; stations are forgotten that were not seen for `ageing`, unless that is
     /// zero.
-    pub(super) fn start(memory: Arc<Memory>, ageing: Duration) -> io::Result<Clock> {
+    pub(super) fn start(
+        memory: Arc<Memory>,
+        sleepers: Arc<Sleepers>,
+        ageing: Duration,
+    ) -> io::Result<Clock> {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             fine: AtomicBool::new(false),
@@ -62,7 +70,7 @@ impl Clock {
         });
         write(memory.switch().state());
         let seen = Arc::clone(&shared);
-        let run = move || seen.run(&memory, ageing / AGE);
+        let run = move || seen.run(&memory, &sleepers, ageing / AGE);
         let thread = postern_confine::spawn(Kind::Clock, "nic-clock", run)?;
         Ok(Clock {
             shared,
@@ -94,9 +102,10 @@ impl Shared {
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    fn run(&self, memory: &Memory, period: Duration) {
+    fn run(&self, memory: &Memory, sleepers: &Sleepers, period: Duration) {
         let mut due = (!period.is_zero()).then(|| Instant::now() + period);
         let (mut turn, mut turned) = (0u32, Instant::now());
+        let mut looked = Instant::now();
         while !self.stop.load(Relaxed) {
             write(memory.switch().state());
             let now = Instant::now();
@@ -107,6 +116,10 @@ impl Shared {
             if now.duration_since(turned) >= TURN {
                 memory.switch().turn_lanes(turn);
                 (turn, turned) = (turn.wrapping_add(1), now);
+            }
+            if now.duration_since(looked) >= COARSE {
+                sleepers.look(&memory.switch());
+                looked = now;
             }
             let step = if self.fine.load(Relaxed) {
                 FINE
@@ -156,6 +169,7 @@ fn tick(switch: &Switch<'_>) {
 mod tests {
     use super::*;
     use postern_abi::window::Geometry;
+    use postern_nic_client::bells::{self, Bells};
     use postern_switch::fdb::Station;
 
     fn memory() -> Memory {
@@ -202,10 +216,34 @@ mod tests {
     }
 
     #[test]
+    fn the_clock_looks_after_those_who_sleep() {
+        let memory = Arc::new(memory());
+        let switch = memory.switch();
+        let bells = Arc::new(Bells::create(memory.geometry()).unwrap());
+        let sleepers = Arc::new(Sleepers::new(Arc::clone(&bells)));
+        let port = switch.geometry().port(1).unwrap();
+        let secret = postern_nic_client::memory::draw_secret().unwrap();
+        switch.admit(port, 3, secret, [2, 0, 0, 0, 0, 1]);
+        switch.asleep(port, 0).unwrap().store(1, Relaxed);
+        let clock = Clock::start(Arc::clone(&memory), Arc::clone(&sleepers), Duration::ZERO);
+        let clock = clock.unwrap();
+        while sleepers.rung(port) < 2 {
+            thread::yield_now();
+        }
+        drop(clock);
+        let rung: Vec<u64> = bells.fds().map(bells::take).collect();
+        assert_eq!(rung, [0, sleepers.rung(port)]);
+    }
+
+    #[test]
     fn the_clock_goes_on_and_not_back() {
         let memory = Arc::new(memory());
         let future = u64::MAX / 2;
-        let clock = Clock::start(Arc::clone(&memory), Duration::ZERO).unwrap();
+        let bells = Arc::new(Bells::create(memory.geometry()).unwrap());
+        let sleepers = Arc::new(Sleepers::new(bells));
+        let start_clock =
+            || Clock::start(Arc::clone(&memory), Arc::clone(&sleepers), Duration::ZERO).unwrap();
+        let clock = start_clock();
         clock.set_fine(true);
         let now = || memory.switch().state().clock.now.load(Relaxed);
         let start = now();
@@ -215,7 +253,7 @@ mod tests {
         }
         memory.switch().state().clock.now.store(future, Relaxed);
         drop(clock);
-        drop(Clock::start(Arc::clone(&memory), Duration::ZERO).unwrap());
+        drop(start_clock());
         assert_eq!(now(), future);
         assert_eq!(Arc::strong_count(&memory), 1, "the threads have ended");
     }

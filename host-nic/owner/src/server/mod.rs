@@ -15,6 +15,7 @@
 //! | `uplinks`, `captures` | ports of the owner's own |
 //! | `loops` | networks that are connected elsewhere, too |
 //! | `clock` | the thread that writes the NIC's clock |
+//! | `sleepers` | bells of guests that sleep, and that nobody has woken |
 //! | `saved_state`, `kept` | what the next owner gets: state, and descriptors by name |
 //! | `keeper`, `keeper_client` | the keeper's process, and the owner's connection to it |
 //! | `launcher` | the process that starts keepers |
@@ -85,6 +86,7 @@ mod policies;
 mod ports;
 mod possession;
 mod saved_state;
+mod sleepers;
 mod start;
 mod stations;
 mod templates;
@@ -215,6 +217,7 @@ impl Server {
         let ports = self.geometry().all_ports();
         for (port, counters) in ports.zip(&mut counters.ports) {
             counters.leaving = matches!(self.ports.tenant(port), Tenant::Leaving { .. });
+            counters.rung_by_owner = self.ports.nic.sleepers.rung(port);
         }
         counters
     }

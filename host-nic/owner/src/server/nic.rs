@@ -16,6 +16,7 @@ use postern_switch::switch::Switch;
 
 use super::error::TenancyError;
 use super::possession;
+use super::sleepers::Sleepers;
 use super::templates::{Templates, right_of};
 
 /// The NIC that is served.
@@ -23,6 +24,7 @@ use super::templates::{Templates, right_of};
 pub(super) struct ServedNic {
     pub(super) memory: Arc<Memory>,
     pub(super) bells: Arc<Bells>,
+    pub(super) sleepers: Arc<Sleepers>,
     pub(super) templates: Templates,
     /// The paths that are offered.
     paths: Vec<CallPath>,
@@ -37,6 +39,7 @@ impl ServedNic {
     ) -> ServedNic {
         ServedNic {
             memory,
+            sleepers: Arc::new(Sleepers::new(Arc::clone(&bells))),
             bells,
             templates,
             paths: paths.to_vec(),

@@ -219,6 +219,7 @@ impl Ports {
 
     fn admit(&self, port: PortId, tenancy: u32, secret: Secret) {
         let switch = self.nic.switch();
+        self.nic.sleepers.reset(port);
         switch.admit(port, tenancy, secret, self.saver.state.mac(port).0);
         stations::pin_again(&self.nic, &self.saver.state, port);
     }
@@ -226,6 +227,8 @@ impl Ports {
     /// Has the switch refuse requests of a port's tenancy, and ends what was set for its time.
     pub(super) fn evict(&self, port: PortId) {
         self.nic.switch().evict(port);
+        // A guest that sleeps is to find out.
+        self.nic.sleepers.tell(port);
         stations::pin_again(&self.nic, &self.saver.state, port);
         let learns = !self.saver.state.unlearned.contains(&port.number());
         self.nic.set_learning(port, learns);

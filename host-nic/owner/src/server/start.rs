@@ -88,7 +88,11 @@ impl Server {
     ) -> Result<Server, ServerError> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| ServerError::Wait(errno.into()))?;
-        let clock = Clock::start(Arc::clone(&ports.nic.memory), options.ageing);
+        let clock = Clock::start(
+            Arc::clone(&ports.nic.memory),
+            Arc::clone(&ports.nic.sleepers),
+            options.ageing,
+        );
         let launcher = options.keeper.as_ref().and_then(|keeper| {
             let arguments = keeper.launcher.as_ref()?;
             let started = Launcher::start(keeper, arguments);
@@ -197,6 +201,12 @@ impl Server {
             });
         }
         self.limit_uplinks();
+        // Whoever was left asleep meanwhile need not wait for the clock.
+        for port in self.ports.nic.geometry().all_ports() {
+            if self.ports.nic.switch().state().tenancy(port) != 0 {
+                self.ports.nic.sleepers.tell(port);
+            }
+        }
     }
 
     /// Goes on with a tenant, or the process of a former one.

@@ -66,6 +66,7 @@ On a terminal the table is shown anew each second until Ctrl-C, with rates; else
   postern_port_frames_total, _bytes_total         topology, nic, port, direction: tx, rx
   postern_port_dropped_frames_total               topology, nic, port, cause
   postern_port_refused_requests_total             topology, nic, port
+  postern_port_rung_by_owner_total                topology, nic, port: of guests that slept
 tx is what the port's VM sent. Counters of a port begin anew with each tenant. Calls are counted by
 the NIC, when it begins to serve a request to send: on elisa and elisa-strict they are no exits, so
 KVM does not see them. Aborts are counted by KVM, of all calls in views of a vCPU.

@@ -122,7 +122,7 @@ fn vms(report: &Report) -> [Metric; 5] {
     [uptime, exits, reasons, hypercalls, aborts]
 }
 
-fn ports(report: &Report) -> [Metric; 7] {
+fn ports(report: &Report) -> [Metric; 8] {
     let mut attached = Metric::gauge("postern_port_attached", "1 if the port has a tenant.");
     let mut stations = Metric::gauge(
         "postern_port_stations",
@@ -145,6 +145,10 @@ fn ports(report: &Report) -> [Metric; 7] {
         "postern_port_refused_requests_total",
         "Requests of the port without the secret of its tenancy.",
     );
+    let mut rung = Metric::counter(
+        "postern_port_rung_by_owner_total",
+        "Bells that the NIC's owner rang, since the port's guest slept and no sender had woken it.",
+    );
     for topology in &report.topologies {
         for nic in &topology.nics {
             for port in nic.counters.iter().flat_map(|counters| &counters.ports) {
@@ -161,6 +165,7 @@ fn ports(report: &Report) -> [Metric; 7] {
                 attached.add(&labels, port.attached.into());
                 stations.add(&labels, port.stations);
                 refused.add(&labels, port.refused);
+                rung.add(&labels, port.rung_by_owner);
                 for (seat, queue) in port.queues.iter().enumerate() {
                     let labels = with("seat", &seat.to_string()).to_vec();
                     calls.samples.push((labels, queue.calls));
@@ -184,7 +189,9 @@ fn ports(report: &Report) -> [Metric; 7] {
             }
         }
     }
-    [attached, stations, calls, frames, bytes, dropped, refused]
+    [
+        attached, stations, calls, frames, bytes, dropped, refused, rung,
+    ]
 }
 
 #[cfg(test)]
