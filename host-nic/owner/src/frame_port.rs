@@ -1,6 +1,8 @@
 //! A port of a NIC as a program of the host uses it: frames out, frames in, in batches.
 #![forbid(unsafe_code)]
 
+use std::os::fd::BorrowedFd;
+
 use postern_abi::window::RecordHeader;
 
 /// Most frames in one request to a port or to a device.
@@ -73,6 +75,21 @@ pub trait FramePort {
         self.receive(most, &mut |bytes| sink(Frame::finished(bytes)))
     }
 
+    /// Eventfds that are signalled when frames come while the port is armed ([`FramePort::arm`]); none
+    /// where nothing tells of frames, and the port's user looks for them.
+    fn bells(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// Has whoever sends frames to the port ring its bells. False, and nothing is done, if there may
+    /// be frames already. Whoever never rings is noticed by the NIC's owner, a tenth of a second later.
+    fn arm(&mut self) -> bool {
+        false
+    }
+
+    /// Ends what [`FramePort::arm`] began, before the next frames are received.
+    fn disarm(&mut self) {}
+
     /// Has the NIC forget the stations that it has learned behind the port, since the way to them was
     /// lost.
     fn forget_stations(&mut self) {}
@@ -101,6 +118,18 @@ impl<P: FramePort + ?Sized> FramePort for &mut P {
 
     fn receive_frames(&mut self, most: usize, sink: &mut dyn FnMut(Frame<'_>)) -> usize {
         (**self).receive_frames(most, sink)
+    }
+
+    fn bells(&self) -> Vec<BorrowedFd<'_>> {
+        (**self).bells()
+    }
+
+    fn arm(&mut self) -> bool {
+        (**self).arm()
+    }
+
+    fn disarm(&mut self) {
+        (**self).disarm();
     }
 
     fn forget_stations(&mut self) {

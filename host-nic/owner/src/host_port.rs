@@ -2,23 +2,51 @@
 //! captures, and for programs that send.
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use postern_abi::window::PortId;
 use postern_guest::direct::{Direct, DirectError};
 use postern_guest::nic::{Nic, WhenFull};
+use postern_guest::service::Service;
+use postern_nic_client::bells::Bells;
 use postern_nic_client::memory::Memory;
 
 use crate::frame_port::{Frame, FramePort};
 
+/// How a program of the host makes requests: by calls, and by ringing the bells of receivers.
+struct HostService {
+    direct: Direct,
+    /// The bells of the NIC, if the program has them.
+    bells: Option<Arc<Bells>>,
+}
+
+impl Service for HostService {
+    #[inline]
+    fn call(&mut self, request: u64, a: u64, b: u64) -> Option<u64> {
+        self.direct.call(request, a, b)
+    }
+
+    fn tx_flags(&self) -> u64 {
+        self.direct.tx_flags()
+    }
+
+    fn ring(&mut self, queue: u32) {
+        if let Some(bells) = &self.bells {
+            bells.ring(queue);
+        }
+    }
+}
+
 /// A port whose tenant is this program.
 pub struct HostPort {
-    nic: Nic<Direct>,
+    nic: Nic<HostService>,
     /// The frame that was received last.
     frame: Vec<u8>,
     /// The memory that `nic` works in.
     memory: Arc<Memory>,
+    bells: Option<Arc<Bells>>,
 }
 
 impl fmt::Debug for HostPort {
@@ -37,13 +65,39 @@ impl HostPort {
     ///
     /// The port has no tenant, or the tenant has spoilt its window.
     pub fn open(memory: Arc<Memory>, port: PortId) -> Result<HostPort, DirectError> {
+        HostPort::open_with(memory, port, None)
+    }
+
+    /// The same with the NIC's bells: it rings those of receivers that sleep, and can wait for its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`HostPort::open`].
+    pub fn with_bells(
+        memory: Arc<Memory>,
+        port: PortId,
+        bells: Arc<Bells>,
+    ) -> Result<HostPort, DirectError> {
+        HostPort::open_with(memory, port, Some(bells))
+    }
+
+    fn open_with(
+        memory: Arc<Memory>,
+        port: PortId,
+        bells: Option<Arc<Bells>>,
+    ) -> Result<HostPort, DirectError> {
         // SAFETY: the memory is mapped as long as the port keeps it, page aligned, and nothing
         // refers to it but atomics.
         let (direct, window) = unsafe { Direct::new(memory.base(), memory.size(), port) }?;
+        let service = HostService {
+            direct,
+            bells: bells.clone(),
+        };
         Ok(HostPort {
-            nic: Nic::new(direct, window),
+            nic: Nic::new(service, window),
             frame: Vec::new(),
             memory,
+            bells,
         })
     }
 
@@ -98,6 +152,21 @@ impl FramePort for HostPort {
 
     fn receive_frames(&mut self, most: usize, sink: &mut dyn FnMut(Frame<'_>)) -> usize {
         self.receive_from(most, |_, frame| sink(frame))
+    }
+
+    fn bells(&self) -> Vec<BorrowedFd<'_>> {
+        let port = self.nic.port();
+        self.bells
+            .as_ref()
+            .map_or_else(Vec::new, |bells| bells.of_port(port).collect())
+    }
+
+    fn arm(&mut self) -> bool {
+        self.bells.is_some() && self.nic.arm()
+    }
+
+    fn disarm(&mut self) {
+        self.nic.disarm();
     }
 
     fn forget_stations(&mut self) {

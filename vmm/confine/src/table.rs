@@ -77,7 +77,7 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
         Kind::NicServer => &[EVERY, WAIT, DATA, FILES, SOCKET_DATA, OWNER, OWNER_UPLINKS],
         Kind::NicKeeper => &[EVERY, WAIT, DATA, SOCKET_DATA, KEEPER],
         Kind::Uplink => &[EVERY, WAIT, DATA, SOCKET_DATA, UPLINK],
-        Kind::Capture => &[EVERY, WAIT],
+        Kind::Capture => &[EVERY, WAIT, DATA],
         Kind::CaptureFile => &[EVERY, WAIT, DATA, FILES],
         Kind::Clock => &[EVERY, WAIT, DATA],
     }

@@ -1,6 +1,7 @@
 //! Taps: the ends of a capture at which frames are seen.
 #![forbid(unsafe_code)]
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -89,5 +90,17 @@ impl<P: FramePort> FramePort for Tapped<P> {
             tap.frame_at(time, Direction::Out, frame);
             sink(frame);
         })
+    }
+
+    fn bells(&self) -> Vec<BorrowedFd<'_>> {
+        self.port.bells()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.port.arm()
+    }
+
+    fn disarm(&mut self) {
+        self.port.disarm();
     }
 }

@@ -13,17 +13,20 @@ use std::time::Duration;
 use postern_abi::window::PortId;
 use postern_confine::Kind;
 use postern_guest::direct::DirectError;
+use postern_nic_client::bells::{self, Bells};
 use postern_nic_client::control::CaptureInfo;
 use postern_nic_client::memory::Memory;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::clock::Clock;
 use super::error::{RequestError, explain};
 use super::event::ServerEvent;
+use super::nic::ServedNic;
 use super::policies::{self, PortPolicies};
 use super::ports::Ports;
 use super::saved_state::SavedCapture;
 use crate::capture::{Capture, CaptureError, CaptureOptions, Direction, Tap};
-use crate::frame_port::BATCH;
+use crate::frame_port::{BATCH, FramePort};
 use crate::host_port::HostPort;
 
 /// Length of the longest name of a file, in bytes (PATH_MAX).
@@ -32,6 +35,14 @@ const MAX_NAME: usize = 4096;
 /// Time for which a capture's thread sleeps when there is no frame, unless it is to be busy. Frames
 /// that come meanwhile are stamped by so much too late.
 const IDLE_SLEEP: Duration = Duration::from_micros(100);
+/// Number of such sleeps without a frame after which it sleeps until a sender rings. The first frame
+/// of one that never rings is stamped by [`LONGEST_SLEEP`] too late, at most.
+const PATIENT_SLEEPS: u32 = 100;
+/// Longest sleep without a look.
+const LONGEST_SLEEP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// A capture that cannot be begun.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +69,27 @@ struct CapturePort {
     /// The failure that has ended the writing of the file.
     failure: Option<String>,
     stop: Arc<AtomicBool>,
+    /// The bells of the NIC, and the port whose thread they wake.
+    bells: Arc<Bells>,
+    via: PortId,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Waits until there may be a frame, or a while; whether there may be one.
+fn sleep(port: &mut HostPort) -> bool {
+    if !port.arm() {
+        return true;
+    }
+    let bells = port.bells().into_iter();
+    let mut fds: Vec<_> = bells
+        .map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN))
+        .collect();
+    let woken = poll(&mut fds, Some(&LONGEST_SLEEP)) != Ok(0);
+    port.disarm();
+    for bell in port.bells() {
+        bells::take(bell);
+    }
+    woken
 }
 
 impl CapturePort {
@@ -76,12 +107,13 @@ impl CapturePort {
 
     /// Writes what the port of the present tenancy receives.
     fn start(
-        memory: &Arc<Memory>,
+        nic: &ServedNic,
         via: PortId,
         saved: &SavedCapture,
         capture: Capture,
     ) -> Result<CapturePort, CapturePortError> {
-        let mut port = HostPort::open(Arc::clone(memory), via)?;
+        let (memory, bells) = (&nic.memory, &nic.bells);
+        let mut port = HostPort::with_bells(Arc::clone(memory), via, Arc::clone(bells))?;
         let geometry = memory.geometry();
         let tap_of = |number: u32| capture.interface(&format!("port {number}"));
         let mut taps = SenderTaps {
@@ -97,10 +129,13 @@ impl CapturePort {
         let wanted = Arc::clone(&stop);
         let (memory, busy) = (Arc::clone(memory), saved.busy);
         let run = move || {
+            let mut idle = 0;
             loop {
                 // Asked before, so that what came until then is taken.
                 let last = wanted.load(Relaxed);
-                while port.receive_from(BATCH, |from, frame| taps.frame(from, frame.bytes)) != 0 {}
+                while port.receive_from(BATCH, |from, frame| taps.frame(from, frame.bytes)) != 0 {
+                    idle = 0;
+                }
                 taps.count_lost(&memory, via);
                 if last {
                     return;
@@ -108,7 +143,13 @@ impl CapturePort {
                 match busy {
                     // Whoever else has this CPU may send the next frame.
                     true => thread::yield_now(),
-                    false => thread::sleep(IDLE_SLEEP),
+                    false if idle < PATIENT_SLEEPS => {
+                        thread::sleep(IDLE_SLEEP);
+                        idle += 1;
+                    }
+                    // Bells that are rung for nothing do not keep it busy: it is patient again.
+                    false if sleep(&mut port) => idle = 0,
+                    false => {}
                 }
             }
         };
@@ -119,6 +160,8 @@ impl CapturePort {
             capture: Some(capture),
             failure: None,
             stop,
+            bells: Arc::clone(bells),
+            via,
             thread: Some(thread),
         })
     }
@@ -159,6 +202,7 @@ impl CapturePort {
 
     fn end(&mut self) {
         self.stop.store(true, Relaxed);
+        self.bells.ring_port(self.via);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -342,7 +386,7 @@ impl Captures {
         // First closed for all that is no copy, then let.
         PortPolicies { ports, clock }.apply_all()?;
         ports.take(via)?;
-        let started = CapturePort::start(&ports.nic.memory, via, saved, capture)?;
+        let started = CapturePort::start(&ports.nic, via, saved, capture)?;
         self.captures.insert(via.number(), started);
         Ok(())
     }

@@ -135,7 +135,8 @@ impl UplinkPort {
         port: PortId,
         device: Uplink,
     ) -> Result<(), UplinkPortError> {
-        let port = HostPort::open(Arc::clone(&ports.nic.memory), port)?;
+        let (memory, bells) = (&ports.nic.memory, &ports.nic.bells);
+        let port = HostPort::with_bells(Arc::clone(memory), port, Arc::clone(bells))?;
         let wait = if self.busy {
             PumpWait::Busy
         } else {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use postern_abi::window::{FEATURE_CSUM, FEATURES, MAX_SEGMENT, MIN_FRAME, RecordHeader};
 use postern_confine::Kind;
+use postern_nic_client::bells;
 use postern_switch::policy::headers::{ETHERTYPE_CUSTOMER_TAG, ETHERTYPE_SERVICE_TAG};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
@@ -35,9 +36,10 @@ const TAGS: [u16; 2] = [ETHERTYPE_CUSTOMER_TAG, ETHERTYPE_SERVICE_TAG];
 pub enum PumpWait {
     /// The pump does not wait: one CPU looks for frames all the time.
     Busy,
-    /// The pump waits until the interface has a frame, or for a time, since nothing says when the
-    /// port has one: 50 microseconds after the last frame, twice as long with each wait, up to this
-    /// (at most [`PumpWait::LONGEST`]).
+    /// The pump waits until the interface has a frame, or for a time, since looking for frames of the
+    /// port costs its senders nothing: 50 microseconds after the last frame, twice as long with each
+    /// wait, up to this (at most [`PumpWait::LONGEST`]). Then it sleeps until the interface has a
+    /// frame or somebody rings the port's bell, if it has one ([`FramePort::bells`]).
     Events(Duration),
 }
 
@@ -192,8 +194,13 @@ impl<D: Device, P: FramePort> Pump<D, P> {
                 idle = SHORT;
             } else if let PumpWait::Events(most) = self.wait_mode {
                 let most = most.min(PumpWait::LONGEST);
-                self.wait(stop, idle.min(most))?;
-                idle = idle.saturating_mul(2).min(most);
+                if idle < most || !self.can_sleep() {
+                    self.wait(stop, idle.min(most), false)?;
+                    idle = idle.saturating_mul(2).min(most);
+                } else if self.sleep(stop, CHECK.saturating_sub(looked.elapsed()))? {
+                    // So that bells that are rung for nothing do not keep it busy.
+                    idle = SHORT.min(most);
+                }
             }
         }
         self.look()
@@ -315,7 +322,27 @@ impl<D: Device, P: FramePort> Pump<D, P> {
         fetched != 0
     }
 
-    fn wait(&mut self, stop: &Stop, time: Duration) -> Result<(), UplinkError> {
+    /// Whether somebody tells when there is something to do: not while frames wait for room at the
+    /// interface, behind which those of the port wait.
+    fn can_sleep(&self) -> bool {
+        !self.port.bells().is_empty() && !self.device.waits_to_send()
+    }
+
+    /// Waits as [`Pump::wait`] does, and for the port's bells; whether there may be frames of the port.
+    fn sleep(&mut self, stop: &Stop, time: Duration) -> Result<bool, UplinkError> {
+        if !self.port.arm() {
+            return Ok(true);
+        }
+        let waited = self.wait(stop, time, true);
+        self.port.disarm();
+        let rings = self.port.bells().into_iter().map(bells::take);
+        // All of them are taken.
+        let rung = rings.fold(false, |rung, count| rung | (count != 0));
+        waited.and(Ok(rung))
+    }
+
+    /// Waits for the interface, for a stop, and for the port's bells while it is `armed`, for so long.
+    fn wait(&mut self, stop: &Stop, time: Duration, armed: bool) -> Result<(), UplinkError> {
         let timeout = Timespec {
             tv_sec: 0,
             tv_nsec: time.as_nanos() as i64,
@@ -325,10 +352,12 @@ impl<D: Device, P: FramePort> Pump<D, P> {
             interest |= PollFlags::OUT;
         }
         let broken = {
-            let mut list = [
+            let mut list = vec![
                 PollFd::from_borrowed_fd(self.device.descriptor(), interest),
                 PollFd::from_borrowed_fd(stop.0.event.as_fd(), PollFlags::IN),
             ];
+            let bells = self.port.bells().into_iter().filter(|_| armed);
+            list.extend(bells.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN)));
             match poll(&mut list, Some(&timeout)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => {

@@ -4,6 +4,7 @@
 #[path = "../net/mod.rs"]
 mod net;
 
+mod asleep;
 mod links;
 mod offloads;
 

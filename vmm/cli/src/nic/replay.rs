@@ -12,6 +12,7 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use postern_abi::platform::CallPath;
 use postern_abi::window::{MAX_FRAME, MIN_FRAME};
+use postern_nic_client::bells::Bells;
 use postern_nic_client::control::Control;
 use postern_nic_client::memory::Memory;
 use postern_nic_client::protocol::AccessFds;
@@ -96,7 +97,10 @@ pub fn run(args: &Args) -> Result<u8, CommandError> {
         error,
     };
     let memory = Memory::open(state, windows).map_err(|error| nic(error.into()))?;
-    let port = HostPort::open(Arc::new(memory), number)
+    let bells = Bells::from_fds(memory.geometry(), tenancy.fds.bells);
+    let bells = bells.context("the NIC gave bells of another NIC");
+    let bells = Arc::new(bells.map_err(nic)?);
+    let port = HostPort::with_bells(Arc::new(memory), number, bells)
         .with_context(|| format!("cannot use port {number}"))
         .map_err(nic)?;
     let mut port = port.hold();
