@@ -27,7 +27,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 29] = [
     ("confine", &["abi"]),
     ("nic-client", &["abi", "switch"]),
     ("fuzz-input", &[]),
-    ("tap", &[]),
+    ("tap", &["abi", "switch"]),
     (
         "nic-owner",
         &[

@@ -3,29 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use postern_abi::window::RecordHeader;
-
-/// Most frames in one request to a port or to a device.
-pub const BATCH: usize = 64;
-
-/// A frame, with the work on it that its sender has left to others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Frame<'a> {
-    /// The work, as `struct virtio_net_hdr` describes it; the field `length` means nothing here.
-    pub header: RecordHeader,
-    /// The frame, from its destination address on, without FCS.
-    pub bytes: &'a [u8],
-}
-
-impl<'a> Frame<'a> {
-    /// A frame on which nothing is left to do.
-    pub fn finished(bytes: &'a [u8]) -> Frame<'a> {
-        Frame {
-            header: RecordHeader::default(),
-            bytes,
-        }
-    }
-}
+pub use postern_tap::{BATCH, Frame};
 
 /// A port of a NIC, as a program of the host uses it.
 ///

@@ -5,10 +5,13 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
 use crate::error::TapError;
 use crate::xdp;
+
+/// Adds an interface to a bridge (linux/sockios.h).
+const SIOCBRADDIF: libc::c_ulong = 0x89a2;
 
 /// A network interface, by its name in the network namespace in which this process found it.
 #[derive(Debug)]
@@ -102,6 +105,55 @@ impl Interface {
         let mut request = request(&self.name);
         request.ifr_ifru.ifru_mtu = mtu as i32;
         self.ioctl("set the MTU of interface", libc::SIOCSIFMTU, &mut request)
+    }
+
+    /// Sets the address of the interface, if it is another.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn set_mac(&self, mac: [u8; 6]) -> Result<(), TapError> {
+        let mut request = request(&self.name);
+        let step = "read the address of interface";
+        self.ioctl(step, libc::SIOCGIFHWADDR, &mut request)?;
+        // SAFETY: SIOCGIFHWADDR has filled this member of the union.
+        let mut address = unsafe { request.ifr_ifru.ifru_hwaddr };
+        let wanted = mac.map(|byte| byte as c_char);
+        if address.sa_data.starts_with(&wanted) {
+            return Ok(());
+        }
+        for (to, byte) in address.sa_data.iter_mut().zip(wanted) {
+            *to = byte;
+        }
+        request.ifr_ifru.ifru_hwaddr = address;
+        let step = "set the address of interface";
+        self.ioctl(step, libc::SIOCSIFHWADDR, &mut request)
+    }
+
+    /// The number of the interface.
+    ///
+    /// # Errors
+    ///
+    /// There is no such interface.
+    pub fn index(&self) -> Result<u32, TapError> {
+        netdevice::name_to_index(&self.socket, &self.name)
+            .map_err(|errno| TapError::new("find interface", &self.name, errno.into()))
+    }
+
+    /// Makes the interface `member` one of this one, a bridge; nothing is done where it is.
+    ///
+    /// # Errors
+    ///
+    /// This is no bridge, the other one is a member of another, or the kernel refuses.
+    pub fn add_member(&self, member: &Interface) -> Result<(), TapError> {
+        let master = std::fs::read_link(format!("/sys/class/net/{}/master", member.name));
+        let own = |link: std::path::PathBuf| link.ends_with(&self.name);
+        if master.is_ok_and(own) {
+            return Ok(());
+        }
+        let mut request = request(&self.name);
+        request.ifr_ifru.ifru_ifindex = member.index()? as i32;
+        self.ioctl("add an interface to bridge", SIOCBRADDIF, &mut request)
     }
 
     fn ioctl(

@@ -5,11 +5,18 @@
 //! [`Tap`] is one queue of a TAP; [`Interface`] is the side that `ip link` shows.
 #![deny(missing_debug_implementations)]
 
+pub mod batch;
 mod error;
+mod frame;
 mod interface;
+mod macvtap;
 mod tap;
+mod traffic;
+pub mod virtio_net;
+pub mod work;
 mod xdp;
 
 pub use error::TapError;
+pub use frame::{BATCH, Flushed, Frame, Received, Unusable};
 pub use interface::{Interface, check_name, request};
 pub use tap::{Kind, Tap, offload};

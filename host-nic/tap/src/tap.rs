@@ -58,6 +58,8 @@ impl Kind {
 pub struct Tap {
     file: OwnedFd,
     name: String,
+    /// Whether it is a queue of a macvtap, which has fewer settings.
+    macvtap: bool,
 }
 
 impl Tap {
@@ -93,6 +95,25 @@ impl Tap {
         Ok(Tap {
             file,
             name: actual.to_string_lossy().into_owned(),
+            macvtap: false,
+        })
+    }
+
+    /// The queue of a macvtap that an open file is.
+    pub(crate) fn of_macvtap(file: OwnedFd, name: &str) -> Result<Tap, TapError> {
+        let mut request = request(name);
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+        request.ifr_ifru.ifru_flags = flags as c_short;
+        // SAFETY: the request takes a `struct ifreq`.
+        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+        if result != 0 {
+            return Err(refused(name, io::Error::last_os_error()));
+        }
+        let name = name.to_owned();
+        Ok(Tap {
+            file,
+            name,
+            macvtap: true,
         })
     }
 
@@ -145,6 +166,10 @@ impl Tap {
         self.set_int(libc::TUNSETVNETHDRSZ, header as c_int)?;
         // Not every kernel knows these, and one that does not has nothing to reset.
         let _ = self.set_int(libc::TUNSETVNETBE, 0);
+        if self.macvtap {
+            self.set_int(libc::TUNSETSNDBUF, c_int::MAX)?;
+            return self.set_offloads(0);
+        }
         let _ = self.set_int(libc::TUNSETFILTEREBPF, -1);
         let _ = self.set_int(libc::TUNSETSTEERINGEBPF, -1);
         self.set_int(libc::TUNSETSNDBUF, c_int::MAX)?;
@@ -183,6 +208,17 @@ impl Tap {
         request.ifr_ifru.ifru_flags = flag as c_short;
         // SAFETY: the request reads a `struct ifreq`.
         unsafe { self.ioctl(libc::TUNSETQUEUE, (&raw const request).cast()) }
+    }
+
+    /// Has the interface stay when the last queue is closed, or not.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: the TAP is gone.
+    pub fn set_persistent(&self, persistent: bool) -> io::Result<()> {
+        let argument = ptr::without_provenance(persistent.into());
+        // SAFETY: the argument of this request is a number.
+        unsafe { self.ioctl(libc::TUNSETPERSIST, argument) }
     }
 
     fn set_int(&self, request: libc::Ioctl, value: c_int) -> io::Result<()> {

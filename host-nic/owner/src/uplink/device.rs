@@ -7,47 +7,9 @@ use postern_abi::window::MAX_FRAME;
 
 use super::error::UplinkError;
 use super::link::Link;
-use super::offload::Unusable;
 use crate::frame_port::Frame;
 
-/// Numbers of frames that one call of [`Device::receive`] found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Received {
-    /// Frames given to the caller.
-    pub frames: u64,
-    /// Frames dropped: longer than [`MAX_FRAME`] (a large segment: its parts), or cut by the
-    /// kernel.
-    pub too_long: u64,
-    /// Frames dropped: shorter than [`postern_abi::window::MIN_FRAME`].
-    pub too_short: u64,
-    /// Frames dropped: an offload left work undone that no header of a record can express.
-    pub offload: u64,
-}
-
-impl Received {
-    /// Counts a frame that is dropped.
-    pub(super) fn count(&mut self, reason: Unusable) {
-        match reason {
-            Unusable::TooLong => self.too_long += 1,
-            Unusable::TooShort => self.too_short += 1,
-            Unusable::Offload => self.offload += 1,
-        }
-    }
-}
-
-/// Numbers of frames that one call of [`Device::flush`] dealt with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flushed {
-    /// Frames given to the kernel.
-    pub frames: u64,
-    /// Bytes of the frames given to the kernel.
-    pub bytes: u64,
-    /// Frames dropped: longer than the interface sends.
-    pub too_long: u64,
-    /// Frames dropped: refused by the kernel for another reason (no memory, queue of the interface
-    /// full).
-    pub refused: u64,
-}
+pub use postern_tap::{Flushed, Received};
 
 /// A network interface as an uplink uses it. No call waits.
 pub trait Device {

@@ -67,18 +67,15 @@
 //! Sources: Linux kernel documentation, "Universal TUN/TAP device driver", "Packet MMAP" and
 //! "AF_XDP"; packet(7).
 
-mod batch;
 mod config;
 mod counters;
 mod device;
 mod error;
 mod link;
 mod map;
-mod offload;
 pub mod packet;
 mod pump;
 pub mod tap;
-mod virtio_net;
 pub mod xdp;
 
 use std::os::fd::BorrowedFd;

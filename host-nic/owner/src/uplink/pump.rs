@@ -12,16 +12,16 @@ use postern_abi::window::{FEATURE_CSUM, FEATURES, MAX_SEGMENT, MIN_FRAME, Record
 use postern_confine::Kind;
 use postern_nic_client::bells;
 use postern_switch::policy::headers::{ETHERTYPE_CUSTOMER_TAG, ETHERTYPE_SERVICE_TAG};
+use postern_tap::batch::Batch;
+use postern_tap::work::{self, Finishing};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_error;
 
-use super::batch::Batch;
 use super::counters::{LiveCounters, UplinkCounters, add};
 use super::device::{Device, Flushed};
 use super::error::{UplinkError, failed};
 use super::link::LinkState;
-use super::offload::{self, Finishing};
 use crate::frame_port::{BATCH, Frame, FramePort};
 
 /// Time between two looks of a pump whether its interface is still there and has a link.
@@ -268,13 +268,13 @@ impl<D: Device, P: FramePort> Pump<D, P> {
                 let has_tag = kind.is_some_and(|kind| TAGS.contains(&u16::from_be_bytes(*kind)));
                 // Whoever has the NIC's memory may have written any header into the lane. A frame
                 // whose work this interface cannot do would leave with a wrong checksum.
-                if fetched > room || offload::needs(frame.header) & !features != 0 {
+                if fetched > room || work::needs(frame.header) & !features != 0 {
                     add(&counters.refused, 1);
                 } else if frame.bytes.len() > MAX_SEGMENT as usize {
                     add(&counters.too_long, 1);
                 } else if frame.bytes.len() < MIN_FRAME as usize {
                     add(&counters.too_short, 1);
-                } else if offload::wire_length(&frame) > if has_tag { tagged } else { plain } {
+                } else if work::wire_length(&frame) > if has_tag { tagged } else { plain } {
                     add(&counters.too_long, 1);
                 } else {
                     device.stage(frame);
@@ -409,8 +409,7 @@ impl<P: FramePort> Inward<'_, P> {
 
     /// Whether the port takes a frame as it is.
     fn takes(&self, frame: &Frame<'_>) -> bool {
-        offload::needs(frame.header) & !self.features == 0
-            && offload::passes_switch(frame, self.longest)
+        work::needs(frame.header) & !self.features == 0 && work::passes_switch(frame, self.longest)
     }
 
     /// Finishes a frame and sends what becomes of it.
@@ -424,8 +423,8 @@ impl<P: FramePort> Inward<'_, P> {
         while more {
             let length = self
                 .finished
-                .next()
-                .and_then(|next| finishing.write_next(next));
+                .next_frame()
+                .and_then(|next| finishing.write_next(frame.bytes, next));
             match length {
                 Some(length) => self.finished.add(RecordHeader::default(), length),
                 None => more = false,

@@ -5,13 +5,12 @@ use std::ptr;
 use std::slice;
 
 use linux_raw_sys::if_packet::{TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, tpacket3_hdr};
+use postern_tap::{Unusable, virtio_net, work};
 
-use super::super::offload::{self, Unusable};
-use super::super::virtio_net;
+use crate::frame_port::Frame;
 
 /// Size of a block in bytes.
 pub(super) const BLOCK: usize = 256 << 10;
-use crate::frame_port::Frame;
 
 /// EtherType of a VLAN tag when the kernel gives none (IEEE 802.1Q).
 const TAG_TYPE: u16 = 0x8100;
@@ -96,7 +95,7 @@ fn frame(bytes: &mut [u8], tag: Option<[u8; TAG]>) -> Result<Frame<'_>, Unusable
         Some(_) if bytes.len() < postern_abi::window::MIN_FRAME as usize + TAG => {
             return Err(Unusable::TooShort);
         }
-        _ => offload::check(header, bytes)?,
+        _ => work::check(header, bytes)?,
     };
     Ok(Frame { header, bytes })
 }

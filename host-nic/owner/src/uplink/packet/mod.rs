@@ -29,10 +29,10 @@ use linux_raw_sys::if_packet::{
     tpacket_versions,
 };
 use postern_abi::window::{FEATURE_USO, FEATURES};
+use postern_tap::batch::Batch;
 use rustix::io::Errno;
 
 use self::block::{BLOCK, packet};
-use super::batch::Batch;
 use super::device::{Device, Flushed, Received};
 use super::error::{UplinkError, failed};
 use super::link::{Link, packet_socket, promiscuous, set_option};

@@ -27,6 +27,8 @@ use std::slice;
 
 use linux_raw_sys::xdp::xdp_desc;
 use postern_abi::window::{MAX_FRAME, RecordHeader};
+use postern_tap::batch::Batch;
+use postern_tap::work;
 use rustix::io::Errno;
 use rustix::net::sockopt::{
     set_xdp_rx_ring_size, set_xdp_tx_ring_size, set_xdp_umem_completion_ring_size,
@@ -42,12 +44,10 @@ use self::bpf::Redirect;
 use self::ring::Ring;
 pub use self::socket::Mode;
 use self::socket::{NEEDS, bind_to, open_socket};
-use super::batch::Batch;
 use super::device::{Device, Flushed, Received};
 use super::error::{UplinkError, failed};
 use super::link::{Link, packet_socket, promiscuous};
 use super::map::Map;
-use super::offload;
 use crate::frame_port::{BATCH, Frame};
 
 /// Size of a chunk in bytes.
@@ -287,7 +287,7 @@ impl Device for XdpSocket {
                 };
                 if parts == 1 {
                     *source = Some(Source::Chunk(part));
-                } else if let Some(next) = self.joined.next()
+                } else if let Some(next) = self.joined.next_frame()
                     && let Some(rest) = next.get_mut(length..length + part.len())
                 {
                     rest.copy_from_slice(part);
@@ -298,7 +298,7 @@ impl Device for XdpSocket {
             if !sound {
                 found.offload += 1;
                 *source = None;
-            } else if let Err(reason) = offload::check_length(length) {
+            } else if let Err(reason) = work::check_length(length) {
                 found.count(reason);
                 *source = None;
             } else if parts > 1 {

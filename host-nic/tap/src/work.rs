@@ -1,5 +1,5 @@
-//! Frames on which work is left to do: which of them an uplink takes, and how they are finished for
-//! a port that does not take them.
+//! Frames on which work is left to do: which of them a port takes, and how they are finished for one
+//! that does not.
 //!
 //! The work itself is the switch's ([`postern_switch::offload`]), and the switch does it when a
 //! frame goes to a guest that has agreed to nothing. It is done here, by the same routines, only
@@ -16,24 +16,13 @@ use postern_switch::offload::checksum::{Partial, Sum};
 use postern_switch::offload::segment::{MAX_SEGMENTS, Offload, Segments, Shape};
 use postern_switch::policy::headers::{Headers, PROTOCOL_TCP, PROTOCOL_UDP, Snapshot};
 
-use crate::frame_port::Frame;
+use crate::frame::{Frame, Unusable};
 
 /// Offset of the checksum (a CRC32c, which no header can ask for) in a header of SCTP, in bytes.
 const SCTP_CHECKSUM: u16 = 8;
 
-/// The reason why an uplink drops a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unusable {
-    /// The frame, or a segment of it, is longer than [`MAX_FRAME`].
-    TooLong,
-    /// The frame is shorter than [`MIN_FRAME`].
-    TooShort,
-    /// The work that is left to do cannot be expressed, or is not what its headers say.
-    Offload,
-}
-
 /// Checks the length of a finished frame, in bytes.
-pub(super) fn check_length(length: usize) -> Result<(), Unusable> {
+pub fn check_length(length: usize) -> Result<(), Unusable> {
     if length < MIN_FRAME as usize {
         Err(Unusable::TooShort)
     } else if length > MAX_FRAME as usize {
@@ -47,7 +36,7 @@ pub(super) fn check_length(length: usize) -> Result<(), Unusable> {
 ///
 /// A large segment whose checksum is right already (a NIC has merged it, LRO) gets the form of one
 /// whose checksum is left to do: there is no other one.
-pub(super) fn check(header: RecordHeader, frame: &mut [u8]) -> Result<RecordHeader, Unusable> {
+pub fn check(header: RecordHeader, frame: &mut [u8]) -> Result<RecordHeader, Unusable> {
     if header.gso_type == GSO_NONE {
         check_length(frame.len())?;
         if header.flags != 0 {
@@ -74,7 +63,7 @@ pub(super) fn check(header: RecordHeader, frame: &mut [u8]) -> Result<RecordHead
 }
 
 /// Features that a receiver needs to take a frame with this header as it is.
-pub(super) fn needs(header: RecordHeader) -> u32 {
+pub fn needs(header: RecordHeader) -> u32 {
     match (header.gso_type & !GSO_ECN, header.flags) {
         (GSO_NONE, 0) => 0,
         (GSO_NONE, _) => FEATURE_CSUM,
@@ -89,7 +78,7 @@ pub(super) fn needs(header: RecordHeader) -> u32 {
 ///
 /// The switch cuts no segment into more than [`MAX_SEGMENTS`] frames, and completes no checksum
 /// that may lie where it looks for headers.
-pub(super) fn passes_switch(frame: &Frame<'_>, longest: usize) -> bool {
+pub fn passes_switch(frame: &Frame<'_>, longest: usize) -> bool {
     let Frame { header, bytes } = *frame;
     match (header.gso_type, header.flags) {
         (GSO_NONE, 0) => true,
@@ -107,7 +96,7 @@ pub(super) fn passes_switch(frame: &Frame<'_>, longest: usize) -> bool {
 }
 
 /// Length of the longest frame that leaves an interface for this one, in bytes.
-pub(super) fn wire_length(frame: &Frame<'_>) -> usize {
+pub fn wire_length(frame: &Frame<'_>) -> usize {
     let header = frame.header;
     let length = frame.bytes.len();
     match header.gso_type {
@@ -180,11 +169,12 @@ fn leave_checksum(header: RecordHeader, frame: &mut [u8]) -> Option<RecordHeader
 }
 
 /// A frame that is being finished: it becomes one or several on which nothing is left to do.
-pub(super) struct Finishing<'a> {
-    frame: &'a [u8],
+#[derive(Debug)]
+pub struct Finishing {
     work: Work,
 }
 
+#[derive(Debug)]
 enum Work {
     /// All frames have been written.
     Done,
@@ -194,9 +184,9 @@ enum Work {
     Segmentation(Box<Segments>),
 }
 
-impl<'a> Finishing<'a> {
+impl Finishing {
     /// Begins with a frame that [`check`] has let pass.
-    pub(super) fn new(frame: Frame<'a>) -> Option<Finishing<'a>> {
+    pub fn new(frame: Frame<'_>) -> Option<Finishing> {
         let Frame { header, bytes } = frame;
         let work = if header.gso_type != GSO_NONE {
             let (snapshot, shape) = shape(header, bytes)?;
@@ -207,14 +197,12 @@ impl<'a> Finishing<'a> {
         } else {
             Work::Copy
         };
-        let frame = bytes;
-        Some(Finishing { frame, work })
+        Some(Finishing { work })
     }
 
-    /// Writes the next frame to `out`; gives its length. `None` after the last one, and where it
-    /// does not fit.
-    pub(super) fn write_next(&mut self, out: &mut [u8]) -> Option<usize> {
-        let frame = self.frame;
+    /// Writes the next frame to `out`, of the bytes with which this began; gives its length. `None`
+    /// after the last one, and where it does not fit.
+    pub fn write_next(&mut self, frame: &[u8], out: &mut [u8]) -> Option<usize> {
         if let Work::Segmentation(segments) = &mut self.work {
             let payload = segments.advance()?;
             let (from, to) = (payload.offset, payload.offset.checked_add(payload.length)?);
@@ -244,6 +232,3 @@ impl<'a> Finishing<'a> {
         Some(out.len())
     }
 }
-
-#[cfg(test)]
-mod tests;

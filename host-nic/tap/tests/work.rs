@@ -1,15 +1,24 @@
+//! Frames with work left to do, finished and passed on, against the switch itself.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use postern_abi::window::{FEATURES, GSO_UDP_L4, Geometry};
+use postern_abi::window::{
+    FEATURE_CSUM, FEATURE_TSO4, FEATURES, FLAG_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6,
+    GSO_UDP_L4, Geometry, MAX_FRAME, RecordHeader,
+};
 use postern_nic_client::memory::{Memory, draw_secret};
 use postern_switch::state::Cause;
 
-use super::super::virtio_net;
-use super::*;
-use crate::frame_port::FramePort;
-use crate::host_port::HostPort;
+use postern_nic_owner::frame_port::FramePort;
+use postern_nic_owner::host_port::HostPort;
+use postern_switch::policy::headers::{PROTOCOL_TCP, PROTOCOL_UDP};
+use postern_tap::work::*;
+use postern_tap::{Frame, Unusable, virtio_net};
 
+/// Offset of the checksum in a header of SCTP, in bytes.
+const SCTP_CHECKSUM: u16 = 8;
 const ETHERNET: usize = 14;
 const FIN_PSH: u8 = 0x09;
 /// CWR and ACK.
@@ -92,7 +101,7 @@ fn finish(header: RecordHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut finishing = Finishing::new(Frame { header, bytes })?;
     let mut out = [0xaa; 10_000];
     let mut frames = Vec::new();
-    while let Some(length) = finishing.write_next(&mut out) {
+    while let Some(length) = finishing.write_next(bytes, &mut out) {
         frames.push(out[..length].to_vec());
     }
     Some(frames)
@@ -179,7 +188,7 @@ fn a_large_tcp_segment_becomes_several() {
     assert_eq!(payload, frame[58..]);
     let bytes = &frame[..];
     let mut finishing = Finishing::new(Frame { header, bytes }).unwrap();
-    assert_eq!(finishing.write_next(&mut [0; 157]), None, "no room");
+    assert_eq!(finishing.write_next(bytes, &mut [0; 157]), None, "no room");
 }
 
 #[test]
@@ -311,7 +320,7 @@ proptest::proptest! {
         let mut finishing = Finishing::new(whole).unwrap();
         let mut out = [0; MAX_FRAME as usize];
         let (mut parts, mut length) = (0, 0);
-        while let Some(part) = finishing.write_next(&mut out) {
+        while let Some(part) = finishing.write_next(whole.bytes, &mut out) {
             parts += 1;
             length += part;
             proptest::prop_assert!(check_length(part).is_ok());

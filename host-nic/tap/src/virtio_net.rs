@@ -8,11 +8,11 @@
 use postern_abi::window::{FLAG_NEEDS_CSUM, GSO_NONE, RecordHeader};
 
 /// Size of the header in bytes.
-pub(super) const SIZE: usize = 10;
+pub const SIZE: usize = 10;
 
 /// The work that a header describes. What the header says beyond that (that a checksum was found to
 /// be right, for example) is left out.
-pub(super) fn decode(bytes: [u8; SIZE]) -> RecordHeader {
+pub fn decode(bytes: [u8; SIZE]) -> RecordHeader {
     let [flags, gso_type, h0, h1, g0, g1, s0, s1, o0, o1] = bytes;
     let mut header = RecordHeader {
         flags: flags & FLAG_NEEDS_CSUM,
@@ -31,7 +31,7 @@ pub(super) fn decode(bytes: [u8; SIZE]) -> RecordHeader {
 }
 
 /// The header that describes work.
-pub(super) fn encode(header: RecordHeader) -> [u8; SIZE] {
+pub fn encode(header: RecordHeader) -> [u8; SIZE] {
     let [h0, h1] = header.hdr_len.to_ne_bytes();
     let [g0, g1] = header.gso_size.to_ne_bytes();
     let [s0, s1] = header.csum_start.to_ne_bytes();

@@ -4,8 +4,8 @@
 
 use postern_abi::window::{MAX_SEGMENT, RecordHeader};
 
-use super::virtio_net;
-use crate::frame_port::{BATCH, Frame};
+use crate::frame::{BATCH, Frame};
+use crate::virtio_net;
 
 /// Bytes kept free for one frame: one more than the longest, so that a longer one shows.
 const ROOM: usize = MAX_SEGMENT as usize + 1;
@@ -24,7 +24,7 @@ struct Entry {
 
 /// At most [`BATCH`] frames, first in first out.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub struct Batch {
     /// Room for the longest frames. Only the pages that frames lie in take memory.
     bytes: Box<[u8]>,
     entries: Box<[Entry; BATCH]>,
@@ -34,8 +34,15 @@ pub(super) struct Batch {
     used: usize,
 }
 
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch::new()
+    }
+}
+
 impl Batch {
-    pub(super) fn new() -> Batch {
+    /// A batch of no frames.
+    pub fn new() -> Batch {
         Batch {
             bytes: vec![0; BATCH * ROOM_WITH_HEADER].into_boxed_slice(),
             entries: Box::new([Entry::default(); BATCH]),
@@ -45,28 +52,30 @@ impl Batch {
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Removes all frames.
+    pub fn clear(&mut self) {
         self.first = 0;
         self.end = 0;
         self.used = 0;
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether it has no frame.
+    pub fn is_empty(&self) -> bool {
         self.first == self.end
     }
 
     /// Number of frames.
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.end - self.first
     }
 
     /// Number of frames that can still be added.
-    pub(super) fn room(&self) -> usize {
+    pub fn room(&self) -> usize {
         BATCH - self.end
     }
 
     /// The memory of the next frame and its header, until [`Batch::add`]; `None` without room.
-    pub(super) fn next_with_header(&mut self) -> Option<&mut [u8]> {
+    pub fn next_with_header(&mut self) -> Option<&mut [u8]> {
         if self.room() == 0 {
             return None;
         }
@@ -74,12 +83,12 @@ impl Batch {
     }
 
     /// The memory of the next frame, until [`Batch::add`]; `None` without room.
-    pub(super) fn next(&mut self) -> Option<&mut [u8]> {
+    pub fn next_frame(&mut self) -> Option<&mut [u8]> {
         self.next_with_header()?.get_mut(virtio_net::SIZE..)
     }
 
     /// Adds the frame of `length` bytes that was written to [`Batch::next`].
-    pub(super) fn add(&mut self, header: RecordHeader, length: usize) {
+    pub fn add(&mut self, header: RecordHeader, length: usize) {
         let Some(entry) = self.entries.get_mut(self.end) else {
             return;
         };
@@ -98,9 +107,9 @@ impl Batch {
     }
 
     /// Adds a copy of `frame`; `false` without room, or when it is too long.
-    pub(super) fn push(&mut self, frame: Frame<'_>) -> bool {
+    pub fn push(&mut self, frame: Frame<'_>) -> bool {
         let length = frame.bytes.len();
-        let Some(part) = self.next().and_then(|next| next.get_mut(..length)) else {
+        let Some(part) = self.next_frame().and_then(|next| next.get_mut(..length)) else {
             return false;
         };
         part.copy_from_slice(frame.bytes);
@@ -109,7 +118,7 @@ impl Batch {
     }
 
     /// Removes the first frame.
-    pub(super) fn pop(&mut self) {
+    pub fn pop(&mut self) {
         if !self.is_empty() {
             self.first += 1;
         }
@@ -124,7 +133,7 @@ impl Batch {
     }
 
     /// The bytes of the frames in order, each behind its header.
-    pub(super) fn with_headers(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn with_headers(&self) -> impl Iterator<Item = &[u8]> {
         self.entries().map(|entry| {
             let (start, end) = (entry.start, entry.start + entry.length);
             let bytes = self.bytes.get(start - virtio_net::SIZE..end);
@@ -133,17 +142,17 @@ impl Batch {
     }
 
     /// The bytes of the first frame, behind its header.
-    pub(super) fn front_with_header(&self) -> Option<&[u8]> {
+    pub fn front_with_header(&self) -> Option<&[u8]> {
         self.with_headers().next()
     }
 
     /// The first frame.
-    pub(super) fn front(&self) -> Option<Frame<'_>> {
+    pub fn front(&self) -> Option<Frame<'_>> {
         self.frames().next()
     }
 
     /// The frames in order.
-    pub(super) fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
+    pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
         self.entries().map(|entry| {
             let bytes = self.bytes.get(entry.start..entry.start + entry.length);
             Frame {
@@ -154,7 +163,7 @@ impl Batch {
     }
 
     /// Puts the frames in order into `list`; gives their number.
-    pub(super) fn list<'a>(&'a self, list: &mut [Frame<'a>; BATCH]) -> usize {
+    pub fn list<'a>(&'a self, list: &mut [Frame<'a>; BATCH]) -> usize {
         let mut count = 0;
         for (entry, frame) in list.iter_mut().zip(self.frames()) {
             *entry = frame;
