@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use postern_abi::ABI_VERSION;
-use postern_abi::nic_device::{self, CAPABILITY_ID, CONFIG_SIZE, NicDevice, NicDeviceError};
+use postern_abi::nic_device::{
+    self, CAPABILITY_ID, CONFIG_SIZE, NicDevice, NicDeviceError, register,
+};
 use postern_abi::platform::CallPath;
 use postern_abi::window::{Geometry, HeaderError, PortId};
 use postern_guest::linux::device::Device;
@@ -16,6 +18,9 @@ use postern_nic_client::memory::{Memory, draw_secret};
 const QUEUES: u32 = 2;
 /// Where the capability lies in the configuration space of these devices.
 const AT: usize = 0x40;
+
+/// Address of the registers of these devices.
+const REGISTERS_AT: u64 = 0xfebf_1300;
 
 /// A folder like `/sys/bus/pci/devices`.
 struct Devices(tempfile::TempDir);
@@ -36,7 +41,19 @@ impl Devices {
         fs::write(folder.join("config"), config).unwrap();
         fs::write(folder.join("enable"), "0\n").unwrap();
         std::os::unix::fs::symlink(memory, folder.join("resource2")).unwrap();
+        // The registers begin in the middle of a page.
+        fs::write(folder.join("resource0"), [0; 4096]).unwrap();
+        let end = REGISTERS_AT + nic_device::REGISTERS_SIZE - 1;
+        let resource = format!("{:#018x} {end:#018x} 0x0000000000040200\n", REGISTERS_AT);
+        fs::write(folder.join("resource"), resource).unwrap();
         folder
+    }
+
+    /// What was written last to a register of a device.
+    fn register(&self, address: &str, register: u64) -> u32 {
+        let page = fs::read(self.folder().join(address).join("resource0")).unwrap();
+        let at = (REGISTERS_AT % 4096 + register) as usize;
+        u32::from_le_bytes(page[at..at + 4].try_into().unwrap())
     }
 
     /// Adds a NIC port on the path `direct`.
@@ -54,7 +71,7 @@ fn description(path: CallPath, port: u32, memory: &Path) -> NicDevice {
         path,
         port: PortId::new(port).unwrap(),
         size: fs::metadata(memory).unwrap().len(),
-        vectors: 0,
+        vectors: QUEUES as u16,
     }
 }
 
@@ -227,4 +244,47 @@ fn what_cannot_be_used_is_named() {
     small.size = 4096;
     let folder = devices.add("0000:00:04.0", &self::config(&small), &memory);
     assert!(matches!(open(&folder), Error::Direct(_)));
+}
+
+#[test]
+fn the_bell_of_who_sleeps_is_rung() {
+    let (devices, files) = (Devices::new(), tempfile::tempdir().unwrap());
+    let memory = nic(files.path());
+    let [sender, receiver] = [("0000:00:01.0", 0), ("0000:00:02.0", 1)].map(|(address, port)| {
+        let folder = devices.add_port(address, port, &memory);
+        Port::open_device(Device::at(&folder).unwrap()).unwrap()
+    });
+    let (mut sender, mut receiver) = (sender.queue(1).unwrap(), receiver.queue(0).unwrap());
+    let mut frame = [0xff; 60];
+    frame[6..12].copy_from_slice(&sender.mac());
+    let doorbell = || devices.register("0000:00:01.0", register::DOORBELL);
+    sender.tx_burst(&[frame]);
+    assert_eq!(
+        (sender.service().rings(), doorbell()),
+        (0, 0),
+        "nobody sleeps"
+    );
+    assert_eq!(receiver.rx_burst(32, |_| ()), 1);
+    assert!(receiver.arm());
+    sender.tx_burst(&[frame]);
+    assert_eq!(sender.service().rings(), 1);
+    assert_eq!(doorbell(), 1 << 16, "queue 0 of port 1");
+    sender.tx_burst(&[frame]);
+    assert_eq!(sender.service().rings(), 1, "it is awake");
+}
+
+#[test]
+fn a_device_without_a_doorbell_is_polled() {
+    let (devices, files) = (Devices::new(), tempfile::tempdir().unwrap());
+    let memory = nic(files.path());
+    let plain = NicDevice {
+        vectors: 0,
+        ..description(CallPath::Direct, 0, &memory)
+    };
+    let folder = devices.add("0000:00:01.0", &config(&plain), &memory);
+    fs::remove_file(folder.join("resource0")).unwrap();
+    let port = Port::open_device(Device::at(&folder).unwrap()).unwrap();
+    let error = port.sleeper().unwrap_err();
+    assert!(matches!(error, Error::NoDoorbell(_)), "{error}");
+    assert!(error.to_string().contains("--nic-plain"), "{error}");
 }

@@ -9,6 +9,8 @@ use postern_abi::nic_device::{BAR_WINDOW, CONFIG_SIZE, NicDevice, NicDeviceError
 
 use super::error::Error;
 
+/// The folder of the PCI bus in sysfs.
+pub(super) const BUS: &str = "/sys/bus/pci";
 /// The folder in which sysfs has a folder for each PCI device, named by its address.
 pub const DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -102,9 +104,21 @@ impl Device {
         self.description
     }
 
-    /// The file of its memory, BAR 2.
-    pub fn resource(&self) -> PathBuf {
-        self.folder.join(format!("resource{BAR_WINDOW}"))
+    /// A file of the device.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The folder of the bus: that of the folder with the devices.
+    pub(super) fn bus(&self) -> PathBuf {
+        // Devices are links: `..` would not lead there.
+        let bus = self.folder.parent().and_then(Path::parent);
+        bus.unwrap_or(Path::new(BUS)).to_owned()
+    }
+
+    /// The file of a BAR.
+    pub fn resource(&self, bar: usize) -> PathBuf {
+        self.file(&format!("resource{bar}"))
     }
 
     /// Switches the device on, so that it decodes its memory's addresses. Nothing is done where that
@@ -123,13 +137,18 @@ impl Device {
         fs::write(&path, "1").map_err(|error| Error::of("switch the device on", &path, error))
     }
 
-    /// Opens the device's memory.
+    /// Opens the device's memory, BAR 2.
     ///
     /// # Errors
     ///
     /// The kernel's refusal.
     pub fn open_memory(&self) -> Result<File, Error> {
-        let path = self.resource();
+        self.open_resource(BAR_WINDOW)
+    }
+
+    /// Opens the file of a BAR.
+    pub(super) fn open_resource(&self, bar: usize) -> Result<File, Error> {
+        let path = self.resource(bar);
         let opened = File::options().read(true).write(true).open(&path);
         opened.map_err(|error| Error::of("open the device's memory", &path, error))
     }

@@ -137,6 +137,35 @@ pub enum Error {
         /// The kernel's answer.
         error: io::Error,
     },
+    /// The device has no doorbell.
+    #[error(
+        "PCI device {0} has no doorbell, so nothing can interrupt this VM: start it without \
+         --nic-plain, or poll"
+    )]
+    NoDoorbell(String),
+    /// Another driver has the device.
+    #[error(
+        "PCI device {address} is bound to the driver {driver}: unbind it (echo {address} > \
+         /sys/bus/pci/drivers/{driver}/unbind), so that uio_pci_generic gets it, or poll"
+    )]
+    OtherDriver {
+        /// The device's address.
+        address: String,
+        /// The driver.
+        driver: String,
+    },
+    /// The kernel has no driver that hands interrupts to user space.
+    #[error(
+        "the kernel does not have the driver uio_pci_generic: modprobe uio_pci_generic \
+         (CONFIG_UIO_PCI_GENERIC), or poll"
+    )]
+    NoUio,
+    /// The device cannot interrupt, as far as the kernel knows.
+    #[error(
+        "uio_pci_generic finds no interrupt line of PCI device {0} (dmesg says more): boot the VM \
+         with ACPI and without pci=noacpi, or poll"
+    )]
+    NoInterrupt(String),
     /// The port has no such queue.
     #[error("there is no queue {queue}: the port has queues 0 to {}", queues - 1)]
     NoSuchQueue {

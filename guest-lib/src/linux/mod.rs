@@ -88,13 +88,17 @@ pub mod device;
 pub mod error;
 pub mod fault;
 mod gate_area;
+mod interrupt;
 mod io_port;
 mod mapping;
 pub mod path;
 pub mod port;
 mod queue_lock;
+mod registers;
+pub mod sleeper;
 mod trial;
 
 pub use error::Error;
 pub use path::PathService;
 pub use port::Port;
+pub use sleeper::{Sleeper, Wake};

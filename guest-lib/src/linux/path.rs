@@ -1,12 +1,15 @@
 //! Requests on whatever path the VM is.
 #![deny(unsafe_code)]
 
+use postern_abi::window::Geometry;
+
 #[cfg(feature = "direct")]
 use crate::direct::Direct;
 use crate::gate::Gate;
 use crate::service::{Hypercall, PortRequest, Service};
 
 use super::queue_lock::QueueLock;
+use super::registers::Registers;
 
 /// A service of the path that the device names.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +68,7 @@ impl Path {
 #[derive(Debug)]
 pub struct PathService {
     pub(super) path: Path,
+    pub(super) bells: Bells,
     pub(super) _lock: QueueLock,
 }
 
@@ -76,5 +80,45 @@ impl Service for PathService {
 
     fn tx_flags(&self) -> u64 {
         self.path.tx_flags()
+    }
+
+    fn ring(&mut self, number: u32) {
+        self.bells.ring(number);
+    }
+}
+
+impl PathService {
+    /// Number of bells that were rung: VM exits, but for those of interrupts.
+    pub fn rings(&self) -> u64 {
+        self.bells.rung
+    }
+}
+
+/// The bells of sleeping receivers.
+#[derive(Debug)]
+pub(super) struct Bells {
+    registers: Option<Registers>,
+    /// Queues of a port.
+    queues: u32,
+    rung: u64,
+}
+
+impl Bells {
+    pub(super) fn new(registers: Option<Registers>, geometry: Geometry) -> Bells {
+        Bells {
+            registers,
+            queues: geometry.queues(),
+            rung: 0,
+        }
+    }
+
+    /// Rings the bell of an RX queue, by its number in the whole NIC. Without a doorbell the owner of
+    /// the NIC sees to it some time later.
+    #[cold]
+    fn ring(&mut self, number: u32) {
+        if let Some(registers) = self.registers {
+            registers.ring(number / self.queues, number % self.queues);
+            self.rung += 1;
+        }
     }
 }

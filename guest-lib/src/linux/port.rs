@@ -4,16 +4,19 @@ use std::path::Path as FilePath;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 
-use postern_abi::nic_device::NicDevice;
+use postern_abi::nic_device::{BAR_WINDOW, NicDevice};
 use postern_abi::platform::{CallPath, NIC_SLOT, PORT_REQUEST};
 use postern_abi::service::{OP_NOP, OP_TX, tx_flags};
 use postern_abi::window::{Geometry, PortId};
 
 use super::device::{DEVICES, Device};
 use super::error::Error;
+use super::interrupt::{Interrupt, NODES};
 use super::mapping::Mapping;
-use super::path::{Path, PathService};
+use super::path::{Bells, Path, PathService};
 use super::queue_lock::QueueLock;
+use super::registers::Registers;
+use super::sleeper::Sleeper;
 use super::{gate_area, io_port, trial};
 #[cfg(feature = "direct")]
 use crate::direct::Direct;
@@ -38,6 +41,8 @@ struct Open {
     /// The window and the path to the switch, both plain values. (They are not `Sync` by
     /// themselves.)
     mapped: Mutex<(Window, Path)>,
+    /// Where bells are rung, if the device has a doorbell.
+    registers: Option<Registers>,
 }
 
 /// The devices that this process has opened, by their memory's files.
@@ -77,7 +82,7 @@ impl Port {
     /// As [`Port::open`].
     pub fn open_device(device: Device) -> Result<Port, Error> {
         let mut opened = lock(&OPENED);
-        let resource = device.resource();
+        let resource = device.resource(BAR_WINDOW);
         if let Some(&(_, open)) = opened.iter().find(|(of, _)| *of == resource) {
             return Ok(Port { open });
         }
@@ -89,13 +94,29 @@ impl Port {
         if matches!(path, Path::Gate(_) | Path::Hypercall(_)) {
             trial::on_each_cpu(path, window.request(OP_NOP))?;
         }
-        mapping
-            .keep_from_children()
-            .map_err(|error| Error::of("keep the memory from children", &resource, error))?;
-        // From here on nothing fails: the window and the path are given out.
+        let registers = match description.vectors {
+            0 => None,
+            _ => Some(Registers::map(&device)?),
+        };
+        for mapping in [
+            Some(&mapping),
+            registers.as_ref().map(|(mapping, _)| mapping),
+        ] {
+            let kept = mapping.map_or(Ok(()), Mapping::keep_from_children);
+            kept.map_err(|error| Error::of("keep the memory from children", &resource, error))?;
+        }
+        // From here on nothing fails: the window, the path and the registers are given out.
         mapping.leak();
+        let registers = registers.map(|(mapping, registers)| {
+            mapping.leak();
+            registers
+        });
         let mapped = Mutex::new((window, path));
-        let open = Box::leak(Box::new(Open { device, mapped }));
+        let open = Box::leak(Box::new(Open {
+            device,
+            mapped,
+            registers,
+        }));
         opened.push((resource, open));
         Ok(Port { open })
     }
@@ -175,6 +196,22 @@ impl Port {
         Ok(Nic::new(service, window))
     }
 
+    /// What waits for frames of one `Nic` without polling: each `Nic` that is waited for by itself
+    /// needs one of its own. The first one in a VM gives the device to the driver uio_pci_generic.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoDoorbell`], [`Error::OtherDriver`], [`Error::NoUio`], [`Error::NoInterrupt`], or
+    /// that a file of the device cannot be opened.
+    pub fn sleeper(&self) -> Result<Sleeper, Error> {
+        let Some(registers) = self.open.registers else {
+            return Err(Error::NoDoorbell(self.address().to_owned()));
+        };
+        let interrupt = Interrupt::open(&self.open.device, FilePath::new(NODES))?;
+        registers.unmask();
+        Ok(Sleeper::new(interrupt))
+    }
+
     /// Locks queues from `first` on, and gives what a `Nic` of them is made of.
     fn service(&self, first: u32, count: u32) -> Result<(PathService, Window), Error> {
         let queue_lock = QueueLock::new(&self.open.device, self.geometry(), first, count)?;
@@ -185,6 +222,7 @@ impl Port {
         path.call(window.request(OP_TX), 0, tx_flags(first, false));
         let service = PathService {
             path,
+            bells: Bells::new(self.open.registers, window.geometry()),
             _lock: queue_lock,
         };
         Ok((service, window))

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use postern_abi::nic_device::BAR_WINDOW;
 use postern_abi::window::Geometry;
 
 use super::device::Device;
@@ -44,7 +45,11 @@ impl QueueLock {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::EAGAIN | libc::EACCES) => Err(Error::QueueInUse(first)),
-            _ => Err(Error::of("lock a queue", device.resource(), error)),
+            _ => Err(Error::of(
+                "lock a queue",
+                device.resource(BAR_WINDOW),
+                error,
+            )),
         }
     }
 }

@@ -454,7 +454,7 @@ impl Stretch<'_> {
             let record = record_size(length) as usize;
             if length < MIN_FRAME || record > self.left {
                 // Padding has no length.
-                received.malformed = usize::from(header.1 >> 48 != KIND_PAD.into());
+                received.malformed = usize::from(header.1 >> 48 != u64::from(KIND_PAD));
                 self.left &= RECORD_ALIGN as usize - 1;
                 break;
             }
