@@ -13,12 +13,13 @@ fn root() -> PathBuf {
 }
 
 /// Crates of this workspace, and those of it that each may depend on. Tests may depend on any.
-const MAY_DEPEND_ON: [(&str, &[&str]); 29] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 30] = [
     ("abi", &[]),
     ("switch", &["abi"]),
     ("guest", &["abi", "switch"]),
     ("guest-bare", &["abi", "guest", "switch"]),
     ("guest-linux", &["abi", "guest"]),
+    ("bridge", &["abi", "guest", "tap"]),
     ("nic-image", &["abi", "switch"]),
     ("nic-kernel", &["switch"]),
     ("nic-models", &["abi"]),

@@ -1,0 +1,199 @@
+//! The bridge and those who run it: signals, counters for others, the service manager.
+
+use std::env;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+
+use crate::counters::{Counters, Shared};
+use crate::worker::Worker;
+
+/// How long a reader of counters may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the main thread waits for.
+#[derive(Debug)]
+pub struct Control {
+    name: String,
+    /// Readable once there was a signal to end.
+    signals: UnixStream,
+    /// Where counters are asked for.
+    readers: UnixListener,
+    /// Readable when the threads are to end.
+    stop: Arc<OwnedFd>,
+}
+
+/// What a reader of counters gets.
+#[derive(Serialize)]
+struct Report<'a> {
+    interface: &'a str,
+    queues: Vec<Counters>,
+    /// Frames that the guest's kernel dropped: those that waited for the bridge longer than the
+    /// interface's queue is, and those that it had no use for.
+    interface_tx_dropped: Option<u64>,
+    interface_rx_dropped: Option<u64>,
+}
+
+/// The address where the counters of the bridge with this interface are read: an abstract one, which is
+/// gone with the bridge.
+fn address(name: &str) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("postern-bridge/{name}"))
+}
+
+/// Prints the counters of the bridge that runs with an interface.
+///
+/// # Errors
+///
+/// There is none.
+pub fn print_counters(name: &str) -> Result<()> {
+    let connected = address(name).and_then(|address| UnixStream::connect_addr(&address));
+    let mut text = String::new();
+    connected
+        .and_then(|mut stream| stream.read_to_string(&mut text))
+        .with_context(|| format!("no postern-bridge runs with {name} in this network namespace"))?;
+    println!("{text}");
+    Ok(())
+}
+
+impl Control {
+    /// Begins to listen to signals, and to readers of the counters.
+    ///
+    /// # Errors
+    ///
+    /// Another bridge has the interface.
+    pub fn open(name: &str) -> Result<Control> {
+        let bound = address(name).and_then(|address| UnixListener::bind_addr(&address));
+        let readers = match bound {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                bail!("a postern-bridge runs with {name}: end it, or choose another name (--tap)")
+            }
+            bound => bound.context("listening to readers of the counters")?,
+        };
+        let (signals, sender) = UnixStream::pair().context("making a pair of sockets")?;
+        for signal in [SIGTERM, SIGINT] {
+            let sender = sender.try_clone().context("copying a socket")?;
+            pipe::register(signal, sender).context("catching signals")?;
+        }
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let stop = eventfd(0, flags).context("making an event")?;
+        Ok(Control {
+            name: name.to_owned(),
+            signals,
+            readers,
+            stop: Arc::new(stop),
+        })
+    }
+
+    /// What is readable when threads are to end.
+    pub fn stop(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Runs a thread for each queue, until there is a signal or one of them fails.
+    ///
+    /// # Errors
+    ///
+    /// That of the thread.
+    pub fn serve(self, workers: Vec<Worker>) -> Result<()> {
+        let shared: Vec<Arc<Shared>> = workers.iter().map(|worker| worker.shared.clone()).collect();
+        let (ended, threads) = (channel(), &self);
+        let event = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).context("making an event")?);
+        let mut running = Vec::new();
+        for (number, mut worker) in workers.into_iter().enumerate() {
+            let (sender, event) = (ended.0.clone(), Arc::clone(&event));
+            let thread = thread::Builder::new().name(format!("queue {number}"));
+            let run = move || {
+                let result = worker.run();
+                // Nobody waits for it once the bridge ends.
+                let _ = sender.send(result);
+                let _ = rustix::io::write(&event, &1u64.to_ne_bytes());
+            };
+            running.push(thread.spawn(run).context("starting a thread")?);
+        }
+        tell_manager("READY=1");
+        let result = threads.wait(&event, &ended.1, &shared);
+        tell_manager("STOPPING=1");
+        rustix::io::write(&self.stop, &1u64.to_ne_bytes()).context("ending the threads")?;
+        for thread in running {
+            if thread.join().is_err() {
+                bail!("a thread panicked");
+            }
+        }
+        result
+    }
+
+    /// Waits for a signal, or the end of a thread, and serves readers meanwhile.
+    fn wait(
+        &self,
+        event: &OwnedFd,
+        ended: &Receiver<Result<()>>,
+        shared: &[Arc<Shared>],
+    ) -> Result<()> {
+        loop {
+            let mut list = [
+                PollFd::new(&self.signals, PollFlags::IN),
+                PollFd::new(event, PollFlags::IN),
+                PollFd::new(&self.readers, PollFlags::IN),
+            ];
+            match poll(&mut list, None) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno).context("waiting for signals"),
+            }
+            let [signal, end, reader] = list.map(|fd| !fd.revents().is_empty());
+            if end {
+                return ended.try_recv().unwrap_or(Ok(()));
+            }
+            if signal {
+                return Ok(());
+            }
+            // A reader that is gone, or does not read, is no reason to end.
+            let _ = if reader { self.report(shared) } else { Ok(()) };
+        }
+    }
+
+    /// Gives a reader the counters.
+    fn report(&self, shared: &[Arc<Shared>]) -> io::Result<()> {
+        let (mut stream, _) = self.readers.accept()?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let dropped = |direction: &str| {
+            let name = &self.name;
+            let path = format!("/sys/class/net/{name}/statistics/{direction}_dropped");
+            std::fs::read_to_string(path).ok()?.trim().parse().ok()
+        };
+        let report = Report {
+            interface: &self.name,
+            queues: shared.iter().map(|shared| shared.load()).collect(),
+            interface_tx_dropped: dropped("tx"),
+            interface_rx_dropped: dropped("rx"),
+        };
+        stream.write_all(serde_json::to_string_pretty(&report)?.as_bytes())
+    }
+}
+
+/// Tells the service manager, if there is one that wants to know (sd_notify(3)).
+fn tell_manager(state: &str) {
+    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let path = path.as_encoded_bytes();
+    let address = match path.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(String::from_utf8_lossy(path).as_ref()),
+    };
+    // A manager that does not listen does not wait for it either.
+    let _ = UnixDatagram::unbound()
+        .and_then(|socket| socket.send_to_addr(state.as_bytes(), &address?).map(|_| ()));
+}

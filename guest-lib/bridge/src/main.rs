@@ -1,0 +1,138 @@
+//! Joins the NIC port of a Linux VM to an interface of its guest: all programs then use the port by
+//! the guest's own network stack.
+//!
+//! | module | object |
+//! | --- | --- |
+//! | `options` | the arguments |
+//! | `interface` | the TAP, or the macvtap |
+//! | `worker` | a thread: one queue, burst by burst, asleep while there is nothing |
+//! | `outward` | frames on their way to the NIC, and how long they wait for room |
+//! | `counters`, `control` | what is counted; signals, counters for others, the service manager |
+//! | `privileges`, `fault` | what is given up; calls that the host aborts |
+#![deny(unsafe_code)]
+
+mod control;
+mod counters;
+#[allow(unsafe_code, reason = "a signal handler")]
+mod fault;
+mod interface;
+mod options;
+mod outward;
+#[allow(
+    unsafe_code,
+    reason = "calls of the C library about users and capabilities"
+)]
+mod privileges;
+mod worker;
+
+use std::fmt;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use postern_abi::window::FEATURES;
+use postern_guest::linux::{Error, Port};
+use postern_guest::nic::WhenFull;
+
+use crate::control::Control;
+use crate::counters::Shared;
+use crate::options::{Options, Queues};
+use crate::outward::Outward;
+use crate::privileges::User;
+use crate::worker::{Idle, Worker};
+
+/// Status of a bridge whose port the host took away: EX_TEMPFAIL of sysexits.h.
+const LOST: u8 = 75;
+
+/// The host took the port away.
+#[derive(Debug)]
+struct LostPort;
+
+impl fmt::Display for LostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the host has taken the port away; start the bridge again")
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let ran = match options.stats {
+        true => control::print_counters(options.interface.name()),
+        false => run(&options),
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("postern-bridge: {error:#}");
+            match error.downcast_ref::<LostPort>() {
+                Some(_) => LOST.into(),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let user = options.user.as_deref().map(User::find).transpose()?;
+    let control = Control::open(options.interface.name())?;
+    let port = match &options.device {
+        Some(address) => Port::open_at(address),
+        None => Port::open(),
+    }?;
+    fault::catch()?;
+    let workers = open(options, &port, &control)?;
+    privileges::drop_all(user.as_ref())?;
+    control.serve(workers)
+}
+
+/// Opens the queues of the port and of the interface, and joins them.
+fn open(options: &Options, port: &Port, control: &Control) -> Result<Vec<Worker>> {
+    let mut nics = match options.queues {
+        Queues::All if port.geometry().queues() > 1 => (0..port.geometry().queues())
+            .map(|queue| port.queue(queue))
+            .collect(),
+        _ => port.all_queues().map(|nic| vec![nic]),
+    }
+    .map_err(|error| match error {
+        Error::QueueInUse(_) => anyhow::Error::new(error).context(
+            "the port is in use: perhaps another postern-bridge runs (postern-bridge --stats)",
+        ),
+        error => error.into(),
+    })?;
+    let opened = interface::open(&options.interface, port, nics.len())?;
+    let offered = match options.no_offloads {
+        true => 0,
+        false => opened.features & FEATURES,
+    };
+    let mut workers = Vec::new();
+    for (mut nic, tap) in nics.drain(..).zip(opened.taps) {
+        // A path without results takes what is offered.
+        let agreed = nic.agree(offered).unwrap_or(offered) & offered;
+        tap.set_features(agreed)
+            .with_context(|| format!("setting the offloads of {}", tap.name()))?;
+        nic.set_when_full(WhenFull::Hold);
+        let idle = match options.interval {
+            Some(interval) => Idle::Interval(interval),
+            None => {
+                let mut sleeper = port
+                    .sleeper()
+                    .context("sleeping (--interval does without)")?;
+                sleeper.set_polling(options.poll);
+                Idle::Doorbell(sleeper)
+            }
+        };
+        let longest = port.geometry().max_segment() as usize;
+        workers.push(Worker {
+            outward: Outward::new(agreed, longest, options.hold),
+            nic,
+            idle,
+            tap,
+            stop: control.stop(),
+            counters: Default::default(),
+            shared: Arc::new(Shared::default()),
+            frame: Vec::new(),
+        });
+    }
+    Ok(workers)
+}

@@ -1,0 +1,231 @@
+//! A queue's thread: frames from the NIC to the interface and back, burst by burst.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use postern_guest::linux::{PathService, Sleeper};
+use postern_guest::nic::Nic;
+use postern_guest::ring::Frame;
+use postern_tap::{BATCH, Tap, virtio_net};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, write};
+
+use crate::counters::{Counters, Shared};
+use crate::outward::{Outward, Progress};
+
+/// Bursts after which the counters are shown although the thread does not sleep.
+const SHOW_EVERY: u32 = 64;
+/// Requests that are refused in a row, after which the port is taken to be lost.
+const MOST_REFUSED: u64 = 16;
+
+/// One queue of the port and one of the interface.
+#[derive(Debug)]
+pub struct Worker {
+    pub nic: Nic<PathService>,
+    pub idle: Idle,
+    pub tap: Tap,
+    /// Readable when the thread is to end.
+    pub stop: Arc<OwnedFd>,
+    /// Frames to the NIC.
+    pub outward: Outward,
+    pub counters: Counters,
+    pub shared: Arc<Shared>,
+    /// The memory of a frame to the interface, behind its header.
+    pub frame: Vec<u8>,
+}
+
+/// What a thread does while there is nothing to do.
+#[derive(Debug)]
+pub enum Idle {
+    /// It sleeps until the device's doorbell rings.
+    Doorbell(Sleeper),
+    /// It looks again after this time.
+    Interval(Duration),
+}
+
+/// What a thread was woken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// The end.
+    Stop,
+    /// Frames of the interface, and perhaps of the NIC.
+    Interface,
+    /// Frames of the NIC, or nothing.
+    Nic,
+}
+
+impl Woken {
+    fn by(stop: bool, interface: bool) -> Woken {
+        match (stop, interface) {
+            (true, _) => Woken::Stop,
+            (_, true) => Woken::Interface,
+            _ => Woken::Nic,
+        }
+    }
+}
+
+impl Worker {
+    /// Moves frames until the thread is to end.
+    ///
+    /// # Errors
+    ///
+    /// The interface is gone, or the NIC refuses all requests.
+    pub fn run(&mut self) -> Result<()> {
+        let (mut look_at_interface, mut bursts) = (true, 0);
+        loop {
+            let received = self.receive()?;
+            let progress = self.send(look_at_interface)?;
+            let more = received == BATCH || self.nic.rx_ready();
+            bursts += 1;
+            if bursts == SHOW_EVERY {
+                bursts = 0;
+                self.show()?;
+                if self.is_to_end(Duration::ZERO)? {
+                    return Ok(());
+                }
+            }
+            look_at_interface = match progress {
+                Progress::More => true,
+                // What comes from the NIC makes answers likely.
+                Progress::Done if more => true,
+                Progress::Done => {
+                    bursts = 0;
+                    match self.sleep()? {
+                        Woken::Stop => return self.show(),
+                        Woken::Interface => true,
+                        Woken::Nic => false,
+                    }
+                }
+                Progress::Held(_) if more => false,
+                Progress::Held(time) => {
+                    self.show()?;
+                    if self.is_to_end(time)? {
+                        return Ok(());
+                    }
+                    false
+                }
+            };
+        }
+    }
+
+    /// Takes a burst of frames from the NIC to the interface; gives their number.
+    fn receive(&mut self) -> Result<usize> {
+        let (tap, buffer, counters) = (&self.tap, &mut self.frame, &mut self.counters);
+        let mut broken = None;
+        let received = self.nic.rx_burst(BATCH, |frame| {
+            match write_frame(tap, buffer, &frame) {
+                Ok(()) => {
+                    counters.to_interface_frames += 1;
+                    counters.to_interface_bytes += frame.len() as u64;
+                }
+                // What a TAP says that is down.
+                Err(Errno::IO | Errno::NETDOWN) => counters.dropped_interface_down += 1,
+                Err(
+                    Errno::AGAIN | Errno::INVAL | Errno::NOMEM | Errno::NOBUFS | Errno::MSGSIZE,
+                ) => {
+                    counters.dropped_interface += 1;
+                }
+                Err(errno) => broken = Some(errno),
+            }
+        });
+        match broken {
+            None => Ok(received),
+            Some(errno) => Err(errno).with_context(|| format!("writing to {}", tap.name())),
+        }
+    }
+
+    /// Sends what waits to the NIC, and a burst of frames of the interface.
+    fn send(&mut self, look_at_interface: bool) -> Result<Progress> {
+        let (tap, outward) = (&self.tap, &mut self.outward);
+        if look_at_interface && outward.is_empty() {
+            let found = tap.receive(outward.batch());
+            let found = found.with_context(|| format!("reading from {}", tap.name()))?;
+            self.counters.dropped_length += found.too_long + found.too_short;
+            self.counters.dropped_offload += found.offload;
+        }
+        Ok(outward.send(&mut self.nic, &mut self.counters))
+    }
+
+    /// Whether the thread is to end, now or in that time.
+    fn is_to_end(&self, time: Duration) -> Result<bool> {
+        let [stop] = wait([self.stop.as_fd()], Some(time))?;
+        Ok(stop)
+    }
+
+    /// Sleeps until there is something to do; says what that may be.
+    fn sleep(&mut self) -> Result<Woken> {
+        self.show()?;
+        let sleeper = match &mut self.idle {
+            Idle::Interval(time) => {
+                let [stop, tap] = wait([self.stop.as_fd(), self.tap.as_fd()], Some(*time))?;
+                return Ok(Woken::by(stop, tap));
+            }
+            Idle::Doorbell(sleeper) => sleeper,
+        };
+        if sleeper.look(&self.nic) || !sleeper.prepare(&mut self.nic) {
+            return Ok(Woken::Nic);
+        }
+        let on = [self.stop.as_fd(), self.tap.as_fd(), sleeper.as_fd()];
+        let [stop, tap, nic] = wait(on, None)?;
+        sleeper.finish(&mut self.nic, nic)?;
+        let stats = sleeper.stats();
+        self.counters.sleeps = stats.sleeps;
+        self.counters.interrupts = stats.interrupts;
+        self.counters.spurious = stats.spurious;
+        Ok(Woken::by(stop, tap))
+    }
+
+    /// Shows others the counters.
+    ///
+    /// # Errors
+    ///
+    /// The NIC refuses all requests.
+    fn show(&mut self) -> Result<()> {
+        let stats = self.nic.stats();
+        let refused = stats.refused - self.counters.refused;
+        let served = stats.calls - self.counters.requests - refused;
+        self.counters.requests = stats.calls;
+        self.counters.refused = stats.refused;
+        self.counters.malformed = stats.malformed;
+        self.counters.rings = self.nic.service().rings();
+        self.shared.store(&self.counters);
+        if refused >= MOST_REFUSED && served == 0 {
+            self.nic.check().context(crate::LostPort)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a frame of the NIC to the interface.
+fn write_frame(tap: &Tap, buffer: &mut Vec<u8>, frame: &Frame<'_>) -> Result<(), Errno> {
+    let whole = virtio_net::SIZE + frame.len();
+    if buffer.len() < whole {
+        buffer.resize(whole, 0);
+    }
+    let (header, rest) = buffer.split_at_mut(virtio_net::SIZE);
+    header.copy_from_slice(&virtio_net::encode(frame.header()));
+    let bytes = rest.get_mut(..frame.len()).ok_or(Errno::MSGSIZE)?;
+    frame.copy_to(bytes);
+    loop {
+        match write(tap, buffer.get(..whole).unwrap_or_default()) {
+            Err(Errno::INTR) => {}
+            written => return written.map(|_| ()),
+        }
+    }
+}
+
+/// Waits until one of these is readable, or for that long; which are.
+fn wait<const N: usize>(on: [BorrowedFd<'_>; N], time: Option<Duration>) -> Result<[bool; N]> {
+    let timeout = time.map(|time| Timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: time.subsec_nanos().into(),
+    });
+    let mut list = on.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    match poll(&mut list, timeout.as_ref()) {
+        Ok(_) => Ok(list.map(|fd| !fd.revents().is_empty())),
+        Err(Errno::INTR) => Ok([false; N]),
+        Err(errno) => Err(errno).context("waiting for frames"),
+    }
+}
