@@ -32,6 +32,9 @@ use rustix::system::{RebootCommand, reboot};
 /// Script of the initial file system, for guests whose command line has none.
 const SCRIPT: &str = "/postern/run";
 
+/// Postern's programs for guests, which get into the root file system.
+const PROGRAMS: [&str; 2] = ["postern-bridge", "postern-guest-linux"];
+
 /// Status of a guest that could not begin with its program, or whose program's status is none that a
 /// guest can end with.
 const FAILED: i32 = 63;
@@ -86,6 +89,13 @@ fn live() -> Result<i32> {
     fs::copy("/init", "/run/guest-init").context("copying /init")?;
     if let Some(root) = &request.root {
         mounts::root(root)?;
+        for program in PROGRAMS {
+            // An initial file system of somebody else's may not have it.
+            let _ = fs::copy(
+                format!("/bin/{program}"),
+                format!("{}/usr/local/bin/{program}", mounts::ROOT),
+            );
+        }
     }
     program::run(request.root.is_some(), request.run.or(own).as_deref())
 }

@@ -189,6 +189,7 @@ impl Setup {
         let built = guest::Built {
             init: &programs::guest_init(cache, progress)?,
             traffic: &programs::linux_guest(cache, progress)?,
+            bridge: &programs::bridge(cache, progress)?,
         };
         let tree = self.kernel(options.kernel)?;
         guest::make(cache, progress, &self.series, options, (tree, built))

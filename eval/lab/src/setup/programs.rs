@@ -66,6 +66,8 @@ const INJECT: Program = ("postern-inject", "postern-inject");
 const GUEST: Program = ("postern-guest-bare", "postern-guest-bare");
 /// Package and program for Linux guests that sends and receives.
 const LINUX_GUEST: Program = ("postern-guest-linux", "postern-guest-linux");
+/// Package and program that joins the NIC port of a Linux guest to an interface.
+const BRIDGE: Program = ("postern-bridge", "postern-bridge");
 /// Packages of the VMM, libraries and program, whose tests also run in the emulated machine.
 const VMM: [&str; 3] = ["postern-kvm", "postern-vmm", POSTERN.0];
 /// Files of integration tests of the VMM that need KVM.
@@ -112,6 +114,20 @@ pub fn linux_guest(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     Ok(builder
         .keep("guest-linux", &built, MEASURED)?
         .join(LINUX_GUEST.1))
+}
+
+/// Builds the program that joins the NIC port of a Linux guest to an interface, alone.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn bridge(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    let builder = Builder::new(cache, progress)?;
+    let _lock = cache.lock_target(progress, builder.target)?;
+    let built = builder.build(&MUSL, &[BRIDGE])?;
+    Ok(builder
+        .keep("guest-bridge", &built, MEASURED)?
+        .join(BRIDGE.1))
 }
 
 /// Builds all programs.

@@ -28,7 +28,7 @@ pub struct Contents<'a> {
 /// Modules that guests may need, besides those that these need: virtio devices, file systems, what is
 /// in the way of packets inside of a guest, and the devices of Postern. A guest loads what it has
 /// devices for, and what it is asked for by a mount, a socket or an opened node.
-const MODULES: [&str; 17] = [
+const MODULES: [&str; 18] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
@@ -42,6 +42,7 @@ const MODULES: [&str; 17] = [
     "overlay",
     "crc32c_generic",
     "tun",
+    "macvtap",
     "veth",
     "bridge",
     "vxlan",
@@ -79,6 +80,7 @@ pub fn make(
         .files(&[
             contents.built.init.to_owned(),
             contents.built.traffic.to_owned(),
+            contents.built.bridge.to_owned(),
         ])?
         .identity(Path::new(BUSYBOX))?
         .bytes(contents.program.unwrap_or_default().as_bytes())
@@ -117,6 +119,7 @@ fn archive(task: &Task, contents: &Contents<'_>) -> Result<Initramfs> {
     root.device("dev/console", 5, 1)
         .file("init", read(contents.built.init)?)
         .file("bin/postern-guest-linux", read(contents.built.traffic)?)
+        .file("bin/postern-bridge", read(contents.built.bridge)?)
         .file("bin/busybox", read(Path::new(BUSYBOX))?)
         .link("bin/sh", "busybox")
         .file("etc/udhcpc/default.script", DHCP_SCRIPT.into());

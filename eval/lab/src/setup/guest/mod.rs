@@ -54,6 +54,8 @@ pub(super) struct Built<'a> {
     pub init: &'a Path,
     /// The program that sends and receives over the NIC, `/bin/postern-guest-linux`.
     pub traffic: &'a Path,
+    /// The program that joins the NIC to an interface, `/bin/postern-bridge`.
+    pub bridge: &'a Path,
 }
 
 /// Makes a guest of a series, with a kernel that is there and programs that are built.
