@@ -9,7 +9,6 @@
 //! [`BURST`] times at once and one time an [`INTERVAL`]; what comes meanwhile is one ring with the
 //! next, and counted.
 
-use std::fmt;
 use std::io::{self, PipeReader, PipeWriter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +18,7 @@ use std::time::{Duration, Instant};
 use postern_confine::Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::event;
 use crate::pci::Bell;
@@ -30,7 +29,7 @@ pub const INTERVAL: Duration = Duration::from_micros(50);
 pub const BURST: u32 = 64;
 
 /// What the thread has counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BellCounts {
     /// Times that it has interrupted the guest.
     pub rings: u64,
@@ -41,26 +40,31 @@ pub struct BellCounts {
     pub held: u64,
 }
 
+/// The counters of a thread that runs.
 #[derive(Debug, Default)]
-struct Counters {
+pub(crate) struct BellCounters {
     rings: AtomicU64,
     joined: AtomicU64,
     held: AtomicU64,
 }
 
-/// The thread. It ends when the value is dropped.
-pub struct BellThread {
-    stop: Option<PipeWriter>,
-    thread: Option<JoinHandle<()>>,
-    counters: Arc<Counters>,
+impl BellCounters {
+    /// What was counted until now.
+    pub(crate) fn read(&self) -> BellCounts {
+        BellCounts {
+            rings: self.rings.load(Ordering::Relaxed),
+            joined: self.joined.load(Ordering::Relaxed),
+            held: self.held.load(Ordering::Relaxed),
+        }
+    }
 }
 
-impl fmt::Debug for BellThread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BellThread")
-            .field("counts", &self.counts())
-            .finish_non_exhaustive()
-    }
+/// The thread. It ends when the value is dropped.
+#[derive(Debug)]
+pub struct BellThread {
+    bell: Arc<Bell>,
+    stop: Option<PipeWriter>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl BellThread {
@@ -72,28 +76,18 @@ impl BellThread {
     pub fn start(bell: Arc<Bell>) -> io::Result<BellThread> {
         // Closing one side is what the other one waits for.
         let (stopped, stop) = io::pipe()?;
-        let counters = Arc::<Counters>::default();
-        let seen = Arc::clone(&counters);
-        let run = move || run(&bell, &stopped, &seen);
+        let rung = Arc::clone(&bell);
+        let run = move || run(&rung, &stopped);
         Ok(BellThread {
+            bell,
             stop: Some(stop),
             thread: Some(postern_confine::spawn(Kind::Bells, "nic-bells", run)?),
-            counters,
         })
     }
 
     /// What it has counted until now.
     pub fn counts(&self) -> BellCounts {
-        let Counters {
-            rings,
-            joined,
-            held,
-        } = &*self.counters;
-        BellCounts {
-            rings: rings.load(Ordering::Relaxed),
-            joined: joined.load(Ordering::Relaxed),
-            held: held.load(Ordering::Relaxed),
-        }
+        self.bell.counters().read()
     }
 }
 
@@ -131,7 +125,8 @@ impl Allowance {
     }
 }
 
-fn run(bell: &Bell, stopped: &PipeReader, counters: &Counters) {
+fn run(bell: &Bell, stopped: &PipeReader) {
+    let counters = bell.counters();
     let mut allowance = Allowance::new(Instant::now());
     loop {
         let wait = allowance.wait(Instant::now());
@@ -160,7 +155,7 @@ fn run(bell: &Bell, stopped: &PipeReader, counters: &Counters) {
         if ready(&fds[1]) {
             event::take(bell.switched());
         }
-        let rung = ring(bell, fds[2..].iter().map(ready), counters);
+        let rung = ring(bell, fds[2..].iter().map(ready));
         if rung {
             let now = Instant::now();
             allowance.take(now);
@@ -173,7 +168,8 @@ fn run(bell: &Bell, stopped: &PipeReader, counters: &Counters) {
 }
 
 /// Passes on what has been rung of the bells; whether anything was.
-fn ring(bell: &Bell, ready: impl Iterator<Item = bool>, counters: &Counters) -> bool {
+fn ring(bell: &Bell, ready: impl Iterator<Item = bool>) -> bool {
+    let joined = &bell.counters().joined;
     let mut rung = false;
     for (vector, (one, ready)) in (0..).zip(bell.events().iter().zip(ready)) {
         let count = if ready { event::take(one) } else { 0 };
@@ -181,7 +177,7 @@ fn ring(bell: &Bell, ready: impl Iterator<Item = bool>, counters: &Counters) -> 
             // If MSI-X was turned on meanwhile, that is a message.
             bell.ring(vector);
             rung = true;
-            counters.joined.fetch_add(count - 1, Ordering::Relaxed);
+            joined.fetch_add(count - 1, Ordering::Relaxed);
         }
     }
     rung
@@ -301,11 +297,17 @@ mod tests {
             let mut fds = [PollFd::from_borrowed_fd(switched, PollFlags::IN)];
             poll(&mut fds, Some(&now)).unwrap() != 0
         };
-        while untold() {
-            thread::yield_now();
-        }
+        let noted = || {
+            while untold() {
+                thread::yield_now();
+            }
+        };
+        noted();
         first.write(1).unwrap();
         second.write(1).unwrap();
+        // One more look of the thread, with all that it could take.
+        port.bell.switched().write(1).unwrap();
+        noted();
         let pending = port.segment.bar(DEVICE, 1).unwrap() + 0x800;
         let mut bits = [0];
         assert!(Arc::clone(&port.segment).read(pending, &mut bits));

@@ -13,14 +13,17 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_confine::Kind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::bells::BellCounts;
 use crate::console::{self, Joiner, is_hidden};
 use crate::kvm_stats::{self, KvmStats};
+use crate::pci::Bell;
 
 /// What a VM tells of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +36,9 @@ pub struct VmReport {
     pub vm: Map<String, Value>,
     /// Those of each vCPU.
     pub vcpus: Vec<Map<String, Value>>,
+    /// What the bells of its port of the NIC have rung, if that has a doorbell.
+    #[serde(default)]
+    pub bells: Option<BellCounts>,
 }
 
 /// KVM's statistics of a VM that runs.
@@ -40,11 +46,12 @@ pub struct VmReport {
 pub struct LiveStats {
     vm: KvmStats,
     vcpus: Vec<KvmStats>,
+    bell: Option<Arc<Bell>>,
 }
 
 impl LiveStats {
-    pub(crate) fn new(vm: KvmStats, vcpus: Vec<KvmStats>) -> LiveStats {
-        LiveStats { vm, vcpus }
+    pub(crate) fn new(vm: KvmStats, vcpus: Vec<KvmStats>, bell: Option<Arc<Bell>>) -> LiveStats {
+        LiveStats { vm, vcpus, bell }
     }
 
     /// What the VM tells of itself.
@@ -63,6 +70,7 @@ impl LiveStats {
             uptime: started.elapsed().as_secs(),
             vm: named(&self.vm)?,
             vcpus: self.vcpus.iter().map(named).collect::<Result<_, _>>()?,
+            bells: self.bell.as_ref().map(|bell| bell.counters().read()),
         })
     }
 }

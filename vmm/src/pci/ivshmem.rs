@@ -24,6 +24,7 @@ use postern_abi::nic_device::{self, NicDevice, register};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::function::{Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, PciFunction};
+use crate::bells::BellCounters;
 use crate::devices::Effect;
 use crate::event;
 
@@ -61,6 +62,7 @@ pub struct Bell {
     events: Vec<Arc<EventFd>>,
     /// Is signalled when the driver turns MSI-X on or off.
     switched: Arc<EventFd>,
+    counters: BellCounters,
 }
 
 impl fmt::Debug for Bell {
@@ -82,6 +84,7 @@ impl Bell {
             registers: Mutex::default(),
             events,
             switched: Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
+            counters: BellCounters::default(),
         })
     }
 
@@ -94,6 +97,11 @@ impl Bell {
     pub fn is_wired(&self) -> bool {
         let interrupts = self.interrupts.get();
         interrupts.is_some_and(|interrupts| interrupts.msix_enabled())
+    }
+
+    /// What the thread counts that waits for the events.
+    pub(crate) fn counters(&self) -> &BellCounters {
+        &self.counters
     }
 
     /// Is signalled when [`Bell::is_wired`] changes.

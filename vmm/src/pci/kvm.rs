@@ -208,7 +208,9 @@ mod tests {
 
     use crate::kvm::Host;
     use crate::memory::reserve_ram;
-    use vm_memory::{GuestAddress, MmapRegion};
+    use kvm_bindings::kvm_regs;
+    use kvm_ioctls::{VcpuExit, VcpuFd};
+    use vm_memory::{Bytes, GuestAddress, MmapRegion};
 
     /// A machine with 4 MiB of RAM, and 8 KiB to be mapped; none where there is no KVM.
     fn machine() -> Option<(KvmMachine, SlotNumber)> {
@@ -309,6 +311,76 @@ mod tests {
         set(Some(1), true).unwrap();
         machine.set_level(layout::pci_intx_gsi(1), true);
         machine.set_level(layout::pci_intx_gsi(1), false);
+    }
+
+    /// What a guest writes to an address until a vCPU's next exit to the VMM that is no write there.
+    fn writes(vcpu: &mut VcpuFd, address: u64, value: u32) -> Vec<u32> {
+        let mut sregs = vcpu.get_sregs().unwrap();
+        (sregs.cs.base, sregs.cs.selector) = (0, 0);
+        sregs.ds.base = address;
+        vcpu.set_sregs(&sregs).unwrap();
+        let regs = kvm_regs {
+            rip: 0x1000,
+            rax: value.into(),
+            rflags: 2,
+            ..Default::default()
+        };
+        vcpu.set_regs(&regs).unwrap();
+        let mut seen = Vec::new();
+        loop {
+            match vcpu.run().unwrap() {
+                VcpuExit::MmioWrite(at, data) => {
+                    assert_eq!(at, address);
+                    seen.push(u32::from_le_bytes(data.try_into().unwrap()));
+                }
+                VcpuExit::IoOut(0x10, _) => return seen,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn doorbells_of_a_value_take_that_value_alone_and_without_the_vmm() {
+        let Ok(host) = Host::open() else {
+            eprintln!("SKIP: /dev/kvm cannot be used");
+            return;
+        };
+        let vm = Arc::new(host.create_vm().unwrap());
+        let ram = reserve_ram(4 << 20).unwrap();
+        // mov [bx], eax; out 0x10, al
+        let code = [0x66, 0x89, 0x07, 0xe6, 0x10];
+        ram.write_slice(&code, GuestAddress(0x1000)).unwrap();
+        let mut slots = Slots::new();
+        slots.add_ram(&ram).unwrap();
+        slots.install(&vm).unwrap();
+        let mut vcpu = vm.create_vcpu(0).unwrap();
+        let machine = KvmMachine::new(vm, slots);
+        let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let (one, other, all) = (event(), event(), event());
+        let address = layout::PCI_REGISTERS.0 + 0x300c;
+        let counts = || [&one, &other, &all].map(|event| event.read().unwrap_or(0));
+        for (value, event) in [(3 << 16 | 1, &one), (3 << 16, &other)] {
+            machine
+                .set_doorbell(address, Some(value), event, true)
+                .unwrap();
+        }
+        const NONE: [u32; 0] = [];
+        let mut write = |value| writes(&mut vcpu, address, value);
+        assert_eq!(write(3 << 16 | 1), NONE);
+        assert_eq!(counts(), [1, 0, 0]);
+        assert_eq!(write(3 << 16), NONE);
+        assert_eq!(write(3 << 16), NONE);
+        assert_eq!(counts(), [0, 2, 0]);
+        for value in [0, 1, 4 << 16 | 1, u32::MAX] {
+            assert_eq!(write(value), [value], "it comes to the function");
+        }
+        assert_eq!(counts(), [0, 0, 0]);
+        machine
+            .set_doorbell(address, Some(3 << 16), &other, false)
+            .unwrap();
+        assert_eq!(write(3 << 16), [3 << 16]);
+        // One without a value cannot be beside others.
+        assert!(machine.set_doorbell(address, None, &all, true).is_err());
     }
 
     #[test]

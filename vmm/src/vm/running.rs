@@ -119,7 +119,8 @@ impl Vm {
         let own = KvmStats::open("the VM", self.parts.vm.as_ref())?;
         let each = self.parts.vcpus.iter();
         let each = each.map(|parts| KvmStats::open("a vCPU", parts.vcpu.fd()));
-        Ok(LiveStats::new(own, each.collect::<Result<_, _>>()?))
+        let bell = self.parts.bell.clone();
+        Ok(LiveStats::new(own, each.collect::<Result<_, _>>()?, bell))
     }
 
     /// Runs the VM to its end: the first vCPU that ends, or the first signal, ends all.

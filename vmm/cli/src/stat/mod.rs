@@ -60,6 +60,7 @@ On a terminal the table is shown anew each second until Ctrl-C, with rates; else
   postern_vcpu_exits_by_reason_total              topology, vm, vcpu, reason: irq, io, mmio, halt...
   postern_vcpu_hypercalls_total                   topology, vm, vcpu
   postern_vcpu_view_aborts_total                  topology, vm, vcpu: with the patched KVM
+  postern_vm_bells_total                          topology, vm, kind: rings, joined, held
   postern_port_attached                           topology, nic, port: 1 if it has a tenant
   postern_port_stations                           topology, nic, port
   postern_port_calls_total                        topology, nic, port, seat: a tenant's vCPU

@@ -79,7 +79,7 @@ pub fn text(report: &Report) -> String {
     text
 }
 
-fn vms(report: &Report) -> [Metric; 5] {
+fn vms(report: &Report) -> [Metric; 6] {
     let mut uptime = Metric::gauge(
         "postern_vm_uptime_seconds",
         "Time since the VM was started.",
@@ -97,11 +97,26 @@ fn vms(report: &Report) -> [Metric; 5] {
         "Calls in views of the vCPU that KVM has aborted.",
     );
     let mut hypercalls = Metric::counter("postern_vcpu_hypercalls_total", "VMCALLs of the vCPU.");
+    let mut bells = Metric::counter(
+        "postern_vm_bells_total",
+        "Interrupts of the VM for bells (rings), rings that were one with another (joined), and \
+         times that rings waited because there were too many (held).",
+    );
     for topology in &report.topologies {
         for (vm, found) in &topology.vms {
             let Some(found) = found else { continue };
             let labels = [("topology", topology.name.as_str()), ("vm", vm)];
             uptime.add(&labels, found.uptime);
+            if let Some(counts) = &found.bells {
+                let kinds = [
+                    ("rings", counts.rings),
+                    ("joined", counts.joined),
+                    ("held", counts.held),
+                ];
+                for (kind, count) in kinds {
+                    bells.add(&[labels[0], labels[1], ("kind", kind)], count);
+                }
+            }
             for (number, vcpu) in found.vcpus.iter().enumerate() {
                 let number = number.to_string();
                 let [topology, vm] = labels;
@@ -119,7 +134,7 @@ fn vms(report: &Report) -> [Metric; 5] {
             }
         }
     }
-    [uptime, exits, reasons, hypercalls, aborts]
+    [uptime, exits, reasons, hypercalls, aborts, bells]
 }
 
 fn ports(report: &Report) -> [Metric; 8] {
@@ -270,7 +285,7 @@ mod tests {
                 assert!(value >= 0.0 && seen.insert((name, labels)), "{line} twice");
             }
         }
-        assert_eq!(kinds.len(), 12);
+        assert_eq!(kinds.len(), 14);
         let find = |wanted: &str, label: (&str, &str)| {
             let mut lines = text
                 .lines()
@@ -308,6 +323,9 @@ mod tests {
         assert_eq!(find("postern_vm_uptime_seconds", ("vm", "gone")), None);
         assert_eq!(find("postern_port_calls_total", ("seat", "0")), Some(40.0));
         assert_eq!(find("postern_port_calls_total", ("seat", "1")), Some(2.0));
+        let rung = find("postern_port_rung_by_owner_total", ("port", "3"));
+        assert_eq!(rung, Some(8.0));
+        assert_eq!(find("postern_vm_bells_total", ("kind", "held")), Some(1.0));
         let aborts = |vcpu| find("postern_vcpu_view_aborts_total", ("vcpu", vcpu));
         assert_eq!(aborts("0"), Some(3.0));
         assert_eq!(aborts("1"), None, "this KVM does not count them");

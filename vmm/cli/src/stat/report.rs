@@ -128,6 +128,7 @@ pub fn count(vcpu: &serde_json::Map<String, serde_json::Value>, name: &str) -> u
 #[cfg(test)]
 pub fn sample() -> Report {
     use postern_nic_client::counters::{PortCounters, QueueCounters};
+    use postern_vmm::bells::BellCounts;
     use serde_json::{Value, json};
 
     let vcpu = |counts: Value| match counts {
@@ -145,6 +146,7 @@ pub fn sample() -> Report {
         tx_frames: 5,
         rx_bytes: 9,
         rx_dropped: 4,
+        rung_by_owner: 8,
         drops: [("too-short".to_owned(), 6)].into(),
         queues: vec![queue(40), queue(2)],
         ..PortCounters::default()
@@ -157,6 +159,11 @@ pub fn sample() -> Report {
         uptime: 60,
         vm: serde_json::Map::new(),
         vcpus: vec![patched, vcpu(counts)],
+        bells: Some(BellCounts {
+            rings: 5,
+            joined: 2,
+            held: 1,
+        }),
     };
     Report {
         topologies: vec![TopologyReport {
