@@ -3,8 +3,8 @@
 #
 #   build.sh --out FILE [--target-dir DIR]
 #
-#   --out FILE        the object: exports postern_nic_call and postern_nic_size, and needs nothing
-#                     but the kernel's return thunk
+#   --out FILE        the object: exports postern_nic_call, postern_nic_size and
+#                     postern_nic_take_bells, and needs nothing but the kernel's return thunk
 #   --target-dir DIR  where cargo works (default: $CARGO_TARGET_DIR, or target in the checkout)
 #
 # Needs cargo with the target x86_64-unknown-none, and ld, objcopy and readelf of binutils.
@@ -14,7 +14,7 @@ die() { echo "kernel-object/build.sh: $1" >&2; exit 1; }
 
 here=$(cd "$(dirname "$0")" && pwd)
 target=x86_64-unknown-none
-exports=(postern_nic_call postern_nic_size)
+exports=(postern_nic_call postern_nic_size postern_nic_take_bells)
 
 out= dir=${CARGO_TARGET_DIR:-$here/../../target}
 while [ $# -gt 0 ]; do

@@ -21,7 +21,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 30] = [
     ("guest-linux", &["abi", "guest"]),
     ("bridge", &["abi", "guest", "tap"]),
     ("nic-image", &["abi", "switch"]),
-    ("nic-kernel", &["switch"]),
+    ("nic-kernel", &["abi", "switch"]),
     ("nic-models", &["abi"]),
     ("nic-bench", &["abi", "guest", "switch"]),
     ("kvm", &["abi"]),

@@ -3,6 +3,7 @@
 //! ```c
 //! u64 postern_nic_size(const u64 caller[8]);
 //! u64 postern_nic_call(void *data, const u64 caller[8], u32 vcpu, u64 request, u64 a, u64 b);
+//! u64 postern_nic_take_bells(void *data, const u64 caller[8], u64 b, u64 result, u64 bells[4]);
 //! ```
 //!
 //! These are plain C calls, from any context that may use about 4 KiB of stack. They take no lock,
@@ -14,7 +15,10 @@
 //! `build.sh` makes the object; its tests are those of `postern-switch` (`tests/objects.rs`).
 #![no_std]
 
+use postern_abi::service::{TX_BELL, TX_QUEUE_SHIFT};
+use postern_abi::window::BELL_WORDS;
 use postern_switch::credentials::{CredentialWords, Credentials};
+use postern_switch::switch::Switch;
 
 /// Number of bytes of data that calls with these words need, or 0 if they are malformed: then no
 /// call may be made.
@@ -51,6 +55,39 @@ pub unsafe extern "C" fn postern_nic_call(
     // SAFETY: the caller vouches for words that `Credentials::check` accepts, since their size is
     // not 0, for as many bytes of data, and for one call of a vCPU at a time.
     unsafe { postern_switch::switch::serve(data, &*caller, vcpu, request, a, b) }
+}
+
+/// Takes the bells of the TX queue of a request, for the kernel to ring them in place of the guest.
+///
+/// `b` and `result` are the last argument and the result of a [`postern_nic_call`] that has returned.
+/// If the result has [`TX_BELL`], the bits of the queue's bells go to `bells`, the queue has none any
+/// more, and the return value is the result without it, so that the guest has nothing to ring.
+/// Otherwise `bells` is left alone, and the return value is the result.
+///
+/// # Safety
+///
+/// `data` and `caller` must be as for [`postern_nic_call`]. `bells` must be valid for writes of
+/// [`BELL_WORDS`] words.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn postern_nic_take_bells(
+    data: *mut u8,
+    caller: *const Credentials,
+    b: u64,
+    result: u64,
+    bells: *mut [u64; BELL_WORDS],
+) -> u64 {
+    // It is the highest bit of any result that is no error.
+    if !(TX_BELL..2 * TX_BELL).contains(&result) {
+        return result;
+    }
+    // SAFETY: the caller vouches for words that `Credentials::check` accepts.
+    let caller = unsafe { &*caller };
+    // SAFETY: the caller vouches for as many bytes of data as these words need.
+    let switch = unsafe { Switch::from_base(data, caller.geometry()) };
+    let queue = (b >> TX_QUEUE_SHIFT) as u32;
+    // SAFETY: the caller vouches for the words that are written.
+    unsafe { bells.write(switch.take_bells(caller.port(), queue)) };
+    result - TX_BELL
 }
 
 /// The panic handler that the language demands. A test proves that nothing of it is left in the

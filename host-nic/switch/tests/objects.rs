@@ -166,7 +166,14 @@ fn symbols_and_sections_of_the_kernel_object() {
         .filter(|symbol| symbol.is_global() && symbol.is_definition());
     let mut global: Vec<_> = global.map(|symbol| symbol.name().unwrap()).collect();
     global.sort_unstable();
-    assert_eq!(global, ["postern_nic_call", "postern_nic_size"]);
+    assert_eq!(
+        global,
+        [
+            "postern_nic_call",
+            "postern_nic_size",
+            "postern_nic_take_bells"
+        ]
+    );
     for section in elf.sections() {
         let SectionFlags::Elf { sh_flags, .. } = section.flags() else {
             panic!("not ELF");

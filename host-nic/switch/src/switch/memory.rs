@@ -173,7 +173,7 @@ impl<'a> Switch<'a> {
     }
 
     /// The words of a TX queue's `bells`, or nothing if there is no such queue.
-    pub(crate) fn bells(&self, port: PortId, queue: u32) -> Option<[&'a AtomicU64; BELL_WORDS]> {
+    pub fn bells(&self, port: PortId, queue: u32) -> Option<[&'a AtomicU64; BELL_WORDS]> {
         let window = self.window(port)?;
         if queue >= self.geometry.queues() {
             return None;

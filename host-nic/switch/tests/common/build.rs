@@ -17,6 +17,7 @@ use std::{env, fs, ptr};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use postern_abi::PAGE_SIZE;
 use postern_abi::view::{CALL_PAGE_GVA, CallPage, DATA_GVA};
+use postern_abi::window::BELL_WORDS;
 use postern_nic_owner::image::Image;
 use postern_switch::credentials::Credentials;
 use postern_switch::switch::serve;
@@ -69,7 +70,10 @@ impl Build {
         static ONE: Mutex<()> = Mutex::new(());
         match self {
             Build::Native => LoadedBuild::Native,
-            Build::KernelObject => LoadedBuild::KernelObject(load_object()),
+            Build::KernelObject => {
+                let (entry, take_bells) = load_object();
+                LoadedBuild::KernelObject(entry, take_bells)
+            }
             Build::Image => {
                 let entry = load_image();
                 let one = ONE.lock().unwrap_or_else(|failed| failed.into_inner());
@@ -85,12 +89,14 @@ impl Build {
 }
 
 type ObjectEntry = unsafe extern "C" fn(*mut u8, *const Credentials, u32, u64, u64, u64) -> u64;
+type TakeBells =
+    unsafe extern "C" fn(*mut u8, *const Credentials, u64, u64, *mut [u64; BELL_WORDS]) -> u64;
 type ImageEntry = unsafe extern "sysv64" fn(u64, u64, u64) -> u64;
 
 /// A build that is loaded.
 pub enum LoadedBuild {
     Native,
-    KernelObject(ObjectEntry),
+    KernelObject(ObjectEntry, TakeBells),
     Image(ImageEntry, #[expect(dead_code)] MutexGuard<'static, ()>),
 }
 
@@ -121,7 +127,7 @@ impl LoadedBuild {
             LoadedBuild::Native => unsafe { serve(base, caller, vcpu, op, a, b) },
             // SAFETY: the object's entry passes its arguments to `serve`, whose contract is this
             // one.
-            LoadedBuild::KernelObject(entry) => unsafe { entry(base, caller, vcpu, op, a, b) },
+            LoadedBuild::KernelObject(entry, _) => unsafe { entry(base, caller, vcpu, op, a, b) },
             LoadedBuild::Image(entry, _) => {
                 assert_eq!(base as u64, DATA_GVA);
                 // A vCPU has a call page of its own; threads of this process must share one.
@@ -153,7 +159,7 @@ impl LoadedBuild {
     ) -> (usize, [u64; 6]) {
         match self {
             LoadedBuild::Native => panic!("the native build is no file"),
-            LoadedBuild::KernelObject(entry) => {
+            LoadedBuild::KernelObject(entry, _) => {
                 let caller = ptr::from_ref(caller) as u64;
                 (
                     *entry as usize,
@@ -162,6 +168,28 @@ impl LoadedBuild {
             }
             LoadedBuild::Image(entry, _) => (*entry as usize, [op, a, b, 0, 0, 0]),
         }
+    }
+}
+
+impl LoadedBuild {
+    /// Has the kernel's object take the bells of a request with this last argument and result, over
+    /// what the words hold.
+    ///
+    /// # Safety
+    ///
+    /// The contract of [`serve`] on memory and credentials.
+    pub unsafe fn take_bells(
+        &self,
+        base: *mut u8,
+        caller: &Credentials,
+        [b, result]: [u64; 2],
+        bells: &mut [u64; BELL_WORDS],
+    ) -> u64 {
+        let LoadedBuild::KernelObject(_, take_bells) = self else {
+            panic!("the kernel's object alone takes bells");
+        };
+        // SAFETY: the words are borrowed, and the contract is the same.
+        unsafe { take_bells(base, caller, b, result, bells) }
     }
 }
 
@@ -206,9 +234,9 @@ fn load_image() -> ImageEntry {
     })
 }
 
-fn load_object() -> ObjectEntry {
-    static ENTRY: OnceLock<ObjectEntry> = OnceLock::new();
-    *ENTRY.get_or_init(|| {
+fn load_object() -> (ObjectEntry, TakeBells) {
+    static ENTRIES: OnceLock<(ObjectEntry, TakeBells)> = OnceLock::new();
+    *ENTRIES.get_or_init(|| {
         let scratch = tempfile::tempdir().expect("a directory");
         let (object, linked) = (scratch.path().join("o"), scratch.path().join("linked"));
         fs::write(&object, kernel_object()).expect("write the object");
@@ -243,8 +271,15 @@ fn load_object() -> ObjectEntry {
             assert_eq!(start % PAGE_SIZE, 0);
             map_code(start, bytes, executable);
         }
-        // SAFETY: `postern_nic_call` of host-nic/kernel-object has this type, and its code is
+        let take_bells = elf.symbol_by_name("postern_nic_take_bells");
+        let take_bells = take_bells.expect("its other entry").address();
+        // SAFETY: the functions of host-nic/kernel-object have these types, and their code is
         // mapped for ever.
-        unsafe { std::mem::transmute(code.address() as *const ()) }
+        unsafe {
+            (
+                std::mem::transmute::<*const (), ObjectEntry>(code.address() as *const ()),
+                std::mem::transmute::<*const (), TakeBells>(take_bells as *const ()),
+            )
+        }
     })
 }

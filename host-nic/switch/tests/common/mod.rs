@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*}
 use build::{Build, LoadedBuild, map_at};
 use postern_abi::service::{OP_TX, Secret, TX_AVX, tx_flags};
 use postern_abi::window::{
-    Geometry, KIND_PAD, MAX_LANES, PAD_WORD, PortId, Published, RECORD_ALIGN, RecordHeader,
-    record_size,
+    BELL_WORDS, Geometry, KIND_PAD, MAX_LANES, PAD_WORD, PortId, Published, RECORD_ALIGN,
+    RecordHeader, record_size,
 };
 use postern_nic_client::memory::Memory;
 use postern_switch::credentials::Credentials;
@@ -148,6 +148,20 @@ impl TestNic {
         unsafe {
             self.build
                 .serve(self.base as *mut u8, caller, vcpu, request)
+        }
+    }
+
+    /// [`LoadedBuild::take_bells`] of the build that serves the NIC.
+    pub fn take_bells(
+        &self,
+        caller: &Credentials,
+        request: [u64; 2],
+        bells: &mut [u64; BELL_WORDS],
+    ) -> u64 {
+        // SAFETY: as in `serve`.
+        unsafe {
+            self.build
+                .take_bells(self.base as *mut u8, caller, request, bells)
         }
     }
 
