@@ -39,6 +39,8 @@ pub struct ViewStats {
     pub exits_in_view: u64,
     /// See [`EptViewStats::hypercalls`].
     pub hypercalls: u64,
+    /// See [`EptViewStats::bells`].
+    pub bells: u64,
     /// See [`EptViewStats::revoked`].
     pub revoked: bool,
     /// See [`EptViewStats::armed`].
@@ -54,6 +56,7 @@ impl ViewStats {
             deferred_leaves: stats.deferred_leaves,
             exits_in_view: stats.exits_in_view,
             hypercalls: stats.hypercalls,
+            bells: stats.bells,
             revoked: stats.revoked != 0,
             armed: stats.armed != 0,
         }

@@ -40,6 +40,7 @@ fn pairs() -> Vec<(String, u64)> {
     }
     constants! {
         KVM_CAP_EPT_VIEW = kvm::KVM_CAP_EPT_VIEW;
+        KVM_CAP_EPT_VIEW_BELLS = kvm::KVM_CAP_EPT_VIEW_BELLS;
         KVM_EXIT_EPT_VIEW = kvm::KVM_EXIT_EPT_VIEW;
         KVM_EPT_VIEW_SLOTS = view::SLOTS;
         KVM_EPT_VIEW_GATE_GVA = view::GATE_GVA;
@@ -59,6 +60,7 @@ fn pairs() -> Vec<(String, u64)> {
         KVM_EPT_VIEW_RIGHT_STRICT = kvm::RIGHT_STRICT;
         KVM_EPT_VIEW_RIGHT_HYPERCALL = kvm::RIGHT_HYPERCALL;
         KVM_EPT_VIEW_MAX_MEMBERS = kvm::MAX_MEMBERS;
+        KVM_EPT_VIEW_MAX_BELLS = kvm::MAX_BELLS;
         KVM_EPT_VIEW_EXIT_ON_ABORT = kvm::ATTACH_EXIT_ON_ABORT;
         KVM_EPT_VIEW_ABORT_IOCTL = kvm::ABORT_BY_IOCTL;
         KVM_EPT_VIEW_ABORT_INIT = kvm::ABORT_BY_INIT;
@@ -96,6 +98,7 @@ fn pairs() -> Vec<(String, u64)> {
         KVM_EPT_VIEW_GRANT = KVM_EPT_VIEW_GRANT_NR, EptViewGrant;
         KVM_EPT_VIEW_REVOKE = KVM_EPT_VIEW_REVOKE_NR, EptViewRevoke;
         KVM_GET_EPT_VIEW_INFO = KVM_GET_EPT_VIEW_INFO_NR, EptViewInfo;
+        KVM_EPT_VIEW_BELLS = KVM_EPT_VIEW_BELLS_NR, EptViewBells;
     }
     structure!(
         kvm_ept_view_call,
@@ -114,6 +117,14 @@ fn pairs() -> Vec<(String, u64)> {
         user_addr,
         size,
         prot,
+        flags,
+        reserved
+    );
+    structure!(
+        kvm_ept_view_bells,
+        kvm::EptViewBells,
+        fds,
+        bells,
         flags,
         reserved
     );
@@ -177,6 +188,7 @@ fn pairs() -> Vec<(String, u64)> {
         hypercalls,
         revoked,
         armed,
+        bells,
         reserved
     );
     structure!(
@@ -335,7 +347,7 @@ fn document_has_all_calls_and_rights() {
         let calls = header.lines().filter(|line| line.contains("\t_IO"));
         let rights = header.lines().filter(|line| line.contains("_RIGHT_"));
         let defined = defined(&calls.chain(rights).collect::<Vec<_>>().join("\n"));
-        assert!(defined.len() >= 9 + 3, "{defined:?}");
+        assert!(defined.len() >= 10 + 3, "{defined:?}");
         for name in defined {
             assert!(
                 has_name(&text, &name),

@@ -4,9 +4,15 @@
 //! in bytes.
 #![forbid(unsafe_code)]
 
+use crate::window::{BELL_WORDS, MAX_SENDERS};
+
 /// Argument of `KVM_CHECK_EXTENSION`; the result is the rights ([`RIGHT_FAST`], [`RIGHT_STRICT`],
 /// [`RIGHT_HYPERCALL`]) that templates can have on this host, 0 where there are no views.
 pub const KVM_CAP_EPT_VIEW: u32 = 0x4550_5401;
+
+/// Argument of `KVM_CHECK_EXTENSION`; the result is how many bells a template can have
+/// ([`EptViewBells`]), 0 where no hypercall is served.
+pub const KVM_CAP_EPT_VIEW_BELLS: u32 = 0x4550_5402;
 
 /// `kvm_run.exit_reason` when a call was aborted and the vCPU was attached with
 /// [`ATTACH_EXIT_ON_ABORT`]; the payload is an [`AbortExit`].
@@ -33,6 +39,8 @@ pub const KVM_EPT_VIEW_GRANT_NR: u32 = 0xf6;
 pub const KVM_EPT_VIEW_REVOKE_NR: u32 = 0xf7;
 /// Number of `KVM_GET_EPT_VIEW_INFO`, on a template fd, with an [`EptViewInfo`], written.
 pub const KVM_GET_EPT_VIEW_INFO_NR: u32 = 0xf8;
+/// Number of `KVM_EPT_VIEW_BELLS`, on a template fd, with an [`EptViewBells`].
+pub const KVM_EPT_VIEW_BELLS_NR: u32 = 0xf9;
 
 /// Argument of `KVM_CREATE_EPT_VIEW`.
 #[repr(C)]
@@ -64,6 +72,25 @@ pub struct EptViewMap {
     pub size: u64,
     /// Rights: [`VIEW_READ`], [`VIEW_WRITE`], [`VIEW_EXEC`].
     pub prot: u32,
+    /// Must be zero.
+    pub flags: u32,
+    /// Must be zero.
+    pub reserved: [u64; 2],
+}
+
+/// Largest [`EptViewBells::bells`]: as many as a NIC has RX queues at most.
+pub const MAX_BELLS: u32 = 256;
+
+/// Argument of `KVM_EPT_VIEW_BELLS`, before the template is sealed: the eventfds that KVM signals at
+/// the end of a hypercall for the RX queues that are asleep.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EptViewBells {
+    /// Address in the caller's address space of the eventfds' descriptors, an `i32` each: that at
+    /// index `q` is the bell of the RX queue of number `q` in the whole NIC.
+    pub fds: u64,
+    /// How many there are, 1 to [`MAX_BELLS`].
+    pub bells: u32,
     /// Must be zero.
     pub flags: u32,
     /// Must be zero.
@@ -206,8 +233,10 @@ pub struct EptViewStats {
     pub revoked: u32,
     /// 1 if the vCPU could have entered views when it last ran.
     pub armed: u32,
+    /// Number of bells that were rung at the end of a request served by VMCALL.
+    pub bells: u64,
     /// Reads as zero.
-    pub reserved: [u64; 2],
+    pub reserved: u64,
 }
 
 /// Payload of [`KVM_EXIT_EPT_VIEW`], at the start of `kvm_run`'s union.
@@ -239,6 +268,7 @@ pub const ABORT_BY_DETACH: u32 = 0x4550_0004;
 
 const _: () = assert!(size_of::<CreateEptView>() == 16);
 const _: () = assert!(size_of::<EptViewMap>() == 48);
+const _: () = assert!(size_of::<EptViewBells>() == 32);
 const _: () = assert!(size_of::<EptViewSeal>() == 64);
 const _: () = assert!(size_of::<EptViewGrant>() == 128);
 const _: () = assert!(size_of::<EptViewRevoke>() == 32);
@@ -247,3 +277,4 @@ const _: () = assert!(size_of::<AttachEptView>() == 32);
 const _: () = assert!(size_of::<DetachEptView>() == 16);
 const _: () = assert!(size_of::<EptViewStats>() == 64);
 const _: () = assert!(size_of::<AbortExit>() == 40);
+const _: () = assert!(MAX_BELLS == MAX_SENDERS && MAX_BELLS as usize == BELL_WORDS * 64);

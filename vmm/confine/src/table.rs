@@ -375,6 +375,7 @@ const OWNER: &[Rule] = &[
     ioctl!(kvm::KVM_CHECK_EXTENSION),
     ioctl!(kvm::KVM_CREATE_EPT_VIEW),
     ioctl!(kvm::KVM_EPT_VIEW_MAP),
+    ioctl!(kvm::KVM_EPT_VIEW_BELLS),
     ioctl!(kvm::KVM_EPT_VIEW_SEAL),
     ioctl!(kvm::KVM_EPT_VIEW_GRANT),
     ioctl!(kvm::KVM_EPT_VIEW_REVOKE),
@@ -467,6 +468,7 @@ pub(crate) mod kvm {
 
     pub const KVM_CREATE_EPT_VIEW: u32 = write::<CreateEptView>(KVM_CREATE_EPT_VIEW_NR);
     pub const KVM_EPT_VIEW_MAP: u32 = write::<EptViewMap>(KVM_EPT_VIEW_MAP_NR);
+    pub const KVM_EPT_VIEW_BELLS: u32 = write::<EptViewBells>(KVM_EPT_VIEW_BELLS_NR);
     pub const KVM_EPT_VIEW_SEAL: u32 = write::<EptViewSeal>(KVM_EPT_VIEW_SEAL_NR);
     pub const KVM_GET_EPT_VIEW_STATS: u32 = both::<EptViewStats>(KVM_GET_EPT_VIEW_STATS_NR);
     pub const KVM_EPT_VIEW_GRANT: u32 = write::<EptViewGrant>(KVM_EPT_VIEW_GRANT_NR);

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use postern_abi::kvm::{CreateEptView, KVM_CAP_EPT_VIEW};
+use postern_abi::kvm::{CreateEptView, KVM_CAP_EPT_VIEW, KVM_CAP_EPT_VIEW_BELLS};
 
 use crate::ioctl;
 use crate::rights::Rights;
@@ -36,6 +36,13 @@ impl Device {
     /// Whether this KVM makes views: [`Device::rights`] are some.
     pub fn has_views(&self) -> bool {
         !self.rights().is_empty()
+    }
+
+    /// How many bells a template can have here ([`Template::set_bells`]): 0 where KVM serves no
+    /// hypercalls, or knows of no bells.
+    pub fn max_bells(&self) -> u32 {
+        let answer = ioctl::check_extension(&self.0, KVM_CAP_EPT_VIEW_BELLS);
+        answer.map_or(0, i32::unsigned_abs)
     }
 
     /// Makes an empty template.

@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use postern_abi::kvm::{
-    AttachEptView, CreateEptView, DetachEptView, EptViewGrant, EptViewInfo, EptViewMap,
-    EptViewRevoke, EptViewSeal, EptViewStats,
+    AttachEptView, CreateEptView, DetachEptView, EptViewBells, EptViewGrant, EptViewInfo,
+    EptViewMap, EptViewRevoke, EptViewSeal, EptViewStats,
 };
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
@@ -63,6 +63,12 @@ mod number {
         KVM_GET_EPT_VIEW_INFO_NR,
         EptViewInfo
     );
+    ioctl_iow_nr!(
+        KVM_EPT_VIEW_BELLS,
+        KVMIO,
+        KVM_EPT_VIEW_BELLS_NR,
+        EptViewBells
+    );
 }
 
 fn check(result: i32) -> io::Result<i32> {
@@ -114,6 +120,17 @@ pub unsafe fn map(template: &impl AsRawFd, argument: &EptViewMap) -> io::Result<
     // SAFETY: the call reads the structure that its number says, which is borrowed throughout; what
     // becomes of the pages that it names is the caller's promise.
     check(unsafe { ioctl_with_ref(template, number::KVM_EPT_VIEW_MAP(), argument) }).map(drop)
+}
+
+/// `KVM_EPT_VIEW_BELLS` on a template: what a hypercall of its service can ring.
+///
+/// # Errors
+///
+/// The `errno` of the ioctl.
+pub fn bells(template: &impl AsRawFd, argument: &EptViewBells) -> io::Result<()> {
+    // SAFETY: the call reads the structure that its number says, which is borrowed throughout, and
+    // the numbers that it names, and writes no memory of this process.
+    check(unsafe { ioctl_with_ref(template, number::KVM_EPT_VIEW_BELLS(), argument) }).map(drop)
 }
 
 /// `KVM_EPT_VIEW_SEAL` on a template: completes it.

@@ -3,12 +3,12 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use postern_abi::kvm::{
-    EptViewGrant, EptViewInfo, EptViewMap, EptViewRevoke, EptViewSeal, VIEW_EXEC, VIEW_READ,
-    VIEW_WRITE,
+    EptViewBells, EptViewGrant, EptViewInfo, EptViewMap, EptViewRevoke, EptViewSeal, VIEW_EXEC,
+    VIEW_READ, VIEW_WRITE,
 };
 
 use crate::ioctl;
@@ -94,6 +94,24 @@ impl Template {
         };
         // SAFETY: who made the `SharedPages` promised that nothing takes them for private memory.
         unsafe { ioctl::map(&self.0, &argument) }
+    }
+
+    /// Gives the template its bells: the eventfds that KVM signals at the end of a hypercall for the
+    /// RX queues that are asleep, in the order of their numbers in the whole NIC. The template keeps
+    /// them for as long as it or a grant of it lives, whatever becomes of the descriptors.
+    ///
+    /// # Errors
+    ///
+    /// When there are none or more than [`Device::max_bells`](crate::Device::max_bells), one is no
+    /// eventfd, or the template has bells.
+    pub fn set_bells(&self, bells: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let fds: Vec<RawFd> = bells.iter().map(AsRawFd::as_raw_fd).collect();
+        let argument = EptViewBells {
+            fds: fds.as_ptr().addr() as u64,
+            bells: fds.len().try_into().unwrap_or(u32::MAX),
+            ..EptViewBells::default()
+        };
+        ioctl::bells(&self.0, &argument)
     }
 
     /// Completes the template: nothing of it changes from then on.

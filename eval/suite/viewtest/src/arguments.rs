@@ -42,7 +42,8 @@ pub const TESTS: &[Test] = &[
     ("detach and statistics need a view", detach),
 ];
 
-fn expect(what: &str, got: i32, wanted: i32) -> Result<()> {
+/// Compares the number of an error with that which the documentation promises.
+pub fn expect(what: &str, got: i32, wanted: i32) -> Result<()> {
     ensure!(
         got == wanted,
         "{what}: errno {got} ({}), wanted {wanted} ({})",

@@ -40,19 +40,22 @@ const NIC_GVA: u64 = DATA_GVA + (1 << 30);
 const TENANCIES: [u32; 2] = [0x51, 0x52];
 
 /// The queues of a port; vCPUs from this number on have none.
-const QUEUES: u32 = 2;
+pub const QUEUES: u32 = 2;
 
 /// The secret of all tenancies.
 const SECRET: Secret = Secret::from_word(0x5ec2_0000_1234_5678);
 
 /// The memory of a NIC of two ports, both with a tenant.
-struct TestNic {
-    memory: Memory,
-    ports: [PortId; 2],
+pub struct TestNic {
+    /// The memory.
+    pub memory: Memory,
+    /// The ports.
+    pub ports: [PortId; 2],
 }
 
 impl TestNic {
-    fn new() -> Result<TestNic> {
+    /// A new one, whose rings are empty.
+    pub fn new() -> Result<TestNic> {
         let geometry = Geometry::new(2, QUEUES, window::MIN_RING, window::MIN_RING)
             .map_err(|error| anyhow::anyhow!("{error:?}"))?;
         let memory = Memory::create(geometry)?;
@@ -70,8 +73,8 @@ impl TestNic {
         Credentials::new(geometry, self.ports[0], TENANCIES[0], SECRET).words()
     }
 
-    /// A template with all of the memory, whose data are `size` bytes of it.
-    fn template(&self, size: u64) -> Result<Template> {
+    /// A template with all of the memory, not sealed.
+    pub fn open_template(&self) -> Result<Template> {
         let template = Template::open(ADD)?;
         sys::map(
             &template.file,
@@ -83,19 +86,28 @@ impl TestNic {
                 ..Default::default()
             },
         )?;
-        sys::seal(
-            &template.file,
-            &EptViewSeal {
-                data_gva: NIC_GVA,
-                data_size: size,
-                ..Template::seal_argument(RIGHT_HYPERCALL | RIGHT_STRICT)
-            },
-        )?;
+        Ok(template)
+    }
+
+    /// Seals it; the service's data are `size` bytes of the memory.
+    pub fn seal(&self, template: &Template, size: u64) -> Result<()> {
+        let argument = EptViewSeal {
+            data_gva: NIC_GVA,
+            data_size: size,
+            ..Template::seal_argument(RIGHT_HYPERCALL | RIGHT_STRICT)
+        };
+        sys::seal(&template.file, &argument).context("seal the NIC's template")
+    }
+
+    /// A sealed template.
+    fn template(&self, size: u64) -> Result<Template> {
+        let template = self.open_template()?;
+        self.seal(&template, size)?;
         Ok(template)
     }
 
     /// What grants the first port.
-    fn grant_argument(&self) -> EptViewGrant {
+    pub fn grant_argument(&self) -> EptViewGrant {
         EptViewGrant {
             rights: RIGHT_HYPERCALL,
             members: QUEUES + 1,
@@ -105,7 +117,7 @@ impl TestNic {
     }
 
     /// Puts a frame for all ports into the first port's first ring, which is empty.
-    fn queue_frame(&self) -> Result<()> {
+    pub fn queue_frame(&self) -> Result<()> {
         let switch = self.memory.switch();
         let (ring, producer, consumer) = (
             switch.tx_ring(self.ports[0], 0).context("the ring")?,
@@ -162,7 +174,7 @@ fn mac(port: PortId) -> [u8; 6] {
 }
 
 /// `mov rdi, OP_TX with the secret; mov esi, 1; mov edx, flags; mov eax, HYPERCALL + slot; vmcall`.
-fn transmit_code(slot: u32) -> Vec<u8> {
+pub fn transmit_code(slot: u32) -> Vec<u8> {
     let mut code = vec![0x48, 0xbf];
     code.extend_from_slice(&SECRET.request(OP_TX).to_le_bytes());
     for (opcode, value) in [
@@ -178,7 +190,7 @@ fn transmit_code(slot: u32) -> Vec<u8> {
 }
 
 /// Whether these tests can be run; says so if not.
-fn can_run() -> Result<()> {
+pub fn can_run() -> Result<()> {
     match serves_hypercalls()? {
         true => Ok(()),
         false => skip("kvm-intel was not loaded with ept_views_hypercall=1"),

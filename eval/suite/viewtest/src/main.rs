@@ -5,6 +5,7 @@
 //! Arguments choose tests by a part of their name.
 
 mod arguments;
+mod bells;
 mod calls;
 mod cost;
 mod grants;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         vectors::TESTS,
         large_pages::TESTS,
         hypercall::TESTS,
+        bells::TESTS,
         lifetime::TESTS,
         weakened::TESTS,
     ];

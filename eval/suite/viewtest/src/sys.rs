@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use postern_abi::kvm::{
-    AttachEptView, CreateEptView, DetachEptView, EptViewGrant, EptViewInfo, EptViewMap,
-    EptViewRevoke, EptViewSeal, EptViewStats, KVM_CAP_EPT_VIEW,
+    AttachEptView, CreateEptView, DetachEptView, EptViewBells, EptViewGrant, EptViewInfo,
+    EptViewMap, EptViewRevoke, EptViewSeal, EptViewStats, KVM_CAP_EPT_VIEW, KVM_CAP_EPT_VIEW_BELLS,
 };
 use postern_kvm::ioctl as call;
 use vmm_sys_util::ioctl::ioctl;
@@ -36,6 +36,17 @@ pub fn create(argument: &CreateEptView) -> io::Result<File> {
 pub fn rights() -> io::Result<u32> {
     let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
     call::check_extension(&kvm, KVM_CAP_EPT_VIEW).map(i32::unsigned_abs)
+}
+
+/// `KVM_CHECK_EXTENSION` of bells: how many a template can have.
+pub fn max_bells() -> io::Result<u32> {
+    let kvm = File::options().read(true).write(true).open("/dev/kvm")?;
+    call::check_extension(&kvm, KVM_CAP_EPT_VIEW_BELLS).map(i32::unsigned_abs)
+}
+
+/// `KVM_EPT_VIEW_BELLS`.
+pub fn bells(template: &File, argument: &EptViewBells) -> io::Result<()> {
+    call::bells(template, argument)
 }
 
 /// `KVM_EPT_VIEW_MAP`.

@@ -13,6 +13,9 @@
 /* KVM_CHECK_EXTENSION: the rights that templates can have on this host, or 0. */
 #define KVM_CAP_EPT_VIEW		0x45505401
 
+/* KVM_CHECK_EXTENSION: how many bells a template can have on this host, or 0. */
+#define KVM_CAP_EPT_VIEW_BELLS		0x45505402
+
 /* kvm_run.exit_reason, payload struct kvm_ept_view_exit. */
 #define KVM_EXIT_EPT_VIEW		0x4550
 
@@ -68,6 +71,16 @@ struct kvm_ept_view_map {
 	__u64 user_addr;
 	__u64 size;
 	__u32 prot;
+	__u32 flags;
+	__u64 reserved[2];
+};
+
+#define KVM_EPT_VIEW_MAX_BELLS		256
+
+/* KVM_EPT_VIEW_BELLS, on a template fd. */
+struct kvm_ept_view_bells {
+	__u64 fds;
+	__u32 bells;
 	__u32 flags;
 	__u64 reserved[2];
 };
@@ -146,7 +159,8 @@ struct kvm_ept_view_stats {
 	__u64 hypercalls;
 	__u32 revoked;
 	__u32 armed;
-	__u64 reserved[2];
+	__u64 bells;
+	__u64 reserved;
 };
 
 /* At the start of kvm_run's union on KVM_EXIT_EPT_VIEW. */
@@ -176,5 +190,6 @@ struct kvm_ept_view_exit {
 #define KVM_EPT_VIEW_GRANT	_IOW(KVM_EPT_VIEW_IO, 0xf6, struct kvm_ept_view_grant)
 #define KVM_EPT_VIEW_REVOKE	_IOW(KVM_EPT_VIEW_IO, 0xf7, struct kvm_ept_view_revoke)
 #define KVM_GET_EPT_VIEW_INFO	_IOR(KVM_EPT_VIEW_IO, 0xf8, struct kvm_ept_view_info)
+#define KVM_EPT_VIEW_BELLS	_IOW(KVM_EPT_VIEW_IO, 0xf9, struct kvm_ept_view_bells)
 
 #endif /* _UAPI_LINUX_KVM_EPT_VIEW_H */

@@ -650,7 +650,8 @@ static void get_info(struct ept_view *view, struct kvm_ept_view_info *info)
 	info->bytes_in_2m = view->nr_in_2m * PAGE_SIZE;
 	info->attachment_bytes = EPT_VIEW_ATTACHMENT_PAGES * PAGE_SIZE +
 				 sizeof(struct ept_view_attachment);
-	info->kernel_bytes = sizeof(*view) + view->nr_made * PAGE_SIZE;
+	info->kernel_bytes = sizeof(*view) + view->nr_made * PAGE_SIZE +
+			     view->nr_bells * sizeof(*view->bells);
 	list_for_each_entry(range, &view->ranges, link)
 		info->kernel_bytes += struct_size(range, pages, range->nr_pages);
 	ept_view_count_grants(view, info);
@@ -663,6 +664,7 @@ static long ept_view_ioctl(struct file *file, unsigned int ioctl,
 	void __user *argp = (void __user *)arg;
 	union {
 		struct kvm_ept_view_map map;
+		struct kvm_ept_view_bells bells;
 		struct kvm_ept_view_seal seal;
 		struct kvm_ept_view_grant grant;
 		struct kvm_ept_view_revoke revoke;
@@ -681,6 +683,9 @@ static long ept_view_ioctl(struct file *file, unsigned int ioctl,
 	switch (ioctl) {
 	case KVM_EPT_VIEW_MAP:
 		r = ept_view_map(view, &u.map);
+		break;
+	case KVM_EPT_VIEW_BELLS:
+		r = ept_view_set_bells(view, &u.bells);
 		break;
 	case KVM_EPT_VIEW_SEAL:
 		r = ept_view_seal(view, &u.seal);
@@ -720,6 +725,7 @@ static int ept_view_release(struct inode *inode, struct file *file)
 	unbuild_view(view);
 	list_for_each_entry_safe(range, next, &view->ranges, link)
 		free_range(range, range->nr_pages);
+	ept_view_drop_bells(view);
 	kfree(view);
 	return 0;
 }

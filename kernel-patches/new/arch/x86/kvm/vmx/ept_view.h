@@ -59,6 +59,9 @@ enum ept_view_place {
 	EPT_VIEW_PLACE_GATE_TABLES_END = 32,
 };
 
+/* Words of 64 bits that have one bit for each bell. */
+#define EPT_VIEW_BELL_WORDS	(KVM_EPT_VIEW_MAX_BELLS / 64)
+
 #define EPT_VIEW_STACK_PAGES	(KVM_EPT_VIEW_STACK_SIZE / PAGE_SIZE)
 #define EPT_VIEW_PLACE_GPA(place) \
 	(KVM_EPT_VIEW_GPA + (u64)(place) * PAGE_SIZE)
@@ -115,6 +118,8 @@ struct ept_view {
 	void *data;			/* the service's data, in the kernel */
 	u64 data_gva;
 	u64 data_size;
+	struct eventfd_ctx **bells;	/* NULL if it has none */
+	u32 nr_bells;
 	struct list_head grants;	/* struct ept_view_grant */
 	atomic_t nr_ending;		/* revoked grants with hypercalls */
 	wait_queue_head_t ended;
@@ -193,12 +198,19 @@ int ept_view_claim_member(struct ept_view_grant *grant, u32 member,
 			  struct ept_view_attachment *att);
 void ept_view_release_member(struct ept_view_grant *grant, u32 member);
 
+/* ept_view_bells.c */
+int ept_view_set_bells(struct ept_view *view, struct kvm_ept_view_bells *arg);
+void ept_view_drop_bells(struct ept_view *view);
+u32 ept_view_ring(struct ept_view *view, const u64 *bits);
+
 /* ept_view_hypercall.c: the service, as far as it is built into the module. */
 bool ept_view_has_service(void);
 bool ept_view_service_returns_by_thunks(void);
 int ept_view_service_size(const u64 *caller, u64 *size);
 u64 ept_view_service_call(void *data, const u64 *caller, u32 member, u64 op,
 			  u64 arg0, u64 arg1);
+bool ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
+				 u64 *result, u64 *bits);
 
 /*
  * The object that is linked in as the service.  Whatever the guest or the data
@@ -206,9 +218,16 @@ u64 ept_view_service_call(void *data, const u64 *caller, u32 member, u64 op,
  * words are not those of a caller, and then it must not be called.  The words
  * are aligned to 64 bytes and never change.  A call ends after a bounded number
  * of bytes.
+ *
+ * The result of a call can say that bells are to be rung.  Those of the call
+ * with that result and that last argument are then taken: their bits go to the
+ * KVM_EPT_VIEW_MAX_BELLS bits, and what is returned is the result as if there
+ * were none.  Of any other result nothing is taken, and it is returned as it is.
  */
 u64 postern_nic_size(const u64 *caller);
 u64 postern_nic_call(void *data, const u64 *caller, u32 member, u64 op,
 		     u64 arg0, u64 arg1);
+u64 postern_nic_take_bells(void *data, const u64 *caller, u64 arg1, u64 result,
+			   u64 *bits);
 
 #endif /* __KVM_X86_VMX_EPT_VIEW_H */

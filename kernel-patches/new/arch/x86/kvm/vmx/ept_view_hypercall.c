@@ -38,6 +38,15 @@ u64 ept_view_service_call(void *data, const u64 *caller, u32 member, u64 op,
 	return postern_nic_call(data, caller, member, op, arg0, arg1);
 }
 
+bool ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
+				 u64 *result, u64 *bits)
+{
+	u64 with = *result;
+
+	*result = postern_nic_take_bells(data, caller, arg1, with, bits);
+	return *result != with;
+}
+
 #else /* !KVM_EPT_VIEW_SERVICE */
 
 bool ept_view_has_service(void)
@@ -59,6 +68,12 @@ u64 ept_view_service_call(void *data, const u64 *caller, u32 member, u64 op,
 			  u64 arg0, u64 arg1)
 {
 	return 0;
+}
+
+bool ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
+				 u64 *result, u64 *bits)
+{
+	return false;
 }
 
 #endif

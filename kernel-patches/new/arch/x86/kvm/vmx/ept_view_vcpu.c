@@ -790,6 +790,24 @@ bool vmx_ept_view_after_exit(struct kvm_vcpu *vcpu)
 	return true;
 }
 
+/* The result of a request; rings the bells that it asks for, if there are any. */
+static u64 serve_hypercall(struct kvm_vcpu *vcpu, struct ept_view_attachment *att)
+{
+	struct ept_view_grant *grant = att->grant;
+	struct ept_view *view = grant->view;
+	u64 bits[EPT_VIEW_BELL_WORDS];
+	u64 result;
+
+	result = ept_view_service_call(view->data, grant->caller, att->member,
+				       kvm_rdi_read(vcpu), kvm_rsi_read(vcpu),
+				       kvm_rdx_read(vcpu));
+	if (view->nr_bells &&
+	    ept_view_service_take_bells(view->data, grant->caller,
+					kvm_rdx_read(vcpu), &result, bits))
+		att->stats.bells += ept_view_ring(view, bits);
+	return result;
+}
+
 /*
  * Any CPL may call: the request names nothing but the caller's own port, and
  * who may speak for that is up to the service.
@@ -807,11 +825,7 @@ static int handle_hypercall(struct kvm_vcpu *vcpu)
 	}
 	att->stats.hypercalls++;
 	++vcpu->stat.hypercalls;
-	kvm_rax_write(vcpu, ept_view_service_call(grant->view->data,
-						  grant->caller, att->member,
-						  kvm_rdi_read(vcpu),
-						  kvm_rsi_read(vcpu),
-						  kvm_rdx_read(vcpu)));
+	kvm_rax_write(vcpu, serve_hypercall(vcpu, att));
 	percpu_ref_put(&grant->calls);
 	return kvm_skip_emulated_instruction(vcpu);
 }

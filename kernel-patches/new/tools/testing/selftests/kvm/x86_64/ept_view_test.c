@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -173,10 +174,20 @@ static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu)
 	return vm;
 }
 
+static int create_empty_template(void)
+{
+	struct kvm_create_ept_view create = { };
+	int kvm_fd = open_kvm_dev_path_or_exit(), fd;
+
+	fd = ioctl(kvm_fd, KVM_CREATE_EPT_VIEW, &create);
+	TEST_ASSERT(fd >= 0, "KVM_CREATE_EPT_VIEW failed, errno %d", errno);
+	close(kvm_fd);
+	return fd;
+}
+
 /* A sealed template with this service and a page of data. */
 static int create_template(const u8 *code, size_t size)
 {
-	struct kvm_create_ept_view create = { };
 	struct kvm_ept_view_map map = {
 		.gva = SERVICE_GVA,
 		.size = PAGE_SIZE,
@@ -188,17 +199,13 @@ static int create_template(const u8 *code, size_t size)
 		.data_gva = DATA_GVA,
 		.data_size = PAGE_SIZE,
 	};
-	int kvm_fd = open_kvm_dev_path_or_exit(), fd;
+	int fd = create_empty_template();
 	void *pages;
 
 	pages = mmap(NULL, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE,
 		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	TEST_ASSERT(pages != MAP_FAILED, "mmap() failed, errno %d", errno);
 	memcpy(pages, code, size);
-
-	fd = ioctl(kvm_fd, KVM_CREATE_EPT_VIEW, &create);
-	TEST_ASSERT(fd >= 0, "KVM_CREATE_EPT_VIEW failed, errno %d", errno);
-	close(kvm_fd);
 
 	map.user_addr = (uintptr_t)pages;
 	kvm_ioctl(fd, KVM_EPT_VIEW_MAP, &map);
@@ -428,6 +435,59 @@ static void test_revoke(void)
 	close(grant_fd);
 }
 
+static int __give_bells(int template_fd, s32 *fds, u32 nr, u32 flags)
+{
+	struct kvm_ept_view_bells bells = {
+		.fds = (uintptr_t)fds,
+		.bells = nr,
+		.flags = flags,
+	};
+
+	return ioctl(template_fd, KVM_EPT_VIEW_BELLS, &bells) ? errno : 0;
+}
+
+static void expect_bells(const char *what, int r, int expected)
+{
+	TEST_ASSERT(r == expected, "Bells, %s: errno %d, expected %d", what, r,
+		    expected);
+}
+
+/* They are rung by services that are linked into the module. */
+static void test_bells(void)
+{
+	int sealed_fd = create_template(service_add, sizeof(service_add));
+	int template_fd = create_empty_template();
+	int grant_fd = create_grant(sealed_fd);
+	s32 fds[KVM_EPT_VIEW_MAX_BELLS + 1];
+	s32 bell = eventfd(0, 0);
+	int i;
+
+	TEST_ASSERT(bell >= 0, "eventfd() failed, errno %d", errno);
+	for (i = 0; i <= KVM_EPT_VIEW_MAX_BELLS; i++)
+		fds[i] = bell;
+	expect_bells("none", __give_bells(template_fd, fds, 0, 0), EINVAL);
+	expect_bells("too many",
+		     __give_bells(template_fd, fds, KVM_EPT_VIEW_MAX_BELLS + 1, 0),
+		     EINVAL);
+	expect_bells("flags", __give_bells(template_fd, fds, 1, 1), EINVAL);
+	expect_bells("no memory", __give_bells(template_fd, NULL, 1, 0), EFAULT);
+	fds[1] = -1;
+	expect_bells("no fd", __give_bells(template_fd, fds, 2, 0), EBADF);
+	fds[1] = template_fd;
+	expect_bells("no eventfd", __give_bells(template_fd, fds, 2, 0), EINVAL);
+	fds[1] = bell;
+	expect_bells("all", __give_bells(template_fd, fds, KVM_EPT_VIEW_MAX_BELLS, 0),
+		     0);
+	expect_bells("twice", __give_bells(template_fd, fds, 1, 0), EEXIST);
+	expect_bells("sealed", __give_bells(sealed_fd, fds, 1, 0), EROFS);
+	expect_bells("a grant", __give_bells(grant_fd, fds, 1, 0), ENOTTY);
+
+	close(bell);
+	close(grant_fd);
+	close(template_fd);
+	close(sealed_fd);
+}
+
 int main(int argc, char *argv[])
 {
 	unsigned int rights = kvm_check_cap(KVM_CAP_EPT_VIEW);
@@ -439,5 +499,6 @@ int main(int argc, char *argv[])
 	test_call(KVM_EPT_VIEW_RIGHT_STRICT);
 	test_slots();
 	test_revoke();
+	test_bells();
 	return 0;
 }
