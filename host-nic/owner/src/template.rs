@@ -15,6 +15,7 @@ use postern_kvm::{
 };
 
 use crate::image::{Image, Segment};
+use postern_nic_client::bells::Bells;
 use postern_nic_client::mapping::Mapping;
 use postern_nic_client::memory::Memory;
 use postern_switch::credentials::Credentials;
@@ -43,6 +44,14 @@ pub enum TemplateError {
         gva: u64,
         /// Size of the part in bytes.
         size: u64,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The bells cannot be given to the template.
+    #[error("KVM cannot take the NIC's {count} bells into its template")]
+    Bells {
+        /// Number of the bells.
+        count: usize,
         /// The system's error.
         source: io::Error,
     },
@@ -153,7 +162,8 @@ pub struct NicTemplate {
 impl NicTemplate {
     /// Makes the template of the NIC in `memory` with as many of the rights as this host and the
     /// owner's privileges allow; without one if there are none. The pages stay pinned for as long
-    /// as any grant of it lives, whatever becomes of this process.
+    /// as any grant of it lives, whatever becomes of this process. Where KVM can ring for requests
+    /// that it serves, it gets the bells; where it cannot, guests are asked to.
     ///
     /// # Errors
     ///
@@ -161,6 +171,7 @@ impl NicTemplate {
     pub fn make(
         image: &Image,
         memory: &Memory,
+        bells: &Bells,
         wanted: Rights,
     ) -> Result<(Option<NicTemplate>, Obtained), TemplateError> {
         let device = Device::open().map_err(TemplateError::Open)?;
@@ -191,6 +202,15 @@ impl NicTemplate {
             data,
             Protection::ReadWrite,
         )?;
+        let bells: Vec<BorrowedFd<'_>> = bells.fds().collect();
+        if wanted.contains(Right::Hypercall) && bells.len() <= device.max_bells() as usize {
+            template
+                .set_bells(&bells)
+                .map_err(|source| TemplateError::Bells {
+                    count: bells.len(),
+                    source,
+                })?;
+        }
         let mut open = Some(template);
         let mut sealed = None;
         let obtained = obtain(wanted, device.rights(), |rights| {

@@ -62,7 +62,8 @@ impl Server {
         let bells = make_bells(options.geometry)?;
         let none = SavedState::default();
         let templates = BTreeMap::new();
-        let templates = Templates::make(options, image, &memory, templates, &none.templates);
+        let templates =
+            Templates::make(options, image, &memory, &bells, templates, &none.templates);
         let mut saver = StateSaver::default();
         saver.state.templates = templates.saved();
         saver.state.unlearned = options.unlearned.iter().copied().collect();
@@ -161,7 +162,8 @@ impl Server {
         let mut state = state.map_err(|_| garbage("its saved state cannot be read"))?;
         state.unlearned.extend(&options.unlearned);
         let templates = kept::take_templates(&mut kept);
-        let templates = Templates::make(options, image, &memory, templates, &state.templates);
+        let templates =
+            Templates::make(options, image, &memory, &bells, templates, &state.templates);
         let nic = ServedNic::new(memory, bells, templates, &options.paths);
         for port in unlearned {
             nic.set_learning(port, false);

@@ -9,6 +9,7 @@ use std::path::{self, Path, PathBuf};
 use postern_abi::platform::CallPath;
 use postern_abi::window::PortId;
 use postern_kvm::{Grant, Right, Rights, SealedTemplate};
+use postern_nic_client::bells::Bells;
 use postern_nic_client::control::TemplateInfo;
 use postern_nic_client::memory::Memory;
 use postern_switch::credentials::Credentials;
@@ -60,6 +61,7 @@ impl Templates {
         options: &ServerOptions,
         image: Option<&Image>,
         memory: &Memory,
+        bells: &Bells,
         kept: BTreeMap<u32, OwnedFd>,
         saved: &BTreeMap<u32, SavedTemplate>,
     ) -> Templates {
@@ -78,7 +80,7 @@ impl Templates {
                 Some((number, template, known)) => {
                     Templates::resumed(wanted, number, template, known)
                 }
-                None => Templates::new(wanted, next, image, memory),
+                None => Templates::new(wanted, next, image, memory, bells),
             },
         };
         templates.former = kept;
@@ -87,8 +89,14 @@ impl Templates {
         templates
     }
 
-    fn new(wanted: Rights, number: u32, image: &Image, memory: &Memory) -> Templates {
-        match NicTemplate::make(image, memory, wanted) {
+    fn new(
+        wanted: Rights,
+        number: u32,
+        image: &Image,
+        memory: &Memory,
+        bells: &Bells,
+    ) -> Templates {
+        match NicTemplate::make(image, memory, bells, wanted) {
             Ok((template, Obtained { rights, missing })) => Templates {
                 current: template.map(|template| (number, template)),
                 saved: Some(SavedTemplate {
@@ -233,11 +241,12 @@ mod tests {
         }
     }
 
-    fn options(paths: &[CallPath]) -> (ServerOptions, Memory) {
+    fn options(paths: &[CallPath]) -> (ServerOptions, Memory, Bells) {
         let geometry = Geometry::new(2, 1, 4096, 4096).unwrap();
         let mut options = ServerOptions::new("nic", geometry);
         options.paths = paths.to_vec();
-        (options, Memory::create(geometry).unwrap())
+        let memory = Memory::create(geometry).unwrap();
+        (options, memory, Bells::create(geometry).unwrap())
     }
 
     /// Stands for a template: every call of it fails.
@@ -247,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_template_of_the_same_image_goes_on_with_its_rights() {
-        let (options, memory) = options(&CallPath::ALL);
+        let (options, memory, bells) = options(&CallPath::ALL);
         let saved = |byte| SavedTemplate {
             rights: Rights::from(Right::Strict).bits(),
             image: image(byte).fingerprint(),
@@ -255,7 +264,7 @@ mod tests {
         let saved = BTreeMap::from([(3, saved(1)), (4, saved(2)), (5, saved(1))]);
         let kept = || (3..7).map(|number| (number, kept())).collect();
         let one = image(1);
-        let templates = Templates::make(&options, Some(&one), &memory, kept(), &saved);
+        let templates = Templates::make(&options, Some(&one), &memory, &bells, kept(), &saved);
         assert_eq!(templates.saved(), BTreeMap::from([(5, saved[&5])]));
         assert!(templates.why_not(Right::Strict).is_none());
         assert!(
@@ -278,13 +287,13 @@ mod tests {
 
     #[test]
     fn paths_without_views_need_no_template_and_no_image() {
-        let (some, memory) = options(&[CallPath::ExitUser, CallPath::Direct]);
+        let (some, memory, bells) = options(&[CallPath::ExitUser, CallPath::Direct]);
         let none = BTreeMap::new();
-        let templates = Templates::make(&some, None, &memory, BTreeMap::new(), &none);
+        let templates = Templates::make(&some, None, &memory, &bells, BTreeMap::new(), &none);
         assert!(templates.each().next().is_none() && templates.missing.is_empty());
         assert_eq!(templates.revoke(PortId::new(0).unwrap()).unwrap(), 0);
-        let (elisa, memory) = options(&[CallPath::Elisa]);
-        let templates = Templates::make(&elisa, None, &memory, BTreeMap::new(), &none);
+        let (elisa, memory, bells) = options(&[CallPath::Elisa]);
+        let templates = Templates::make(&elisa, None, &memory, &bells, BTreeMap::new(), &none);
         assert!(templates.why_not(Right::Fast).unwrap().contains("--image"));
         assert!(
             templates.why_not(Right::Strict).is_none(),
