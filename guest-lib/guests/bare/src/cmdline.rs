@@ -11,6 +11,7 @@
 //! | `timer=HZ` | rate of the timer's interrupts, 0 to [`MAX_TIMER`] | 1000 |
 //! | `patience=TICKS` | how long to wait with nothing moving | 5000 |
 //! | `hello=on`, `hello=off` | the receiver sends beacons and the sender waits for one | on |
+//! | `sleep=on`, `sleep=off` | who waits for frames has the sender told to wake it | off |
 //! | `postern.nic=...` | the NIC port, see [`PortWord`] | none |
 //!
 //! Any other word, a word said twice and a value out of range are errors.
@@ -116,6 +117,8 @@ pub struct GuestOptions<'a> {
     pub patience: u64,
     /// `hello=`: whether a receiver sends beacons and a sender waits for one.
     pub hello: bool,
+    /// `sleep=`: whether a role that waits for frames arms its RX queues.
+    pub sleep: bool,
     /// `postern.nic=`: the NIC port.
     pub nic: Option<PortWord>,
 }
@@ -219,6 +222,7 @@ impl<'a> GuestOptions<'a> {
             timer: 1000,
             patience: 5000,
             hello: true,
+            sleep: false,
             nic: None,
         };
         let mut seen = 0u32;
@@ -266,18 +270,12 @@ impl<'a> GuestOptions<'a> {
                     7
                 }
                 "hello" => {
-                    options.hello = match value {
-                        "on" => true,
-                        "off" => false,
-                        _ => {
-                            return Err(CmdlineError::Choice {
-                                key: "hello",
-                                value,
-                                choices: "on or off",
-                            });
-                        }
-                    };
+                    options.hello = switch("hello", value)?;
                     8
+                }
+                "sleep" => {
+                    options.sleep = switch("sleep", value)?;
+                    10
                 }
                 _ if word.starts_with(CMDLINE_NIC) => {
                     options.nic = Some(PortWord::parse(word).map_err(CmdlineError::Nic)?);
@@ -295,6 +293,19 @@ impl<'a> GuestOptions<'a> {
             return Err(CmdlineError::Attack);
         }
         Ok(options)
+    }
+}
+
+/// Whether a word's value is `on`, not `off`.
+fn switch<'a>(key: &'static str, value: &'a str) -> Result<bool, CmdlineError<'a>> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(CmdlineError::Choice {
+            key,
+            value,
+            choices: "on or off",
+        }),
     }
 }
 
@@ -328,6 +339,7 @@ mod tests {
     fn all_words_are_understood() {
         let options = GuestOptions::parse(
             " role=send batch=1 frames=77 calls=5 input=64 timer=0 \t patience=9 hello=off \
+             sleep=on \
              postern.nic=elisa-strict,2,0xc0000000,0x5000\n",
         );
         assert_eq!(
@@ -342,6 +354,7 @@ mod tests {
                 timer: 0,
                 patience: 9,
                 hello: false,
+                sleep: true,
                 nic: Some(PortWord::parse("postern.nic=elisa-strict,2,0xc0000000,0x5000").unwrap()),
             })
         );

@@ -62,7 +62,7 @@ impl PortRole for Echo {
                 }
             });
             if got == 0 {
-                idle.wait("frames to send back", frames)?;
+                idle.wait_for_frames(&mut nic, "frames to send back", frames)?;
                 continue;
             }
             let replies: [&[u8]; MAX_BATCH] = array::from_fn(|i| &buffers[i][..sizes[i]]);
@@ -70,7 +70,8 @@ impl PortRole for Echo {
             frames += got as u64;
             idle.moved();
         }
-        println!("result role=echo frames={frames}");
+        let rings = nic.stats().rings;
+        println!("result role=echo frames={frames} rings={rings}");
         Ok(())
     }
 }
@@ -120,13 +121,14 @@ impl PortRole for Ping {
                     return Err(RoleError::Altered { frame });
                 }
                 if got == 0 {
-                    idle.wait("frames to come back", frames)?;
+                    idle.wait_for_frames(&mut nic, "frames to come back", frames)?;
                 } else {
                     idle.moved();
                 }
             }
         }
-        println!("result role=ping frames={frames}");
+        let rings = nic.stats().rings;
+        println!("result role=ping frames={frames} rings={rings}");
         Ok(())
     }
 }

@@ -3,6 +3,8 @@
 
 use core::hint;
 
+use postern_guest::nic::Nic;
+use postern_guest::service::Service;
 use postern_guest_bare::cmdline::GuestOptions;
 
 use super::error::RoleError;
@@ -14,6 +16,8 @@ const SPINS: u32 = 10_000;
 /// A role's clock while it waits: it gives up when no frame has moved for too long.
 pub struct Idle {
     timer: bool,
+    /// Whether who waits for frames has the sender told to wake it.
+    arms: bool,
     /// How long to wait while no frame moves, in ticks.
     patience: u64,
     /// The time, in ticks.
@@ -29,6 +33,7 @@ impl Idle {
     pub fn new(options: &GuestOptions<'_>) -> Idle {
         Idle {
             timer: options.timer != 0,
+            arms: options.sleep,
             patience: options.patience,
             now: 0,
             moved: 0,
@@ -61,6 +66,30 @@ impl Idle {
     /// Notes that a frame moved, or that none could until now.
     pub fn moved(&mut self) {
         self.moved = self.now;
+    }
+
+    /// Waits for frames: until the next tick or, with armed RX queues, until a sender has been told of
+    /// that. `what` is awaited, and `frames` frames have moved so far.
+    ///
+    /// # Errors
+    ///
+    /// [`RoleError::Stalled`], as in [`Idle::wait`].
+    pub fn wait_for_frames<S: Service>(
+        &mut self,
+        nic: &mut Nic<S>,
+        what: &'static str,
+        frames: u64,
+    ) -> Result<(), RoleError> {
+        if !self.arms {
+            return self.wait(what, frames);
+        }
+        if nic.arm() {
+            while nic.is_armed() {
+                self.wait(what, frames)?;
+            }
+            nic.disarm();
+        }
+        Ok(())
     }
 
     /// Sleeps until the next tick. `what` is awaited, and `frames` frames have moved so far.

@@ -82,7 +82,7 @@ fn record<S: Service>(
     while writer.frames() < wanted {
         if take(nic, writer, options.batch)? != 0 {
             idle.moved();
-        } else if let Err(error) = idle.wait("more frames", writer.frames()) {
+        } else if let Err(error) = idle.wait_for_frames(nic, "more frames", writer.frames()) {
             return match options.frames {
                 Frames::Endless => Ok(()),
                 _ => Err(error),
