@@ -1,6 +1,7 @@
 //! The tests that run in machines, by area.
 
 mod attacks;
+mod bells;
 mod checked;
 mod examples;
 pub mod linux;
@@ -17,9 +18,10 @@ use postern_lab::setup::Series;
 use crate::machine_test::{SeriesTest, Test};
 
 /// Tests that run on the kernels of all series.
-const OF_ALL_SERIES: [&[Test]; 4] = [
+const OF_ALL_SERIES: [&[Test]; 5] = [
     machine::OF_ALL_SERIES,
     views::TESTS,
+    bells::TESTS,
     self_test::TESTS,
     attacks::TESTS,
 ];
