@@ -51,7 +51,7 @@ use core::fmt;
 
 use crate::platform::{self, CallPath};
 use crate::port_word::PortWord;
-use crate::window::PortId;
+use crate::window::{MAX_SENDERS, PortId};
 use crate::{ABI_VERSION, PAGE_SIZE};
 
 /// PCI vendor ID: Red Hat, of whom ivshmem is.
@@ -71,7 +71,7 @@ pub const BAR_MSIX: usize = 1;
 pub const BAR_WINDOW: usize = 2;
 
 /// Size of BAR 0 in bytes.
-pub const REGISTERS_SIZE: u64 = 256;
+pub const REGISTERS_SIZE: u64 = 2048;
 
 /// Offsets of the registers in BAR 0. Each has 32 bits.
 pub mod register {
@@ -93,7 +93,13 @@ pub mod register {
     pub const IV_POSITION: u64 = 8;
     /// Doorbell, write only: number of the peer's port in the high half, its vector in the low half,
     /// which is the RX queue of that port whose guest is woken.
+    ///
+    /// It is there for drivers of ivshmem. [`BELLS`] do the same at less cost.
     pub const DOORBELL: u64 = 12;
+    /// First of the bells, write only, which ivshmem does not have: a write of any value to the register
+    /// of number `n` wakes the guest of the RX queue of that number in the whole NIC. KVM signals the
+    /// bell by itself, and looks neither at the value nor at the instruction.
+    pub const BELLS: u64 = 1024;
 }
 
 /// Capability ID "vendor specific" (PCI Local Bus Specification, "Capability IDs").
@@ -241,7 +247,8 @@ const REQUEST: usize = 28;
 const _: () = {
     assert!(REQUEST + 4 == CAPABILITY_SIZE);
     assert!(CAPABILITY_SIZE.is_multiple_of(4) && CAPABILITY_SIZE <= u8::MAX as usize);
-    assert!(register::DOORBELL + 4 <= REGISTERS_SIZE);
+    assert!(register::DOORBELL + 4 <= register::BELLS);
+    assert!(register::BELLS + 4 * MAX_SENDERS as u64 <= REGISTERS_SIZE);
 };
 
 fn bytes<const N: usize>(from: &[u8], offset: usize) -> Option<[u8; N]> {

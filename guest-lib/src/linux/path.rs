@@ -1,8 +1,6 @@
 //! Requests on whatever path the VM is.
 #![deny(unsafe_code)]
 
-use postern_abi::window::Geometry;
-
 #[cfg(feature = "direct")]
 use crate::direct::Direct;
 use crate::gate::Gate;
@@ -98,18 +96,12 @@ impl PathService {
 #[derive(Debug)]
 pub(super) struct Bells {
     registers: Option<Registers>,
-    /// Queues of a port.
-    queues: u32,
     rung: u64,
 }
 
 impl Bells {
-    pub(super) fn new(registers: Option<Registers>, geometry: Geometry) -> Bells {
-        Bells {
-            registers,
-            queues: geometry.queues(),
-            rung: 0,
-        }
+    pub(super) fn new(registers: Option<Registers>) -> Bells {
+        Bells { registers, rung: 0 }
     }
 
     /// Rings the bell of an RX queue, by its number in the whole NIC. Without a doorbell the owner of
@@ -117,7 +109,7 @@ impl Bells {
     #[cold]
     fn ring(&mut self, number: u32) {
         if let Some(registers) = self.registers {
-            registers.ring(number / self.queues, number % self.queues);
+            registers.ring(number);
             self.rung += 1;
         }
     }

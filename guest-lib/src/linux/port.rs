@@ -222,7 +222,7 @@ impl Port {
         path.call(window.request(OP_TX), 0, tx_flags(first, false));
         let service = PathService {
             path,
-            bells: Bells::new(self.open.registers, window.geometry()),
+            bells: Bells::new(self.open.registers),
             _lock: queue_lock,
         };
         Ok((service, window))

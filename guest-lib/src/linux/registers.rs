@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::nic_device::{BAR_REGISTERS, REGISTERS_SIZE, register};
+use postern_abi::window::MAX_SENDERS;
 
 use super::device::Device;
 use super::error::Error;
@@ -38,10 +39,13 @@ impl Registers {
         Ok((mapping, Registers { base }))
     }
 
-    /// Rings the bell of a queue of a port.
+    /// Rings the bell of the RX queue of that number in the whole NIC.
     #[inline]
-    pub fn ring(self, port: u32, queue: u32) {
-        self.write(register::DOORBELL, port << 16 | queue);
+    pub fn ring(self, number: u32) {
+        // The NIC's memory says which numbers there are; whatever it says, the register is one of the
+        // bells.
+        let number = number % MAX_SENDERS;
+        self.write(register::BELLS + u64::from(number) * 4, 1);
     }
 
     /// Has the device raise its interrupt for bells that ring, as a pulse.

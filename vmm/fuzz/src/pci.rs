@@ -56,7 +56,6 @@ impl PciFunction for Function {
         vec![Doorbell {
             bar: 0,
             offset: 16,
-            value: None,
             event: Arc::clone(&self.doorbell),
         }]
     }

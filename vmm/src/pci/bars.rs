@@ -124,13 +124,8 @@ impl PlacedBar {
 
 /// Has KVM answer a register of a BAR that is at `at`, or no more.
 fn set(doorbell: &Doorbell, machine: &dyn Machine, at: u64, on: bool) -> std::io::Result<()> {
-    let Doorbell {
-        offset,
-        value,
-        event,
-        ..
-    } = doorbell;
-    machine.set_doorbell(at + offset, *value, event, on)
+    let Doorbell { offset, event, .. } = doorbell;
+    machine.set_doorbell(at + offset, event, on)
 }
 
 /// Moves the BARs of a function to where its configuration says. What cannot be there is nowhere;

@@ -64,17 +64,14 @@ pub struct BarMemory {
     pub owner: MemoryOwner,
 }
 
-/// A register that KVM answers: a write there signals an event and does not come to the function
-/// (`KVM_IOEVENTFD`). Where KVM has no room for it, the write comes to the function.
+/// A register that KVM answers: a write of any width there signals an event and does not come to the
+/// function (`KVM_IOEVENTFD`). Where KVM has no room for it, the write comes to the function.
 #[derive(Clone, Debug)]
 pub struct Doorbell {
     /// Number of the BAR.
     pub bar: usize,
     /// Offset in the BAR.
     pub offset: u64,
-    /// The one value of 32 bits that signals the event, while all other writes come to the function;
-    /// without it a write of any width and value does.
-    pub value: Option<u32>,
     /// What is signalled.
     pub event: Arc<EventFd>,
 }

@@ -3,9 +3,9 @@
 //! ([`postern_abi::nic_device`]).
 //!
 //! The *plain* variant has memory and registers. The *doorbell* variant has MSI-X vectors, too: a
-//! write to its doorbell register rings the bell of the RX queue that it names. The bell of another
-//! port is an event descriptor that KVM signals by itself (a [`Doorbell`] of that value); where it
-//! does not, this does. The bells of the port itself interrupt its driver: each is the event of an
+//! write to a register rings the bell of one of the NIC's RX queues. The bell of another port is an event
+//! descriptor that KVM signals by itself (a [`Doorbell`]); where it does not, and for writes to the
+//! doorbell register of ivshmem, this does. The bells of the port itself interrupt its driver: each is the event of an
 //! MSI-X vector, and while MSI-X is off, a thread ([`crate::bells`]) waits for them and sets the
 //! interrupt status.
 //!
@@ -168,9 +168,19 @@ impl Ivshmem {
         Arc::clone(&self.bell)
     }
 
-    /// A write to the doorbell register. What names nobody is harmless.
-    fn ring(&self, value: u32) {
-        let (peer, vector) = ((value >> 16) as u16, value as u16);
+    /// A write to the doorbell register, as ivshmem has it.
+    fn ring_peer(&self, value: u32) {
+        self.ring((value >> 16) as u16, value as u16);
+    }
+
+    /// A write to a bell's register that KVM has not taken.
+    fn ring_number(&self, number: u64) {
+        let queues = u64::from(self.device.vectors.max(1));
+        self.ring((number / queues) as u16, (number % queues) as u16);
+    }
+
+    /// Rings the bell of a port's queue. What names nobody is harmless.
+    fn ring(&self, peer: u16, vector: u16) {
         if self.device.vectors == 0 || vector >= self.device.vectors {
             return;
         }
@@ -218,15 +228,15 @@ impl PciFunction for Ivshmem {
             .take()
     }
 
-    /// The bells of other ports: writes of their values to the doorbell register.
+    /// The bells of other ports.
     fn doorbells(&self) -> Vec<Doorbell> {
         let peers = self.peers.iter().filter(|_| self.device.vectors > 0);
         let doorbells = peers.flat_map(|(&port, bells)| {
-            let vectors = (0..self.device.vectors).zip(bells);
-            vectors.map(move |(vector, event)| Doorbell {
+            let first = u64::from(port) * u64::from(self.device.vectors);
+            let queues = (0..self.device.vectors).zip(bells);
+            queues.map(move |(queue, event)| Doorbell {
                 bar: nic_device::BAR_REGISTERS,
-                offset: register::DOORBELL,
-                value: Some(u32::from(port) << 16 | u32::from(vector)),
+                offset: register::BELLS + 4 * (first + u64::from(queue)),
                 event: Arc::clone(event),
             })
         });
@@ -272,7 +282,8 @@ impl PciFunction for Ivshmem {
                 register::INTERRUPT_STATUS => {
                     self.bell.change(|registers| registers.status = value);
                 }
-                register::DOORBELL => self.ring(value),
+                register::DOORBELL => self.ring_peer(value),
+                register::BELLS.. => self.ring_number((offset - register::BELLS) / 4),
                 _ => {}
             }
         }

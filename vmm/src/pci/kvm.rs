@@ -129,20 +129,12 @@ impl Machine for KvmMachine {
         lock(&self.slots).displace(&self.vm, slot);
     }
 
-    fn set_doorbell(
-        &self,
-        address: u64,
-        value: Option<u32>,
-        event: &EventFd,
-        on: bool,
-    ) -> io::Result<()> {
+    fn set_doorbell(&self, address: u64, event: &EventFd, on: bool) -> io::Result<()> {
         let address = IoEventAddress::Mmio(address);
-        let done = match (value, on) {
-            // Without a length: KVM need not decode the instruction.
-            (None, true) => self.vm.register_ioevent(event, &address, NoDatamatch),
-            (None, false) => self.vm.unregister_ioevent(event, &address, NoDatamatch),
-            (Some(value), true) => self.vm.register_ioevent(event, &address, value),
-            (Some(value), false) => self.vm.unregister_ioevent(event, &address, value),
+        // Without a length and a value: KVM need not decode the instruction.
+        let done = match on {
+            true => self.vm.register_ioevent(event, &address, NoDatamatch),
+            false => self.vm.unregister_ioevent(event, &address, NoDatamatch),
         };
         done.map_err(io::Error::from)
     }
@@ -298,17 +290,12 @@ mod tests {
         assert!(machine.route(MAX_ROUTES, message(0)).is_err());
         machine.route(first, message(0x42)).unwrap();
         let address = layout::PCI_REGISTERS.0 + 0x3000;
-        let set = |value, on| machine.set_doorbell(address, value, &event, on);
-        set(None, true).unwrap();
-        assert!(set(None, true).is_err());
-        set(None, false).unwrap();
-        for value in [0, 1, 3 << 16 | 1] {
-            set(Some(value), true).unwrap();
-            assert!(set(Some(value), true).is_err());
-        }
-        assert!(set(Some(7), false).is_err(), "another value");
-        set(Some(1), false).unwrap();
-        set(Some(1), true).unwrap();
+        let set = |on| machine.set_doorbell(address, &event, on);
+        set(true).unwrap();
+        assert!(set(true).is_err());
+        set(false).unwrap();
+        assert!(set(false).is_err());
+        set(true).unwrap();
         machine.set_level(layout::pci_intx_gsi(1), true);
         machine.set_level(layout::pci_intx_gsi(1), false);
     }
@@ -340,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn doorbells_of_a_value_take_that_value_alone_and_without_the_vmm() {
+    fn a_doorbell_takes_all_that_is_written_there_without_the_vmm() {
         let Ok(host) = Host::open() else {
             eprintln!("SKIP: /dev/kvm cannot be used");
             return;
@@ -356,31 +343,23 @@ mod tests {
         let mut vcpu = vm.create_vcpu(0).unwrap();
         let machine = KvmMachine::new(vm, slots);
         let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let (one, other, all) = (event(), event(), event());
-        let address = layout::PCI_REGISTERS.0 + 0x300c;
-        let counts = || [&one, &other, &all].map(|event| event.read().unwrap_or(0));
-        for (value, event) in [(3 << 16 | 1, &one), (3 << 16, &other)] {
-            machine
-                .set_doorbell(address, Some(value), event, true)
-                .unwrap();
-        }
+        let (one, other) = (event(), event());
+        let address = layout::PCI_REGISTERS.0 + 0x3400;
+        let counts = || [&one, &other].map(|event| event.read().unwrap_or(0));
+        machine.set_doorbell(address, &one, true).unwrap();
+        machine.set_doorbell(address + 4, &other, true).unwrap();
         const NONE: [u32; 0] = [];
-        let mut write = |value| writes(&mut vcpu, address, value);
-        assert_eq!(write(3 << 16 | 1), NONE);
-        assert_eq!(counts(), [1, 0, 0]);
-        assert_eq!(write(3 << 16), NONE);
-        assert_eq!(write(3 << 16), NONE);
-        assert_eq!(counts(), [0, 2, 0]);
-        for value in [0, 1, 4 << 16 | 1, u32::MAX] {
-            assert_eq!(write(value), [value], "it comes to the function");
+        let mut write = |at, value| writes(&mut vcpu, address + at, value);
+        for value in [0, u32::MAX] {
+            assert_eq!(write(0, value), NONE);
         }
-        assert_eq!(counts(), [0, 0, 0]);
-        machine
-            .set_doorbell(address, Some(3 << 16), &other, false)
-            .unwrap();
-        assert_eq!(write(3 << 16), [3 << 16]);
-        // One without a value cannot be beside others.
-        assert!(machine.set_doorbell(address, None, &all, true).is_err());
+        assert_eq!(counts(), [2, 0]);
+        assert_eq!(write(4, 7), NONE);
+        assert_eq!(counts(), [0, 1]);
+        assert_eq!(write(8, 7), [7], "it comes to the function");
+        machine.set_doorbell(address, &one, false).unwrap();
+        assert_eq!(write(0, 1), [1]);
+        assert_eq!(counts(), [0, 0]);
     }
 
     #[test]

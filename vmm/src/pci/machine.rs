@@ -38,18 +38,12 @@ pub trait Machine: Send + Sync {
     /// Takes a slot from its address.
     fn unmap(&self, slot: SlotNumber);
 
-    /// Has writes at that address signal an event, or no more: those of that 32-bit value, or all.
+    /// Has writes at that address signal an event, or no more.
     ///
     /// # Errors
     ///
     /// KVM refuses: too many, or one is there.
-    fn set_doorbell(
-        &self,
-        address: u64,
-        value: Option<u32>,
-        event: &EventFd,
-        on: bool,
-    ) -> io::Result<()>;
+    fn set_doorbell(&self, address: u64, event: &EventFd, on: bool) -> io::Result<()>;
 
     /// Takes a global system interrupt for messages; none when all are taken.
     fn take_gsi(&self) -> Option<u32>;
@@ -89,7 +83,7 @@ impl Machine for Detached {
 
     fn unmap(&self, _: SlotNumber) {}
 
-    fn set_doorbell(&self, _: u64, _: Option<u32>, _: &EventFd, _: bool) -> io::Result<()> {
+    fn set_doorbell(&self, _: u64, _: &EventFd, _: bool) -> io::Result<()> {
         Ok(())
     }
 

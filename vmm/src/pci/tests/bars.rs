@@ -17,7 +17,7 @@ fn bars_have_addresses_before_the_guest_starts() {
             record.mapped,
             [(EXISTS as usize, bus.segment.bar(DEVICE, 2).unwrap())].into()
         );
-        assert_eq!(record.doorbells, [(registers + DOORBELL, None)]);
+        assert_eq!(record.doorbells, [registers + DOORBELL]);
     });
     assert_eq!(bus.read(registers + 5), Some([5, 5]));
     assert!(bus.write(registers + 8, &[1, 2, 3, 4]));
@@ -55,7 +55,7 @@ fn bars_move_and_go_with_decoding() {
     assert_eq!(bus.read(new + 1), Some([1]));
     assert_eq!(bus.read::<1>(old), None);
     bus.machine
-        .with(|record| assert_eq!(record.doorbells, [(new + DOORBELL, None)]));
+        .with(|record| assert_eq!(record.doorbells, [new + DOORBELL]));
     // To above 4 GiB, half by half: between the two writes it is where both halves say.
     let high = layout::PCI_HIGH.0;
     bus.set_config(0x1c, &((high >> 32) as u32).to_le_bytes());

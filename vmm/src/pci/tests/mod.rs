@@ -28,7 +28,7 @@ pub const DOORBELL: u64 = 0x800;
 #[derive(Debug, Default)]
 pub struct Record {
     pub mapped: BTreeMap<SlotNumber, u64>,
-    pub doorbells: Vec<(u64, Option<u32>)>,
+    pub doorbells: Vec<u64>,
     /// Whether there is no room for a doorbell.
     pub full: bool,
     pub gsis: u32,
@@ -67,14 +67,8 @@ impl Machine for Recorder {
         assert!(self.with(|record| record.mapped.remove(&slot)).is_some());
     }
 
-    fn set_doorbell(
-        &self,
-        address: u64,
-        value: Option<u32>,
-        _: &EventFd,
-        on: bool,
-    ) -> io::Result<()> {
-        let doorbell = (address, value);
+    fn set_doorbell(&self, address: u64, _: &EventFd, on: bool) -> io::Result<()> {
+        let doorbell = address;
         self.with(|record| match on {
             true if record.full => Err(io::Error::other("full")),
             true => {
@@ -176,7 +170,6 @@ impl PciFunction for Sample {
         vec![Doorbell {
             bar: 0,
             offset: DOORBELL,
-            value: None,
             event: Arc::clone(&self.event),
         }]
     }

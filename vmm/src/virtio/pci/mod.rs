@@ -293,7 +293,6 @@ impl PciFunction for VirtioPci {
         let doorbells = offsets.zip(&self.kicks).map(|(offset, kick)| Doorbell {
             bar: BAR,
             offset,
-            value: None,
             event: Arc::clone(kick),
         });
         doorbells.collect()
