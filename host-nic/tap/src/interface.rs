@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
 use crate::error::TapError;
-use crate::xdp;
+use crate::netlink;
 
 /// Adds an interface to a bridge (linux/sockios.h).
 const SIOCBRADDIF: libc::c_ulong = 0x89a2;
@@ -37,15 +37,10 @@ impl Interface {
         })
     }
 
-    /// Whether somebody has the TAP open: its carrier is on then (`tun_attach`, `__tun_detach`). Not
-    /// seen while it is down.
+    /// Whether somebody has the TAP open: its carrier is on then (`tun_set_iff`, `__tun_detach`), be it
+    /// up or down.
     pub fn carrier(&self) -> bool {
-        const ETHTOOL_GLINK: u32 = 0x0a;
-        let mut value = [ETHTOOL_GLINK, 0];
-        let mut request = request(&self.name);
-        request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
-        let asked = self.ioctl("look at interface", libc::SIOCETHTOOL, &mut request);
-        asked.is_ok() && value[1] != 0
+        netlink::look(&self.name).is_ok_and(|link| link.carrier())
     }
 
     /// What to tell people if an XDP program is attached to the interface: it sees the frames first,
@@ -53,7 +48,7 @@ impl Interface {
     /// without one, and where the kernel does not say.
     pub fn xdp_notice(&self) -> Option<String> {
         let name = &self.name;
-        let place = xdp::attached(name).ok().flatten()?;
+        let place = netlink::look(name).ok()?.xdp()?;
         Some(format!(
             "an XDP program on {name} sees the frames first, and may keep them; if nobody needs it, \
              remove it with `ip link set {name} {place} off`"
@@ -146,9 +141,10 @@ impl Interface {
     ///
     /// This is no bridge, the other one is a member of another, or the kernel refuses.
     pub fn add_member(&self, member: &Interface) -> Result<(), TapError> {
-        let master = std::fs::read_link(format!("/sys/class/net/{}/master", member.name));
-        let own = |link: std::path::PathBuf| link.ends_with(&self.name);
-        if master.is_ok_and(own) {
+        let master = netlink::look(&member.name)
+            .ok()
+            .and_then(|link| link.master());
+        if master == Some(self.index()?) {
             return Ok(());
         }
         let mut request = request(&self.name);

@@ -10,11 +10,11 @@ mod error;
 mod frame;
 mod interface;
 mod macvtap;
+mod netlink;
 mod tap;
 mod traffic;
 pub mod virtio_net;
 pub mod work;
-mod xdp;
 
 pub use error::TapError;
 pub use frame::{BATCH, Flushed, Frame, Received, Unusable};

@@ -62,6 +62,54 @@ pub fn check(header: RecordHeader, frame: &mut [u8]) -> Result<RecordHeader, Unu
     }
 }
 
+/// What is to be done with a frame of an interface before it goes to a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing: the port takes it with its header.
+    Whole,
+    /// It is to be checked ([`check`]) and finished ([`Finishing`]).
+    Finish,
+    /// No port takes it, whatever is done.
+    Drop(Unusable),
+}
+
+/// What is to be done with a frame of `length` bytes before it goes to a port that has agreed to
+/// `features` and takes segments of `longest` bytes. `head` is its beginning, 256 bytes or all of it. Large segments
+/// of a kernel are what their headers say, or the switch drops them.
+pub fn fate(
+    header: RecordHeader,
+    length: usize,
+    head: &[u8],
+    features: u32,
+    longest: usize,
+) -> Fate {
+    if header.gso_type != GSO_NONE {
+        let most = usize::from(header.gso_size) * MAX_SEGMENTS as usize;
+        let fits = length <= longest.min(most);
+        return match header.flags != 0 && fits && needs(header) & !features == 0 {
+            true => Fate::Whole,
+            false => Fate::Finish,
+        };
+    }
+    if let Err(reason) = check_length(length) {
+        return Fate::Drop(reason);
+    }
+    if header.flags == 0 {
+        return Fate::Whole;
+    }
+    let partial = Partial::new(header.csum_start, header.csum_offset, length as u32);
+    match partial {
+        Some(partial) if header.csum_offset != SCTP_CHECKSUM => {
+            let head = Snapshot::read(length as u32, |index| word(head, index));
+            match features & FEATURE_CSUM != 0 && partial.is_payload(&Headers::parse(&head)) {
+                true => Fate::Whole,
+                false => Fate::Finish,
+            }
+        }
+        _ => Fate::Drop(Unusable::Offload),
+    }
+}
+
 /// Features that a receiver needs to take a frame with this header as it is.
 pub fn needs(header: RecordHeader) -> u32 {
     match (header.gso_type & !GSO_ECN, header.flags) {

@@ -1,5 +1,4 @@
-//! XDP programs of an interface, as far as the kernel tells of them (rtnetlink(7), `rtnl_xdp_fill` in
-//! net/core/rtnetlink.c).
+//! What the kernel says of an interface (rtnetlink(7), `rtnl_fill_ifinfo` in net/core/rtnetlink.c).
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -19,8 +18,15 @@ const ATTACHED: u16 = 2;
 /// Bits of an attribute's type that are no flags (`NLA_TYPE_MASK`).
 const TYPE_MASK: u16 = 0x3fff;
 
-/// Where the XDP program of the interface `name` is, if it has one, in the words of ip-link(8).
-pub(crate) fn attached(name: &str) -> io::Result<Option<&'static str>> {
+/// An answer of the kernel about an interface.
+pub(crate) struct Link(Vec<u8>);
+
+/// Asks about the interface `name`.
+///
+/// # Errors
+///
+/// There is no such interface, or the kernel does not say.
+pub(crate) fn look(name: &str) -> io::Result<Link> {
     let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
     send(&socket, &request(name), SendFlags::empty())?;
@@ -34,17 +40,39 @@ pub(crate) fn attached(name: &str) -> io::Result<Option<&'static str>> {
         return Err(io::Error::from_raw_os_error(error));
     }
     let all = answer.get(HEADER + INFO..).unwrap_or_default();
-    let program = attributes(all)
-        .filter(|(kind, _)| *kind == libc::IFLA_XDP)
-        .flat_map(|(_, nested)| attributes(nested))
-        .find(|(kind, _)| *kind == ATTACHED);
-    Ok(match program.and_then(|(_, value)| value.first()) {
-        None | Some(0) => None,
-        // XDP_ATTACHED_SKB, XDP_ATTACHED_HW; else in the driver, and perhaps at other places, too.
-        Some(2) => Some("xdpgeneric"),
-        Some(3) => Some("xdpoffload"),
-        Some(_) => Some("xdpdrv"),
-    })
+    Ok(Link(all.to_vec()))
+}
+
+impl Link {
+    fn attribute(&self, wanted: u16) -> Option<&[u8]> {
+        let found = attributes(&self.0).find(|(kind, _)| *kind == wanted);
+        found.map(|(_, value)| value)
+    }
+
+    /// Where the interface's XDP program is, if it has one, in the words of ip-link(8).
+    pub(crate) fn xdp(&self) -> Option<&'static str> {
+        let nested = self.attribute(libc::IFLA_XDP)?;
+        let (_, value) = attributes(nested).find(|(kind, _)| *kind == ATTACHED)?;
+        match value.first()? {
+            0 => None,
+            // XDP_ATTACHED_SKB, XDP_ATTACHED_HW; else in the driver, and perhaps at other places, too.
+            2 => Some("xdpgeneric"),
+            3 => Some("xdpoffload"),
+            _ => Some("xdpdrv"),
+        }
+    }
+
+    /// Whether the interface has a carrier, also while it is down.
+    pub(crate) fn carrier(&self) -> bool {
+        let value = self.attribute(libc::IFLA_CARRIER).and_then(<[u8]>::first);
+        value.is_some_and(|&value| value != 0)
+    }
+
+    /// The number of the bridge that the interface is a member of, or of what else joins interfaces.
+    pub(crate) fn master(&self) -> Option<u32> {
+        let value = self.attribute(libc::IFLA_MASTER)?.first_chunk()?;
+        Some(u32::from_ne_bytes(*value))
+    }
 }
 
 /// Asks for the interface of this name.
@@ -86,8 +114,11 @@ mod tests {
 
     #[test]
     fn the_kernel_answers_for_an_interface_and_for_none() {
-        assert_eq!(attached("lo").unwrap(), None);
-        let error = attached("no-such-one").unwrap_err();
+        let link = look("lo").unwrap();
+        assert_eq!((link.xdp(), link.master()), (None, None));
+        let Err(error) = look("no-such-one") else {
+            panic!("there is none");
+        };
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
     }
 
