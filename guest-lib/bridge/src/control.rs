@@ -33,6 +33,7 @@ pub struct Control {
     readers: UnixListener,
     /// Readable when the threads are to end.
     stop: Arc<OwnedFd>,
+    manager: Manager,
 }
 
 /// What a reader of counters gets.
@@ -93,6 +94,7 @@ impl Control {
             signals,
             readers,
             stop: Arc::new(stop),
+            manager: Manager::find(),
         })
     }
 
@@ -108,7 +110,7 @@ impl Control {
     /// That of the thread.
     pub fn serve(self, workers: Vec<Worker>) -> Result<()> {
         let shared: Vec<Arc<Shared>> = workers.iter().map(|worker| worker.shared.clone()).collect();
-        let (ended, threads) = (channel(), &self);
+        let ended = channel();
         let event = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).context("making an event")?);
         let mut running = Vec::new();
         for (number, mut worker) in workers.into_iter().enumerate() {
@@ -122,9 +124,9 @@ impl Control {
             };
             running.push(thread.spawn(run).context("starting a thread")?);
         }
-        tell_manager("READY=1");
-        let result = threads.wait(&event, &ended.1, &shared);
-        tell_manager("STOPPING=1");
+        self.manager.tell("READY=1");
+        let result = self.wait(&event, &ended.1, &shared);
+        self.manager.tell("STOPPING=1");
         rustix::io::write(&self.stop, &1u64.to_ne_bytes()).context("ending the threads")?;
         for thread in running {
             if thread.join().is_err() {
@@ -183,17 +185,29 @@ impl Control {
     }
 }
 
-/// Tells the service manager, if there is one that wants to know (sd_notify(3)).
-fn tell_manager(state: &str) {
-    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let path = path.as_encoded_bytes();
-    let address = match path.strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(String::from_utf8_lossy(path).as_ref()),
-    };
-    // A manager that does not listen does not wait for it either.
-    let _ = UnixDatagram::unbound()
-        .and_then(|socket| socket.send_to_addr(state.as_bytes(), &address?).map(|_| ()));
+/// The service manager, if there is one that wants to know of the bridge (sd_notify(3)).
+#[derive(Debug)]
+struct Manager(Option<UnixDatagram>);
+
+impl Manager {
+    /// The one that the environment names. It is connected to at once: later the bridge may lack the
+    /// right to.
+    fn find() -> Manager {
+        let connected = env::var_os("NOTIFY_SOCKET").and_then(|path| {
+            let path = path.as_encoded_bytes();
+            let address = match path.strip_prefix(b"@") {
+                Some(name) => SocketAddr::from_abstract_name(name),
+                None => SocketAddr::from_pathname(String::from_utf8_lossy(path).as_ref()),
+            };
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.connect_addr(&address.ok()?).ok()?;
+            Some(socket)
+        });
+        Manager(connected)
+    }
+
+    fn tell(&self, state: &str) {
+        // A manager that does not listen does not wait for it either.
+        let _ = self.0.as_ref().map(|socket| socket.send(state.as_bytes()));
+    }
 }

@@ -7,6 +7,7 @@
 //! | `interface` | the TAP, or the macvtap |
 //! | `worker` | a thread: one queue, burst by burst, asleep while there is nothing |
 //! | `outward` | frames on their way to the NIC, and how long they wait for room |
+//! | `transfer` | a frame between the interface and a ring |
 //! | `counters`, `control` | what is counted; signals, counters for others, the service manager |
 //! | `privileges`, `fault` | what is given up; calls that the host aborts |
 #![deny(unsafe_code)]
@@ -23,15 +24,19 @@ mod outward;
     reason = "calls of the C library about users and capabilities"
 )]
 mod privileges;
+#[allow(unsafe_code, reason = "system calls on the memory of the rings")]
+mod transfer;
 mod worker;
 
 use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use postern_abi::window::FEATURES;
+use postern_guest::linux::device::Device;
 use postern_guest::linux::{Error, Port};
 use postern_guest::nic::WhenFull;
 
@@ -77,6 +82,9 @@ fn run(options: &Options) -> Result<()> {
     let user = options.user.as_deref().map(User::find).transpose()?;
     let control = Control::open(options.interface.name())?;
     let port = match &options.device {
+        Some(folder) if folder.contains('/') => {
+            Device::at(Path::new(folder)).and_then(Port::open_device)
+        }
         Some(address) => Port::open_at(address),
         None => Port::open(),
     }?;
@@ -122,16 +130,14 @@ fn open(options: &Options, port: &Port, control: &Control) -> Result<Vec<Worker>
                 Idle::Doorbell(sleeper)
             }
         };
-        let longest = port.geometry().max_segment() as usize;
         workers.push(Worker {
-            outward: Outward::new(agreed, longest, options.hold),
+            outward: Outward::new(agreed, port.geometry(), options.hold),
             nic,
             idle,
             tap,
             stop: control.stop(),
             counters: Default::default(),
             shared: Arc::new(Shared::default()),
-            frame: Vec::new(),
         });
     }
     Ok(workers)

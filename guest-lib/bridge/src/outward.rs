@@ -1,15 +1,18 @@
 //! The way of frames from the interface to the NIC: what waits, and for how long.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
-use postern_abi::window::RecordHeader;
+use postern_abi::window::{FEATURE_CSUM, Geometry, MAX_SEGMENT, RecordHeader};
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::service::Service;
-use postern_tap::Frame;
 use postern_tap::batch::Batch;
-use postern_tap::work::{self, Finishing};
+use postern_tap::work::{self, Fate, Finishing};
+use postern_tap::{BATCH, Frame, Tap, Unusable, virtio_net};
+use rustix::io::Errno;
 
 use crate::counters::Counters;
+use crate::transfer::{self, Read};
 
 /// Shortest and longest time between two tries while frames wait for room.
 const SHORTEST: Duration = Duration::from_micros(50);
@@ -21,7 +24,7 @@ const REST: u32 = 10;
 /// How far a call of [`Outward::send`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The batch was full, and all of it is sent.
+    /// All is sent, and the interface may have more.
     More,
     /// All is sent.
     Done,
@@ -40,6 +43,12 @@ pub struct Outward {
     features: u32,
     /// Length of the longest segment that the NIC takes, in bytes.
     longest: usize,
+    /// Room in the ring that a frame is read into, in bytes.
+    room: usize,
+    /// What a frame has more.
+    spill: Box<[u8]>,
+    /// Whether there may be more frames at the interface.
+    more: bool,
     patience: Patience,
 }
 
@@ -54,15 +63,23 @@ struct Patience {
 }
 
 impl Outward {
-    /// Frames to a NIC with which `features` were agreed on, which takes segments of `longest` bytes;
-    /// frames wait for `limit` at most.
-    pub fn new(features: u32, longest: usize, limit: Duration) -> Outward {
+    /// Frames to a NIC of this geometry with which `features` were agreed on; frames wait for `limit`
+    /// at most.
+    pub fn new(features: u32, geometry: Geometry, limit: Duration) -> Outward {
+        let longest = geometry.max_segment() as usize;
+        let room = match features & !FEATURE_CSUM {
+            0 => geometry.max_frame() as usize,
+            _ => longest,
+        };
         Outward {
             batch: Batch::new(),
             finishing: None,
             finished: Batch::new(),
             features,
             longest,
+            room,
+            spill: vec![0; MAX_SEGMENT as usize + 1].into_boxed_slice(),
+            more: false,
             patience: Patience {
                 limit,
                 waiting: None,
@@ -76,20 +93,58 @@ impl Outward {
         self.batch.is_empty() && self.finished.is_empty() && self.patience.waiting.is_none()
     }
 
-    /// The frames of the interface, to which more are added while it is empty.
-    pub fn batch(&mut self) -> &mut Batch {
-        &mut self.batch
+    /// Reads a burst of frames of the interface into the NIC's ring, as many as it has room for. Those
+    /// that have to be finished first wait here.
+    ///
+    /// # Errors
+    ///
+    /// The interface is gone.
+    pub fn fill<S: Service>(
+        &mut self,
+        tap: &Tap,
+        nic: &mut Nic<S>,
+        counters: &mut Counters,
+    ) -> Result<(), Errno> {
+        self.more = true;
+        for _ in 0..BATCH {
+            let mut failed = None;
+            let filled = nic.tx_fill(self.room, |room| {
+                let read = transfer::read(tap, room, &mut self.spill);
+                match read {
+                    Ok(read) => take(
+                        &read,
+                        self.features,
+                        self.longest,
+                        &mut self.batch,
+                        counters,
+                    ),
+                    Err(errno) => {
+                        failed = Some(errno);
+                        None
+                    }
+                }
+            });
+            match failed {
+                None => {}
+                Some(Errno::AGAIN) => {
+                    self.more = false;
+                    break;
+                }
+                Some(errno) => return Err(errno),
+            }
+            // Without room, or where one has to be finished, those that were read go first.
+            if filled.is_err() || !self.batch.is_empty() {
+                break;
+            }
+        }
+        nic.tx_filled();
+        Ok(())
     }
 
     /// Sends what waits.
     pub fn send<S: Service>(&mut self, nic: &mut Nic<S>, counters: &mut Counters) -> Progress {
-        let full = self.batch.room() == 0;
-        match self.patience.waiting {
-            Some(_) => {
-                nic.tx_burst::<&[u8]>(&[]);
-            }
-            None if self.batch.is_empty() => return Progress::Done,
-            None => {}
+        if self.patience.waiting.is_some() {
+            nic.tx_filled();
         }
         if self.patience.is_rested() {
             nic.set_when_full(WhenFull::Hold);
@@ -98,12 +153,12 @@ impl Outward {
         if left && self.patience.is_over(counters) {
             counters.dropped_no_room += u64::from(nic.pending());
             nic.set_when_full(WhenFull::Drop);
-            nic.tx_burst::<&[u8]>(&[]);
+            nic.tx_filled();
             left = self.push(nic, counters);
         }
         counters.waiting_in_bridge = (self.batch.len() + self.finished.len()) as u64;
         counters.waiting_in_ring = if left { nic.pending().into() } else { 0 };
-        match (left, full) {
+        match (left, mem::take(&mut self.more)) {
             (true, _) => Progress::Held(self.patience.next()),
             (false, true) => self.patience.all_sent(Progress::More),
             (false, false) => self.patience.all_sent(Progress::Done),
@@ -143,6 +198,60 @@ impl Outward {
                 return nic.pending() != 0;
             }
         }
+    }
+}
+
+/// What becomes of a frame that was read: the header with which it is sent from where it is. Others wait
+/// in the batch, or are dropped.
+fn take(
+    read: &Read<'_>,
+    features: u32,
+    longest: usize,
+    batch: &mut Batch,
+    counters: &mut Counters,
+) -> Option<RecordHeader> {
+    let header = virtio_net::decode(read.header);
+    let fate = match read.is_in_ring() {
+        true => work::fate(
+            header,
+            read.length,
+            read.head(&mut transfer::head()),
+            features,
+            longest,
+        ),
+        false => Fate::Finish,
+    };
+    match fate {
+        Fate::Whole => {
+            counters.to_nic_frames += 1;
+            counters.to_nic_bytes += read.length as u64;
+            return Some(RecordHeader {
+                length: read.length as u32,
+                ..header
+            });
+        }
+        Fate::Finish => {
+            let next = batch
+                .next_frame()
+                .and_then(|next| next.get_mut(..read.length));
+            let checked = next.ok_or(Unusable::TooLong).and_then(|next| {
+                read.copy_to(next);
+                work::check(header, next)
+            });
+            match checked {
+                Ok(header) => batch.add(header, read.length),
+                Err(reason) => count(reason, counters),
+            }
+        }
+        Fate::Drop(reason) => count(reason, counters),
+    }
+    None
+}
+
+fn count(reason: Unusable, counters: &mut Counters) {
+    match reason {
+        Unusable::TooLong | Unusable::TooShort => counters.dropped_length += 1,
+        Unusable::Offload => counters.dropped_offload += 1,
     }
 }
 

@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use postern_guest::linux::{PathService, Sleeper};
 use postern_guest::nic::Nic;
-use postern_guest::ring::Frame;
-use postern_tap::{BATCH, Tap, virtio_net};
+use postern_tap::{BATCH, Tap};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, write};
+use rustix::io::Errno;
 
 use crate::counters::{Counters, Shared};
 use crate::outward::{Outward, Progress};
+use crate::transfer;
 
 /// Bursts after which the counters are shown although the thread does not sleep.
 const SHOW_EVERY: u32 = 64;
@@ -32,8 +32,6 @@ pub struct Worker {
     pub outward: Outward,
     pub counters: Counters,
     pub shared: Arc<Shared>,
-    /// The memory of a frame to the interface, behind its header.
-    pub frame: Vec<u8>,
 }
 
 /// What a thread does while there is nothing to do.
@@ -112,10 +110,10 @@ impl Worker {
 
     /// Takes a burst of frames from the NIC to the interface; gives their number.
     fn receive(&mut self) -> Result<usize> {
-        let (tap, buffer, counters) = (&self.tap, &mut self.frame, &mut self.counters);
+        let (tap, counters) = (&self.tap, &mut self.counters);
         let mut broken = None;
         let received = self.nic.rx_burst(BATCH, |frame| {
-            match write_frame(tap, buffer, &frame) {
+            match transfer::write(tap, &frame) {
                 Ok(()) => {
                     counters.to_interface_frames += 1;
                     counters.to_interface_bytes += frame.len() as u64;
@@ -140,10 +138,8 @@ impl Worker {
     fn send(&mut self, look_at_interface: bool) -> Result<Progress> {
         let (tap, outward) = (&self.tap, &mut self.outward);
         if look_at_interface && outward.is_empty() {
-            let found = tap.receive(outward.batch());
-            let found = found.with_context(|| format!("reading from {}", tap.name()))?;
-            self.counters.dropped_length += found.too_long + found.too_short;
-            self.counters.dropped_offload += found.offload;
+            let filled = outward.fill(tap, &mut self.nic, &mut self.counters);
+            filled.with_context(|| format!("reading from {}", tap.name()))?;
         }
         Ok(outward.send(&mut self.nic, &mut self.counters))
     }
@@ -195,24 +191,6 @@ impl Worker {
             self.nic.check().context(crate::LostPort)?;
         }
         Ok(())
-    }
-}
-
-/// Writes a frame of the NIC to the interface.
-fn write_frame(tap: &Tap, buffer: &mut Vec<u8>, frame: &Frame<'_>) -> Result<(), Errno> {
-    let whole = virtio_net::SIZE + frame.len();
-    if buffer.len() < whole {
-        buffer.resize(whole, 0);
-    }
-    let (header, rest) = buffer.split_at_mut(virtio_net::SIZE);
-    header.copy_from_slice(&virtio_net::encode(frame.header()));
-    let bytes = rest.get_mut(..frame.len()).ok_or(Errno::MSGSIZE)?;
-    frame.copy_to(bytes);
-    loop {
-        match write(tap, buffer.get(..whole).unwrap_or_default()) {
-            Err(Errno::INTR) => {}
-            written => return written.map(|_| ()),
-        }
     }
 }
 
