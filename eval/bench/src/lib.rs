@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`demo`] | `cargo demo`: the same frames on every path, proved and counted |
 //! | [`experiments`] | `cargo paper`: figures of the paper, beside the published values |
+//! | [`linux`] | `cargo demo --linux`: programs of Debian in Linux guests, on every path and over virtio-net |
 //! | [`scenario`] | a measurement as data, its run on a testbed, and its figures |
 //! | [`traffic`] | input frames, checks of a user's pcap, proof that every frame arrived |
 //! | [`report`] | the demo's tables and JSON |
@@ -30,6 +31,7 @@
 pub mod call_path;
 pub mod demo;
 pub mod experiments;
+pub mod linux;
 pub mod report;
 pub mod revision;
 pub mod scenario;

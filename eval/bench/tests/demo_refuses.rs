@@ -126,3 +126,23 @@ fn flags_out_of_range() {
     // Words of the command line are those that the user types.
     refuses(&folder, &["--color"], &["--color", "Usage: cargo demo"]);
 }
+
+#[test]
+fn networks_of_linux_guests_that_there_are_not() {
+    let folder = TempDir::new().expect("a folder can be made");
+    let names = "give one of elisa, elisa-strict, exit-kernel, exit-user, vhost-net, virtio-user";
+    refuses(
+        &folder,
+        &["--linux", "--network", "direct"],
+        &["direct", names],
+    );
+    refuses(&folder, &["--network", "elisa"], &["--linux"]);
+    for flags in [["--batch", "8"], ["--frames", "9"], ["--pcap", "x"]] {
+        refuses(
+            &folder,
+            &["--linux", flags[0], flags[1]],
+            &["--linux", flags[0]],
+        );
+    }
+    refuses(&folder, &["--linux", "--json", "."], &["is a folder"]);
+}

@@ -57,6 +57,7 @@ pub fn all() -> impl Iterator<Item = &'static OwnBootTest> {
     OF_MACHINES
         .iter()
         .chain(linux::TESTS)
+        .chain(linux::programs::TESTS)
         .chain(linux_nic::TESTS)
         .chain(linux_nic::ends::TESTS)
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use postern_bench::demo::{self, DemoOptions};
+use postern_bench::linux::{self, LinuxOptions};
 use postern_lab::interrupt;
 
 /// Send real traffic from VM to VM on every path, prove that it arrived, and compare what it costs
@@ -15,14 +16,23 @@ use postern_lab::interrupt;
 struct Cli {
     #[command(flatten)]
     options: DemoOptions,
+    #[command(flatten)]
+    linux: LinuxOptions,
 }
 
 fn main() -> ExitCode {
-    let options = Cli::parse().options;
-    interrupt::exit_code(run(&options))
+    let cli = Cli::parse();
+    interrupt::exit_code(run(cli))
 }
 
-fn run(options: &DemoOptions) -> Result<ExitCode> {
+fn run(cli: Cli) -> Result<ExitCode> {
     interrupt::install()?;
-    demo::run(options).map(|()| ExitCode::SUCCESS)
+    let Cli { options, mut linux } = cli;
+    if linux.linux {
+        linux.json = options.json;
+        linux::run(&linux)?;
+    } else {
+        demo::run(&options)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

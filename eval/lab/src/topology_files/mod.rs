@@ -22,15 +22,22 @@ use crate::setup::guest::IMAGE;
 use crate::setup::{self, Flavour, Guest, GuestOptions, Programs, Series, Setup};
 
 /// Debian packages in the guests that are made for topologies.
-pub const PACKAGES: [&str; 8] = [
+pub const PACKAGES: [&str; 15] = [
     "curl",
+    "ethtool",
     "iperf3",
     "iproute2",
     "iputils-ping",
+    "memcached",
     "nginx-light",
     "openssh-client",
     "openssh-server",
+    "procps",
+    "redis-server",
+    "redis-tools",
+    "strace",
     "tcpdump",
+    "udhcpc",
 ];
 
 /// Beginning of a line with a command.

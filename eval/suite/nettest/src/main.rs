@@ -9,6 +9,7 @@
 //! | `none` | nothing, between two lines of `MARK` |
 //! | `send:INTERFACE:SIZE:COUNT:BATCH:PAUSE` | sends COUNT frames of SIZE bytes, BATCH a call, with PAUSE microseconds after each |
 //! | `receive:INTERFACE:SIZE:COUNT` | receives COUNT frames of SIZE bytes, each of which must come once and in order |
+//! | `open-loop:ADDRESS:PORT:RATE:COUNT` | asks a memcached COUNT times, RATE times a second, whether answers come or not |
 //! | `vsock-echo:PORT` | says so once it listens at this port of vsock(7), and gives one peer back what it sends |
 //! | `vsock-ask:CID:PORT:LENGTH` | sends so many bytes to a port, all of which must come back |
 //!
@@ -16,6 +17,7 @@
 //! word ends with a line, `DONE WORD` or `FAILED WORD: REASON`; the first that fails is the last.
 
 mod interface;
+mod open_loop;
 mod vsock;
 mod work;
 
@@ -44,6 +46,10 @@ fn run(parts: &mut Parts<'_>) -> Result<()> {
             work::send(name, size, count, batch, pause)
         }
         "receive" => work::receive(parts.text(), parts.number()?, parts.number()?),
+        "open-loop" => {
+            let (address, port) = (parts.text(), parts.number()?);
+            open_loop::ask(address, port, parts.number()?, parts.number()?)
+        }
         "vsock-echo" => vsock::echo(parts.number()?),
         "vsock-ask" => vsock::ask(parts.number()?, parts.number()?, parts.number()?),
         other => bail!("no word begins with {other:?}"),

@@ -43,6 +43,18 @@ pub enum Role {
     Echo(Traffic),
     /// Sends frames to an echo, and checks what comes back.
     Ping(Traffic),
+    /// Rings the bell of a peer's queue over and over, as a hostile guest can.
+    Storm {
+        /// Port of the peer.
+        #[arg(long)]
+        port: u32,
+        /// Queue of the port.
+        #[arg(long, default_value_t = 0)]
+        queue: u32,
+        /// How often.
+        #[arg(long, default_value_t = 10_000)]
+        rings: u64,
+    },
     /// Does what a process may not do, each in a process of its own that has to die of it.
     Misuse {
         /// What; without it all, over and over while the companion runs.

@@ -28,6 +28,8 @@ use postern_lab::topology_files::{self, DEBIAN};
 
 use crate::own_boots::OwnBootTest;
 
+pub mod programs;
+
 /// Definitions for scripts.
 const PRELUDE: &str = include_str!("prelude.sh");
 

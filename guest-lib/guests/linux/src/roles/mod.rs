@@ -7,6 +7,7 @@ mod misuse;
 mod ping;
 mod receive;
 mod send;
+mod storm;
 
 use anyhow::{Context, Result};
 use postern_guest::linux::Port;
@@ -31,6 +32,7 @@ pub fn run(options: &Options) -> Result<()> {
         Role::Receive(traffic) => receive::run(&open()?, traffic),
         Role::Echo(traffic) => echo::run(&open()?, traffic),
         Role::Ping(traffic) => ping::run(&open()?, traffic),
+        Role::Storm { port, queue, rings } => storm::run(&open()?, *port, *queue, *rings),
         Role::Misuse { only, companion } => match only {
             Some(misuse) => misuse::commit(*misuse, &open()?),
             None => misuse::all(options, companion),
