@@ -73,5 +73,6 @@ pub mod memory;
 pub mod policy;
 pub mod protocol;
 pub mod request;
+mod signal;
 pub mod socket;
 mod text;

@@ -56,7 +56,7 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
     match kind {
         Kind::Starter => &[
             EVERY, START, WAIT, DATA, STATISTICS, TERMINAL, DEVICE, SOCKET_DATA, FILES, TAP, VHOST,
-            BLOCK, UPLINK, SCHEDULING, LINE,
+            BLOCK, UPLINK, SCHEDULING, LINE, RING,
         ],
         Kind::Signals => &[EVERY, WAIT, DATA, TERMINAL],
 
@@ -74,12 +74,12 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
         Kind::Rng => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, LINE],
         Kind::Control => &[EVERY, WAIT, DATA, TERMINAL, STATISTICS, SOCKET_DATA],
 
-        Kind::NicServer => &[EVERY, WAIT, DATA, FILES, SOCKET_DATA, OWNER, OWNER_UPLINKS],
+        Kind::NicServer => &[EVERY, WAIT, DATA, FILES, SOCKET_DATA, OWNER, OWNER_UPLINKS, RING],
         Kind::NicKeeper => &[EVERY, WAIT, DATA, SOCKET_DATA, KEEPER],
-        Kind::Uplink => &[EVERY, WAIT, DATA, SOCKET_DATA, UPLINK],
-        Kind::Capture => &[EVERY, WAIT, DATA],
+        Kind::Uplink => &[EVERY, WAIT, DATA, SOCKET_DATA, UPLINK, RING],
+        Kind::Capture => &[EVERY, WAIT, DATA, RING],
         Kind::CaptureFile => &[EVERY, WAIT, DATA, FILES],
-        Kind::Clock => &[EVERY, WAIT, DATA],
+        Kind::Clock => &[EVERY, WAIT, DATA, RING],
     }
 }
 
@@ -180,6 +180,16 @@ const DATA: &[Rule] = &[
     any(SYS_readv),
     any(SYS_write),
     any(SYS_writev),
+    // Of bells, without waiting.
+    any(SYS_preadv2),
+];
+
+/// Ringing bells without waiting: a request that is complete at once and signals an eventfd; and the end
+/// of that.
+const RING: &[Rule] = &[
+    any(SYS_io_submit),
+    any(SYS_io_getevents),
+    any(SYS_io_destroy),
 ];
 
 /// Waiting for processes that were started before.

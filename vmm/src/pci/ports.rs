@@ -1,4 +1,8 @@
 //! Configuration space by I/O ports (PCI Local Bus Specification 3.0, "Configuration Mechanism").
+//!
+//! Each access is two exits to user space, the first of which KVM could collect
+//! (KVM_CAP_COALESCED_PIO). It would collect writes to 0xcf9 with them, one of the address register's
+//! four bytes, which is where a guest resets the machine: nobody would see that until the next exit.
 #![deny(unsafe_code)]
 
 use std::sync::Arc;

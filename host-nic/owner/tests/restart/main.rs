@@ -235,12 +235,22 @@ fn bells_outlive_their_owner() {
     for port in 1..3 {
         owner.kill();
         owner = bench.owner("taken over");
+        eventually("the new owner's ring", || rung(&one, 0) != 0);
         // Who comes now and who has been there have the same.
         let other = Tenant::attach(&socket, port);
         one.bells.ring(port);
         other.bells.ring(0);
         assert_eq!((rung(&other, port), rung(&one, 0)), (1, 1));
     }
+    // A keeper of an older Postern has none: tenants that come then have others.
+    owner.kill();
+    bench.tell_keeper(b"drop bells.0");
+    owner = bench.owner_soon("taken over");
+    let late = Tenant::attach(&socket, 3);
+    one.bells.ring(3);
+    assert_eq!(rung(&late, 3), 0);
+    late.bells.ring(3);
+    assert_eq!(rung(&late, 3), 1);
     control::<()>(&socket, &END).unwrap();
     owner.end();
 }

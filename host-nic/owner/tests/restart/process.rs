@@ -16,6 +16,10 @@ use postern_nic_client::protocol::AccessFds;
 use postern_nic_client::request::{self, ClientError, Tenancy, control};
 use postern_nic_owner::frame_port::FramePort;
 use postern_nic_owner::host_port::HostPort;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
+};
 
 /// The socket, for processes that are to be part of a test.
 pub const SOCKET: &str = "POSTERN_TEST_SOCKET";
@@ -161,6 +165,31 @@ impl Bench {
             }
         });
         self.found.take().unwrap()
+    }
+
+    /// Is the owner for as long as it takes to tell the keeper that.
+    pub fn tell_keeper(&self, record: &[u8]) {
+        let path = self.directory.path().join("nic.keeper");
+        let mut buffer = [0; 512];
+        eventually("keeper without an owner", || {
+            let kind = SocketType::SEQPACKET;
+            let flags = SocketFlags::CLOEXEC;
+            let keeper = socket_with(AddressFamily::UNIX, kind, flags, None).unwrap();
+            connect(&keeper, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+            let mut hear = || {
+                let (size, _) = recv(&keeper, &mut buffer[..], RecvFlags::empty()).unwrap();
+                String::from_utf8_lossy(&buffer[..size]).into_owned()
+            };
+            let answer = hear();
+            let Some(count) = answer.strip_prefix("kept ") else {
+                return false;
+            };
+            for _ in 0..count.parse().unwrap() {
+                hear();
+            }
+            send(&keeper, record, SendFlags::empty()).unwrap();
+            true
+        });
     }
 
     pub fn echo(&self) -> Process {
