@@ -1,5 +1,6 @@
 //! The VM's NIC port for programs on Linux (feature `std`): found in sysfs, mapped, and handed out as
-//! a [`Nic`](crate::nic::Nic) for each queue. The kernel is not modified, and no driver is bound.
+//! a [`Nic`](crate::nic::Nic) for each queue. The kernel is not modified, and a driver of its own is
+//! bound only for who sleeps.
 //!
 //! ```no_run
 //! use postern_guest::linux::Port;
@@ -14,6 +15,7 @@
 //! | --- | --- |
 //! | [`port`] | [`Port`]: opens the port, gives its queues |
 //! | [`device`] | the PCI device in sysfs, and what it says of the port |
+//! | [`sleeper`] | [`Sleeper`]: waits for frames without polling |
 //! | [`path`] | [`PathService`]: one type for the requests of all paths |
 //! | [`fault`] | the signals by which a program learns that a call was aborted |
 //! | [`error`] | [`Error`]: what is wrong, and what to do about it |
@@ -54,6 +56,32 @@
 //!   for the calling thread, and threads that it starts later inherit it; any other thread calls
 //!   [`Port::allow_thread`] first, else its first request is a SIGSEGV.
 //!
+//! # Sleeping
+//!
+//! A thread that has nothing to do calls [`Sleeper::wait`], or has the [`Sleeper`]'s descriptor in its
+//! epoll. In between nothing polls:
+//!
+//! ```text
+//! sleeper          arms the word `latest` of its RX queue, finds nothing there, and sleeps in poll()
+//! sender           sends a frame; the NIC finds the word armed and names the RX queue to the sender,
+//!                  whose `Nic` rings: a store to a register of its device, the only VM exit
+//! sleeper's VM     is interrupted; uio_pci_generic counts it for every open file of /dev/uioN
+//! sleeper          wakes, disarms, receives
+//! ```
+//!
+//! * Nothing is lost between the look and the sleep: the queue is armed by a compare-and-exchange with
+//!   the word of the last look, and an interrupt that comes before poll() is counted.
+//! * All queues of a port share one interrupt, as UIO has INTx alone. Each [`Sleeper`] opens
+//!   `/dev/uioN` itself and has a count of its own, in whatever process; a wake-up for another queue
+//!   is counted ([`SleepStats::spurious`](sleeper::SleepStats::spurious)) and slept on.
+//! * A sender that never rings, or dies before it does, costs a tick of the NIC's owner: he looks
+//!   after queues that sleep with frames in them every tenth of a second. A hostile one that rings all
+//!   the time wakes the VM at a rate that its VMM bounds.
+//! * A signal ends [`Sleeper::wait`] ([`Wake::Signal`]), unlike reads and locks of the standard
+//!   library, which go on: so a program can look at what its handler has noted.
+//! * Threads may move between vCPUs, and the [`Sleeper`] between threads; a child of fork has neither
+//!   the window nor the registers.
+//!
 //! # An aborted call
 //!
 //! The host ends a call that breaks the rules, or whose port was taken away, with an invalid-opcode
@@ -80,6 +108,7 @@
 //! | CAP_SYS_ADMIN | the whole configuration space; switching the device on, if no driver has |
 //! | write permission on `resource2` (root, or a udev rule) | the window |
 //! | CAP_SYS_RAWIO | the I/O port, on exit-user alone |
+//! | CAP_SYS_ADMIN, `/dev/uioN` and the driver `uio_pci_generic` (Debian has it) | sleeping: each [`Port::sleeper`] |
 //! | no lockdown of the kernel (Secure Boot sets it on some distributions) | window and I/O port |
 //! | a policy that allows executable anonymous memory (SELinux: `execmem`) | the gate area |
 

@@ -56,12 +56,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Port {
-    /// Opens the VM's only NIC port.
+    /// Opens the VM's only NIC port: finds its PCI device, maps window, registers and gate area, and
+    /// tries a call from each CPU.
     ///
     /// # Errors
     ///
-    /// [`Error`]: there is no port or more than one, or it cannot be used from here. All but
-    /// [`Error::QueueInUse`] and [`Error::NoSuchQueue`] are possible.
+    /// [`Error`]: there is no port or more than one, or it cannot be used from here: no permission,
+    /// another ABI version, an address that is taken, a kernel without what is needed. All but
+    /// [`Error::QueueInUse`], [`Error::NoSuchQueue`] and those of [`Port::sleeper`] are possible.
+    #[doc(alias = "Device::open")]
     pub fn open() -> Result<Port, Error> {
         Port::open_device(Device::find(FilePath::new(DEVICES))?)
     }

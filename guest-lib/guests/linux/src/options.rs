@@ -7,6 +7,7 @@ use postern_abi::window::{MAX_FRAME, MAX_QUEUES};
 use postern_guest_linux::stamped::MIN_LENGTH;
 
 use crate::misdeed::Misuse;
+use crate::waiting::Waiting;
 
 /// Sends, receives and misuses over the VM's NIC port.
 ///
@@ -92,6 +93,9 @@ pub struct Traffic {
     /// Microseconds that a sender sleeps after each burst.
     #[arg(long, default_value_t = 0)]
     pub pause: u64,
+    /// How `receive` and `echo` wait for frames.
+    #[arg(long, value_enum, default_value_t = Waiting::Poll)]
+    pub wait: Waiting,
     /// Seconds in which something must move.
     #[arg(long, default_value_t = 30)]
     pub patience: u64,

@@ -1,5 +1,7 @@
 //! Role `echo`.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use postern_guest::frames::beacon;
 use postern_guest::linux::Port;
@@ -8,7 +10,10 @@ use postern_guest::nic::WhenFull;
 use super::{Queue, meet};
 use crate::migrate::Mover;
 use crate::options::Traffic;
-use crate::waiting::Patience;
+use crate::waiting::{Idle, Patience};
+
+/// Longest sleep, after which patience is looked at.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// Plays the role.
 pub fn run(port: &Port, traffic: &Traffic) -> Result<()> {
@@ -18,6 +23,7 @@ pub fn run(port: &Port, traffic: &Traffic) -> Result<()> {
     nic.rx_discard();
     meet::send_beacons(&mut nic, &mut patience)?;
     nic.set_when_full(WhenFull::Hold);
+    let mut idle = Idle::new(port, traffic.wait)?;
     let mut mover = Mover::new(traffic.migrate, 0)?;
     let mut frames = Vec::new();
     let mut echoed = 0;
@@ -25,9 +31,8 @@ pub fn run(port: &Port, traffic: &Traffic) -> Result<()> {
         take(&mut nic, traffic.batch.into(), &mut frames);
         mover.burst()?;
         if frames.is_empty() {
-            patience
-                .wait("frames")
-                .with_context(|| format!("{echoed} of {} came", traffic.frames))?;
+            let waited = idle.wait(&mut nic, WAIT, &mut patience);
+            waited.with_context(|| format!("{echoed} of {} came", traffic.frames))?;
             continue;
         }
         patience.moved();
@@ -41,9 +46,11 @@ pub fn run(port: &Port, traffic: &Traffic) -> Result<()> {
         }
     }
     println!(
-        "result role=echo path={} frames={echoed} moves={}",
+        "result role=echo path={} frames={echoed} moves={} sleeps={} rings={}",
         port.path().name(),
-        mover.moves()
+        mover.moves(),
+        idle.sleeps(),
+        nic.service().rings(),
     );
     Ok(())
 }

@@ -13,7 +13,7 @@ use postern_guest_linux::stamped;
 use super::{Queue, meet, on_threads};
 use crate::migrate::Mover;
 use crate::options::Traffic;
-use crate::waiting::Patience;
+use crate::waiting::{Idle, Patience};
 
 /// How long to go on after the last frame, so that one too many is seen.
 const LINGER: Duration = Duration::from_millis(100);
@@ -38,6 +38,7 @@ pub fn run(port: &Port, traffic: &Traffic) -> Result<()> {
             None => port.queue(thread)?,
         };
         let mut receiver = Receiver {
+            idle: Idle::new(port, traffic.wait)?,
             nic,
             traffic,
             proof: &proof,
@@ -53,7 +54,7 @@ pub fn run(port: &Port, traffic: &Traffic) -> Result<()> {
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     let sum = |of: fn(&End) -> u64| ends.iter().map(of).sum::<u64>();
     println!(
-        "result role=receive path={} frames={} streams={} lanes={} overtaken={} malformed={} moves={}",
+        "result role=receive path={} frames={} streams={} lanes={} overtaken={} malformed={} moves={} sleeps={}",
         port.path().name(),
         proof.frames(),
         proof.streams(),
@@ -61,6 +62,7 @@ pub fn run(port: &Port, traffic: &Traffic) -> Result<()> {
         sum(|end| end.overtaken),
         sum(|end| end.malformed),
         sum(|end| end.moves),
+        sum(|end| end.sleeps),
     );
     ensure!(sum(|end| end.malformed) == 0, "lanes held no valid record");
     Ok(())
@@ -76,11 +78,13 @@ struct End {
     overtaken: u64,
     malformed: u64,
     moves: u64,
+    sleeps: u64,
 }
 
 /// A receiving thread.
 struct Receiver<'a> {
     nic: Queue,
+    idle: Idle,
     traffic: &'a Traffic,
     proof: &'a Mutex<Proof>,
     order: Order,
@@ -105,8 +109,10 @@ impl Receiver<'_> {
             }
             ensure!(!failed.load(Ordering::Relaxed), "another thread failed");
             match got {
-                0 => patience
-                    .wait("frames")
+                // Other threads may have all of the rest.
+                0 => self
+                    .idle
+                    .wait(&mut self.nic, LINGER, &mut patience)
                     .with_context(|| format!("{came} of {} came", self.traffic.frames))?,
                 _ => patience.moved(),
             }
@@ -140,6 +146,7 @@ impl Receiver<'_> {
             overtaken: self.order.overtaken(),
             malformed: self.nic.stats().malformed,
             moves: self.mover.moves(),
+            sleeps: self.idle.sleeps(),
         }
     }
 }
