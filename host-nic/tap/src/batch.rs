@@ -87,7 +87,7 @@ impl Batch {
         self.next_with_header()?.get_mut(virtio_net::SIZE..)
     }
 
-    /// Adds the frame of `length` bytes that was written to [`Batch::next`].
+    /// Adds the frame of `length` bytes that was written to [`Batch::next_frame`].
     pub fn add(&mut self, header: RecordHeader, length: usize) {
         let Some(entry) = self.entries.get_mut(self.end) else {
             return;
