@@ -8,6 +8,11 @@
 //! Another VM can ring as often as it likes. However often that is, the thread rings its guest
 //! [`BURST`] times at once and one time an [`INTERVAL`]; what comes meanwhile is one ring with the
 //! next, and counted.
+//!
+//! A driver that has the pin as a pulse ([`PULSE`](postern_abi::nic_device::register::PULSE)) has its
+//! bells wired to it: KVM turns them into interrupts with no thread in between, and each is counted when
+//! the driver reads the status. Once they are more than the thread would let through, the thread takes
+//! over until there were none for a while.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::sync::Arc;
@@ -49,6 +54,17 @@ pub(crate) struct BellCounters {
 }
 
 impl BellCounters {
+    /// Counts an interrupt of the guest; whether others have to wait now.
+    pub(crate) fn count(&self, allowance: &mut Allowance, now: Instant) -> bool {
+        allowance.take(now);
+        self.rings.fetch_add(1, Ordering::Relaxed);
+        let held = allowance.wait(now).is_some();
+        if held {
+            self.held.fetch_add(1, Ordering::Relaxed);
+        }
+        held
+    }
+
     /// What was counted until now.
     pub(crate) fn read(&self) -> BellCounts {
         BellCounts {
@@ -102,13 +118,13 @@ impl Drop for BellThread {
 
 /// How often the thread may ring now: a token bucket of [`BURST`], filled by one an [`INTERVAL`].
 #[derive(Debug)]
-struct Allowance {
+pub(crate) struct Allowance {
     /// The time at which the bucket is full.
     full: Instant,
 }
 
 impl Allowance {
-    fn new(now: Instant) -> Allowance {
+    pub(crate) fn new(now: Instant) -> Allowance {
         Allowance { full: now }
     }
 
@@ -119,6 +135,12 @@ impl Allowance {
         (!wait.is_zero()).then_some(wait)
     }
 
+    /// The time until the bucket is full; none if it is.
+    fn fill(&self, now: Instant) -> Option<Duration> {
+        let left = self.full.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
+
     /// Takes one ring.
     fn take(&mut self, now: Instant) {
         self.full = self.full.max(now) + INTERVAL;
@@ -126,10 +148,17 @@ impl Allowance {
 }
 
 fn run(bell: &Bell, stopped: &PipeReader) {
-    let counters = bell.counters();
-    let mut allowance = Allowance::new(Instant::now());
     loop {
-        let wait = allowance.wait(Instant::now());
+        let now = Instant::now();
+        let (wait, fill) = {
+            let allowance = bell.allowance();
+            (allowance.wait(now), allowance.fill(now))
+        };
+        let relieved = bell.is_unwired_pulse();
+        if relieved && fill.is_none() {
+            // The storm is over, or there was none.
+            bell.wire(true);
+        }
         let listens = !bell.is_wired();
         let mut fds = vec![
             PollFd::new(stopped, PollFlags::IN),
@@ -139,9 +168,10 @@ fn run(bell: &Bell, stopped: &PipeReader) {
             let events = bell.events().iter();
             fds.extend(events.map(|one| PollFd::from_borrowed_fd(event::fd(one), PollFlags::IN)));
         }
-        let timeout = wait.filter(|_| listens).map(|wait| Timespec {
-            tv_sec: wait.as_secs() as i64,
-            tv_nsec: wait.subsec_nanos().into(),
+        let until = wait.or(fill.filter(|_| relieved)).filter(|_| listens);
+        let timeout = until.map(|until| Timespec {
+            tv_sec: until.as_secs() as i64,
+            tv_nsec: until.subsec_nanos().into(),
         });
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -157,12 +187,7 @@ fn run(bell: &Bell, stopped: &PipeReader) {
         }
         let rung = ring(bell, fds[2..].iter().map(ready));
         if rung {
-            let now = Instant::now();
-            allowance.take(now);
-            counters.rings.fetch_add(1, Ordering::Relaxed);
-            if allowance.wait(now).is_some() {
-                counters.held.fetch_add(1, Ordering::Relaxed);
-            }
+            bell.counters().count(&mut bell.allowance(), Instant::now());
         }
     }
 }

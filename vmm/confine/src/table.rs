@@ -68,7 +68,7 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
         ],
         Kind::Console => &[EVERY, WAIT, DATA, TERMINAL, SOCKET_DATA],
         Kind::NicEnd => &[EVERY, WAIT, DATA, TERMINAL, SOCKET_DATA],
-        Kind::Bells => &[EVERY, WAIT, DATA, TERMINAL, LINE],
+        Kind::Bells => &[EVERY, WAIT, DATA, TERMINAL, LINE, PIN],
         Kind::Disk => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, FILES, BLOCK, LINE],
         Kind::Net => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, TAP, VHOST, SCHEDULING, LINE],
         Kind::Rng => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, LINE],
@@ -290,6 +290,9 @@ const KVM_VM: &[Rule] = &[
     ioctl!(kvm::KVM_SET_IRQCHIP),
     ioctl!(kvm::KVM_SIGNAL_MSI),
 ];
+
+/// A thread that has events be a pin's (INTx), and no more.
+const PIN: &[Rule] = &[ioctl!(kvm::KVM_IRQFD)];
 
 /// A thread that serves queues of a driver without MSI-X: the interrupt's line (INTx).
 const LINE: &[Rule] = &[ioctl!(kvm::KVM_IRQ_LINE)];

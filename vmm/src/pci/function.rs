@@ -135,6 +135,21 @@ pub trait PciFunction: Send {
     fn reset(&mut self);
 }
 
+/// What an INTx pin is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pin {
+    /// As PCI has it.
+    #[default]
+    Level,
+    /// INTx Disable does not keep it from being asserted, and a read of the status register
+    /// acknowledges it ([`PciFunction::intx_acknowledged`]).
+    Pulse,
+    /// The same, and while MSI-X is off, KVM turns the events that the function has given its vectors
+    /// ([`PciFunction::message_events`]) into pulses. What is pending KVM alone knows, so each read of the
+    /// status register finds the pin asserted.
+    Wired,
+}
+
 /// The interrupts of one function, shared with its worker threads.
 pub trait Interrupts: Send + Sync {
     /// Whether the driver has turned MSI-X on: INTx is not used then.
@@ -152,13 +167,16 @@ pub trait Interrupts: Send + Sync {
     /// the message, while unmasked. The same for as long as the VM lives.
     fn event(&self, vector: u16) -> Option<&EventFd>;
 
-    /// Has an event signalled from now on each time that the driver turns MSI-X on or off.
+    /// Has an event signalled from now on each time that the driver turns MSI-X on or off, or that
+    /// [`Interrupts::is_pin_wired`] changes.
     fn watch_msix(&self, event: Arc<EventFd>);
 
     /// Sets the level of the INTx pin.
     fn set_intx(&self, level: bool);
 
-    /// Has the pin be a pulse, or not: INTx Disable does not keep it from being asserted then, and a
-    /// read of the status register acknowledges it ([`PciFunction::intx_acknowledged`]).
-    fn set_pulse(&self, pulse: bool);
+    /// Chooses what the pin is.
+    fn set_pin(&self, pin: Pin);
+
+    /// Whether the events of MSI-X vectors are the pin's now ([`Pin::Wired`]).
+    fn is_pin_wired(&self) -> bool;
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::function::Interrupts;
+use super::function::{Interrupts, Pin};
 use super::machine::{Machine, Message};
 use crate::event;
 
@@ -60,8 +60,9 @@ struct State {
     /// Level of the function's pin.
     level: bool,
     intx_disabled: bool,
-    /// Whether INTx Disable has no effect.
-    pulse: bool,
+    pin: Pin,
+    /// Whether the machine turns the given events into pulses of the pin.
+    wired: bool,
     /// What the interrupt controller sees of it.
     asserted: bool,
 }
@@ -73,7 +74,9 @@ pub struct FunctionInterrupts {
     vectors: Vec<Vector>,
     /// `State::enabled`, for those who signal.
     msix: AtomicBool,
-    /// Is signalled when that changes.
+    /// `State::wired`, for them too.
+    pin_wired: AtomicBool,
+    /// Is signalled when one of the two changes.
     watcher: OnceLock<Arc<EventFd>>,
     state: Mutex<State>,
 }
@@ -122,6 +125,7 @@ impl FunctionInterrupts {
             intx,
             vectors,
             msix: AtomicBool::new(false),
+            pin_wired: AtomicBool::new(false),
             watcher: OnceLock::new(),
             state: Mutex::new(State {
                 enabled: false,
@@ -132,7 +136,8 @@ impl FunctionInterrupts {
                 connected: vec![false; count],
                 level: false,
                 intx_disabled: false,
-                pulse: false,
+                pin: Pin::Level,
+                wired: false,
                 asserted: false,
             }),
         })
@@ -154,7 +159,7 @@ impl FunctionInterrupts {
                 let _ = vector.event.read();
             }
         }
-        let acknowledged = state.asserted && intx_disabled && !state.pulse;
+        let acknowledged = state.asserted && intx_disabled && state.pin == Pin::Level;
         let switched = enabled != state.enabled;
         let same = (state.enabled, state.masked, state.master) == (enabled, masked, master);
         state.enabled = enabled;
@@ -163,14 +168,18 @@ impl FunctionInterrupts {
         state.intx_disabled = intx_disabled;
         self.msix.store(enabled, Ordering::Release);
         self.update_intx(&mut state);
+        // An event is a pulse or a message, never both.
+        if enabled {
+            self.update_pin(&mut state);
+        }
         if !same {
             for index in 0..self.vectors.len() {
                 self.update_vector(&mut state, index);
             }
         }
-        if let (true, Some(watcher)) = (switched, self.watcher.get()) {
-            // It fails only where it has been signalled 2^64 - 2 times.
-            let _ = watcher.write(1);
+        self.update_pin(&mut state);
+        if switched {
+            self.tell();
         }
         acknowledged
     }
@@ -181,18 +190,53 @@ impl FunctionInterrupts {
         let mut state = self.state();
         state.table.fill(RESET_ENTRY);
         state.level = false;
-        state.pulse = false;
+        state.pin = Pin::Level;
+        self.update_pin(&mut state);
         self.update_intx(&mut state);
     }
 
-    /// Whether a read of the status bit acknowledges the interrupt.
-    pub fn is_pulse(&self) -> bool {
-        self.state().pulse
+    /// The status bit is read: whether the pin would be asserted if INTx were not disabled, and whether
+    /// the read acknowledges that.
+    pub fn read_intx(&self) -> (bool, bool) {
+        let state = self.state();
+        if let (true, Some(gsi)) = (state.wired, self.intx) {
+            // At its end a pulse takes others' level with it.
+            self.machine.renew_level(gsi);
+        }
+        let level = state.level || state.wired;
+        (level, level && state.pin != Pin::Level)
     }
 
-    /// Whether the pin would be asserted if INTx were not disabled: the status bit.
-    pub fn intx_level(&self) -> bool {
-        self.state().level
+    /// Says that something has changed to who watches.
+    fn tell(&self) {
+        if let Some(watcher) = self.watcher.get() {
+            // It fails only where it has been signalled 2^64 - 2 times.
+            let _ = watcher.write(1);
+        }
+    }
+
+    /// Has the machine turn the given events into pulses, or no more.
+    fn update_pin(&self, state: &mut State) {
+        let wanted = state.pin == Pin::Wired && !state.enabled;
+        let Some(gsi) = self.intx.filter(|_| wanted != state.wired) else {
+            return;
+        };
+        let set = |on| {
+            let mut given = self.vectors.iter().filter(|vector| vector.given);
+            given.try_for_each(|vector| self.machine.set_event(gsi, &vector.event, on))
+        };
+        state.wired = wanted && set(true).is_ok();
+        if !state.wired {
+            // Those that were not there are refused, which is as well.
+            for vector in self.vectors.iter().filter(|vector| vector.given) {
+                let _ = self.machine.set_event(gsi, &vector.event, false);
+            }
+        }
+        if wanted && !state.wired {
+            state.pin = Pin::Pulse;
+        }
+        self.pin_wired.store(state.wired, Ordering::Release);
+        self.tell();
     }
 
     /// Fills `data` with what BAR 1 has at `offset`.
@@ -269,7 +313,7 @@ impl FunctionInterrupts {
     }
 
     fn update_intx(&self, state: &mut State) {
-        let disabled = state.intx_disabled && !state.pulse;
+        let disabled = state.intx_disabled && state.pin == Pin::Level;
         let asserted = state.level && !disabled && !state.enabled;
         if let (Some(gsi), true) = (self.intx, asserted != state.asserted) {
             self.machine.set_level(gsi, asserted);
@@ -306,9 +350,14 @@ impl Interrupts for FunctionInterrupts {
         }
     }
 
-    fn set_pulse(&self, pulse: bool) {
+    fn set_pin(&self, pin: Pin) {
         let mut state = self.state();
-        state.pulse = pulse;
+        state.pin = pin;
+        self.update_pin(&mut state);
         self.update_intx(&mut state);
+    }
+
+    fn is_pin_wired(&self) -> bool {
+        self.pin_wired.load(Ordering::Acquire)
     }
 }

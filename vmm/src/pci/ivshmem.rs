@@ -19,12 +19,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use postern_abi::nic_device::{self, NicDevice, register};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::function::{Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, PciFunction};
-use crate::bells::BellCounters;
+use super::function::{Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, PciFunction, Pin};
+use crate::bells::{Allowance, BellCounters};
 use crate::devices::Effect;
 use crate::event;
 
@@ -60,9 +61,11 @@ pub struct Bell {
     registers: Mutex<Registers>,
     /// The bells of the port's own queues, which are the events of the MSI-X vectors.
     events: Vec<Arc<EventFd>>,
-    /// Is signalled when the driver turns MSI-X on or off.
+    /// Is signalled when the bells come to be KVM's, or no more.
     switched: Arc<EventFd>,
     counters: BellCounters,
+    /// How often the guest may be interrupted.
+    allowance: Mutex<Allowance>,
 }
 
 impl fmt::Debug for Bell {
@@ -85,6 +88,7 @@ impl Bell {
             events,
             switched: Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
             counters: BellCounters::default(),
+            allowance: Mutex::new(Allowance::new(Instant::now())),
         })
     }
 
@@ -93,10 +97,47 @@ impl Bell {
         &self.events
     }
 
-    /// Whether the bells are events of MSI-X vectors now, which nobody else may take.
+    /// Whether the bells are KVM's now, as events of MSI-X vectors or of the pin: nobody else may take
+    /// them.
     pub fn is_wired(&self) -> bool {
         let interrupts = self.interrupts.get();
-        interrupts.is_some_and(|interrupts| interrupts.msix_enabled())
+        interrupts.is_some_and(|interrupts| interrupts.msix_enabled() || interrupts.is_pin_wired())
+    }
+
+    /// How often the guest may be interrupted.
+    pub(crate) fn allowance(&self) -> MutexGuard<'_, Allowance> {
+        // A time: a panic elsewhere does not break it.
+        self.allowance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the driver has the pin as a pulse, and nobody has wired the bells to it.
+    pub(crate) fn is_unwired_pulse(&self) -> bool {
+        self.registers().mask == register::PULSE && !self.is_wired()
+    }
+
+    /// Wires the bells to the pin, or has [`crate::bells`] look after them.
+    pub(crate) fn wire(&self, wired: bool) {
+        let registers = self.registers();
+        if let (Some(interrupts), register::PULSE) = (self.interrupts.get(), registers.mask) {
+            interrupts.set_pin(if wired { Pin::Wired } else { Pin::Pulse });
+        }
+    }
+
+    /// Has the pin be as PCI has it.
+    fn set_level_pin(&self) {
+        if let Some(interrupts) = self.interrupts.get() {
+            interrupts.set_pin(Pin::Level);
+        }
+    }
+
+    /// A pulse has been seen. If there were too many, others are let through one by one.
+    fn count_pulse(&self) {
+        let held = self.counters.count(&mut self.allowance(), Instant::now());
+        if held {
+            self.wire(false);
+        }
     }
 
     /// What the thread counts that waits for the events.
@@ -274,10 +315,11 @@ impl PciFunction for Ivshmem {
             let value = u32::from_le_bytes(word);
             match offset {
                 register::INTERRUPT_MASK => {
-                    if let Some(interrupts) = self.bell.interrupts.get() {
-                        interrupts.set_pulse(value == register::PULSE);
-                    }
                     self.bell.change(|registers| registers.mask = value);
+                    match value {
+                        register::PULSE => self.bell.wire(true),
+                        _ => self.bell.set_level_pin(),
+                    }
                 }
                 register::INTERRUPT_STATUS => {
                     self.bell.change(|registers| registers.status = value);
@@ -291,7 +333,10 @@ impl PciFunction for Ivshmem {
     }
 
     fn intx_acknowledged(&mut self) {
-        self.bell.change(|registers| registers.status = 0);
+        match self.bell.is_wired() {
+            true => self.bell.count_pulse(),
+            false => self.bell.change(|registers| registers.status = 0),
+        }
     }
 
     fn reset(&mut self) {

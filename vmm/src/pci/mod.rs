@@ -28,7 +28,7 @@ mod tests;
 
 pub use config::ConfigError;
 pub use error::Error;
-pub use function::{Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, PciFunction};
+pub use function::{Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, PciFunction, Pin};
 pub use ivshmem::{Bell, Ivshmem, Peers};
 pub use kvm::KvmMachine;
 pub use machine::{Detached, Machine, Message, SlotNumber};

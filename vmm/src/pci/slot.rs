@@ -163,9 +163,12 @@ impl Slot {
     /// A read of configuration space.
     pub fn read_config(&self, offset: usize, data: &mut [u8]) {
         self.config.read(offset, data);
-        if (offset..offset + data.len()).contains(&STATUS) && self.interrupts.intx_level() {
-            data[STATUS - offset] |= STATUS_INTERRUPT;
-            if self.interrupts.is_pulse() {
+        if (offset..offset + data.len()).contains(&STATUS) {
+            let (asserted, acknowledged) = self.interrupts.read_intx();
+            if asserted {
+                data[STATUS - offset] |= STATUS_INTERRUPT;
+            }
+            if acknowledged {
                 lock(&self.function).intx_acknowledged();
             }
         }

@@ -25,7 +25,8 @@ impl Fixture {
     }
 
     fn events(&self) -> Vec<u32> {
-        self.machine.with(|record| record.events.clone())
+        self.machine
+            .with(|record| record.events.iter().map(|&(gsi, _)| gsi).collect())
     }
 }
 

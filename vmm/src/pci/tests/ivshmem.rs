@@ -3,6 +3,7 @@ use postern_abi::platform::CallPath;
 use postern_abi::window::PortId;
 
 use super::*;
+use crate::bells::BURST;
 use crate::pci::{Bell, Ivshmem};
 
 const PORT: u32 = 7;
@@ -214,6 +215,7 @@ fn a_pulse_is_acknowledged_by_the_read_that_finds_it() {
     };
     bus.set_config(4, &[2, 4]);
     bus.set(register::INTERRUPT_MASK, register::PULSE);
+    bell.wire(false);
     for _ in 0..3 {
         bell.ring(0);
         assert!(level(&bus), "INTx Disable has no effect");
@@ -228,11 +230,51 @@ fn a_pulse_is_acknowledged_by_the_read_that_finds_it() {
     // Without the bit the pin is disabled, and the read changes nothing.
     bus.set(register::INTERRUPT_MASK, 1);
     assert!(!level(&bus) && bus.asserted() && bus.asserted());
-    bus.set(register::INTERRUPT_MASK, register::PULSE);
-    assert!(level(&bus));
     bus.segment.reset();
     bell.ring(0);
     assert!(!level(&bus), "nothing of it is left after a reset");
+}
+
+#[test]
+fn bells_are_wired_to_a_pin_that_is_a_pulse() {
+    let (mut bus, bell, _) = bus_and_bell(2);
+    let pin = layout::pci_intx_gsi(DEVICE);
+    let pulses = |bus: &Fixture| {
+        let events = bus.machine.with(|record| record.events.clone());
+        events.iter().filter(|&&(gsi, _)| gsi == pin).count()
+    };
+    assert!(pulses(&bus) == 0 && !bell.is_wired());
+    bus.set(register::INTERRUPT_MASK, register::PULSE);
+    assert_eq!(pulses(&bus), 2, "the port's own bells");
+    assert!(bell.is_wired() && bus.asserted(), "nobody knows better");
+    assert_eq!(bell.switched().read().unwrap(), 1);
+    // With MSI-X on, they are messages, and pulses again without.
+    bus.set_config(4, &[6, 4]);
+    bus.set_config(0x42, &[0, 0x80]);
+    assert_eq!(pulses(&bus), 0);
+    assert!(bell.is_wired() && !bus.asserted());
+    bus.set_config(0x42, &[0, 0]);
+    assert_eq!(pulses(&bus), 2);
+    // Too many pulses, as their acknowledgements say, and the bells are left to the thread.
+    while bell.is_wired() {
+        let status = bus.config::<1>(6)[0];
+        assert!(status & 8 != 0 || !bell.is_wired());
+    }
+    assert_eq!(pulses(&bus), 0);
+    let counts = bell.counters().read();
+    assert!(
+        counts.rings >= BURST.into() && counts.held == 1,
+        "{counts:?}"
+    );
+    bell.wire(true);
+    assert_eq!(pulses(&bus), 2);
+    bus.segment.reset();
+    assert_eq!(pulses(&bus), 0);
+    assert!(!bell.is_wired() && !bus.asserted());
+    // Who has the pin as PCI has it gets no pulses.
+    bus.set(register::INTERRUPT_MASK, u32::MAX);
+    bell.wire(true);
+    assert_eq!(pulses(&bus), 0);
 }
 
 #[test]

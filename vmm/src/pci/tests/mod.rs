@@ -8,6 +8,7 @@ mod ivshmem;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -34,7 +35,8 @@ pub struct Record {
     pub gsis: u32,
     pub routes: BTreeMap<u32, Message>,
     pub routed: usize,
-    pub events: Vec<u32>,
+    /// Interrupts and the events that raise them.
+    pub events: Vec<(u32, RawFd)>,
     pub levels: BTreeMap<u32, i32>,
 }
 
@@ -99,19 +101,23 @@ impl Machine for Recorder {
         Ok(())
     }
 
-    fn set_event(&self, gsi: u32, _: &EventFd, on: bool) -> io::Result<()> {
+    fn set_event(&self, gsi: u32, event: &EventFd, on: bool) -> io::Result<()> {
+        let event = event.as_raw_fd();
         self.with(|record| match on {
             true => {
-                assert!(!record.events.contains(&gsi), "connected once");
-                record.events.push(gsi);
+                let is_free = record.events.iter().all(|&(_, other)| other != event);
+                assert!(is_free, "KVM takes an event for one interrupt");
+                record.events.push((gsi, event));
             }
             false => {
-                assert!(record.events.contains(&gsi), "it was connected");
-                record.events.retain(|&one| one != gsi);
+                assert!(record.events.contains(&(gsi, event)), "it was connected");
+                record.events.retain(|&one| one != (gsi, event));
             }
         });
         Ok(())
     }
+
+    fn renew_level(&self, _: u32) {}
 
     fn set_level(&self, gsi: u32, level: bool) {
         let count = self.with(|record| {
