@@ -300,7 +300,7 @@ pub struct TenancyFds<F> {
     /// What the tenant's requests work with.
     pub access: AccessFds<F>,
     /// The bells of all RX queues of the NIC, in the order of the queues' numbers: eventfds, see
-    /// [`Bells`](crate::bells::Bells).
+    /// [`Bells`].
     pub bells: Vec<F>,
 }
 

@@ -1,9 +1,9 @@
 //! The interrupts of one function: MSI-X and INTx (PCI Local Bus Specification 3.0, "MSI-X
 //! Capability and Table Structures", "Interrupt Pin").
 //!
-//! Each vector has one event descriptor for the VM's life, which the function may have given. While the vector may be delivered, KVM
-//! turns the event into the message; while it may not, what is signalled stays in the descriptor,
-//! and that is the vector's pending bit.
+//! Each vector has one event descriptor for the VM's life, which the function may have given. While
+//! the vector may be delivered, KVM turns the event into the message; while it may not, what is
+//! signalled stays in the descriptor, and that is the vector's pending bit.
 #![deny(unsafe_code)]
 
 use std::fmt;

@@ -3,11 +3,11 @@
 //! ([`postern_abi::nic_device`]).
 //!
 //! The *plain* variant has memory and registers. The *doorbell* variant has MSI-X vectors, too: a
-//! write to a register rings the bell of one of the NIC's RX queues. The bell of another port is an event
-//! descriptor that KVM signals by itself (a [`Doorbell`]); where it does not, and for writes to the
-//! doorbell register of ivshmem, this does. The bells of the port itself interrupt its driver: each is the event of an
-//! MSI-X vector, and while MSI-X is off, a thread ([`crate::bells`]) waits for them and sets the
-//! interrupt status.
+//! write to a register rings the bell of one of the NIC's RX queues. The bell of another port is an
+//! event descriptor that KVM signals by itself (a [`Doorbell`]); where it does not, and for writes
+//! to the doorbell register of ivshmem, this does. The bells of the port itself interrupt its
+//! driver: each is the event of an MSI-X vector, and while MSI-X is off, a thread
+//! ([`crate::bells`]) waits for them and sets the interrupt status.
 //!
 //! Both variants have an INTx pin, which the interrupt status and mask registers control while MSI-X
 //! is off. A driver acknowledges an interrupt by a read of the status, or by setting INTx Disable in

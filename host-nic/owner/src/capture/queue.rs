@@ -6,7 +6,7 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Longest time that records wait for the thread.
+/// Longest time that records wait for the thread, while it does not write.
 const PERIOD: Duration = Duration::from_millis(10);
 /// Size of a record without its frame, in bytes.
 const HEADER: usize = 32;
@@ -38,6 +38,8 @@ pub(super) struct RecordQueue {
 struct State {
     bytes: Vec<u8>,
     closed: bool,
+    /// Whether the thread sleeps until there is a record.
+    idle: bool,
 }
 
 impl RecordQueue {
@@ -73,7 +75,8 @@ impl RecordQueue {
             bytes.extend(record.data);
             // Else the thread comes by itself: a system call for each frame would cost more than
             // all the rest.
-            before < self.capacity / 2 && after >= self.capacity / 2
+            let half = self.capacity / 2;
+            mem::take(&mut state.idle) || (before < half && after >= half)
         };
         if wake {
             self.wanted.notify_one();
@@ -100,7 +103,14 @@ impl RecordQueue {
             if state.closed {
                 return false;
             }
-            state = match self.wanted.wait_timeout(state, PERIOD) {
+            state.idle = true;
+            let woken = self
+                .wanted
+                .wait_while(state, |state| state.idle && !state.closed);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+            // What follows the first record soon is taken with it.
+            let few = |state: &mut State| !state.closed && state.bytes.len() < self.capacity / 2;
+            state = match self.wanted.wait_timeout_while(state, PERIOD, few) {
                 Ok((state, _)) => state,
                 Err(poisoned) => poisoned.into_inner().0,
             };
@@ -130,6 +140,8 @@ pub(super) fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use super::*;
 
     #[test]
@@ -157,5 +169,37 @@ mod tests {
         );
         assert!(!queue.take(&mut bytes));
         assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn a_thread_that_sleeps_is_woken_by_the_first_record_and_by_the_end() {
+        let queue = RecordQueue::new(1 << 20);
+        let is_idle = || queue.lock().idle;
+        let record = Record {
+            time: 1,
+            interface: 0,
+            flags: 1,
+            original: 60,
+            data: b"frame",
+        };
+        let taken = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut bytes = Vec::new();
+                while queue.take(&mut bytes) {
+                    taken.fetch_add(records(&bytes).count(), Relaxed);
+                }
+            });
+            for count in [0, 2, 4] {
+                while !is_idle() || taken.load(Relaxed) != count {
+                    std::thread::yield_now();
+                }
+                if count < 4 {
+                    assert!(queue.push(&record));
+                    assert!(queue.push(&record));
+                }
+            }
+            queue.close();
+        });
     }
 }
