@@ -20,6 +20,8 @@ const LONGEST: Duration = Duration::from_millis(1);
 /// After frames have waited too long, for so many times as long no others wait: so a receiver that
 /// never reads takes one part in so many and one of the time of all others.
 const REST: u32 = 10;
+/// Time in which a NIC takes frames that it may drop, if it takes any at all.
+const SERVED: Duration = Duration::from_secs(1);
 
 /// How far a call of [`Outward::send`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub enum Progress {
     Done,
     /// Frames wait for room; look again after this time.
     Held(Duration),
+    /// The NIC takes no frames, although it may drop them.
+    Stuck,
 }
 
 /// Frames on their way to the NIC.
@@ -159,6 +163,7 @@ impl Outward {
         counters.waiting_in_bridge = (self.batch.len() + self.finished.len()) as u64;
         counters.waiting_in_ring = if left { nic.pending().into() } else { 0 };
         match (left, mem::take(&mut self.more)) {
+            (true, _) if self.patience.is_in_vain() => Progress::Stuck,
             (true, _) => Progress::Held(self.patience.next()),
             (false, true) => self.patience.all_sent(Progress::More),
             (false, false) => self.patience.all_sent(Progress::Done),
@@ -312,6 +317,12 @@ impl Patience {
         true
     }
 
+    /// Whether frames wait that have been free to be dropped for a time.
+    fn is_in_vain(&self) -> bool {
+        let waited = self.waiting.map(|(since, _)| since.elapsed());
+        self.resting.is_some() && waited.is_some_and(|time| time > self.limit + SERVED)
+    }
+
     /// The time until the next try.
     fn next(&mut self) -> Duration {
         let Some((_, delay)) = &mut self.waiting else {
@@ -326,5 +337,165 @@ impl Patience {
     fn all_sent(&mut self, progress: Progress) -> Progress {
         self.waiting = None;
         progress
+    }
+}
+
+#[cfg(test)]
+#[allow(unsafe_code, reason = "the NIC's memory is mapped here")]
+#[allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+mod tests {
+    use postern_abi::window::{FLAG_NEEDS_CSUM, GSO_TCPV4, PortId};
+    use postern_guest::direct::Direct;
+    use postern_nic_client::memory::{Memory, draw_secret};
+
+    use super::*;
+
+    /// A NIC that serves nobody, as one does whose owner took the port away on a path without results.
+    struct Deaf;
+
+    impl Service for Deaf {
+        fn call(&mut self, _: u64, _: u64, _: u64) -> Option<u64> {
+            None
+        }
+    }
+
+    fn memory() -> Memory {
+        let memory = Memory::create(Geometry::new(2, 1, 64 << 10, 64 << 10).unwrap()).unwrap();
+        for port in memory.geometry().all_ports() {
+            let mac = [2, 0, 0, 0, 0, port.number() as u8];
+            memory.switch().admit(port, 1, draw_secret().unwrap(), mac);
+        }
+        memory
+    }
+
+    fn nic<S: Service>(memory: &Memory, port: u32, service: impl FnOnce(Direct) -> S) -> Nic<S> {
+        let port = PortId::new(port).unwrap();
+        // SAFETY: the memory is mapped for as long as a test runs.
+        let direct = unsafe { Direct::new(memory.base(), memory.size(), port) };
+        let (direct, window) = direct.unwrap();
+        let mut nic = Nic::new(service(direct), window);
+        nic.set_when_full(WhenFull::Hold);
+        nic
+    }
+
+    fn outward(memory: &Memory, features: u32, limit: Duration) -> Outward {
+        Outward::new(features, memory.geometry(), limit)
+    }
+
+    /// A frame to port 1, of port 0.
+    fn frame(length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        bytes[..12].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0]);
+        bytes
+    }
+
+    #[test]
+    fn what_has_no_room_is_kept_in_order_until_there_is() {
+        let memory = memory();
+        let (mut near, mut far) = (
+            nic(&memory, 0, |direct| direct),
+            nic(&memory, 1, |direct| direct),
+        );
+        let mut outward = outward(&memory, 0, Duration::from_secs(3600));
+        let mut counters = Counters::default();
+        let (mut sent, mut progress) = (0u8, Progress::Done);
+        while progress == Progress::Done {
+            let mut bytes = frame(9000);
+            bytes[20] = sent;
+            sent += 1;
+            assert!(outward.batch.push(Frame::finished(&bytes)));
+            progress = outward.send(&mut near, &mut counters);
+        }
+        assert_eq!(progress, Progress::Held(SHORTEST));
+        assert_eq!(
+            outward.send(&mut near, &mut counters),
+            Progress::Held(2 * SHORTEST)
+        );
+        assert!(!outward.is_empty(), "no more are read meanwhile");
+        let mut came = Vec::new();
+        while outward.send(&mut near, &mut counters) != Progress::Done || came.len() < sent.into() {
+            far.rx_burst(1, |frame| {
+                let mut bytes = vec![0; frame.len()];
+                frame.copy_to(&mut bytes);
+                came.push(bytes[20]);
+            });
+        }
+        assert_eq!(came, (0..sent).collect::<Vec<u8>>());
+        assert_eq!((counters.held, counters.dropped_no_room), (1, 0));
+        assert_eq!(counters.to_nic_frames, u64::from(sent));
+    }
+
+    #[test]
+    fn who_waits_too_long_is_dropped_and_the_next_do_not_wait() {
+        let memory = memory();
+        let mut near = nic(&memory, 0, |direct| direct);
+        let mut outward = outward(&memory, 0, Duration::from_millis(1));
+        let mut counters = Counters::default();
+        while counters.dropped_no_room == 0 {
+            outward.batch.push(Frame::finished(&frame(9000)));
+            while let Progress::Held(_) = outward.send(&mut near, &mut counters) {}
+        }
+        assert_eq!(counters.held, 1);
+        assert_eq!(near.pending(), 0);
+        outward.batch.push(Frame::finished(&frame(9000)));
+        assert_eq!(outward.send(&mut near, &mut counters), Progress::Done);
+        assert_eq!(counters.held, 1, "it rests");
+    }
+
+    #[test]
+    fn a_nic_that_takes_nothing_is_told_from_one_that_is_full() {
+        let memory = memory();
+        let mut near = nic(&memory, 0, |_| Deaf);
+        let mut outward = outward(&memory, 0, Duration::ZERO);
+        let mut counters = Counters::default();
+        outward.batch.push(Frame::finished(&frame(100)));
+        let begin = Instant::now();
+        while outward.send(&mut near, &mut counters) != Progress::Stuck {}
+        assert!(begin.elapsed() >= SERVED);
+    }
+
+    #[test]
+    fn what_the_port_does_not_take_is_finished() {
+        let memory = memory();
+        let (mut near, mut far) = (
+            nic(&memory, 0, |direct| direct),
+            nic(&memory, 1, |direct| direct),
+        );
+        let mut outward = outward(&memory, 0, Duration::ZERO);
+        let mut counters = Counters::default();
+        // TCP over IPv4, 3000 bytes of payload in segments of 1000.
+        let mut bytes = frame(14 + 40 + 3000);
+        bytes[12] = 8;
+        bytes[14..18].copy_from_slice(&[0x45, 0, (3040u16 >> 8) as u8, 3040u16 as u8]);
+        bytes[23] = 6;
+        bytes[46] = 0x50;
+        let header = RecordHeader {
+            flags: FLAG_NEEDS_CSUM,
+            gso_type: GSO_TCPV4,
+            hdr_len: 54,
+            gso_size: 1000,
+            csum_start: 34,
+            csum_offset: 16,
+            ..RecordHeader::default()
+        };
+        let large = Frame {
+            header,
+            bytes: &bytes,
+        };
+        outward.batch.push(large);
+        assert_eq!(outward.send(&mut near, &mut counters), Progress::Done);
+        assert_eq!(counters.to_nic_frames, 3);
+        let mut lengths = Vec::new();
+        far.rx_burst(32, |frame| {
+            lengths.push((frame.len(), frame.header().flags))
+        });
+        assert_eq!(lengths, [(1054, 0); 3]);
+        // A frame whose header says what is not so.
+        outward.batch.push(Frame {
+            header,
+            bytes: &bytes[..60],
+        });
+        assert_eq!(outward.send(&mut near, &mut counters), Progress::Done);
+        assert_eq!(counters.dropped_offload, 1);
     }
 }

@@ -96,6 +96,10 @@ impl Worker {
                         Woken::Nic => false,
                     }
                 }
+                Progress::Stuck => {
+                    self.show()?;
+                    return Err(anyhow::Error::msg(crate::LostPort));
+                }
                 Progress::Held(_) if more => false,
                 Progress::Held(time) => {
                     self.show()?;
