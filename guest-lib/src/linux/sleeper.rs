@@ -332,8 +332,12 @@ mod tests {
         pair.sleeper.set_polling(LONG);
         let (sleeper, receiver, sender) = (&mut pair.sleeper, &mut pair.receiver, &mut pair.sender);
         std::thread::scope(|scope| {
-            scope.spawn(|| sender.tx_burst(&[FRAME]));
-            assert_eq!(sleeper.wait(receiver, None).unwrap(), Wake::Frames);
+            scope.spawn(|| {
+                // Time in which the receiver would arm its queue: nobody interrupts then.
+                std::thread::sleep(Duration::from_millis(50));
+                sender.tx_burst(&[FRAME])
+            });
+            assert_eq!(sleeper.wait(receiver, Some(LONG)).unwrap(), Wake::Frames);
         });
         assert_eq!(pair.sleeper.stats().sleeps, 0);
     }
