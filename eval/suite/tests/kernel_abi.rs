@@ -305,6 +305,40 @@ fn stub_returns_to_where_guests_expect_it() {
     }
 }
 
+/// The bit of a result that the module looks at is that of the switch, and the highest of a result.
+#[test]
+fn the_module_knows_of_bells_by_the_bit_of_the_switch() {
+    const { assert!(service::TX_BELL > service::TX_MORE && service::TX_BELL < service::ERR_NO_SECRET) };
+    for series in series::all() {
+        let header = "arch/x86/kvm/vmx/ept_view.h";
+        let folder = series::added_files(&series, &[header]);
+        let text = fs::read_to_string(folder.path().join(header)).unwrap();
+        let (_, rest) = text.split_once("#define EPT_VIEW_RESULT_BELLS").unwrap();
+        let (function, _) = rest.split_once("u64 postern_nic_size").unwrap();
+        let program = format!(
+            "#include <stdbool.h>\ntypedef unsigned long long u64;\n\
+             #define EPT_VIEW_RESULT_BELLS{function}"
+        );
+        let mut pairs = vec![("EPT_VIEW_RESULT_BELLS".to_owned(), service::TX_BELL)];
+        for (result, has) in [
+            (0, false),
+            (256, false),
+            (service::TX_MORE | 1, false),
+            (service::TX_BELL, true),
+            (service::TX_BELL | service::TX_MORE | 256, true),
+            (2 * service::TX_BELL - 1, true),
+            (2 * service::TX_BELL, false),
+            (3 * service::TX_BELL, false),
+            (service::ERR_NO_SECRET, false),
+            (service::ERR_BAD_REQUEST, false),
+        ] {
+            let expression = format!("ept_view_result_has_bells({result}ULL)");
+            pairs.push((expression, u64::from(has)));
+        }
+        compare(&series, folder.path(), &program, &pairs);
+    }
+}
+
 #[test]
 fn bits_of_omitted_defences_agree() {
     for series in series::all() {

@@ -3,7 +3,7 @@
 //! ```c
 //! u64 postern_nic_size(const u64 caller[8]);
 //! u64 postern_nic_call(void *data, const u64 caller[8], u32 vcpu, u64 request, u64 a, u64 b);
-//! u64 postern_nic_take_bells(void *data, const u64 caller[8], u64 b, u64 result, u64 bells[4]);
+//! void postern_nic_take_bells(void *data, const u64 caller[8], u64 b, u64 bells[4]);
 //! ```
 //!
 //! These are plain C calls, from any context that may use about 4 KiB of stack. They take no lock,
@@ -15,7 +15,7 @@
 //! `build.sh` makes the object; its tests are those of `postern-switch` (`tests/objects.rs`).
 #![no_std]
 
-use postern_abi::service::{TX_BELL, TX_QUEUE_SHIFT};
+use postern_abi::service::TX_QUEUE_SHIFT;
 use postern_abi::window::BELL_WORDS;
 use postern_switch::credentials::{CredentialWords, Credentials};
 use postern_switch::switch::Switch;
@@ -57,12 +57,10 @@ pub unsafe extern "C" fn postern_nic_call(
     unsafe { postern_switch::switch::serve(data, &*caller, vcpu, request, a, b) }
 }
 
-/// Takes the bells of the TX queue of a request, for the kernel to ring them in place of the guest.
-///
-/// `b` and `result` are the last argument and the result of a [`postern_nic_call`] that has returned.
-/// If the result has [`TX_BELL`], the bits of the queue's bells go to `bells`, the queue has none any
-/// more, and the return value is the result without it, so that the guest has nothing to ring.
-/// Otherwise `bells` is left alone, and the return value is the result.
+/// Takes the bells of the TX queue of a request, for the kernel to ring them in place of the guest: the
+/// queue has none any more. `b` is the last argument of a [`postern_nic_call`] that has returned; it is
+/// worth it where the result has [`TX_BELL`](postern_abi::service::TX_BELL), which is its highest bit
+/// unless it is an error.
 ///
 /// # Safety
 ///
@@ -73,13 +71,8 @@ pub unsafe extern "C" fn postern_nic_take_bells(
     data: *mut u8,
     caller: *const Credentials,
     b: u64,
-    result: u64,
     bells: *mut [u64; BELL_WORDS],
-) -> u64 {
-    // It is the highest bit of any result that is no error.
-    if !(TX_BELL..2 * TX_BELL).contains(&result) {
-        return result;
-    }
+) {
     // SAFETY: the caller vouches for words that `Credentials::check` accepts.
     let caller = unsafe { &*caller };
     // SAFETY: the caller vouches for as many bytes of data as these words need.
@@ -87,7 +80,6 @@ pub unsafe extern "C" fn postern_nic_take_bells(
     let queue = (b >> TX_QUEUE_SHIFT) as u32;
     // SAFETY: the caller vouches for the words that are written.
     unsafe { bells.write(switch.take_bells(caller.port(), queue)) };
-    result - TX_BELL
 }
 
 /// The panic handler that the language demands. A test proves that nothing of it is left in the

@@ -89,8 +89,7 @@ impl Build {
 }
 
 type ObjectEntry = unsafe extern "C" fn(*mut u8, *const Credentials, u32, u64, u64, u64) -> u64;
-type TakeBells =
-    unsafe extern "C" fn(*mut u8, *const Credentials, u64, u64, *mut [u64; BELL_WORDS]) -> u64;
+type TakeBells = unsafe extern "C" fn(*mut u8, *const Credentials, u64, *mut [u64; BELL_WORDS]);
 type ImageEntry = unsafe extern "sysv64" fn(u64, u64, u64) -> u64;
 
 /// A build that is loaded.
@@ -172,8 +171,7 @@ impl LoadedBuild {
 }
 
 impl LoadedBuild {
-    /// Has the kernel's object take the bells of a request with this last argument and result, over
-    /// what the words hold.
+    /// Has the kernel's object take the bells of a request with this last argument.
     ///
     /// # Safety
     ///
@@ -182,14 +180,15 @@ impl LoadedBuild {
         &self,
         base: *mut u8,
         caller: &Credentials,
-        [b, result]: [u64; 2],
-        bells: &mut [u64; BELL_WORDS],
-    ) -> u64 {
+        b: u64,
+    ) -> [u64; BELL_WORDS] {
         let LoadedBuild::KernelObject(_, take_bells) = self else {
             panic!("the kernel's object alone takes bells");
         };
+        let mut bells = [!0; BELL_WORDS];
         // SAFETY: the words are borrowed, and the contract is the same.
-        unsafe { take_bells(base, caller, b, result, bells) }
+        unsafe { take_bells(base, caller, b, &mut bells) };
+        bells
     }
 }
 

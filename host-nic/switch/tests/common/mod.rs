@@ -152,17 +152,9 @@ impl TestNic {
     }
 
     /// [`LoadedBuild::take_bells`] of the build that serves the NIC.
-    pub fn take_bells(
-        &self,
-        caller: &Credentials,
-        request: [u64; 2],
-        bells: &mut [u64; BELL_WORDS],
-    ) -> u64 {
+    pub fn take_bells(&self, caller: &Credentials, b: u64) -> [u64; BELL_WORDS] {
         // SAFETY: as in `serve`.
-        unsafe {
-            self.build
-                .take_bells(self.base as *mut u8, caller, request, bells)
-        }
+        unsafe { self.build.take_bells(self.base as *mut u8, caller, b) }
     }
 
     /// Number of drops of a port's first sender, by cause.

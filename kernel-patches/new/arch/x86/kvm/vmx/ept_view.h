@@ -209,8 +209,8 @@ bool ept_view_service_returns_by_thunks(void);
 int ept_view_service_size(const u64 *caller, u64 *size);
 u64 ept_view_service_call(void *data, const u64 *caller, u32 member, u64 op,
 			  u64 arg0, u64 arg1);
-bool ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
-				 u64 *result, u64 *bits);
+void ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
+				 u64 *bits);
 
 /*
  * The object that is linked in as the service.  Whatever the guest or the data
@@ -219,15 +219,20 @@ bool ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
  * are aligned to 64 bytes and never change.  A call ends after a bounded number
  * of bytes.
  *
- * The result of a call can say that bells are to be rung.  Those of the call
- * with that result and that last argument are then taken: their bits go to the
- * KVM_EPT_VIEW_MAX_BELLS bits, and what is returned is the result as if there
- * were none.  Of any other result nothing is taken, and it is returned as it is.
+ * If a result's highest bit is EPT_VIEW_RESULT_BELLS, bells are to be rung, and
+ * without the bit it is the result as if there were none.  The bells are taken
+ * by the call's last argument; their bits go to KVM_EPT_VIEW_MAX_BELLS bits.
  */
+#define EPT_VIEW_RESULT_BELLS	(1ULL << 33)
+
+static inline bool ept_view_result_has_bells(u64 result)
+{
+	return result / EPT_VIEW_RESULT_BELLS == 1;
+}
+
 u64 postern_nic_size(const u64 *caller);
 u64 postern_nic_call(void *data, const u64 *caller, u32 member, u64 op,
 		     u64 arg0, u64 arg1);
-u64 postern_nic_take_bells(void *data, const u64 *caller, u64 arg1, u64 result,
-			   u64 *bits);
+void postern_nic_take_bells(void *data, const u64 *caller, u64 arg1, u64 *bits);
 
 #endif /* __KVM_X86_VMX_EPT_VIEW_H */

@@ -5,6 +5,8 @@
  * into the module where KVM_EPT_VIEW_SERVICE is defined; without it templates
  * cannot be served by VMCALL.
  */
+#include <linux/string.h>
+
 #include "ept_view.h"
 
 #ifdef KVM_EPT_VIEW_SERVICE
@@ -38,13 +40,10 @@ u64 ept_view_service_call(void *data, const u64 *caller, u32 member, u64 op,
 	return postern_nic_call(data, caller, member, op, arg0, arg1);
 }
 
-bool ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
-				 u64 *result, u64 *bits)
+void ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
+				 u64 *bits)
 {
-	u64 with = *result;
-
-	*result = postern_nic_take_bells(data, caller, arg1, with, bits);
-	return *result != with;
+	postern_nic_take_bells(data, caller, arg1, bits);
 }
 
 #else /* !KVM_EPT_VIEW_SERVICE */
@@ -70,10 +69,10 @@ u64 ept_view_service_call(void *data, const u64 *caller, u32 member, u64 op,
 	return 0;
 }
 
-bool ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
-				 u64 *result, u64 *bits)
+void ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
+				 u64 *bits)
 {
-	return false;
+	memset(bits, 0, EPT_VIEW_BELL_WORDS * sizeof(*bits));
 }
 
 #endif

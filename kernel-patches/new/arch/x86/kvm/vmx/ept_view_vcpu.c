@@ -790,22 +790,29 @@ bool vmx_ept_view_after_exit(struct kvm_vcpu *vcpu)
 	return true;
 }
 
-/* The result of a request; rings the bells that it asks for, if there are any. */
-static u64 serve_hypercall(struct kvm_vcpu *vcpu, struct ept_view_attachment *att)
+static struct ept_view_attachment *hypercall_att(struct kvm_vcpu *vcpu)
 {
-	struct ept_view_grant *grant = att->grant;
-	struct ept_view *view = grant->view;
-	u64 bits[EPT_VIEW_BELL_WORDS];
-	u64 result;
+	struct ept_view_vcpu *views = to_views(vcpu);
 
-	result = ept_view_service_call(view->data, grant->caller, att->member,
-				       kvm_rdi_read(vcpu), kvm_rsi_read(vcpu),
-				       kvm_rdx_read(vcpu));
-	if (view->nr_bells &&
-	    ept_view_service_take_bells(view->data, grant->caller,
-					kvm_rdx_read(vcpu), &result, bits))
-		att->stats.bells += ept_view_ring(view, bits);
-	return result;
+	return views->slots[views->hypercall_slot];
+}
+
+/*
+ * Rings what the request with this result asks for, if the template has bells:
+ * then nothing is left to the guest.  Apart from all that most requests do.
+ */
+static noinline u64 ring_bells(struct kvm_vcpu *vcpu, u64 result)
+{
+	struct ept_view_attachment *att = hypercall_att(vcpu);
+	struct ept_view_grant *grant = att->grant;
+	u64 bits[EPT_VIEW_BELL_WORDS];
+
+	if (!grant->view->nr_bells)
+		return result;
+	ept_view_service_take_bells(grant->view->data, grant->caller,
+				    kvm_rdx_read(vcpu), bits);
+	att->stats.bells += ept_view_ring(grant->view, bits);
+	return result - EPT_VIEW_RESULT_BELLS;
 }
 
 /*
@@ -814,9 +821,9 @@ static u64 serve_hypercall(struct kvm_vcpu *vcpu, struct ept_view_attachment *at
  */
 static int handle_hypercall(struct kvm_vcpu *vcpu)
 {
-	struct ept_view_vcpu *views = to_views(vcpu);
-	struct ept_view_attachment *att = views->slots[views->hypercall_slot];
+	struct ept_view_attachment *att = hypercall_att(vcpu);
 	struct ept_view_grant *grant = att->grant;
+	u64 result;
 
 	/* Fails once the grant is revoked, which waits for the calls that run. */
 	if (!percpu_ref_tryget_live(&grant->calls)) {
@@ -825,7 +832,12 @@ static int handle_hypercall(struct kvm_vcpu *vcpu)
 	}
 	att->stats.hypercalls++;
 	++vcpu->stat.hypercalls;
-	kvm_rax_write(vcpu, serve_hypercall(vcpu, att));
+	result = ept_view_service_call(grant->view->data, grant->caller,
+				       att->member, kvm_rdi_read(vcpu),
+				       kvm_rsi_read(vcpu), kvm_rdx_read(vcpu));
+	if (unlikely(ept_view_result_has_bells(result)))
+		result = ring_bells(vcpu, result);
+	kvm_rax_write(vcpu, result);
 	percpu_ref_put(&grant->calls);
 	return kvm_skip_emulated_instruction(vcpu);
 }
