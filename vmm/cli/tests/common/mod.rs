@@ -93,7 +93,12 @@ pub fn program() -> PathBuf {
 
 /// Starts `postern nic` on a socket, with these arguments; with the line that it says of itself.
 pub fn start_nic(socket: &Path, more: &[&str]) -> (Child, String) {
-    let mut child = Command::new(program())
+    start_nic_by(Command::new(program()), socket, more)
+}
+
+/// The same by a command that runs the program.
+pub fn start_nic_by(mut program: Command, socket: &Path, more: &[&str]) -> (Child, String) {
+    let mut child = program
         .arg("nic")
         .arg("--socket")
         .arg(socket)
