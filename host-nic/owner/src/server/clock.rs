@@ -38,6 +38,9 @@ const FINE: Duration = Duration::from_micros(200);
 /// guests that sleep.
 const COARSE: Duration = Duration::from_millis(100);
 
+/// Time that a guest has to wake up before it is taken for one that nobody has rung.
+const WAKING: Duration = Duration::from_millis(10);
+
 /// Least time between two turns of senders that share lanes.
 const TURN: Duration = Duration::from_millis(10);
 
@@ -105,7 +108,7 @@ impl Shared {
     fn run(&self, memory: &Memory, sleepers: &Sleepers, period: Duration) {
         let mut due = (!period.is_zero()).then(|| Instant::now() + period);
         let (mut turn, mut turned) = (0u32, Instant::now());
-        let mut looked = Instant::now();
+        let mut look = Instant::now() + COARSE;
         while !self.stop.load(Relaxed) {
             write(memory.switch().state());
             let now = Instant::now();
@@ -117,17 +120,17 @@ impl Shared {
                 memory.switch().turn_lanes(turn);
                 (turn, turned) = (turn.wrapping_add(1), now);
             }
-            if now.duration_since(looked) >= COARSE {
-                sleepers.look(&memory.switch());
-                looked = now;
+            if look <= now {
+                let again = sleepers.look(&memory.switch());
+                look = now + if again { WAKING } else { COARSE };
             }
             let step = if self.fine.load(Relaxed) {
                 FINE
             } else {
                 COARSE
             };
-            let left = due.map_or(step, |due| due.saturating_duration_since(now));
-            self.wait(step.min(left));
+            let next = due.map_or(look, |due| due.min(look));
+            self.wait(step.min(next.saturating_duration_since(now)));
         }
     }
 
