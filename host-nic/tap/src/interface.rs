@@ -37,10 +37,10 @@ impl Interface {
         })
     }
 
-    /// Whether somebody has the TAP open: its carrier is on then (`tun_set_iff`, `__tun_detach`), be it
-    /// up or down.
+    /// Whether this is a TAP that somebody has open: its carrier is on then (`tun_set_iff`,
+    /// `__tun_detach`), be it up or down.
     pub fn carrier(&self) -> bool {
-        netlink::look(&self.name).is_ok_and(|link| link.carrier())
+        netlink::look(&self.name).is_ok_and(|link| link.is_tun() && link.carrier())
     }
 
     /// What to tell people if an XDP program is attached to the interface: it sees the frames first,

@@ -68,6 +68,13 @@ impl Link {
         value.is_some_and(|&value| value != 0)
     }
 
+    /// Whether the interface is a TUN or TAP, by the name of its kind.
+    pub(crate) fn is_tun(&self) -> bool {
+        let nested = self.attribute(libc::IFLA_LINKINFO).unwrap_or_default();
+        let kind = attributes(nested).find(|(kind, _)| *kind == libc::IFLA_INFO_KIND);
+        kind.is_some_and(|(_, name)| name == b"tun\0")
+    }
+
     /// The number of the bridge that the interface is a member of, or of what else joins interfaces.
     pub(crate) fn master(&self) -> Option<u32> {
         let value = self.attribute(libc::IFLA_MASTER)?.first_chunk()?;
@@ -116,6 +123,7 @@ mod tests {
     fn the_kernel_answers_for_an_interface_and_for_none() {
         let link = look("lo").unwrap();
         assert_eq!((link.xdp(), link.master()), (None, None));
+        assert!(!link.is_tun());
         let Err(error) = look("no-such-one") else {
             panic!("there is none");
         };
