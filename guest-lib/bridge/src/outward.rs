@@ -23,6 +23,9 @@ const REST: u32 = 10;
 /// Time in which a NIC takes frames that it may drop, if it takes any at all.
 const SERVED: Duration = Duration::from_secs(1);
 
+/// Bursts of one frame after which it is looked for a second one.
+const SINGLES: u32 = 8;
+
 /// How far a call of [`Outward::send`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -53,6 +56,10 @@ pub struct Outward {
     spill: Box<[u8]>,
     /// Whether there may be more frames at the interface.
     more: bool,
+    /// Frames that the next burst of the interface is taken to have at most, by what the last ones had.
+    expected: usize,
+    /// Bursts of one frame since it was looked for a second one.
+    singles: u32,
     patience: Patience,
 }
 
@@ -84,6 +91,8 @@ impl Outward {
             room,
             spill: vec![0; MAX_SEGMENT as usize + 1].into_boxed_slice(),
             more: false,
+            expected: 1,
+            singles: 0,
             patience: Patience {
                 limit,
                 waiting: None,
@@ -100,6 +109,9 @@ impl Outward {
     /// Reads a burst of frames of the interface into the NIC's ring, as many as it has room for. Those
     /// that have to be finished first wait here.
     ///
+    /// Where single frames come, as where each is the answer to another, it does not look for a second
+    /// one: that is a system call in vain, and who sleeps next is told.
+    ///
     /// # Errors
     ///
     /// The interface is gone.
@@ -110,7 +122,17 @@ impl Outward {
         counters: &mut Counters,
     ) -> Result<(), Errno> {
         self.more = true;
-        for _ in 0..BATCH {
+        let expected = self.expected;
+        if expected == 1 {
+            self.more = false;
+            self.singles += 1;
+        }
+        // Unless there are fewer.
+        if expected > 1 || self.singles == SINGLES {
+            self.expected = (expected * 4).min(BATCH);
+            self.singles = 0;
+        }
+        for read in 0..expected {
             let mut failed = None;
             let filled = nic.tx_fill(self.room, |room| {
                 let read = transfer::read(tap, room, &mut self.spill);
@@ -132,6 +154,7 @@ impl Outward {
                 None => {}
                 Some(Errno::AGAIN) => {
                     self.more = false;
+                    self.expected = read.max(1);
                     break;
                 }
                 Some(errno) => return Err(errno),
@@ -220,7 +243,7 @@ fn take(
         true => work::fate(
             header,
             read.length,
-            read.head(&mut transfer::head()),
+            |index| read.word(index),
             features,
             longest,
         ),

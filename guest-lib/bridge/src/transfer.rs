@@ -7,9 +7,6 @@ use postern_guest::ring::{Frame, Reserved};
 use postern_tap::{Tap, virtio_net};
 use rustix::io::Errno;
 
-/// Bytes at the beginning of a frame that say what has to be done with it.
-const HEAD: usize = 256;
-
 /// A frame of the interface that was read.
 #[derive(Debug)]
 pub struct Read<'a> {
@@ -62,11 +59,20 @@ impl Read<'_> {
         self.in_ring == self.length
     }
 
-    /// Bytes at the beginning of it, for who has to know its headers.
-    pub fn head<'b>(&self, buffer: &'b mut [u8; HEAD]) -> &'b [u8] {
-        let (head, _) = buffer.split_at_mut(self.length.min(HEAD));
-        self.copy_to(head);
-        head
+    /// Eight bytes of it in the ring, by their number divided by eight, the first one lowest; zeros
+    /// behind its end.
+    pub fn word(&self, index: usize) -> u64 {
+        let left = self.in_ring.saturating_sub(index * 8);
+        if left >= 8 {
+            // SAFETY: so many bytes were reserved, from a multiple of 16 on. Volatile: others may write
+            // them on the path direct.
+            return u64::from_le(unsafe { ptr::read_volatile(self.room.cast::<u64>().add(index)) });
+        }
+        (0..left).fold(0, |word, at| {
+            // SAFETY: as above.
+            let byte = unsafe { ptr::read_volatile(self.room.add(index * 8 + at)) };
+            word | u64::from(byte) << (at * 8)
+        })
     }
 
     /// Copies the beginning of it.
@@ -80,11 +86,6 @@ impl Read<'_> {
             *to = *byte;
         }
     }
-}
-
-/// An empty buffer for [`Read::head`].
-pub const fn head() -> [u8; HEAD] {
-    [0; HEAD]
 }
 
 /// Writes a frame from its lane to the interface.

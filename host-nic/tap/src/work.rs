@@ -74,12 +74,13 @@ pub enum Fate {
 }
 
 /// What is to be done with a frame of `length` bytes before it goes to a port that has agreed to
-/// `features` and takes segments of `longest` bytes. `head` is its beginning, 256 bytes or all of it. Large segments
-/// of a kernel are what their headers say, or the switch drops them.
+/// `features` and takes segments of `longest` bytes. `word` gives eight of its bytes, as far as it has
+/// them, by their number divided by eight; most frames are not looked at. Large segments of a kernel are
+/// what their headers say, or the switch drops them.
 pub fn fate(
     header: RecordHeader,
     length: usize,
-    head: &[u8],
+    word: impl Fn(usize) -> u64,
     features: u32,
     longest: usize,
 ) -> Fate {
@@ -100,7 +101,7 @@ pub fn fate(
     let partial = Partial::new(header.csum_start, header.csum_offset, length as u32);
     match partial {
         Some(partial) if header.csum_offset != SCTP_CHECKSUM => {
-            let head = Snapshot::read(length as u32, |index| word(head, index));
+            let head = Snapshot::read(length as u32, word);
             match features & FEATURE_CSUM != 0 && partial.is_payload(&Headers::parse(&head)) {
                 true => Fate::Whole,
                 false => Fate::Finish,
