@@ -317,6 +317,7 @@ fn the_module_knows_of_bells_by_the_bit_of_the_switch() {
         let (function, _) = rest.split_once("u64 postern_nic_size").unwrap();
         let program = format!(
             "#include <stdbool.h>\ntypedef unsigned long long u64;\n\
+             #define BIT_ULL(bit) (1ULL << (bit))\n\
              #define EPT_VIEW_RESULT_BELLS{function}"
         );
         let mut pairs = vec![("EPT_VIEW_RESULT_BELLS".to_owned(), service::TX_BELL)];

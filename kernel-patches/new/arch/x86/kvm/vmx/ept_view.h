@@ -223,7 +223,7 @@ void ept_view_service_take_bells(void *data, const u64 *caller, u64 arg1,
  * without the bit it is the result as if there were none.  The bells are taken
  * by the call's last argument; their bits go to KVM_EPT_VIEW_MAX_BELLS bits.
  */
-#define EPT_VIEW_RESULT_BELLS	(1ULL << 33)
+#define EPT_VIEW_RESULT_BELLS	BIT_ULL(33)
 
 static inline bool ept_view_result_has_bells(u64 result)
 {
