@@ -5,7 +5,8 @@
 //! | --- | --- |
 //! | `options` | the arguments |
 //! | `interface` | the TAP, or the macvtap |
-//! | `worker` | a thread: one queue, burst by burst, asleep while there is nothing |
+//! | `worker` | a thread: one queue, burst by burst |
+//! | `idle` | what it does while there is nothing to do: it sleeps |
 //! | `outward` | frames on their way to the NIC, and how long they wait for room |
 //! | `transfer` | a frame between the interface and a ring |
 //! | `counters`, `control` | what is counted; signals, counters for others, the service manager |
@@ -16,6 +17,7 @@ mod control;
 mod counters;
 #[allow(unsafe_code, reason = "a signal handler")]
 mod fault;
+mod idle;
 mod interface;
 mod options;
 mod outward;
@@ -42,10 +44,11 @@ use postern_guest::nic::WhenFull;
 
 use crate::control::Control;
 use crate::counters::Shared;
+use crate::idle::{Doorbell, Idle};
 use crate::options::{Options, Queues};
 use crate::outward::Outward;
 use crate::privileges::User;
-use crate::worker::{Idle, Worker};
+use crate::worker::Worker;
 
 /// Status of a bridge whose port the host took away: EX_TEMPFAIL of sysexits.h.
 const LOST: u8 = 75;
@@ -127,7 +130,7 @@ fn open(options: &Options, port: &Port, control: &Control) -> Result<Vec<Worker>
                     .sleeper()
                     .context("sleeping (--interval does without)")?;
                 sleeper.set_polling(options.poll);
-                Idle::Doorbell(sleeper)
+                Idle::Doorbell(Doorbell::new(sleeper, &tap, &control.stop())?)
             }
         };
         workers.push(Worker {

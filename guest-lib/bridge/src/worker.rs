@@ -1,17 +1,17 @@
 //! A queue's thread: frames from the NIC to the interface and back, burst by burst.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use postern_guest::linux::{PathService, Sleeper};
+use postern_guest::linux::PathService;
 use postern_guest::nic::Nic;
 use postern_tap::{BATCH, Tap};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::counters::{Counters, Shared};
+use crate::idle::{Idle, Woken, is_to_end, wait_for};
 use crate::outward::{Outward, Progress};
 use crate::transfer;
 
@@ -34,36 +34,6 @@ pub struct Worker {
     pub shared: Arc<Shared>,
 }
 
-/// What a thread does while there is nothing to do.
-#[derive(Debug)]
-pub enum Idle {
-    /// It sleeps until the device's doorbell rings.
-    Doorbell(Sleeper),
-    /// It looks again after this time.
-    Interval(Duration),
-}
-
-/// What a thread was woken for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Woken {
-    /// The end.
-    Stop,
-    /// Frames of the interface, and perhaps of the NIC.
-    Interface,
-    /// Frames of the NIC, or nothing.
-    Nic,
-}
-
-impl Woken {
-    fn by(stop: bool, interface: bool) -> Woken {
-        match (stop, interface) {
-            (true, _) => Woken::Stop,
-            (_, true) => Woken::Interface,
-            _ => Woken::Nic,
-        }
-    }
-}
-
 impl Worker {
     /// Moves frames until the thread is to end.
     ///
@@ -80,7 +50,7 @@ impl Worker {
             if bursts == SHOW_EVERY {
                 bursts = 0;
                 self.show()?;
-                if self.is_to_end(Duration::ZERO)? {
+                if is_to_end(&self.stop, Duration::ZERO)? {
                     return Ok(());
                 }
             }
@@ -103,7 +73,7 @@ impl Worker {
                 Progress::Held(_) if more => false,
                 Progress::Held(time) => {
                     self.show()?;
-                    if self.is_to_end(time)? {
+                    if is_to_end(&self.stop, time)? {
                         return Ok(());
                     }
                     false
@@ -148,33 +118,20 @@ impl Worker {
         Ok(outward.send(&mut self.nic, &mut self.counters))
     }
 
-    /// Whether the thread is to end, now or in that time.
-    fn is_to_end(&self, time: Duration) -> Result<bool> {
-        let [stop] = wait([self.stop.as_fd()], Some(time))?;
-        Ok(stop)
-    }
-
     /// Sleeps until there is something to do; says what that may be.
     fn sleep(&mut self) -> Result<Woken> {
         self.show()?;
-        let sleeper = match &mut self.idle {
-            Idle::Interval(time) => {
-                let [stop, tap] = wait([self.stop.as_fd(), self.tap.as_fd()], Some(*time))?;
-                return Ok(Woken::by(stop, tap));
+        match &mut self.idle {
+            Idle::Interval(time) => wait_for(&self.stop, &self.tap, *time),
+            Idle::Doorbell(doorbell) => {
+                let woken = doorbell.sleep(&mut self.nic);
+                let stats = doorbell.sleeper().stats();
+                self.counters.sleeps = stats.sleeps;
+                self.counters.interrupts = stats.interrupts;
+                self.counters.spurious = stats.spurious;
+                woken
             }
-            Idle::Doorbell(sleeper) => sleeper,
-        };
-        if sleeper.look(&self.nic) || !sleeper.prepare(&mut self.nic) {
-            return Ok(Woken::Nic);
         }
-        let on = [self.stop.as_fd(), self.tap.as_fd(), sleeper.as_fd()];
-        let [stop, tap, nic] = wait(on, None)?;
-        sleeper.finish(&mut self.nic, nic)?;
-        let stats = sleeper.stats();
-        self.counters.sleeps = stats.sleeps;
-        self.counters.interrupts = stats.interrupts;
-        self.counters.spurious = stats.spurious;
-        Ok(Woken::by(stop, tap))
     }
 
     /// Shows others the counters.
@@ -195,19 +152,5 @@ impl Worker {
             self.nic.check().context(crate::LostPort)?;
         }
         Ok(())
-    }
-}
-
-/// Waits until one of these is readable, or for that long; which are.
-fn wait<const N: usize>(on: [BorrowedFd<'_>; N], time: Option<Duration>) -> Result<[bool; N]> {
-    let timeout = time.map(|time| Timespec {
-        tv_sec: time.as_secs() as i64,
-        tv_nsec: time.subsec_nanos().into(),
-    });
-    let mut list = on.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    match poll(&mut list, timeout.as_ref()) {
-        Ok(_) => Ok(list.map(|fd| !fd.revents().is_empty())),
-        Err(Errno::INTR) => Ok([false; N]),
-        Err(errno) => Err(errno).context("waiting for frames"),
     }
 }

@@ -211,6 +211,8 @@ impl Port {
             return Err(Error::NoDoorbell(self.address().to_owned()));
         };
         let interrupt = Interrupt::open(&self.open.device, FilePath::new(NODES))?;
+        // A device without an interrupt line says so now, not by never waking anybody.
+        interrupt.take()?;
         registers.unmask();
         Ok(Sleeper::new(interrupt))
     }

@@ -134,13 +134,19 @@ impl Sleeper {
     ///
     /// The device is gone, or has no interrupt.
     pub fn finish<S: Service>(&mut self, nic: &mut Nic<S>, readable: bool) -> Result<(), Error> {
+        let interrupted = readable && self.interrupt.take()?;
+        self.finish_edge(nic, interrupted);
+        Ok(())
+    }
+
+    /// The same for who has the descriptor in an edge-triggered epoll (`EPOLLET`), which tells of the next
+    /// interrupt although the count was not read: it saves a system call. `interrupted` says whether the
+    /// epoll has told of one.
+    pub fn finish_edge<S: Service>(&mut self, nic: &mut Nic<S>, interrupted: bool) {
         let rung = !nic.is_armed();
         nic.disarm();
-        if readable && self.interrupt.take()? {
-            self.stats.interrupts += 1;
-            self.stats.spurious += u64::from(!rung);
-        }
-        Ok(())
+        self.stats.interrupts += u64::from(interrupted);
+        self.stats.spurious += u64::from(interrupted && !rung);
     }
 
     /// Sleeps until there are frames to receive, for `timeout` at most (without one, for as long as it
