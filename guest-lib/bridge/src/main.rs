@@ -45,7 +45,7 @@ use postern_guest::nic::WhenFull;
 use crate::control::Control;
 use crate::counters::Shared;
 use crate::idle::{Doorbell, Idle};
-use crate::options::{Options, Queues};
+use crate::options::Options;
 use crate::outward::Outward;
 use crate::privileges::User;
 use crate::worker::Worker;
@@ -99,8 +99,8 @@ fn run(options: &Options) -> Result<()> {
 
 /// Opens the queues of the port and of the interface, and joins them.
 fn open(options: &Options, port: &Port, control: &Control) -> Result<Vec<Worker>> {
-    let mut nics = match options.queues {
-        Queues::All if port.geometry().queues() > 1 => (0..port.geometry().queues())
+    let mut nics = match port.geometry().queues() {
+        2.. if options.queues.is_all() => (0..port.geometry().queues())
             .map(|queue| port.queue(queue))
             .collect(),
         _ => port.all_queues().map(|nic| vec![nic]),

@@ -18,8 +18,9 @@ pub struct Options {
     pub device: Option<String>,
     #[command(flatten)]
     pub interface: InterfaceOptions,
-    /// Queues, each with a thread: those of the port, or one thread for all of them.
-    #[arg(long, value_name = "all|1", default_value = "all", value_parser = queues)]
+    /// Threads: one for each queue of the port (`all`), `1` for all of them, or `auto`: 1 in a VM of one
+    /// vCPU.
+    #[arg(long, value_name = "auto|all|1", default_value = "auto", value_parser = queues)]
     pub queues: Queues,
     /// Offer the port no offloads: checksums and segments are then finished before frames reach it.
     #[arg(long)]
@@ -73,17 +74,33 @@ impl InterfaceOptions {
 /// How the port's queues are shared among threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queues {
+    /// As the VM has vCPUs.
+    Auto,
     /// A thread for each.
     All,
     /// One thread for all.
     One,
 }
 
+impl Queues {
+    /// Whether each queue has a thread. All threads wake at each interrupt of the port, so that one vCPU
+    /// would run them in vain.
+    pub fn is_all(self) -> bool {
+        let cpus = || std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+        match self {
+            Queues::Auto => cpus() > 1,
+            Queues::All => true,
+            Queues::One => false,
+        }
+    }
+}
+
 fn queues(text: &str) -> Result<Queues, String> {
     match text {
+        "auto" => Ok(Queues::Auto),
         "all" => Ok(Queues::All),
         "1" => Ok(Queues::One),
-        _ => Err("threads are `all`, one for each queue, or `1`".into()),
+        _ => Err("it is `auto`, `all` or `1`".into()),
     }
 }
 

@@ -20,7 +20,7 @@ use self::guest::{Lan, ip, link, until};
 fn programs_reach_each_other_over_all_queues() {
     Lan::run(|lan| {
         let [a, b] = [0, 1].map(|port| lan.guest(port));
-        let bridges = [&a, &b].map(|guest| guest.start(&["--mtu", "9000"]));
+        let bridges = [&a, &b].map(|guest| guest.start(&["--mtu", "9000", "--queues", "all"]));
         b.inside(|| {
             let link = link("postern0");
             assert!(
@@ -113,7 +113,7 @@ fn a_tap_of_others_is_refused_and_one_that_is_free_is_reset() {
         let said = a.fail(&["--tap", "t0"]);
         assert!(said.contains("in use"), "{said}");
         a.inside(|| ip("tuntap add mode tap name t1").unwrap());
-        let said = a.fail(&["--tap", "t1"]);
+        let said = a.fail(&["--tap", "t1", "--queues", "all"]);
         assert!(said.contains("it was made for one"), "{said}");
         let bridge = a.start_as("t1", &["--queues", "1", "--tap", "t1"]);
         guest::exchange(&a, &b, 1, 1000);
