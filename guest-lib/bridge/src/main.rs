@@ -39,13 +39,14 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use postern_abi::window::FEATURES;
 use postern_guest::linux::device::Device;
-use postern_guest::linux::{Error, Port};
-use postern_guest::nic::WhenFull;
+use postern_guest::linux::{Error, PathService, Port};
+use postern_guest::nic::{Nic, WhenFull};
+use postern_tap::TapError;
 
 use crate::control::Control;
 use crate::counters::Shared;
 use crate::idle::{Doorbell, Idle};
-use crate::options::Options;
+use crate::options::{Options, Queues};
 use crate::outward::Outward;
 use crate::privileges::User;
 use crate::worker::Worker;
@@ -97,27 +98,42 @@ fn run(options: &Options) -> Result<()> {
     control.serve(workers)
 }
 
-/// Opens the queues of the port and of the interface, and joins them.
-fn open(options: &Options, port: &Port, control: &Control) -> Result<Vec<Worker>> {
-    let mut nics = match port.geometry().queues() {
-        2.. if options.queues.is_all() => (0..port.geometry().queues())
+/// Opens the queues of the port, each by itself or all as one.
+fn open_queues(port: &Port, each: bool) -> Result<Vec<Nic<PathService>>> {
+    let opened = match each {
+        true => (0..port.geometry().queues())
             .map(|queue| port.queue(queue))
             .collect(),
-        _ => port.all_queues().map(|nic| vec![nic]),
-    }
-    .map_err(|error| match error {
+        false => port.all_queues().map(|nic| vec![nic]),
+    };
+    opened.map_err(|error| match error {
         Error::QueueInUse(_) => anyhow::Error::new(error).context(
             "the port is in use: perhaps another postern-bridge runs (postern-bridge --stats)",
         ),
         error => error.into(),
-    })?;
-    let opened = interface::open(&options.interface, port, nics.len())?;
+    })
+}
+
+/// Opens the queues of the port and of the interface, and joins them.
+fn open(options: &Options, port: &Port, control: &Control) -> Result<Vec<Worker>> {
+    let all = port.geometry().queues() > 1 && options.queues.is_all();
+    let mut nics = open_queues(port, all)?;
+    let mut opened = interface::open(&options.interface, port, nics.len());
+    let of_one_queue =
+        |error: &anyhow::Error| matches!(error.downcast_ref(), Some(TapError::OneQueue { .. }));
+    // Somebody has made the TAP so.
+    if options.queues == Queues::Auto && opened.as_ref().is_err_and(of_one_queue) {
+        drop(nics);
+        nics = open_queues(port, false)?;
+        opened = interface::open(&options.interface, port, nics.len());
+    }
+    let opened = opened?;
     let offered = match options.no_offloads {
         true => 0,
         false => opened.features & FEATURES,
     };
     let mut workers = Vec::new();
-    for (mut nic, tap) in nics.drain(..).zip(opened.taps) {
+    for (mut nic, tap) in nics.into_iter().zip(opened.taps) {
         // A path without results takes what is offered.
         let agreed = nic.agree(offered).unwrap_or(offered) & offered;
         tap.set_features(agreed)

@@ -19,7 +19,7 @@ pub struct Options {
     #[command(flatten)]
     pub interface: InterfaceOptions,
     /// Threads: one for each queue of the port (`all`), `1` for all of them, or `auto`: 1 in a VM of one
-    /// vCPU.
+    /// vCPU, and with a TAP that was made for one queue.
     #[arg(long, value_name = "auto|all|1", default_value = "auto", value_parser = queues)]
     pub queues: Queues,
     /// Offer the port no offloads: checksums and segments are then finished before frames reach it.
