@@ -77,7 +77,7 @@ END
 fi
 
 for name in server client; do
-    if grep -i -E 'warning:|BUG:|call trace' $name.err; then failed=1; fi
+    can "no complaint of the kernel of the $name" $name "! dmesg | grep -E 'WARNING:|BUG:|Call Trace'"
 done
-[ $failed = 0 ] || { tail -n 20 ./*.err; for name in server client; do tell $name 'cat /tmp/bridge.log; dmesg | tail -n 20'; done; }
+[ $failed = 0 ] || { tail -n 20 ./*.err; for name in server client; do tell $name 'cat /tmp/bridge.log'; done; }
 exit $failed
