@@ -23,9 +23,6 @@ const REST: u32 = 10;
 /// Time in which a NIC takes frames that it may drop, if it takes any at all.
 const SERVED: Duration = Duration::from_secs(1);
 
-/// Bursts of one frame after which it is looked for a second one.
-const SINGLES: u32 = 8;
-
 /// How far a call of [`Outward::send`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -56,10 +53,9 @@ pub struct Outward {
     spill: Box<[u8]>,
     /// Whether there may be more frames at the interface.
     more: bool,
-    /// Frames that the next burst of the interface is taken to have at most, by what the last ones had.
-    expected: usize,
-    /// Bursts of one frame since it was looked for a second one.
-    singles: u32,
+    /// Frames that the next burst takes at most. One while they come one by one, as questions and
+    /// answers do: the sleep behind it tells by itself whether there are more.
+    burst: usize,
     patience: Patience,
 }
 
@@ -91,8 +87,7 @@ impl Outward {
             room,
             spill: vec![0; MAX_SEGMENT as usize + 1].into_boxed_slice(),
             more: false,
-            expected: 1,
-            singles: 0,
+            burst: 1,
             patience: Patience {
                 limit,
                 waiting: None,
@@ -107,10 +102,8 @@ impl Outward {
     }
 
     /// Reads a burst of frames of the interface into the NIC's ring, as many as it has room for. Those
-    /// that have to be finished first wait here.
-    ///
-    /// Where single frames come, as where each is the answer to another, it does not look for a second
-    /// one: that is a system call in vain, and who sleeps next is told.
+    /// that have to be finished first wait here. `fresh` says whether frames came from the NIC since the
+    /// last burst.
     ///
     /// # Errors
     ///
@@ -120,19 +113,10 @@ impl Outward {
         tap: &Tap,
         nic: &mut Nic<S>,
         counters: &mut Counters,
+        fresh: bool,
     ) -> Result<(), Errno> {
-        self.more = true;
-        let expected = self.expected;
-        if expected == 1 {
-            self.more = false;
-            self.singles += 1;
-        }
-        // Unless there are fewer.
-        if expected > 1 || self.singles == SINGLES {
-            self.expected = (expected * 4).min(BATCH);
-            self.singles = 0;
-        }
-        for read in 0..expected {
+        let (mut found, mut empty) = (0, false);
+        while found < self.burst {
             let mut failed = None;
             let filled = nic.tx_fill(self.room, |room| {
                 let read = transfer::read(tap, room, &mut self.spill);
@@ -153,18 +137,26 @@ impl Outward {
             match failed {
                 None => {}
                 Some(Errno::AGAIN) => {
-                    self.more = false;
-                    self.expected = read.max(1);
+                    empty = true;
                     break;
                 }
                 Some(errno) => return Err(errno),
             }
+            found += 1;
             // Without room, or where one has to be finished, those that were read go first.
             if filled.is_err() || !self.batch.is_empty() {
                 break;
             }
         }
         nic.tx_filled();
+        self.more = !empty && self.burst > 1;
+        self.burst = match (empty, found) {
+            (true, 0 | 1) => 1,
+            (true, _) => BATCH,
+            // Several in a row, with nothing from the NIC between them.
+            (false, _) if !fresh => BATCH,
+            (false, _) => self.burst,
+        };
         Ok(())
     }
 

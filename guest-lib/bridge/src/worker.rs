@@ -45,7 +45,7 @@ impl Worker {
         loop {
             let received = self.receive()?;
             // What comes from the NIC makes answers likely, and the guest's kernel gives some at once.
-            let progress = self.send(look_at_interface || received != 0)?;
+            let progress = self.send(look_at_interface || received != 0, received != 0)?;
             let more = received == BATCH || self.nic.rx_ready();
             bursts += 1;
             if bursts == SHOW_EVERY {
@@ -109,10 +109,10 @@ impl Worker {
     }
 
     /// Sends what waits to the NIC, and a burst of frames of the interface.
-    fn send(&mut self, look_at_interface: bool) -> Result<Progress> {
+    fn send(&mut self, look_at_interface: bool, fresh: bool) -> Result<Progress> {
         let (tap, outward) = (&self.tap, &mut self.outward);
         if look_at_interface && outward.is_empty() {
-            let filled = outward.fill(tap, &mut self.nic, &mut self.counters);
+            let filled = outward.fill(tap, &mut self.nic, &mut self.counters, fresh);
             filled.with_context(|| format!("reading from {}", tap.name()))?;
         }
         Ok(outward.send(&mut self.nic, &mut self.counters))
