@@ -107,7 +107,9 @@ join() {
 
 # A NIC, or the next owner of the one that there is.
 begin_nic() {
-    ./postern nic --socket nic.sock --ports 3 --queues "${vcpus:-1}" --image nic-image >> nic.out 2>&1 &
+    # Room for as many large segments as TCP has on their way.
+    ./postern nic --socket nic.sock --ports 3 --queues "${vcpus:-1}" --ring 1M --lane 1M \
+        --image nic-image >> nic.out 2>&1 &
     nic=$!
     until ./postern nic show nic.sock paths > /dev/null 2>&1; do
         kill -0 $nic 2> /dev/null || { cat nic.out; exit 91; }
