@@ -5,7 +5,6 @@ ping="ping -f -q -s 56 10.0.0.1 -c"
 tcp="iperf3 -c 10.0.0.1 -n"
 get="redis-benchmark -h 10.0.0.1 -t get -d 64 -c 4 -q -n"
 
-calm
 # An idle pair, which has no bridge yet where there is one.
 tell machine 'sleep 30'
 sample nothing 0 machine true

@@ -11,7 +11,6 @@
 # | `tell NAME COMMAND` | has a guest, or `machine`, run a command of its shell; its output comes here, its status is that of `tell` |
 # | `uplink` | joins the host to the network, by its interface $outside |
 # | `says WHAT PATTERN NAME COMMAND`, `can WHAT NAME COMMAND`, `check WHAT COMMAND` | what must hold: a line `ok WHAT`, or `FAILED WHAT` and $failed |
-# | `calm` | lets no thread of the VMs stop another one by being woken |
 # | `sample WHAT UNITS NAME COMMAND` | `tell`, and prints a line with what was counted meanwhile |
 # | `breakdown WHAT UNITS NAME COMMAND` | `tell`, and prints a line with the exits by reason |
 
@@ -160,17 +159,6 @@ start_pair() {
 join_pair() {
     join server 1
     join client 2
-}
-
-# The machine has one processor, where others have one for each guest: who is woken there does not stop who
-# works. So here it waits for a tick at the latest, or until the other has nothing to do (SCHED_BATCH of
-# sched(7)): the VMs' threads, and the kernel's that serve them.
-calm() {
-    for task in /proc/$pid_server/task/* /proc/$pid_client/task/*; do echo "${task##*/}"; done > tasks
-    for process in /proc/[0-9]*; do
-        case $(cat "$process/comm") in vhost-*) echo "${process##*/}" ;; esac
-    done >> tasks 2> /dev/null
-    while read -r task; do debian chrt --batch --pid 0 "$task" || [ ! -e "/proc/$task" ] || exit 94; done < tasks
 }
 
 # The machine's counters, and the sum of KVM's over all VMs.
