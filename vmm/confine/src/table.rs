@@ -56,7 +56,7 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
     match kind {
         Kind::Starter => &[
             EVERY, START, WAIT, DATA, STATISTICS, TERMINAL, DEVICE, SOCKET_DATA, FILES, TAP, VHOST,
-            BLOCK, UPLINK, SCHEDULING, LINE, RING,
+            BLOCK, UPLINK, SCHEDULING, LINE, PIN, RING,
         ],
         Kind::Signals => &[EVERY, WAIT, DATA, TERMINAL],
 
