@@ -44,15 +44,16 @@ if [ "$all" = yes ]; then
         'head -c 300000 /dev/urandom > /tmp/there; options="-q -o BatchMode=yes -o StrictHostKeyChecking=no"; scp $options /tmp/there root@10.0.0.1:/tmp/there && scp $options root@10.0.0.1:/tmp/there /tmp/back && cmp /tmp/there /tmp/back'
 fi
 
-# The smallest MTU of IPv4 (RFC 791), and the largest of the network.
-for size in 68 9000 1500; do
+# The smallest MTU of IPv4 (RFC 791), the smallest that every host takes (RFC 1122), and the largest of the
+# network. Linux' TCP makes no segments that the first would carry (net.ipv4.tcp_min_snd_mss).
+for size in 68 576 9000 1500; do
     for name in server client; do tell $name "ip link set $device mtu $size"; done
     says "MTU $size" '3 received' client "ping -q -c 3 -i 0.2 -M do -s $((size - 28)) 10.0.0.1"
     if tell client "ping -q -c 1 -W 1 -M do -s $((size - 27)) 10.0.0.1" > says.out; then
         echo "FAILED MTU $size: a larger packet goes, too"
         failed=1
     fi
-    can "MTU $size: TCP" client "curl -sS -r 0-99999 -o /tmp/part http://10.0.0.1/file && [ \$(stat -c %s /tmp/part) = 100000 ]"
+    [ $size = 68 ] || can "MTU $size: TCP" client "curl -sS -r 0-99999 -o /tmp/part http://10.0.0.1/file && [ \$(stat -c %s /tmp/part) = 100000 ]"
 done
 
 if [ "$all" = yes ]; then
