@@ -50,10 +50,10 @@ macro_rules! programs {
 #[rustfmt::skip] // A row each.
 pub const TESTS: &[OwnBootTest] = &[
     programs!("elisa", Network::Nic(CallPath::Elisa), Size::All, ""),
-    programs!("elisa-strict", Network::Nic(CallPath::ElisaStrict)),
+    programs!("elisa-strict", Network::Nic(CallPath::ElisaStrict)).on_request(),
     programs!("exit-kernel", Network::Nic(CallPath::ExitKernel)),
     programs!("exit-user", Network::Nic(CallPath::ExitUser)),
-    programs!("vhost-net", Network::VhostNet),
+    programs!("vhost-net", Network::VhostNet).on_request(),
     programs!("virtio-user", Network::VirtioUser).on_request(),
     OwnBootTest::new("linux/demo: programs over elisa cost what they may beside vhost-net", goals).on_request(),
     OwnBootTest::new("linux/bridge: dies, is moved, loses owner and port: traffic goes on", life),
