@@ -225,6 +225,7 @@ impl FunctionInterrupts {
             let mut given = self.vectors.iter().filter(|vector| vector.given);
             given.try_for_each(|vector| self.machine.set_event(gsi, &vector.event, on))
         };
+        let before = state.wired;
         state.wired = wanted && set(true).is_ok();
         if !state.wired {
             // Those that were not there are refused, which is as well.
@@ -235,8 +236,11 @@ impl FunctionInterrupts {
         if wanted && !state.wired {
             state.pin = Pin::Pulse;
         }
-        self.pin_wired.store(state.wired, Ordering::Release);
-        self.tell();
+        // Who watches tries again when told, so a refusal is not told.
+        if state.wired != before {
+            self.pin_wired.store(state.wired, Ordering::Release);
+            self.tell();
+        }
     }
 
     /// Fills `data` with what BAR 1 has at `offset`.

@@ -137,6 +137,11 @@ impl Bell {
         let held = self.counters.count(&mut self.allowance(), Instant::now());
         if held {
             self.wire(false);
+            // KVM may have taken a bell whose interrupt nobody has asked about yet: who does finds the
+            // pin asserted.
+            if self.is_unwired_pulse() {
+                self.change(|registers| registers.status |= PEER);
+            }
         }
     }
 
@@ -333,9 +338,10 @@ impl PciFunction for Ivshmem {
     }
 
     fn intx_acknowledged(&mut self) {
-        match self.bell.is_wired() {
-            true => self.bell.count_pulse(),
-            false => self.bell.change(|registers| registers.status = 0),
+        // The thread may have noted something before the bells were wired.
+        self.bell.change(|registers| registers.status = 0);
+        if self.bell.is_wired() {
+            self.bell.count_pulse();
         }
     }
 

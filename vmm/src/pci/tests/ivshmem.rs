@@ -3,7 +3,7 @@ use postern_abi::platform::CallPath;
 use postern_abi::window::PortId;
 
 use super::*;
-use crate::bells::BURST;
+use crate::bells::{BURST, BellThread};
 use crate::pci::{Bell, Ivshmem};
 
 const PORT: u32 = 7;
@@ -275,6 +275,52 @@ fn bells_are_wired_to_a_pin_that_is_a_pulse() {
     bus.set(register::INTERRUPT_MASK, u32::MAX);
     bell.wire(true);
     assert_eq!(pulses(&bus), 0);
+}
+
+#[test]
+fn a_pulse_that_is_on_its_way_when_the_thread_takes_over_is_acknowledged() {
+    let (mut bus, bell, _) = bus_and_bell(2);
+    bus.set(register::INTERRUPT_MASK, register::PULSE);
+    while bell.is_wired() {
+        assert!(bus.asserted());
+    }
+    // The interrupt controller may have another one, and its handler asks.
+    assert!(bus.asserted(), "KVM has taken its bell");
+    assert!(!bus.asserted());
+}
+
+#[test]
+fn what_the_thread_has_asserted_ends_with_the_bells_wired_again() {
+    let (mut bus, bell, _) = bus_and_bell(2);
+    let pin = layout::pci_intx_gsi(DEVICE);
+    let level = |bus: &Fixture| bus.machine.with(|record| record.levels.get(&pin).copied());
+    bus.set(register::INTERRUPT_MASK, register::PULSE);
+    bell.wire(false);
+    bell.ring(0);
+    assert_eq!(level(&bus), Some(1));
+    // A guest that has not looked for so long that there may be a burst again.
+    bell.wire(true);
+    assert!(bell.is_wired() && bus.asserted());
+    assert_eq!(level(&bus), Some(0), "the read acknowledges it");
+    assert!(bell.is_wired());
+}
+
+#[test]
+fn a_machine_that_refuses_pulses_is_not_asked_for_ever() {
+    let (mut bus, bell, _) = bus_and_bell(2);
+    bus.machine.with(|record| record.refuses_events = true);
+    bus.set(register::INTERRUPT_MASK, register::PULSE);
+    assert!(bell.is_unwired_pulse());
+    let thread = BellThread::start(Arc::clone(&bell)).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let refused = bus.machine.with(|record| record.refused_events);
+    assert!(refused < 100, "{refused} times");
+    // The thread does it.
+    bell.events()[0].write(1).unwrap();
+    while !bus.asserted() {
+        std::thread::yield_now();
+    }
+    drop(thread);
 }
 
 #[test]

@@ -32,6 +32,9 @@ pub struct Record {
     pub doorbells: Vec<u64>,
     /// Whether there is no room for a doorbell.
     pub full: bool,
+    /// Whether events are refused, and how many were.
+    pub refuses_events: bool,
+    pub refused_events: usize,
     pub gsis: u32,
     pub routes: BTreeMap<u32, Message>,
     pub routed: usize,
@@ -104,17 +107,22 @@ impl Machine for Recorder {
     fn set_event(&self, gsi: u32, event: &EventFd, on: bool) -> io::Result<()> {
         let event = event.as_raw_fd();
         self.with(|record| match on {
+            _ if record.refuses_events => {
+                record.refused_events += 1;
+                Err(io::Error::other("no room"))
+            }
             true => {
                 let is_free = record.events.iter().all(|&(_, other)| other != event);
                 assert!(is_free, "KVM takes an event for one interrupt");
                 record.events.push((gsi, event));
+                Ok(())
             }
             false => {
                 assert!(record.events.contains(&(gsi, event)), "it was connected");
                 record.events.retain(|&one| one != (gsi, event));
+                Ok(())
             }
-        });
-        Ok(())
+        })
     }
 
     fn renew_level(&self, _: u32) {}
