@@ -3,7 +3,7 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use postern_abi::window::{FEATURE_CSUM, Geometry, MAX_SEGMENT, RecordHeader};
+use postern_abi::window::{FEATURE_CSUM, GSO_NONE, Geometry, MAX_SEGMENT, RecordHeader};
 use postern_guest::nic::{Nic, WhenFull};
 use postern_guest::service::Service;
 use postern_tap::batch::Batch;
@@ -115,19 +115,14 @@ impl Outward {
         counters: &mut Counters,
         fresh: bool,
     ) -> Result<(), Errno> {
+        let geometry = nic.geometry();
         let (mut found, mut empty) = (0, false);
         while found < self.burst {
             let mut failed = None;
             let filled = nic.tx_fill(self.room, |room| {
                 let read = transfer::read(tap, room, &mut self.spill);
                 match read {
-                    Ok(read) => take(
-                        &read,
-                        self.features,
-                        self.longest,
-                        &mut self.batch,
-                        counters,
-                    ),
+                    Ok(read) => take(&read, self.features, geometry, &mut self.batch, counters),
                     Err(errno) => {
                         failed = Some(errno);
                         None
@@ -226,7 +221,7 @@ impl Outward {
 fn take(
     read: &Read<'_>,
     features: u32,
-    longest: usize,
+    geometry: Geometry,
     batch: &mut Batch,
     counters: &mut Counters,
 ) -> Option<RecordHeader> {
@@ -237,11 +232,14 @@ fn take(
             read.length,
             |index| read.word(index),
             features,
-            longest,
+            geometry.max_segment() as usize,
         ),
         false => Fate::Finish,
     };
     match fate {
+        Fate::Whole if !is_taken(geometry, header, read.length) => {
+            count(Unusable::TooLong, counters);
+        }
         Fate::Whole => {
             counters.to_nic_frames += 1;
             counters.to_nic_bytes += read.length as u64;
@@ -268,6 +266,15 @@ fn take(
     None
 }
 
+/// Whether the rings take a frame of that length with this header.
+fn is_taken(geometry: Geometry, header: RecordHeader, length: usize) -> bool {
+    let longest = match header.gso_type {
+        GSO_NONE => geometry.max_frame(),
+        _ => geometry.max_segment(),
+    };
+    length <= longest as usize
+}
+
 fn count(reason: Unusable, counters: &mut Counters) {
     match reason {
         Unusable::TooLong | Unusable::TooShort => counters.dropped_length += 1,
@@ -275,8 +282,8 @@ fn count(reason: Unusable, counters: &mut Counters) {
     }
 }
 
-/// Gives the NIC the first frames of a batch, `most` of them, and removes those that it has room for;
-/// gives their number.
+/// Gives the NIC the first frames of a batch, `most` of them, and removes those that it has room for, and
+/// those that are too long for it; gives their number.
 fn give<S: Service>(
     nic: &mut Nic<S>,
     batch: &mut Batch,
@@ -285,12 +292,15 @@ fn give<S: Service>(
 ) -> usize {
     let frames = batch.frames().take(most);
     let taken = nic.tx_burst_with(frames.map(|frame| (frame.header, frame.bytes)));
-    let bytes = batch
-        .frames()
-        .take(taken)
-        .map(|frame| frame.bytes.len() as u64);
-    counters.to_nic_bytes += bytes.sum::<u64>();
-    counters.to_nic_frames += taken as u64;
+    let geometry = nic.geometry();
+    for Frame { header, bytes } in batch.frames().take(taken) {
+        if is_taken(geometry, header, bytes.len()) {
+            counters.to_nic_frames += 1;
+            counters.to_nic_bytes += bytes.len() as u64;
+        } else {
+            count(Unusable::TooLong, counters);
+        }
+    }
     for _ in 0..taken {
         batch.pop();
     }
@@ -455,6 +465,24 @@ mod tests {
         outward.batch.push(Frame::finished(&frame(9000)));
         assert_eq!(outward.send(&mut near, &mut counters), Progress::Done);
         assert_eq!(counters.held, 1, "it rests");
+    }
+
+    #[test]
+    fn what_is_longer_than_the_rings_take_is_dropped_and_counted() {
+        let memory = Memory::create(Geometry::new(2, 1, 4 << 10, 4 << 10).unwrap()).unwrap();
+        let mac = [2, 0, 0, 0, 0, 0];
+        let port = PortId::new(0).unwrap();
+        memory.switch().admit(port, 1, draw_secret().unwrap(), mac);
+        let mut near = nic(&memory, 0, |direct| direct);
+        let mut outward = outward(&memory, 0, Duration::ZERO);
+        let mut counters = Counters::default();
+        // As with an MTU that somebody has set behind the bridge's back.
+        for length in [100, 9000, 200] {
+            outward.batch.push(Frame::finished(&frame(length)));
+        }
+        assert_eq!(outward.send(&mut near, &mut counters), Progress::Done);
+        assert_eq!((counters.to_nic_frames, counters.to_nic_bytes), (2, 300));
+        assert_eq!(counters.dropped_length, 1);
     }
 
     #[test]
