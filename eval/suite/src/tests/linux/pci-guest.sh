@@ -26,9 +26,10 @@ echo 1af4 1110 > /sys/bus/pci/drivers/uio_pci_generic/new_id
 exec 3< /dev/uio0
 devmem "$registers" 32 1
 devmem $((registers + 12)) 32 0
-# The driver has disabled the pin; what is still asserted interrupts again once it is enabled.
+# The driver has disabled the pin, which acknowledges the interrupt; what comes then waits until it is enabled.
 event() { dd bs=4 count=1 <&3 2> /dev/null | xxd -p; }
 first=$(event)
+devmem $((registers + 12)) 32 0
 put "$nic" 4 '\x02\x00'
 echo "interrupts $first $(event)"
 echo "interrupt status $(devmem $((registers + 4)) 32)"

@@ -25,7 +25,7 @@ check 'it says whose it is' says 'capability 5053544e'
 check 'it is where guests without PCI look' says 'window at 0x00000000c0000000'
 check 'it is the window' says "window $header"
 check 'interrupts by the pin reach UIO' says 'interrupts 01000000 02000000'
-check 'the device says why' says 'interrupt status 0x00000001'
+check 'the driver has acknowledged both' says 'interrupt status 0x00000000'
 check 'the window moves' says "moved $header, gone $nothing"
 check 'above 4 GiB, too' says "high $header"
 check 'it is nowhere where others are' says "nowhere $nothing"
