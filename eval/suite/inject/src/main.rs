@@ -18,11 +18,12 @@ use trace::{Made, Stopped};
 use vmm::{Host, Seccomp};
 
 /// Threads of a VMM by the names that the kernel shows, and what the VMM calls them.
-const THREADS: [(&str, &str); 6] = [
+const THREADS: [(&str, &str); 7] = [
     ("postern", "main"),
     ("starter", "starter"),
     ("signals", "signals"),
     ("console", "console"),
+    ("nic-bells", "bells"),
     ("nic-end", "NIC end"),
     ("vcpu0", "vCPU"),
 ];
@@ -113,7 +114,14 @@ fn all_are_confined(host: &Host) -> Result<()> {
             ensure!(found == Some(value), "{thread}: {key} is {found:?}");
         }
     }
-    for expected in ["postern", "starter", "signals", "nic-end", "vcpu0"] {
+    for expected in [
+        "postern",
+        "starter",
+        "signals",
+        "nic-end",
+        "nic-bells",
+        "vcpu0",
+    ] {
         let found = threads.iter().any(|(name, _)| name == expected);
         ensure!(found, "there is no thread {expected} among {threads:?}");
     }
