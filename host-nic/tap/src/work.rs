@@ -176,16 +176,9 @@ fn snapshot(frame: &[u8]) -> Snapshot {
 /// The shape of a large segment, if its headers are what its header says.
 fn shape(header: RecordHeader, frame: &[u8]) -> Option<(Snapshot, Shape)> {
     let snapshot = snapshot(frame);
-    let offload = Offload {
-        flags: header.flags,
-        gso_type: header.gso_type,
-        gso_size: header.gso_size,
-        csum_start: header.csum_start,
-        csum_offset: header.csum_offset,
-    };
     let headers = Headers::parse(&snapshot);
     // Never more than one for each byte.
-    let shape = Shape::check_up_to(MAX_SEGMENT, &snapshot, &headers, offload).ok()?;
+    let shape = Shape::check_up_to(MAX_SEGMENT, &snapshot, &headers, Offload::of(header)).ok()?;
     Some((snapshot, shape))
 }
 

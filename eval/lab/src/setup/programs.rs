@@ -94,12 +94,7 @@ pub fn init(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
 ///
 /// A sentence that says what failed.
 pub fn guest_init(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
-    let builder = Builder::new(cache, progress)?;
-    let _lock = cache.lock_target(progress, builder.target)?;
-    let built = builder.build(&MUSL, &[GUEST_INIT])?;
-    Ok(builder
-        .keep("guest-init", &built, MEASURED)?
-        .join(GUEST_INIT.1))
+    of_guests(cache, progress, "guest-init", GUEST_INIT)
 }
 
 /// Builds the program for Linux guests alone.
@@ -108,12 +103,7 @@ pub fn guest_init(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
 ///
 /// A sentence that says what failed.
 pub fn linux_guest(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
-    let builder = Builder::new(cache, progress)?;
-    let _lock = cache.lock_target(progress, builder.target)?;
-    let built = builder.build(&MUSL, &[LINUX_GUEST])?;
-    Ok(builder
-        .keep("guest-linux", &built, MEASURED)?
-        .join(LINUX_GUEST.1))
+    of_guests(cache, progress, "guest-linux", LINUX_GUEST)
 }
 
 /// Builds the program that joins the NIC port of a Linux guest to an interface, alone.
@@ -122,12 +112,16 @@ pub fn linux_guest(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
 ///
 /// A sentence that says what failed.
 pub fn bridge(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    of_guests(cache, progress, "guest-bridge", BRIDGE)
+}
+
+/// Builds one program of Linux guests, and keeps it under this name.
+fn of_guests(cache: &Cache, progress: &Progress, name: &str, program: Program) -> Result<PathBuf> {
     let builder = Builder::new(cache, progress)?;
+    // Until the program is copied: another run may build it of other sources.
     let _lock = cache.lock_target(progress, builder.target)?;
-    let built = builder.build(&MUSL, &[BRIDGE])?;
-    Ok(builder
-        .keep("guest-bridge", &built, MEASURED)?
-        .join(BRIDGE.1))
+    let built = builder.build(&MUSL, &[program])?;
+    Ok(builder.keep(name, &built, MEASURED)?.join(program.1))
 }
 
 /// Builds all programs.

@@ -53,7 +53,7 @@
 //! was called for (the bit of the queue's number in the whole NIC, [`Geometry::rx_queue`]) and says so
 //! ([`TX_BELL`](crate::service::TX_BELL)). The sender's guest takes the bits and rings the bell of each
 //! ([`crate::nic_device::register::BELLS`]), which is an interrupt of the sleeper. Bits that a
-//! stopped call has left are rung behind the next one. On the path exit-kernel the host's kernel takes
+//! stopped call has left are rung behind a later one. On the path exit-kernel the host's kernel takes
 //! and rings them at the end of the request, whose result then says nothing of them, and on exit-user the
 //! VMM does: nothing is left to the guest there.
 //!

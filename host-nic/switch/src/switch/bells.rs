@@ -2,8 +2,8 @@
 //!
 //! Whoever exchanges the word `latest` of an RX queue and finds [`ARMED`] in it notes the queue with the
 //! sender, in memory that is the host's alone. At its end the call hands what was noted to the guest, in
-//! the `bells` of the TX queue. A call that is stopped before leaves it to the next one of that vCPU;
-//! one that is stopped before it has noted anything leaves it to the NIC's owner, who looks after queues
+//! the `bells` of the TX queue. A call that is stopped before leaves it to the next one of that vCPU
+//! that has something to tell, or does more than send a single frame on the fast path; one that is stopped before it has noted anything leaves it to the NIC's owner, who looks after queues
 //! that sleep.
 
 use core::array;

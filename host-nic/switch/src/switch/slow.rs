@@ -198,14 +198,7 @@ impl<'a> Call<'a> {
         if features & needed == 0 {
             return None;
         }
-        let offload = Offload {
-            flags: header.flags,
-            gso_type: header.gso_type,
-            gso_size: header.gso_size,
-            csum_start: header.csum_start,
-            csum_offset: header.csum_offset,
-        };
-        let shape = Shape::check(snapshot, headers, offload).ok()?;
+        let shape = Shape::check(snapshot, headers, Offload::of(header)).ok()?;
         (shape.longest() <= self.caller.geometry().max_frame())
             .then_some(PendingOffload::Segmentation(shape))
     }

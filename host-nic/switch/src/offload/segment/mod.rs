@@ -38,6 +38,7 @@ use crate::policy::headers::{
 };
 
 pub use postern_abi::window::MAX_SEGMENTS;
+use postern_abi::window::RecordHeader;
 use postern_abi::window::record_size;
 pub use postern_abi::window::{
     FLAG_NEEDS_CSUM as NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4,
@@ -62,6 +63,20 @@ pub struct Offload {
     pub csum_start: u16,
     /// Offset of the checksum in that header, in bytes.
     pub csum_offset: u16,
+}
+
+impl Offload {
+    /// What a record's header asks for.
+    #[inline]
+    pub const fn of(header: RecordHeader) -> Offload {
+        Offload {
+            flags: header.flags,
+            gso_type: header.gso_type,
+            gso_size: header.gso_size,
+            csum_start: header.csum_start,
+            csum_offset: header.csum_offset,
+        }
+    }
 }
 
 /// The reason why a large frame is refused.
