@@ -34,6 +34,7 @@ pub mod experiments;
 pub mod linux;
 pub mod report;
 pub mod revision;
+mod say;
 pub mod scenario;
 pub mod text_table;
 pub mod traffic;

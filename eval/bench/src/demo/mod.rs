@@ -13,7 +13,6 @@
 mod options;
 mod plan;
 
-use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +24,7 @@ use postern_lab::testbed::Testbed;
 
 use crate::report::{DemoReport, Meta, Pcap};
 use crate::revision::revision;
+use crate::say::say;
 use crate::scenario::{Setting, execute, results};
 use crate::traffic::{Trace, capture, pcap};
 
@@ -81,11 +81,6 @@ pub fn run(options: &DemoOptions) -> Result<()> {
         say(&format!("Results: {}", file.display()));
     }
     Ok(())
-}
-
-/// Prints a line. A reader that has gone away is no failure of the demo.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Makes all runs with the frames of `trace`: gives what they showed, and a sentence for each that

@@ -17,7 +17,6 @@ mod options;
 mod report;
 mod samples;
 
-use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,6 +34,7 @@ pub use report::{LinuxReport, Row};
 pub use samples::{Samples, SamplesError};
 
 use crate::revision::revision;
+use crate::say::say;
 
 /// Functions for scripts with two guests.
 const PAIR: &str = include_str!("pair.sh");
@@ -181,9 +181,4 @@ pub fn measure(
     });
     let of = |n: usize| shares[n % MACHINES].next().expect("each has its outcome");
     Ok((0..networks.len()).map(of).collect())
-}
-
-/// Prints a line. A reader that has gone away is no failure of the demo.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
