@@ -1,9 +1,9 @@
-//! Measurements: the demo, the scenarios that it is made of, and the experiments of the paper.
+//! Measurements: the demo and the scenarios that it is made of. `cargo paper` makes its figures of
+//! scenarios, too.
 //!
 //! | module | what is in it |
 //! | --- | --- |
 //! | [`demo`] | `cargo demo`: the same frames on every path, proved and counted |
-//! | [`experiments`] | `cargo paper`: figures of the paper, beside the published values |
 //! | [`linux`] | `cargo demo --linux`: programs of Debian in Linux guests, on every path and over virtio-net |
 //! | [`scenario`] | a measurement as data, its run on a testbed, and its figures |
 //! | [`traffic`] | input frames, checks of a user's pcap, proof that every frame arrived |
@@ -30,7 +30,6 @@
 
 pub mod call_path;
 pub mod demo;
-pub mod experiments;
 pub mod linux;
 pub mod report;
 pub mod revision;

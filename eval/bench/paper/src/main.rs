@@ -1,69 +1,42 @@
-//! `cargo paper`: figures of the paper, measured again beside the published values.
+//! `cargo paper`: the evaluation of the paper, measured again beside the published values.
 
 #![forbid(unsafe_code)]
 
-mod plot;
-
-use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use postern_bench::experiments;
-use postern_lab::{interrupt, setup};
+use postern_lab::interrupt;
+use postern_paper::commands::run::RunArguments;
+use postern_paper::commands::{list, run};
 
-/// Measure the figures and tables of the paper again, beside the published values
+/// Measure the figures and tables of the paper again, beside the published values. Without a command:
+/// all of them
 #[derive(Parser)]
 #[command(name = "postern-paper", bin_name = "cargo paper", version)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the names of all experiments, what they measure, and roughly how long they take
+    /// Print all figures: what each shows, its points, and roughly how long it takes
     List,
-    /// Run an experiment: print its table, and write results.csv, results.json and the plot
-    Run {
-        /// Name of the experiment, a folder of eval/experiments
-        name: String,
-
-        /// Folder for the results [default: target/experiments/NAME]
-        #[arg(long, value_name = "FOLDER")]
-        out: Option<PathBuf>,
-    },
+    /// Run figures: print their tables, and write their results
+    Run(RunArguments),
 }
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    interrupt::exit_code(run(command))
+    interrupt::exit_code(carry_out(command))
 }
 
-fn run(command: Command) -> Result<ExitCode> {
+fn carry_out(command: Option<Command>) -> Result<ExitCode> {
     interrupt::install()?;
-    match command {
-        Command::List => {
-            for experiment in experiments::all(setup::root())? {
-                let definition = &experiment.definition;
-                say(&format!(
-                    "{}  {} ({}), {} min",
-                    experiment.name, definition.title, definition.paper, definition.minutes
-                ));
-            }
-        }
-        Command::Run { name, out } => {
-            let experiment = experiments::load(setup::root(), &name)?;
-            let default = || setup::root().join("target/experiments").join(&name);
-            let folder = out.unwrap_or_else(default);
-            experiments::run(&experiment, &folder, &plot::draw, &say)?;
-        }
+    match command.unwrap_or(Command::Run(RunArguments::default())) {
+        Command::List => list::list()?,
+        Command::Run(arguments) => run::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints a line. A reader that has gone away is no failure.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -1,0 +1,11 @@
+//! The commands of `cargo paper`.
+
+pub mod list;
+pub mod run;
+
+use std::io::Write;
+
+/// Prints a line. A reader that has gone away is no failure.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

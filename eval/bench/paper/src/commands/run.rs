@@ -1,0 +1,201 @@
+//! `cargo paper run`, and `cargo paper` alone.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use postern_abi::ABI_VERSION;
+use postern_bench::revision::revision;
+use postern_lab::interrupt;
+use postern_lab::testbed::Testbed;
+use toml::Table;
+
+use super::say;
+use crate::experiment::{self, Experiment};
+use crate::results::{FORMAT, Folder, Run};
+use crate::run::{self, Options};
+use crate::table;
+
+/// Arguments of the command.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RunArguments {
+    /// Figures: names of folders of eval/experiments, or their numbers (fig-01) [default: all]
+    #[arg(value_name = "FIGURE")]
+    pub figures: Vec<String>,
+
+    /// The same figures with fewer points
+    #[arg(long)]
+    pub quick: bool,
+
+    /// Change a parameter of all workloads, as frames=500; figures whose workload has none say so
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+
+    /// Folder for the results; one of an earlier run of the same revision is gone on with
+    /// [default: results/DATE-PLACE]
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+
+    /// Run figures again that the folder has already
+    #[arg(long)]
+    pub again: bool,
+}
+
+/// Runs figures: prints their tables, and writes their results.
+///
+/// # Errors
+///
+/// A sentence for what is missing or failed, after all that could be run was run.
+pub fn run(arguments: &RunArguments) -> Result<()> {
+    let experiments = experiment::load(experiment::root(), &arguments.figures)?;
+    let options = Options {
+        quick: arguments.quick,
+        changes: changes(&arguments.set)?,
+    };
+    run::check(&experiments, &options)?;
+    let (not_yet, experiments): (Vec<Experiment>, Vec<Experiment>) = experiments
+        .into_iter()
+        .partition(|one| one.definition.not_yet.is_some());
+    for experiment in &not_yet {
+        let why = experiment.definition.not_yet.as_deref().unwrap_or_default();
+        say(&format!("{}: not yet: {why}", experiment.name));
+    }
+
+    let testbed = Testbed::prepare()?;
+    let folder = folder(arguments, &testbed)?;
+    let mut failures = Vec::new();
+    let count = experiments.len();
+    for (n, experiment) in experiments.iter().enumerate() {
+        interrupt::check()?;
+        let definition = &experiment.definition;
+        say(&format!(
+            "\n[figure {}/{count}] {}: {} ({})",
+            n + 1,
+            experiment.name,
+            definition.title,
+            definition.paper
+        ));
+        let finished = match arguments.again {
+            true => None,
+            false => folder.finished(experiment)?,
+        };
+        let results = match finished {
+            Some(results) => {
+                say("it is there already (--again runs it again)");
+                Ok(results)
+            }
+            None => run::figure(&testbed, experiment, &options, &folder, &say),
+        };
+        match results {
+            Ok(results) => {
+                say(&format!("\n{}", table::of(experiment, &results)));
+                let points = results.about.points.iter();
+                failures.extend(points.filter_map(|point| point.failure.clone()));
+            }
+            Err(error) => {
+                interrupt::check()?;
+                failures.push(format!("{}: {error:#}", experiment.name));
+            }
+        }
+    }
+    say(&format!("\nResults: {}", folder.path().display()));
+    if !failures.is_empty() {
+        bail!("{} failed:\n{}", failures.len(), failures.join("\n"));
+    }
+    Ok(())
+}
+
+/// The folder for the results.
+fn folder(arguments: &RunArguments, testbed: &Testbed) -> Result<Folder> {
+    let label = testbed.source().name().to_owned();
+    let place = match testbed {
+        Testbed::Emulated(_) => "emulated",
+        Testbed::Host(_) => "host",
+    };
+    let started = SystemTime::now().duration_since(UNIX_EPOCH);
+    let started = started.context("reading the clock")?.as_secs();
+    let run = Run {
+        format: FORMAT,
+        place: place.to_owned(),
+        label,
+        revision: revision(),
+        abi_version: ABI_VERSION,
+        started,
+        quick: arguments.quick,
+        changes: arguments.set.clone(),
+        environment: BTreeMap::new(),
+    };
+    let default = || {
+        experiment::root()
+            .join("results")
+            .join(format!("{}-{place}", day(started)))
+    };
+    let path = arguments.out.clone().unwrap_or_else(default);
+    Folder::create(&path, &run)
+}
+
+/// The day of a time in seconds since the epoch, as `2026-11-30`.
+fn day(seconds: u64) -> String {
+    // Days since 0000-03-01 in the proleptic Gregorian calendar, whose years begin in March so that
+    // the leap day is the last one. (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".)
+    let days = seconds / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// The changes of workloads that the user asked for.
+fn changes(set: &[String]) -> Result<Table> {
+    let mut table = Table::new();
+    for word in set {
+        let (key, value) = word
+            .split_once('=')
+            .with_context(|| format!("--set {word}: say KEY=VALUE, as frames=500"))?;
+        ensure!(
+            key != "kind",
+            "--set {word}: the kind of a workload cannot be changed"
+        );
+        let value = match value.parse::<i64>() {
+            Ok(number) => number.into(),
+            Err(_) => value.into(),
+        };
+        table.insert(key.to_owned(), value);
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_have_their_names() {
+        for (seconds, name) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (1_796_040_000, "2026-11-30"),
+            (1_798_761_599, "2026-12-31"),
+            (1_798_761_600, "2027-01-01"),
+        ] {
+            assert_eq!(day(seconds), name);
+        }
+    }
+
+    #[test]
+    fn changes_are_numbers_or_words() {
+        let table = changes(&["frames=5".into(), "path=elisa".into()]).unwrap();
+        assert_eq!(table["frames"].as_integer(), Some(5));
+        assert_eq!(table["path"].as_str(), Some("elisa"));
+        for word in ["frames", "kind=calls"] {
+            assert!(changes(&[word.into()]).is_err());
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Experiments: one folder of `eval/experiments` for each figure or table of the paper.
+//!
+//! | file | what is in it |
+//! | --- | --- |
+//! | `README.md` | what is measured, and how it compares with what was published |
+//! | `experiment.toml` | title, workload, axis, series, plots: a [`Definition`] |
+//! | `published.csv` | the published values, each with its source: [`PublishedValue`]s |
+
+mod definition;
+pub mod published;
+mod read;
+
+pub use definition::{Axis, Definition, Drawn, PlotKind, PlotSpec, PlottedQuantity, Scale, Series};
+pub use published::PublishedValue;
+pub use read::{Experiment, all, load, root};

@@ -1,0 +1,28 @@
+//! The evaluation of the paper, measured again: `cargo paper`.
+//!
+//! ```text
+//!   eval/experiments/fig-NN_name
+//!     experiment.toml --> points --> scenarios --> testbed --> values --> results/.../points.csv
+//!     published.csv ---------------------------------+                          |
+//!                                                    +------> report <----------+
+//!                                     cost model ----+
+//! ```
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | [`experiment`] | the folders of `eval/experiments`: what is run, published values |
+//! | [`workload`] | what the VMs of a point do, and what is counted |
+//! | [`quantity`] | quantities that are measured |
+//! | [`run`] | runs figures |
+//! | [`results`] | a folder of results |
+//! | [`table`] | the values of a figure as a table of text |
+//! | [`commands`] | the commands of `cargo paper` |
+#![forbid(unsafe_code)]
+
+pub mod commands;
+pub mod experiment;
+pub mod quantity;
+pub mod results;
+pub mod run;
+pub mod table;
+pub mod workload;
