@@ -15,6 +15,7 @@
 //! | [`quantity`] | quantities that are measured |
 //! | [`run`] | runs figures |
 //! | [`results`] | a folder of results |
+//! | [`schedule`] | which figures are run where, and how long it takes |
 //! | [`table`] | the values of a figure as a table of text |
 //! | [`commands`] | the commands of `cargo paper` |
 #![forbid(unsafe_code)]
@@ -24,5 +25,6 @@ pub mod experiment;
 pub mod quantity;
 pub mod results;
 pub mod run;
+pub mod schedule;
 pub mod table;
 pub mod workload;

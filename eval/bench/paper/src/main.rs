@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use postern_lab::interrupt;
+use postern_paper::commands::merge::MergeArguments;
 use postern_paper::commands::run::RunArguments;
-use postern_paper::commands::{list, run};
+use postern_paper::commands::{list, merge, run};
 
 /// Measure the figures and tables of the paper again, beside the published values. Without a command:
 /// all of them
@@ -25,6 +26,8 @@ enum Command {
     List,
     /// Run figures: print their tables, and write their results
     Run(RunArguments),
+    /// Put results of several machines into one folder: `run --shard K/N` on each of them
+    Merge(MergeArguments),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn carry_out(command: Option<Command>) -> Result<ExitCode> {
     match command.unwrap_or(Command::Run(RunArguments::default())) {
         Command::List => list::list()?,
         Command::Run(arguments) => run::run(&arguments)?,
+        Command::Merge(arguments) => merge::merge(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

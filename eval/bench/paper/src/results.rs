@@ -191,7 +191,12 @@ impl Folder {
         &self.path
     }
 
-    fn check_same(&self, run: &Run) -> Result<()> {
+    /// Checks that results of another run belong to these.
+    ///
+    /// # Errors
+    ///
+    /// The first thing in which the two differ.
+    pub fn check_same(&self, run: &Run) -> Result<()> {
         let mine = &self.run;
         for (what, found, wanted) in [
             ("revision", &mine.revision, &run.revision),
@@ -202,8 +207,7 @@ impl Folder {
         ] {
             ensure!(
                 found == wanted,
-                "{} has results of {what} {found:?}, this run is of {wanted:?}; give a new folder \
-                 with --out",
+                "{} has results of {what} {found:?}, others are of {wanted:?}; give a new folder",
                 self.path.display()
             );
         }

@@ -16,6 +16,7 @@ use super::say;
 use crate::experiment::{self, Experiment};
 use crate::results::{FORMAT, Folder, Run};
 use crate::run::{self, Options};
+use crate::schedule::{Estimate, Share, in_words};
 use crate::table;
 
 /// Arguments of the command.
@@ -41,6 +42,10 @@ pub struct RunArguments {
     /// Run figures again that the folder has already
     #[arg(long)]
     pub again: bool,
+
+    /// Only a share of the figures, for one of N machines; `cargo paper merge` puts them together
+    #[arg(long, value_name = "K/N")]
+    pub shard: Option<Share>,
 }
 
 /// Runs figures: prints their tables, and writes their results.
@@ -58,6 +63,10 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     let (not_yet, experiments): (Vec<Experiment>, Vec<Experiment>) = experiments
         .into_iter()
         .partition(|one| one.definition.not_yet.is_some());
+    let experiments = match arguments.shard {
+        Some(share) => share.of(experiments),
+        None => experiments,
+    };
     for experiment in &not_yet {
         let why = experiment.definition.not_yet.as_deref().unwrap_or_default();
         say(&format!("{}: not yet: {why}", experiment.name));
@@ -67,12 +76,15 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     let folder = folder(arguments, &testbed)?;
     let mut failures = Vec::new();
     let count = experiments.len();
+    let quick = arguments.quick;
+    let mut estimate = Estimate::new(&experiments, quick);
     for (n, experiment) in experiments.iter().enumerate() {
         interrupt::check()?;
         let definition = &experiment.definition;
         say(&format!(
-            "\n[figure {}/{count}] {}: {} ({})",
+            "\n[figure {}/{count}, about {} left] {}: {} ({})",
             n + 1,
+            in_words(estimate.left()),
             experiment.name,
             definition.title,
             definition.paper
@@ -81,6 +93,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
             true => None,
             false => folder.finished(experiment)?,
         };
+        let was_run = finished.is_none();
         let results = match finished {
             Some(results) => {
                 say("it is there already (--again runs it again)");
@@ -88,6 +101,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
             }
             None => run::figure(&testbed, experiment, &options, &folder, &say),
         };
+        estimate.done(experiment, quick, was_run);
         match results {
             Ok(results) => {
                 say(&format!("\n{}", table::of(experiment, &results)));

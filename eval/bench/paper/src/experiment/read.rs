@@ -214,10 +214,9 @@ published = { unit = 'ns' }
     #[test]
     fn names_are_whole_or_numbers_and_unknown_ones_are_told_with_the_nearest() {
         let root = folder(GOOD);
-        let load = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
-            super::load(root.path(), &names)
-        };
+        let named =
+            |names: &[&str]| -> Vec<String> { names.iter().map(|&name| name.into()).collect() };
+        let load = |names: &[&str]| load(root.path(), &named(names));
         for names in [&[][..], &["fig-00_x"], &["fig-00"], &["fig-00", "fig-00_x"]] {
             assert_eq!(load(names).unwrap().len(), 1);
         }
