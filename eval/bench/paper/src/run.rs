@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use postern_bench::scenario::{Scenario, execute};
+use postern_bench::scenario::execute;
+use postern_lab::job::Job;
 use postern_lab::testbed::Testbed;
 use toml::Table;
 
 use crate::experiment::{Experiment, Series};
 use crate::results::{About, FigureResults, Folder, PointAbout, Value, sha256};
-use crate::workload::{Inputs, Workload};
+use crate::workload::{Task, Workload};
 
 /// How figures are run.
 #[derive(Clone, Debug, Default)]
@@ -72,22 +73,20 @@ pub fn figure(
     let start = Instant::now();
     let source = testbed.source();
     let points = points(experiment, options)?;
-    let mut inputs = Inputs::default();
-    let scenarios = points
+    let tasks = points
         .iter()
-        .map(|point| point.workload.scenario(source, &mut inputs))
-        .collect::<Result<Vec<Scenario>>>()?;
-    let outcomes = execute::run(testbed, &scenarios, inputs.all(), say)?;
+        .map(|point| point.workload.task(testbed))
+        .collect::<Result<Vec<Task>>>()?;
+    let jobs: Vec<Job> = tasks.iter().map(|task| task.job.clone()).collect();
+    let memory_mb = tasks.iter().map(|task| task.memory_mb).max();
+    let outcomes = execute::run_jobs(testbed, &jobs, memory_mb.unwrap_or(0), say)?;
 
     let mut values = Vec::new();
     let mut abouts = Vec::new();
-    for ((point, scenario), outcome) in points.iter().zip(&scenarios).zip(outcomes.jobs) {
-        let measured = outcome.and_then(|outcome| {
-            let workload = &point.workload;
-            workload.values(source, scenario, &inputs, outcome)
-        });
+    for ((point, task), outcome) in points.iter().zip(&tasks).zip(outcomes.jobs) {
+        let measured = outcome.and_then(|outcome| task.read(outcome));
         let failure = match measured {
-            Err(error) => Some(format!("{}: {error:#}", scenario.name)),
+            Err(error) => Some(format!("{}: {error:#}", task.job.name)),
             Ok(measured) => {
                 values.extend(measured.into_iter().map(|(quantity, value)| Value {
                     series: point.series.name.clone(),

@@ -56,9 +56,6 @@ const POSTERN: &str = "postern";
 const GUEST: &str = "guest";
 const IMAGE: &str = "nic-image";
 
-/// Beginning of the line that a job prints first; the scenario's name follows.
-pub const NAME_LINE: &str = "postern-demo: ";
-
 /// Script of a job. The consoles of the VMs are only shown when one of them fails.
 const SCRIPT: &str = "./postern up topology.toml >up.log 2>&1 && exit\n\
                       status=$?; cat up.log; exit $status\n";
@@ -249,9 +246,8 @@ impl Scenario {
     ///
     /// A topology or a capture that cannot be written.
     pub fn job(&self, programs: &Programs, inputs: &[Trace]) -> Result<Job> {
-        let script = format!("echo '{NAME_LINE}{}'\n{SCRIPT}", self.name);
         let topology = self.topology.to_toml()?;
-        let mut job = Job::new(&self.name, &script)
+        let mut job = Job::new(&self.name, SCRIPT)
             .timeout(TIMEOUT)
             .file(POSTERN, &programs.postern)
             .file(GUEST, &programs.bare_guest)

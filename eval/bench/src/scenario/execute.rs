@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use postern_lab::job::{Job, JobOutcome};
 use postern_lab::testbed::{EmulatedTestbed, Testbed, VIEWS};
 
-use super::definition::{self, NAME_LINE, Scenario};
+use super::definition::{self, Scenario};
 use crate::traffic::Trace;
 
 /// Machines that run side by side; each has one CPU. Which scenario goes to which is always the
@@ -26,10 +26,13 @@ const MEMORY_MB: u64 = 512;
 /// does not tell from others.
 const PARAMETER: &str = "preemption_timer=0";
 
-/// Outcomes of all scenarios, and the machine that they ran on.
+/// Beginning of the line that a job prints first; its name follows.
+const NAME_LINE: &str = "postern-demo: ";
+
+/// Outcomes of all jobs, and the machine that they ran on.
 #[derive(Debug)]
 pub struct Outcomes {
-    /// In the order of the scenarios.
+    /// In the order of the jobs.
     pub jobs: Vec<Result<JobOutcome>>,
     /// The CPU that ran the VMs.
     pub machine: String,
@@ -37,7 +40,7 @@ pub struct Outcomes {
     pub kernel: String,
 }
 
-/// Runs everything; `say` gets a line for each scenario as it begins.
+/// Runs scenarios; `say` gets a line for each as it begins.
 ///
 /// # Errors
 ///
@@ -48,21 +51,41 @@ pub fn run(
     inputs: &[Trace],
     say: &(dyn Fn(&str) + Sync),
 ) -> Result<Outcomes> {
-    let mut jobs = vec![about(testbed); MACHINES];
-    for scenario in scenarios {
-        jobs.push(scenario.job(testbed.programs(), inputs)?);
-    }
+    let jobs = scenarios
+        .iter()
+        .map(|scenario| scenario.job(testbed.programs(), inputs))
+        .collect::<Result<Vec<_>>>()?;
+    run_jobs(testbed, &jobs, definition::memory_mb(inputs), say)
+}
+
+/// Runs jobs, which need `memory_mb` of a machine beyond what every machine has; `say` gets a line for
+/// each as it begins.
+///
+/// # Errors
+///
+/// When the testbed cannot run jobs at all.
+pub fn run_jobs(
+    testbed: &Testbed,
+    jobs: &[Job],
+    memory_mb: u64,
+    say: &(dyn Fn(&str) + Sync),
+) -> Result<Outcomes> {
+    let count = jobs.len();
+    let mut all = vec![about(testbed); MACHINES];
+    all.extend(jobs.iter().cloned().map(|mut job| {
+        job.script = format!("echo '{NAME_LINE}{}'\n{}", job.name, job.script);
+        job
+    }));
+    let jobs = all;
     let begun = AtomicUsize::new(0);
     let progress = |line: &str| {
         if let Some(name) = line.strip_prefix(NAME_LINE) {
             let number = 1 + begun.fetch_add(1, Ordering::Relaxed);
-            say(&format!("[{number:>2}/{}] {name}", scenarios.len()));
+            say(&format!("[{number:>2}/{count}] {name}"));
         }
     };
     let mut outcomes = match testbed {
-        Testbed::Emulated(emulated) => {
-            run_emulated(emulated, &jobs, definition::memory_mb(inputs), &progress)?
-        }
+        Testbed::Emulated(emulated) => run_emulated(emulated, &jobs, memory_mb, &progress)?,
         Testbed::Host(_) => jobs
             .iter()
             .map(|job| {

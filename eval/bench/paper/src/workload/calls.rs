@@ -3,16 +3,16 @@
 use anyhow::{Result, ensure};
 use postern_abi::platform::CallPath;
 use postern_bench::call_path;
-use postern_bench::report::RingSizes;
+use postern_bench::report::{CallRow, RingSizes};
 use postern_bench::scenario::{Scenario, Setting, results};
-use postern_lab::job::JobOutcome;
+use postern_lab::testbed::Testbed;
 use serde::{Deserialize, Serialize};
 
-use super::Values;
+use super::{Task, Values};
 use crate::quantity::Quantity;
 
 /// Sizes of the rings, which empty calls do not use.
-pub const RINGS: RingSizes = RingSizes {
+const RINGS: RingSizes = RingSizes {
     ring_bytes: 64 << 10,
     lane_bytes: 64 << 10,
 };
@@ -39,28 +39,28 @@ impl Calls {
         Ok(())
     }
 
-    /// The scenario.
+    /// Its run.
     ///
     /// # Errors
     ///
     /// Sizes that no NIC has.
-    pub fn scenario(&self, setting: &Setting) -> Result<Scenario> {
-        Scenario::calls(setting, self.path, self.calls)
+    pub fn task(&self, testbed: &Testbed) -> Result<Task> {
+        let setting = Setting::new(testbed.source(), RINGS);
+        let scenario = Scenario::calls(&setting, self.path, self.calls)?;
+        let job = scenario.job(testbed.programs(), &[])?;
+        Ok(Task::new(job, 0, move |outcome| {
+            results::call(&scenario, outcome).map(|row| of_row(&row))
+        }))
     }
 }
 
-/// What the outcome says, a call.
-///
-/// # Errors
-///
-/// A run that failed.
-pub fn values(scenario: &Scenario, outcome: JobOutcome) -> Result<Values> {
-    let row = results::call(scenario, outcome)?;
+/// The values of a row, a call.
+fn of_row(row: &CallRow) -> Values {
     let mut values = vec![
         (Quantity::TotalInstructions, row.total_instructions),
         (Quantity::GuestInstructions, row.guest_instructions),
         (Quantity::VmExits, row.vm_exits),
     ];
     values.extend(row.vmfuncs.map(|value| (Quantity::Vmfuncs, value)));
-    Ok(values)
+    values
 }

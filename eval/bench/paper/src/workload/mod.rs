@@ -1,17 +1,16 @@
 //! Workloads: what the VMs of a point do, as `experiment.toml` says it, and what is counted.
 //!
 //! A new kind of workload is a variant of [`Workload`] with a module of its own, which makes a
-//! [`Scenario`] and reads its costs.
+//! [`Task`]: the job, and how its outcome is read.
 
 mod calls;
 mod traffic;
 
+use std::fmt;
+
 use anyhow::Result;
-use postern_bench::report::RingSizes;
-use postern_bench::scenario::{Scenario, Setting};
-use postern_bench::traffic::Trace;
-use postern_lab::job::JobOutcome;
-use postern_lab::source::Source;
+use postern_lab::job::{Job, JobOutcome};
+use postern_lab::testbed::Testbed;
 use serde::{Deserialize, Serialize};
 
 use crate::quantity::Quantity;
@@ -32,23 +31,47 @@ pub enum Workload {
 /// The values that a point gave.
 pub type Values = Vec<(Quantity, f64)>;
 
-/// The inputs of a measurement: each once, however many points use it.
-#[derive(Debug, Default)]
-pub struct Inputs(Vec<Trace>);
+/// What reads the outcome of a job.
+type Reader = Box<dyn Fn(JobOutcome) -> Result<Values>>;
 
-impl Inputs {
-    /// The index of a trace, which is added if it is new.
-    pub fn index_of(&mut self, trace: Trace) -> usize {
-        let known = self.0.iter().position(|known| *known == trace);
-        known.unwrap_or_else(|| {
-            self.0.push(trace);
-            self.0.len() - 1
-        })
+/// The run of a point.
+pub struct Task {
+    /// What is run.
+    pub job: Job,
+    /// Memory in MiB that the job needs of an emulated machine, beyond what every machine has.
+    pub memory_mb: u64,
+    read: Reader,
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task")
+            .field("job", &self.job)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Task {
+    /// A job whose outcome is read by `read`.
+    pub fn new(
+        job: Job,
+        memory_mb: u64,
+        read: impl Fn(JobOutcome) -> Result<Values> + 'static,
+    ) -> Task {
+        Task {
+            job,
+            memory_mb,
+            read: Box::new(read),
+        }
     }
 
-    /// All of them.
-    pub fn all(&self) -> &[Trace] {
-        &self.0
+    /// What the outcome of the job says.
+    ///
+    /// # Errors
+    ///
+    /// A run that failed, or in which not everything was as it must be.
+    pub fn read(&self, outcome: JobOutcome) -> Result<Values> {
+        (self.read)(outcome)
     }
 }
 
@@ -65,34 +88,15 @@ impl Workload {
         }
     }
 
-    /// The scenario that it is on a testbed whose figures come from `source`.
+    /// Its run on a testbed.
     ///
     /// # Errors
     ///
-    /// Sizes that no NIC has.
-    pub fn scenario(&self, source: Source, inputs: &mut Inputs) -> Result<Scenario> {
-        let setting = |rings: RingSizes| Setting::new(source, rings);
+    /// Sizes that no NIC has, and files that are missing.
+    pub fn task(&self, testbed: &Testbed) -> Result<Task> {
         match self {
-            Workload::Calls(calls) => calls.scenario(&setting(calls::RINGS)),
-            Workload::Traffic(traffic) => traffic.scenario(&setting(traffic.rings()), inputs),
-        }
-    }
-
-    /// What the scenario's outcome says.
-    ///
-    /// # Errors
-    ///
-    /// A run that failed, or in which not every frame arrived as it was sent.
-    pub fn values(
-        &self,
-        source: Source,
-        scenario: &Scenario,
-        inputs: &Inputs,
-        outcome: JobOutcome,
-    ) -> Result<Values> {
-        match self {
-            Workload::Calls(_) => calls::values(scenario, outcome),
-            Workload::Traffic(_) => traffic::values(source, scenario, inputs.all(), outcome),
+            Workload::Calls(calls) => calls.task(testbed),
+            Workload::Traffic(traffic) => traffic.task(testbed),
         }
     }
 }

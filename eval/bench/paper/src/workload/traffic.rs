@@ -5,13 +5,13 @@ use postern_abi::platform::CallPath;
 use postern_abi::window::record_size;
 use postern_bench::call_path;
 use postern_bench::report::{RingSizes, TrafficRow};
+use postern_bench::scenario::definition::memory_mb;
 use postern_bench::scenario::{Scenario, Setting, results};
 use postern_bench::traffic::{MAX_LEN, MIN_WIRE_LEN, Trace};
-use postern_lab::job::JobOutcome;
-use postern_lab::source::Source;
+use postern_lab::testbed::Testbed;
 use serde::{Deserialize, Serialize};
 
-use super::{Inputs, Values};
+use super::{Task, Values};
 use crate::quantity::Quantity;
 
 /// Frames of a run where the experiment does not say.
@@ -68,7 +68,7 @@ impl Traffic {
 
     /// Sizes of the rings: a TX ring takes the largest burst, and a lane all frames, so that what is
     /// seen is what requests and frames cost, not how two VMs on one CPU wait for each other.
-    pub fn rings(&self) -> RingSizes {
+    fn rings(&self) -> RingSizes {
         let all = u64::from(self.frames) * record_size(MAX_LEN as u32);
         RingSizes {
             ring_bytes: 1 << 20,
@@ -76,33 +76,25 @@ impl Traffic {
         }
     }
 
-    /// The scenario.
+    /// Its run.
     ///
     /// # Errors
     ///
     /// Sizes that no NIC has.
-    pub fn scenario(&self, setting: &Setting, inputs: &mut Inputs) -> Result<Scenario> {
-        let trace = Trace::synthetic(self.size as usize, self.frames as usize);
-        let input = inputs.index_of(trace);
-        Scenario::traffic(setting, self.path, inputs.all(), input, self.batch)
+    pub fn task(&self, testbed: &Testbed) -> Result<Task> {
+        let source = testbed.source();
+        let setting = Setting::new(source, self.rings());
+        let trace = [Trace::synthetic(self.size as usize, self.frames as usize)];
+        let scenario = Scenario::traffic(&setting, self.path, &trace, 0, self.batch)?;
+        let job = scenario.job(testbed.programs(), &trace)?;
+        let memory_mb = memory_mb(&trace);
+        Ok(Task::new(job, memory_mb, move |outcome| {
+            results::traffic(source, &scenario, &trace, outcome).map(|row| of_row(&row))
+        }))
     }
 }
 
-/// What the outcome says, a packet.
-///
-/// # Errors
-///
-/// A run that failed, or in which not every frame arrived as it was sent.
-pub fn values(
-    source: Source,
-    scenario: &Scenario,
-    inputs: &[Trace],
-    outcome: JobOutcome,
-) -> Result<Values> {
-    results::traffic(source, scenario, inputs, outcome).map(|row| of_row(&row))
-}
-
-/// The values of a row.
+/// The values of a row, a packet.
 pub fn of_row(row: &TrafficRow) -> Values {
     let mut values = vec![
         (
