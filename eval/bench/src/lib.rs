@@ -3,6 +3,7 @@
 //!
 //! | module | what is in it |
 //! | --- | --- |
+//! | [`attack`] | attacks of a hostile guest, as jobs |
 //! | [`demo`] | `cargo demo`: the same frames on every path, proved and counted |
 //! | [`linux`] | `cargo demo --linux`: programs of Debian in Linux guests, on every path and over virtio-net |
 //! | [`scenario`] | a measurement as data, its run on a testbed, and its figures |
@@ -28,6 +29,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod attack;
 pub mod call_path;
 pub mod demo;
 pub mod linux;

@@ -22,11 +22,14 @@ pub enum Quantity {
     Vmfuncs,
     /// Nanoseconds, on hardware.
     Nanoseconds,
+    /// One where an attack was repelled and nobody else was harmed; there is no other value, since
+    /// any other end is a failure of the run.
+    Repelled,
 }
 
 impl Quantity {
     /// All quantities, in the order of a table's columns.
-    pub const ALL: [Quantity; 7] = [
+    pub const ALL: [Quantity; 8] = [
         Quantity::TotalInstructions,
         Quantity::GuestInstructions,
         Quantity::VmExits,
@@ -34,6 +37,7 @@ impl Quantity {
         Quantity::WaitExits,
         Quantity::Vmfuncs,
         Quantity::Nanoseconds,
+        Quantity::Repelled,
     ];
 
     /// Name of the quantity in files.
@@ -46,6 +50,7 @@ impl Quantity {
             Quantity::WaitExits => "wait_exits",
             Quantity::Vmfuncs => "vmfuncs",
             Quantity::Nanoseconds => "nanoseconds",
+            Quantity::Repelled => "repelled",
         }
     }
 
@@ -59,6 +64,7 @@ impl Quantity {
             Quantity::WaitExits => "wait exits",
             Quantity::Vmfuncs => "VMFUNCs",
             Quantity::Nanoseconds => "ns",
+            Quantity::Repelled => "repelled",
         }
     }
 

@@ -5,10 +5,10 @@
 //! with it through the same NIC, and the host's kernel must have logged no warning.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use postern_abi::guest_words::{REPELLED, SUCCEEDED};
+use postern_abi::guest_words::SUCCEEDED;
+use postern_bench::attack;
 
 use crate::machine_test::{Boot, Judge, Kvm, Test};
 use crate::omit;
@@ -28,7 +28,7 @@ macro_rules! repelled {
         Test {
             name: concat!("attacks/", $attack, " on ", $path, " is repelled"),
             boot: Boot::VIEWS,
-            job: |programs| attack(programs, &programs.nic_image, $attack, $path),
+            job: |programs| attack::job(programs, &programs.nic_image, $attack, $path),
             judge: Judge::Whole(is_repelled),
         }
     };
@@ -39,7 +39,7 @@ macro_rules! succeeds {
         Test {
             name: concat!("attacks/", $attack, " succeeds ", $without),
             boot: without($defences),
-            job: |programs| attack(programs, &programs.nic_image, $attack, "elisa"),
+            job: |programs| attack::job(programs, &programs.nic_image, $attack, "elisa"),
             judge: Judge::Whole(succeeds),
         }
     };
@@ -51,7 +51,7 @@ macro_rules! refused {
         Test {
             name: concat!("attacks/no-secret on ", $path, " is repelled"),
             boot: Boot::VIEWS,
-            job: |programs| attack(programs, &programs.nic_image, "no-secret", $path),
+            job: |programs| attack::job(programs, &programs.nic_image, "no-secret", $path),
             judge: Judge::Whole(is_repelled_and_counted),
         }
     };
@@ -64,7 +64,7 @@ macro_rules! repelled_beside_echo {
         Test {
             name: concat!("attacks/", $attack, " on ", $path, " is repelled"),
             boot: Boot::VIEWS,
-            job: |programs| attack_beside_echo(programs, &programs.nic_image, $attack, $path),
+            job: |programs| attack::beside_echo(programs, &programs.nic_image, $attack, $path),
             judge: Judge::Whole(is_repelled),
         }
     };
@@ -74,7 +74,7 @@ macro_rules! repelled_beside_echo {
 const READ_NIC_DIRECT: Test = Test {
     name: "attacks/read-nic succeeds on direct, which has no isolation",
     boot: Boot::VIEWS,
-    job: |programs| attack(programs, &programs.nic_image, "read-nic", "direct"),
+    job: |programs| attack::job(programs, &programs.nic_image, "read-nic", "direct"),
     judge: Judge::Whole(succeeds),
 };
 
@@ -100,7 +100,7 @@ pub(super) const TESTS: &[Test] = &[
     Test {
         name: "attacks/no-secret succeeds where requests need no secret",
         boot: Boot::VIEWS,
-        job: |programs| attack(programs, &programs.open_image, "no-secret", "elisa"),
+        job: |programs| attack::job(programs, &programs.open_image, "no-secret", "elisa"),
         judge: Judge::Whole(succeeds),
     },
     repelled_beside_echo!("direction-flag", "elisa"),
@@ -111,7 +111,7 @@ pub(super) const TESTS: &[Test] = &[
         name: "attacks/direction-flag succeeds where neither stub nor copy clears it",
         boot: without(omit::CLD),
         job: |programs| {
-            attack_beside_echo(
+            attack::beside_echo(
                 programs,
                 &programs.careless_image,
                 "direction-flag",
@@ -124,7 +124,7 @@ pub(super) const TESTS: &[Test] = &[
         name: "attacks/vector-registers succeeds where they are left as they are",
         boot: Boot::VIEWS,
         job: |programs| {
-            attack_beside_echo(
+            attack::beside_echo(
                 programs,
                 &programs.careless_image,
                 "vector-registers",
@@ -192,54 +192,6 @@ fn taint(expected: bool) -> Job {
     Job::new("taint", &script)
 }
 
-/// Time for one attack with all that surrounds it.
-const TIMEOUT: Duration = Duration::from_secs(600);
-
-/// A NIC of three ports, a VM that sends back what it gets on the first, and a script in which
-/// `$vm` runs a VM.
-fn with_echo(programs: &Programs, image: &Path, name: &str, path: &str, script: &str) -> Job {
-    let script = format!(
-        "
-./postern nic --socket nic.sock --ports 3 --image nic-image > nic.log 2>&1 & nic=$!
-while [ ! -S nic.sock ]; do kill -0 $nic || {{ cat nic.log; exit 90; }}; sleep 0.01; done
-vm='./postern run --kernel guest --memory 16M --nic nic.sock --path {path} --serial -'
-$vm --port 0 --cmdline 'role=echo timer=100 patience=100000' & echo=$!
-{script}
-kill -0 $echo || {{ echo 'the waiting VM is gone'; exit 91; }}
-kill $echo $nic; wait $echo; wait $nic
-echo done
-"
-    );
-    Job::new(name, &script)
-        .file("postern", &programs.postern)
-        .file("guest", &programs.bare_guest)
-        .file("nic-image", image)
-        .timeout(TIMEOUT)
-}
-
-fn attack(programs: &Programs, image: &Path, attack: &str, path: &str) -> Job {
-    let script = format!(
-        "
-$vm --port 2 --cmdline 'role=attack attack={attack} timer=1000'; echo \"attacker ended with $?\"
-./postern nic show nic.sock counters
-$vm --port 1 --cmdline 'role=ping frames=64 timer=100'; echo \"ping ended with $?\"
-"
-    );
-    with_echo(programs, image, &format!("attack {attack}"), path, &script)
-}
-
-/// An attack that exchanges frames itself: those of another VM go before, as the waiting one announces
-/// itself until its first frame comes.
-fn attack_beside_echo(programs: &Programs, image: &Path, attack: &str, path: &str) -> Job {
-    let script = format!(
-        "
-$vm --port 1 --cmdline 'role=ping frames=64 timer=100'; echo \"ping ended with $?\"
-$vm --port 2 --cmdline 'role=attack attack={attack} timer=1000'; echo \"attacker ended with $?\"
-"
-    );
-    with_echo(programs, image, &format!("attack {attack}"), path, &script)
-}
-
 /// While two VMs exchange frames, VMs that send as fast as they can, nearly all of their time
 /// inside a call, are killed, each at another moment; the next one gets the port of the last.
 fn killed_senders(programs: &Programs, image: &Path, path: &str) -> Job {
@@ -256,7 +208,7 @@ done
 kill -0 $ping || echo 'ping was done before the senders'
 wait $ping; echo \"ping ended with $?\"
 ";
-    with_echo(programs, image, "kill -9", path, script)
+    attack::with_echo(programs, image, "kill -9", path, script)
 }
 
 fn others_go_on(outcome: JobOutcome) -> Result<()> {
@@ -280,15 +232,7 @@ fn others_are_stuck(outcome: JobOutcome) -> Result<()> {
 }
 
 fn is_repelled(outcome: JobOutcome) -> Result<()> {
-    let outcome = outcome.success()?;
-    let text = outcome.text();
-    ensure!(
-        text.contains(&format!(": {REPELLED}: "))
-            && text.contains("attacker ended with 0")
-            && text.contains("ping ended with 0"),
-        "{text}"
-    );
-    Ok(())
+    attack::check_repelled(&outcome.success()?.text())
 }
 
 fn is_repelled_and_counted(outcome: JobOutcome) -> Result<()> {

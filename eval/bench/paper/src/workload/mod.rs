@@ -3,6 +3,7 @@
 //! A new kind of workload is a variant of [`Workload`] with a module of its own, which makes a
 //! [`Task`]: the job, and how its outcome is read.
 
+mod attack;
 mod calls;
 mod traffic;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::quantity::Quantity;
 
+pub use attack::Attack;
 pub use calls::Calls;
 pub use traffic::Traffic;
 
@@ -22,6 +24,8 @@ pub use traffic::Traffic;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Workload {
+    /// A hostile guest attacks.
+    Attack(Attack),
     /// A VM makes empty calls.
     Calls(Calls),
     /// Frames go from one VM to another.
@@ -83,6 +87,7 @@ impl Workload {
     /// The first one that no run can have.
     pub fn check(&self) -> Result<()> {
         match self {
+            Workload::Attack(attack) => attack.check(),
             Workload::Calls(calls) => calls.check(),
             Workload::Traffic(traffic) => traffic.check(),
         }
@@ -95,6 +100,7 @@ impl Workload {
     /// Sizes that no NIC has, and files that are missing.
     pub fn task(&self, testbed: &Testbed) -> Result<Task> {
         match self {
+            Workload::Attack(attack) => Ok(attack.task(testbed)),
             Workload::Calls(calls) => calls.task(testbed),
             Workload::Traffic(traffic) => traffic.task(testbed),
         }
