@@ -22,6 +22,8 @@ pub enum Quantity {
     Vmfuncs,
     /// Nanoseconds, on hardware.
     Nanoseconds,
+    /// Memory of the host, in KiB.
+    MemoryKib,
     /// One where an attack was repelled and nobody else was harmed; there is no other value, since
     /// any other end is a failure of the run.
     Repelled,
@@ -29,7 +31,7 @@ pub enum Quantity {
 
 impl Quantity {
     /// All quantities, in the order of a table's columns.
-    pub const ALL: [Quantity; 8] = [
+    pub const ALL: [Quantity; 9] = [
         Quantity::TotalInstructions,
         Quantity::GuestInstructions,
         Quantity::VmExits,
@@ -37,6 +39,7 @@ impl Quantity {
         Quantity::WaitExits,
         Quantity::Vmfuncs,
         Quantity::Nanoseconds,
+        Quantity::MemoryKib,
         Quantity::Repelled,
     ];
 
@@ -50,6 +53,7 @@ impl Quantity {
             Quantity::WaitExits => "wait_exits",
             Quantity::Vmfuncs => "vmfuncs",
             Quantity::Nanoseconds => "nanoseconds",
+            Quantity::MemoryKib => "memory_kib",
             Quantity::Repelled => "repelled",
         }
     }
@@ -64,6 +68,7 @@ impl Quantity {
             Quantity::WaitExits => "wait exits",
             Quantity::Vmfuncs => "VMFUNCs",
             Quantity::Nanoseconds => "ns",
+            Quantity::MemoryKib => "KiB",
             Quantity::Repelled => "repelled",
         }
     }

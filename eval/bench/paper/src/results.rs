@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::experiment::Experiment;
+use crate::experiment::{Experiment, Place};
 use crate::quantity::Quantity;
 use crate::workload::Workload;
 
@@ -41,8 +41,8 @@ const POINTS: &str = "points.csv";
 pub struct Run {
     /// [`FORMAT`].
     pub format: u32,
-    /// Place that the VMs ran at: `emulated` or `host`.
-    pub place: String,
+    /// Kind of place that the VMs ran at.
+    pub place: Place,
     /// Label of all measured values: `hardware`, `nested` or `emulated`.
     pub label: String,
     /// Revision of the source.
@@ -200,7 +200,7 @@ impl Folder {
         let mine = &self.run;
         for (what, found, wanted) in [
             ("revision", &mine.revision, &run.revision),
-            ("place", &mine.place, &run.place),
+            ("place", &mine.place.name().into(), &run.place.name().into()),
             ("label", &mine.label, &run.label),
             ("quick", &mine.quick.to_string(), &run.quick.to_string()),
             ("changes", &mine.changes.join(" "), &run.changes.join(" ")),
@@ -323,7 +323,7 @@ mod tests {
     fn run() -> Run {
         Run {
             format: FORMAT,
-            place: "emulated".into(),
+            place: Place::Emulated,
             label: "emulated".into(),
             revision: "abc".into(),
             abi_version: 1,

@@ -160,6 +160,16 @@ impl VmStats {
         }
     }
 
+    /// All instructions that the machine had run when the guest was ready to send its first frame: at
+    /// its mark [`label::TRAFFIC_BEGIN`].
+    ///
+    /// # Errors
+    ///
+    /// When the mark or the counter is missing.
+    pub fn instructions_when_ready(&self) -> Result<u64, Error> {
+        self.counter(label::TRAFFIC_BEGIN, TOTAL)
+    }
+
     /// A counter at a mark.
     fn counter(&self, label: u32, name: &'static str) -> Result<u64, Error> {
         let value = self.mark(label)?.counters.get(name).copied();

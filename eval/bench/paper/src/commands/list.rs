@@ -1,7 +1,6 @@
 //! `cargo paper list`.
 
 use anyhow::Result;
-use postern_bench::text_table::TextTable;
 
 use super::say;
 use crate::experiment;
@@ -12,21 +11,22 @@ use crate::experiment;
 ///
 /// A folder that describes no experiment.
 pub fn list() -> Result<()> {
-    let mut table = TextTable::new(&["figure", "points", "quick", "minutes", "what it shows"]);
     for experiment in experiment::all(experiment::root())? {
         let definition = &experiment.definition;
-        let points = |quick| (definition.places(quick).len() * definition.series.len()).to_string();
-        table.row(vec![
-            experiment.name.clone(),
-            points(false),
-            points(true),
-            match &definition.not_yet {
-                Some(_) => "not yet".to_owned(),
-                None => format!("{:.1}", definition.minutes),
-            },
-            format!("{} ({})", definition.title, definition.paper),
-        ]);
+        let points = |quick| definition.places(quick).len() * definition.series.len();
+        let places: Vec<_> = definition.at.iter().map(|place| place.name()).collect();
+        say(&format!("{}  {}", experiment.name, definition.title));
+        say(&format!("    beside: {}", definition.paper));
+        say(&match &definition.not_yet {
+            Some(why) => format!("    not yet: {why}"),
+            None => format!(
+                "    {} points, {} with --quick; about {:.1} min in the emulated machine; runs at: {}",
+                points(false),
+                points(true),
+                definition.minutes,
+                places.join(", ")
+            ),
+        });
     }
-    say(&table.to_string());
     Ok(())
 }

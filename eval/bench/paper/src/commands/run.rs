@@ -13,7 +13,7 @@ use postern_lab::testbed::Testbed;
 use toml::Table;
 
 use super::say;
-use crate::experiment::{self, Experiment};
+use crate::experiment::{self, Experiment, Place};
 use crate::results::{FORMAT, Folder, Run};
 use crate::run::{self, Options};
 use crate::schedule::{Estimate, Share, in_words};
@@ -73,6 +73,20 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     }
 
     let testbed = Testbed::prepare()?;
+    let place = place_of(&testbed);
+    let (experiments, elsewhere): (Vec<Experiment>, Vec<Experiment>) = experiments
+        .into_iter()
+        .partition(|one| one.definition.at.contains(&place));
+    for experiment in &elsewhere {
+        let places = experiment.definition.at.iter();
+        let places: Vec<_> = places.map(|place| place.name()).collect();
+        say(&format!(
+            "{}: not at this place ({}); it runs at: {}",
+            experiment.name,
+            place.name(),
+            places.join(", ")
+        ));
+    }
     let folder = folder(arguments, &testbed)?;
     let mut failures = Vec::new();
     let count = experiments.len();
@@ -121,18 +135,23 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     Ok(())
 }
 
+/// The kind of place that a testbed is.
+const fn place_of(testbed: &Testbed) -> Place {
+    match testbed {
+        Testbed::Emulated(_) => Place::Emulated,
+        Testbed::Host(_) => Place::Host,
+    }
+}
+
 /// The folder for the results.
 fn folder(arguments: &RunArguments, testbed: &Testbed) -> Result<Folder> {
     let label = testbed.source().name().to_owned();
-    let place = match testbed {
-        Testbed::Emulated(_) => "emulated",
-        Testbed::Host(_) => "host",
-    };
+    let place = place_of(testbed);
     let started = SystemTime::now().duration_since(UNIX_EPOCH);
     let started = started.context("reading the clock")?.as_secs();
     let run = Run {
         format: FORMAT,
-        place: place.to_owned(),
+        place,
         label,
         revision: revision(),
         abi_version: ABI_VERSION,
@@ -144,7 +163,7 @@ fn folder(arguments: &RunArguments, testbed: &Testbed) -> Result<Folder> {
     let default = || {
         experiment::root()
             .join("results")
-            .join(format!("{}-{place}", day(started)))
+            .join(format!("{}-{}", day(started), place.name()))
     };
     let path = arguments.out.clone().unwrap_or_else(default);
     Folder::create(&path, &run)

@@ -27,6 +27,9 @@ pub struct Definition {
     /// Minutes that it takes in the emulated machine, roughly.
     #[serde(default)]
     pub minutes: f64,
+    /// Kinds of place that can run it.
+    #[serde(default = "everywhere")]
+    pub at: Vec<Place>,
     /// The reason why nothing runs yet, of a figure with published values alone.
     pub not_yet: Option<String>,
     /// The horizontal axis, of a figure that has one.
@@ -40,6 +43,30 @@ pub struct Definition {
     /// The plots.
     #[serde(default, rename = "plot")]
     pub plots: Vec<PlotSpec>,
+}
+
+fn everywhere() -> Vec<Place> {
+    vec![Place::Emulated, Place::Host]
+}
+
+/// A kind of place that VMs run at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// The emulated Intel machine.
+    Emulated,
+    /// This host, with VMFUNC and the patched KVM.
+    Host,
+}
+
+impl Place {
+    /// Name of the kind, in files and arguments.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Place::Emulated => "emulated",
+            Place::Host => "host",
+        }
+    }
 }
 
 /// The horizontal axis.

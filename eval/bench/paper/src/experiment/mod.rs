@@ -10,6 +10,8 @@ mod definition;
 pub mod published;
 mod read;
 
-pub use definition::{Axis, Definition, Drawn, PlotKind, PlotSpec, PlottedQuantity, Scale, Series};
+pub use definition::{
+    Axis, Definition, Drawn, Place, PlotKind, PlotSpec, PlottedQuantity, Scale, Series,
+};
 pub use published::PublishedValue;
 pub use read::{Experiment, all, load, root};

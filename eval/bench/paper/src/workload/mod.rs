@@ -5,6 +5,7 @@
 
 mod attack;
 mod calls;
+mod setup;
 mod traffic;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::quantity::Quantity;
 
 pub use attack::Attack;
 pub use calls::Calls;
+pub use setup::Setup;
 pub use traffic::Traffic;
 
 /// A workload with its parameters.
@@ -28,6 +30,8 @@ pub enum Workload {
     Attack(Attack),
     /// A VM makes empty calls.
     Calls(Calls),
+    /// A VM starts at a NIC of some ports.
+    Setup(Setup),
     /// Frames go from one VM to another.
     Traffic(Traffic),
 }
@@ -89,6 +93,7 @@ impl Workload {
         match self {
             Workload::Attack(attack) => attack.check(),
             Workload::Calls(calls) => calls.check(),
+            Workload::Setup(setup) => setup.check(),
             Workload::Traffic(traffic) => traffic.check(),
         }
     }
@@ -102,6 +107,7 @@ impl Workload {
         match self {
             Workload::Attack(attack) => Ok(attack.task(testbed)),
             Workload::Calls(calls) => calls.task(testbed),
+            Workload::Setup(setup) => Ok(setup.task(testbed)),
             Workload::Traffic(traffic) => traffic.task(testbed),
         }
     }
