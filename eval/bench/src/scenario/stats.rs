@@ -170,6 +170,25 @@ impl VmStats {
         self.counter(label::TRAFFIC_BEGIN, TOTAL)
     }
 
+    /// What was counted while frames went, from this VM's first mark of them to its last: of a machine
+    /// whose counters its VMs share, what the whole machine did; exits are this VM's own.
+    ///
+    /// # Errors
+    ///
+    /// When a mark or a counter is missing.
+    pub fn while_frames_went(&self) -> Result<Costs, Error> {
+        let (begin, end) = (label::TRAFFIC_BEGIN, label::TRAFFIC_END);
+        let interval = self.interval(begin, end)?;
+        Ok(Costs {
+            vm_exits: interval.others().saturating_sub(EXITS_OF_MARK),
+            interrupt_exits: interval.for_interrupts(),
+            wait_exits: interval.waits,
+            vmfuncs: Some(self.counted(begin, end, VMFUNCS)? + interval.completed),
+            guest_instructions: self.counted(begin, end, GUEST)?,
+            total_instructions: self.counted(begin, end, TOTAL)?,
+        })
+    }
+
     /// A counter at a mark.
     fn counter(&self, label: u32, name: &'static str) -> Result<u64, Error> {
         let value = self.mark(label)?.counters.get(name).copied();

@@ -7,6 +7,7 @@ mod attack;
 mod calls;
 mod setup;
 mod traffic;
+mod uplink;
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ pub use attack::Attack;
 pub use calls::Calls;
 pub use setup::Setup;
 pub use traffic::Traffic;
+pub use uplink::{Direction, Uplink};
 
 /// A workload with its parameters.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -34,6 +36,8 @@ pub enum Workload {
     Setup(Setup),
     /// Frames go from one VM to another.
     Traffic(Traffic),
+    /// Frames go between a VM and an interface of the host.
+    Uplink(Uplink),
 }
 
 /// The values that a point gave.
@@ -95,6 +99,7 @@ impl Workload {
             Workload::Calls(calls) => calls.check(),
             Workload::Setup(setup) => setup.check(),
             Workload::Traffic(traffic) => traffic.check(),
+            Workload::Uplink(uplink) => uplink.check(),
         }
     }
 
@@ -109,6 +114,7 @@ impl Workload {
             Workload::Calls(calls) => calls.task(testbed),
             Workload::Setup(setup) => Ok(setup.task(testbed)),
             Workload::Traffic(traffic) => traffic.task(testbed),
+            Workload::Uplink(uplink) => Ok(uplink.task(testbed)),
         }
     }
 }
