@@ -14,6 +14,8 @@ pub enum Quantity {
     GuestInstructions,
     /// VM exits, less those for interrupts and waits.
     VmExits,
+    /// VM exits of all kinds, where they are not told apart.
+    AllExits,
     /// VM exits for interrupts.
     InterruptExits,
     /// VM exits of a guest that has nothing to do.
@@ -22,6 +24,12 @@ pub enum Quantity {
     Vmfuncs,
     /// Nanoseconds, on hardware.
     Nanoseconds,
+    /// Median of answering times, in microseconds of the guests' clock.
+    MedianMicroseconds,
+    /// 99th percentile of answering times, in microseconds of the guests' clock.
+    P99Microseconds,
+    /// Longest answering time, in microseconds of the guests' clock.
+    MaxMicroseconds,
     /// Memory of the host, in KiB.
     MemoryKib,
     /// One where an attack was repelled and nobody else was harmed; there is no other value, since
@@ -31,14 +39,18 @@ pub enum Quantity {
 
 impl Quantity {
     /// All quantities, in the order of a table's columns.
-    pub const ALL: [Quantity; 9] = [
+    pub const ALL: [Quantity; 13] = [
         Quantity::TotalInstructions,
         Quantity::GuestInstructions,
         Quantity::VmExits,
+        Quantity::AllExits,
         Quantity::InterruptExits,
         Quantity::WaitExits,
         Quantity::Vmfuncs,
         Quantity::Nanoseconds,
+        Quantity::MedianMicroseconds,
+        Quantity::P99Microseconds,
+        Quantity::MaxMicroseconds,
         Quantity::MemoryKib,
         Quantity::Repelled,
     ];
@@ -49,10 +61,14 @@ impl Quantity {
             Quantity::TotalInstructions => "total_instructions",
             Quantity::GuestInstructions => "guest_instructions",
             Quantity::VmExits => "vm_exits",
+            Quantity::AllExits => "all_exits",
             Quantity::InterruptExits => "interrupt_exits",
             Quantity::WaitExits => "wait_exits",
             Quantity::Vmfuncs => "vmfuncs",
             Quantity::Nanoseconds => "nanoseconds",
+            Quantity::MedianMicroseconds => "median_microseconds",
+            Quantity::P99Microseconds => "p99_microseconds",
+            Quantity::MaxMicroseconds => "max_microseconds",
             Quantity::MemoryKib => "memory_kib",
             Quantity::Repelled => "repelled",
         }
@@ -64,10 +80,14 @@ impl Quantity {
             Quantity::TotalInstructions => "total instr",
             Quantity::GuestInstructions => "guest instr",
             Quantity::VmExits => "VM exits",
+            Quantity::AllExits => "all exits",
             Quantity::InterruptExits => "irq exits",
             Quantity::WaitExits => "wait exits",
             Quantity::Vmfuncs => "VMFUNCs",
             Quantity::Nanoseconds => "ns",
+            Quantity::MedianMicroseconds => "median, us",
+            Quantity::P99Microseconds => "p99, us",
+            Quantity::MaxMicroseconds => "max, us",
             Quantity::MemoryKib => "KiB",
             Quantity::Repelled => "repelled",
         }

@@ -10,7 +10,7 @@ use toml::Table;
 
 use crate::experiment::{Experiment, Series};
 use crate::results::{About, FigureResults, Folder, PointAbout, Value, sha256};
-use crate::workload::{Task, Workload};
+use crate::workload::{Task, Values, Workload};
 
 /// How figures are run.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +45,40 @@ fn points<'a>(experiment: &'a Experiment, options: &Options) -> Result<Vec<Point
     Ok(points)
 }
 
+/// A run, and the points whose values it gives.
+struct Run {
+    points: Vec<usize>,
+    task: Task,
+}
+
+impl Run {
+    /// The runs of all points: in the order of the first point of each.
+    fn all(points: &[Point<'_>], testbed: &Testbed) -> Result<Vec<Run>> {
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (n, point) in points.iter().enumerate() {
+            let shared = groups.iter_mut().find(|group| {
+                let first = &points[group[0]];
+                first.series.name == point.series.name
+                    && first.workload.shares_run_with(&point.workload)
+            });
+            match shared {
+                Some(group) => group.push(n),
+                None => groups.push(vec![n]),
+            }
+        }
+        let run = |points_of: Vec<usize>| {
+            let (first, rest) = (points_of[0], &points_of[1..]);
+            let sharing: Vec<_> = rest.iter().map(|&n| &points[n].workload).collect();
+            let task = points[first].workload.task(&sharing, testbed)?;
+            Ok(Run {
+                points: points_of,
+                task,
+            })
+        };
+        groups.into_iter().map(run).collect()
+    }
+}
+
 /// Checks that all points of these experiments can be run with these options.
 ///
 /// # Errors
@@ -73,23 +107,30 @@ pub fn figure(
     let start = Instant::now();
     let source = testbed.source();
     let points = points(experiment, options)?;
-    let tasks = points
-        .iter()
-        .map(|point| point.workload.task(testbed))
-        .collect::<Result<Vec<Task>>>()?;
-    let jobs: Vec<Job> = tasks.iter().map(|task| task.job.clone()).collect();
-    let memory_mb = tasks.iter().map(|task| task.memory_mb).max();
+    let runs = Run::all(&points, testbed)?;
+    let jobs: Vec<Job> = runs.iter().map(|run| run.task.job.clone()).collect();
+    let memory_mb = runs.iter().map(|run| run.task.memory_mb).max();
     let outcomes = execute::run_jobs(testbed, &jobs, memory_mb.unwrap_or(0), say)?;
 
+    let mut measured: Vec<Result<Values, String>> = vec![Err(String::new()); points.len()];
+    for (run, outcome) in runs.iter().zip(outcomes.jobs) {
+        let values = outcome.and_then(|outcome| run.task.read(outcome));
+        for (n, &point) in run.points.iter().enumerate() {
+            measured[point] = match &values {
+                Ok(values) => Ok(values[n].clone()),
+                Err(error) => Err(format!("{}: {error:#}", run.task.job.name)),
+            };
+        }
+    }
     let mut values = Vec::new();
     let mut abouts = Vec::new();
-    for ((point, task), outcome) in points.iter().zip(&tasks).zip(outcomes.jobs) {
-        let measured = outcome.and_then(|outcome| task.read(outcome));
+    for (point, measured) in points.iter().zip(measured) {
+        let series = &point.series.name;
         let failure = match measured {
-            Err(error) => Some(format!("{}: {error:#}", task.job.name)),
+            Err(failure) => Some(failure),
             Ok(measured) => {
                 values.extend(measured.into_iter().map(|(quantity, value)| Value {
-                    series: point.series.name.clone(),
+                    series: series.clone(),
                     x: point.x,
                     quantity,
                     value,
@@ -99,7 +140,7 @@ pub fn figure(
             }
         };
         abouts.push(PointAbout {
-            series: point.series.name.clone(),
+            series: series.clone(),
             x: point.x,
             workload: point.workload.clone(),
             failure,

@@ -1,7 +1,7 @@
 //! What joins two guests.
 
 use postern_abi::platform::CallPath;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A network of two guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,16 @@ impl Network {
 impl Serialize for Network {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Network::from_name(&name).ok_or_else(|| {
+            let names = Network::ALL.map(Network::name).join(", ");
+            de::Error::custom(format!("no network is called {name:?}; there are {names}"))
+        })
     }
 }
 

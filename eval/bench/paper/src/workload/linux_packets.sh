@@ -1,0 +1,23 @@
+# Frames from one guest to the other: of each of $sizes, each of $counts.
+
+start_pair
+tell client 'ping -c 1 -W 5 10.0.0.1 > /dev/null'
+program=/proc/1/root/postern/postern-nettest
+
+# pass SIZE COUNT: all frames of a run.
+pass() {
+    tell server "$program receive:$device:$1:$2 > /tmp/received 2>&1 &"
+    # Until it listens.
+    tell server 'until grep -q begin /tmp/received; do sleep 0.01; done'
+    tell client "$program send:$device:$1:$2:32:200 > /dev/null"
+    tell server 'wait; grep -q DONE /tmp/received || cat /tmp/received'
+}
+
+pass 64 64
+for size in $sizes; do
+    for count in $counts; do
+        sample "frames-$size" "$count" machine "pass $size $count"
+    done
+done
+[ $failed = 0 ] || tail -n 20 ./*.err
+exit $failed
