@@ -37,6 +37,10 @@ pub struct Traffic {
     /// Number of frames.
     #[serde(default = "frames")]
     pub frames: u32,
+    /// KiB of each TX ring; room for the largest burst where the experiment does not say.
+    pub ring: Option<u32>,
+    /// KiB of each lane; room for all frames where the experiment does not say.
+    pub lane: Option<u32>,
 }
 
 fn frames() -> u32 {
@@ -66,13 +70,16 @@ impl Traffic {
         Ok(())
     }
 
-    /// Sizes of the rings: a TX ring takes the largest burst, and a lane all frames, so that what is
-    /// seen is what requests and frames cost, not how two VMs on one CPU wait for each other.
+    /// Sizes of the rings. Where the experiment does not say otherwise a TX ring takes the largest burst,
+    /// and a lane all frames, so that what is seen is what requests and frames cost, not how two VMs on
+    /// one CPU wait for each other.
     fn rings(&self) -> RingSizes {
         let all = u64::from(self.frames) * record_size(MAX_LEN as u32);
+        let all = all.next_power_of_two().try_into().unwrap_or(u32::MAX);
+        let bytes = |kib: u32| kib.saturating_mul(1 << 10);
         RingSizes {
-            ring_bytes: 1 << 20,
-            lane_bytes: all.next_power_of_two().try_into().unwrap_or(u32::MAX),
+            ring_bytes: self.ring.map_or(1 << 20, bytes),
+            lane_bytes: self.lane.map_or(all, bytes),
         }
     }
 
