@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use postern_lab::interrupt;
+use postern_paper::commands::model::ModelArguments;
 use postern_paper::commands::run::RunArguments;
-use postern_paper::commands::{list, run};
+use postern_paper::commands::{list, model, run};
 
 /// Measure the figures and tables of the paper again, beside the published values. Without a command:
 /// all of them
@@ -25,6 +26,8 @@ enum Command {
     List,
     /// Run figures: print their tables, and write their results
     Run(RunArguments),
+    /// Print the cost model, its check against published values, and what it makes of results
+    Model(ModelArguments),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn carry_out(command: Option<Command>) -> Result<ExitCode> {
     match command.unwrap_or(Command::Run(RunArguments::default())) {
         Command::List => list::list()?,
         Command::Run(arguments) => run::run(&arguments)?,
+        Command::Model(arguments) => model::model(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! The commands of `cargo paper`.
 
 pub mod list;
+pub mod model;
 pub mod run;
 
 use std::io::Write;
