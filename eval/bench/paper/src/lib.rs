@@ -13,6 +13,7 @@
 //! | [`experiment`] | the folders of `eval/experiments`: what is run, published values |
 //! | [`workload`] | what the VMs of a point do, and what is counted |
 //! | [`quantity`] | quantities that are measured |
+//! | [`model`] | the cost model: what a processor would take for what was counted |
 //! | [`run`] | runs figures |
 //! | [`results`] | a folder of results |
 //! | [`schedule`] | which figures are run where, and how long it takes |
@@ -22,6 +23,7 @@
 
 pub mod commands;
 pub mod experiment;
+pub mod model;
 pub mod quantity;
 pub mod results;
 pub mod run;

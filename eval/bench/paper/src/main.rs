@@ -8,8 +8,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use postern_lab::interrupt;
 use postern_paper::commands::merge::MergeArguments;
+use postern_paper::commands::model::ModelArguments;
 use postern_paper::commands::run::RunArguments;
-use postern_paper::commands::{list, merge, run};
+use postern_paper::commands::{list, merge, model, run};
 
 /// Measure the figures and tables of the paper again, beside the published values. Without a command:
 /// all of them
@@ -28,6 +29,8 @@ enum Command {
     Run(RunArguments),
     /// Put results of several machines into one folder: `run --shard K/N` on each of them
     Merge(MergeArguments),
+    /// Print the cost model, its check against published values, and what it makes of results
+    Model(ModelArguments),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn carry_out(command: Option<Command>) -> Result<ExitCode> {
         Command::List => list::list()?,
         Command::Run(arguments) => run::run(&arguments)?,
         Command::Merge(arguments) => merge::merge(&arguments)?,
+        Command::Model(arguments) => model::model(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,7 @@
 
 pub mod list;
 pub mod merge;
+pub mod model;
 pub mod run;
 
 use std::io::Write;

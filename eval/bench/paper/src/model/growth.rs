@@ -1,0 +1,428 @@
+//! A penalty that grows with the size of frames, and what would explain it.
+//!
+//! Between VMs the ELISA paper's VMCALL takes the more beyond ivshmem the larger frames are, where its
+//! ELISA takes the same. No cost of a crossing does that. Each hypothesis here says how much the penalty
+//! would grow, and is held against how much it grows.
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::band::Band;
+use super::check::{self, CurvePoint};
+use super::cost::CostModel;
+use super::counts::Counts;
+use crate::experiment::Experiment;
+use crate::results::FigureResults;
+
+/// What is known of the systems whose penalty grows: a part of the model's file.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Growth {
+    /// Experiment with the curves, whose axis is the size of frames in bytes.
+    pub experiment: String,
+    /// Instructions a byte of the switch's copy outside the host.
+    pub usual_copy: f64,
+    /// Where that is from.
+    pub source: String,
+    /// What the copy in the host may have been.
+    #[serde(default)]
+    pub copy: Vec<Copy>,
+}
+
+/// A copy that may have taken the place of the usual one in the host.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copy {
+    /// What it is, in a few words.
+    pub name: String,
+    /// Its instructions a byte.
+    #[serde(default)]
+    pub instructions: f64,
+    /// Share of the bytes that it copies by string instructions.
+    #[serde(default)]
+    pub strings: f64,
+    /// Cycles that each cache line takes besides.
+    pub line: Option<Line>,
+    /// Where that is from, or why it is assumed.
+    pub source: String,
+}
+
+/// Cycles of a cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// Least.
+    pub low: f64,
+    /// Most likely.
+    pub middle: f64,
+    /// Most.
+    pub high: f64,
+}
+
+impl Growth {
+    pub(super) fn check(&self) -> Result<()> {
+        ensure!(
+            self.usual_copy >= 0.0,
+            "published.growth: usual_copy is below 0"
+        );
+        for copy in &self.copy {
+            let Copy {
+                name,
+                instructions,
+                strings,
+                line,
+                ..
+            } = copy;
+            ensure!(
+                *instructions >= 0.0 && (0.0..=1.0).contains(strings),
+                "published.growth.copy {name}: instructions is below 0, or strings is no share"
+            );
+            let ascends = line.is_none_or(|line| {
+                0.0 <= line.low && line.low <= line.middle && line.middle <= line.high
+            });
+            ensure!(
+                ascends,
+                "published.growth.copy {name}: low, middle and high of line ascend, from 0 on"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What holding a hypothesis against published values gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is what the values are, not why.
+    Observed,
+    /// It can be the whole cause.
+    Explains,
+    /// It can be a part of the cause, not the whole.
+    ExplainsPart,
+    /// It can be no noticeable part of the cause.
+    DoesNotExplain,
+}
+
+impl Verdict {
+    /// The verdict in words.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Verdict::Observed => "observed",
+            Verdict::Explains => "could be all of it",
+            Verdict::ExplainsPart => "could be a part of it",
+            Verdict::DoesNotExplain => "is not it",
+        }
+    }
+
+    /// The verdict on a cause that makes up this share of what is to be explained.
+    fn of_share(share: Band) -> Verdict {
+        /// A smaller share is no noticeable part.
+        const NOTICEABLE: f64 = 0.1;
+        if share.contains(1.0) {
+            Verdict::Explains
+        } else if share.high >= NOTICEABLE {
+            Verdict::ExplainsPart
+        } else {
+            Verdict::DoesNotExplain
+        }
+    }
+}
+
+/// Something that was found out, computed from published and measured values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// What it is about: a hypothesis, or what is observed.
+    pub about: String,
+    /// What came out.
+    pub verdict: Verdict,
+    /// Why, with the values.
+    pub says: String,
+    /// Share of what is to be explained that this would make up, where it makes up one.
+    pub share: Option<Band>,
+}
+
+/// A straight line through points, with the largest distance of one from it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Straight {
+    at_zero: f64,
+    slope: f64,
+    distance: f64,
+}
+
+impl Straight {
+    /// The line of least squares.
+    fn through(points: &[(f64, f64)]) -> Straight {
+        let n = points.len() as f64;
+        let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
+        let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+        let covariance: f64 = points.iter().map(|(a, b)| (a - x) * (b - y)).sum();
+        let variance: f64 = points.iter().map(|(a, _)| (a - x).powi(2)).sum();
+        let slope = covariance / variance;
+        let at_zero = y - slope * x;
+        let distances = points.iter().map(|(a, b)| (b - at_zero - slope * a).abs());
+        Straight {
+            at_zero,
+            slope,
+            distance: distances.fold(0.0, f64::max),
+        }
+    }
+}
+
+/// The published curves and what is to be explained of them.
+struct Curves<'a> {
+    points: Vec<&'a CurvePoint>,
+    first: &'a CurvePoint,
+    last: &'a CurvePoint,
+    /// Nanoseconds that the base's penalty grows from the first point to the last.
+    growth: f64,
+    /// Bytes from the first to the last.
+    bytes: f64,
+    base: &'a str,
+    other: &'a str,
+}
+
+/// What would explain the growth of the published penalty, and whether ours grows. `measured` are the
+/// results of the same experiment, with the names of the series that exits and of the one that does not
+/// cross.
+///
+/// # Errors
+///
+/// An experiment without the published curves.
+pub fn findings(
+    model: &CostModel,
+    experiments: &[Experiment],
+    measured: Option<(&FigureResults, &str, &str)>,
+) -> Result<Vec<Finding>> {
+    let growth = &model.published.growth;
+    let checks = check::curves(model, experiments)?;
+    let check = checks
+        .iter()
+        .find(|check| check.experiment == growth.experiment)
+        .with_context(|| format!("there are no curves of {}", growth.experiment))?;
+    let points: Vec<&CurvePoint> = check.telling().collect();
+    let (Some(first), Some(last)) = (points.first(), points.last()) else {
+        return Ok(Vec::new());
+    };
+    let call = &model.published.empty_call[0];
+    let curves = Curves {
+        first,
+        last,
+        growth: last.base.published - first.base.published,
+        bytes: last.x - first.x,
+        base: &call.base.system,
+        other: &call.other.system,
+        points: points.clone(),
+    };
+    ensure!(
+        curves.growth > 0.0 && curves.bytes > 0.0,
+        "{}: the penalty of {} does not grow",
+        growth.experiment,
+        curves.base
+    );
+    let mut findings = vec![
+        line(&curves),
+        fixed_cost(model, &curves),
+        shrinking_batch(model, experiments, &curves)?,
+    ];
+    findings.extend(
+        growth
+            .copy
+            .iter()
+            .map(|copy| other_copy(model, growth, copy, &curves)),
+    );
+    if let Some((results, exits, crosses_not)) = measured {
+        findings.extend(ours(model, results, exits, crosses_not, &curves));
+    }
+    Ok(findings)
+}
+
+/// What the penalties look like.
+fn line(curves: &Curves<'_>) -> Finding {
+    let fit = |of: fn(&CurvePoint) -> f64| {
+        let points: Vec<_> = curves
+            .points
+            .iter()
+            .map(|point| (point.x, of(point)))
+            .collect();
+        Straight::through(&points)
+    };
+    let base = fit(|point| point.base.published);
+    let other = fit(|point| point.other.published);
+    Finding {
+        about: "both penalties are straight lines".to_owned(),
+        verdict: Verdict::Observed,
+        says: format!(
+            "{} takes {:.0} ns a packet and {:.3} ns a byte more than without crossings (no point is \
+             farther than {:.0} ns from this line), {} {:.0} ns and {:.3} ns a byte ({:.0} ns)",
+            curves.base,
+            base.at_zero,
+            base.slope,
+            base.distance,
+            curves.other,
+            other.at_zero,
+            other.slope,
+            other.distance
+        ),
+        share: None,
+    }
+}
+
+/// A fixed cost of each crossing, with bursts of one size.
+fn fixed_cost(model: &CostModel, curves: &Curves<'_>) -> Finding {
+    let growth = &model.published.growth;
+    let curve = &model.published.curve;
+    let units = curve
+        .iter()
+        .find(|curve| curve.experiment == growth.experiment);
+    let units = units.map_or(1.0, |curve| curve.units_a_crossing);
+    let penalty = curves.first.base;
+    Finding {
+        about: format!("a crossing costs the same, and serves {units} packets"),
+        verdict: Verdict::DoesNotExplain,
+        says: format!(
+            "it takes {:.0} ns a packet at every size, where {:.0} ns are published at {} bytes and {:.0} \
+             at {}",
+            penalty.projected,
+            penalty.published,
+            curves.first.x,
+            curves.last.base.published,
+            curves.last.x
+        ),
+        share: Some(Band {
+            low: 0.0,
+            middle: 0.0,
+            high: 0.0,
+        }),
+    }
+}
+
+/// Bursts that shrink as frames grow: then the penalty of the other system would grow with them.
+fn shrinking_batch(
+    model: &CostModel,
+    experiments: &[Experiment],
+    curves: &Curves<'_>,
+) -> Result<Finding> {
+    let calls = check::empty_calls(model, experiments)?;
+    let call = calls.first().context("no empty call is published")?;
+    let (base, other) = (call.base.published, call.other.published);
+    let batch = |point: &CurvePoint| (base / point.base.published, other / point.other.published);
+    let (first, last) = (batch(curves.first), batch(curves.last));
+    // What the other system's penalty would grow by with the bursts of the one that exits, as a share
+    // of what it would have to.
+    let expected = other / last.0 - other / first.0;
+    let published = curves.last.other.published - curves.first.other.published;
+    let share = published / expected;
+    Ok(Finding {
+        about: "bursts shrink as frames grow".to_owned(),
+        verdict: Verdict::of_share(Band {
+            low: share,
+            middle: share,
+            high: share,
+        }),
+        says: format!(
+            "{} would need bursts of {:.1} packets at {} bytes and of {:.1} at {}; with the same bursts \
+             the penalty of {} would grow by {expected:.0} ns, and it grows by {published:.0} (it \
+             needs bursts of {:.1} and {:.1})",
+            curves.base,
+            first.0,
+            curves.first.x,
+            last.0,
+            curves.last.x,
+            curves.other,
+            first.1,
+            last.1
+        ),
+        share: Some(Band {
+            low: share,
+            middle: share,
+            high: share,
+        }),
+    })
+}
+
+/// Bytes of a cache line.
+const LINE: f64 = 64.0;
+
+/// Another copy in the host.
+fn other_copy(model: &CostModel, growth: &Growth, copy: &Copy, curves: &Curves<'_>) -> Finding {
+    let bytes = curves.bytes;
+    let in_host = Counts {
+        host_instructions: copy.instructions * bytes,
+        string_bytes: copy.strings * bytes,
+        ..Counts::default()
+    };
+    let usual = Counts {
+        guest_instructions: growth.usual_copy * bytes,
+        ..Counts::default()
+    };
+    let mut added = model.sum_of_nanoseconds(&[(1.0, in_host), (-1.0, usual)]);
+    if let Some(line) = copy.line {
+        // Cycles of lines are no price of the model. The fewest are the fastest clock's.
+        let clock = &model.constants.clock;
+        let lines = bytes / LINE;
+        added.low += line.low * lines / clock.high;
+        added.middle += line.middle * lines / clock.middle;
+        added.high += line.high * lines / clock.low;
+    }
+    let share = added.map(|time| time / curves.growth);
+    Finding {
+        about: format!("in the host: {}", copy.name),
+        verdict: Verdict::of_share(share),
+        says: format!(
+            "from {} to {} bytes it takes {added:.0} ns more than the usual copy, where {:.0} ns are \
+             published",
+            curves.first.x, curves.last.x, curves.growth
+        ),
+        share: Some(share),
+    }
+}
+
+/// Whether our own path that exits has such a penalty.
+fn ours(
+    model: &CostModel,
+    results: &FigureResults,
+    exits: &str,
+    crosses_not: &str,
+    curves: &Curves<'_>,
+) -> Option<Finding> {
+    let counts = |series, x: f64| Counts::of(results, series, Some(x as u32));
+    let (first, last) = (curves.first.x, curves.last.x);
+    let penalty = |x| Some([(1.0, counts(exits, x)?), (-1.0, counts(crosses_not, x)?)]);
+    let (at_first, at_last) = (penalty(first)?, penalty(last)?);
+    let instructions = |terms: &[(f64, Counts); 2]| {
+        let terms = terms.iter();
+        terms
+            .map(|(sign, one)| sign * (one.guest_instructions + one.host_instructions))
+            .sum::<f64>()
+    };
+    let grown = [
+        at_last[0],
+        at_last[1],
+        negated(at_first[0]),
+        negated(at_first[1]),
+    ];
+    let added = model.sum_of_nanoseconds(&grown);
+    let share = added.map(|time| time / curves.growth);
+    Some(Finding {
+        about: format!("Postern's own {exits}, as measured"),
+        verdict: Verdict::of_share(share),
+        says: format!(
+            "it takes {:.0} instructions a packet more than {crosses_not} at {first} bytes and {:.0} \
+             at {last}; projected, its penalty is {:.0} ns and {:.0} ns, and grows by {added:.0} ns, \
+             where {:.0} ns are published",
+            instructions(&at_first),
+            instructions(&at_last),
+            model.sum_of_nanoseconds(&at_first),
+            model.sum_of_nanoseconds(&at_last),
+            curves.growth
+        ),
+        share: Some(share),
+    })
+}
+
+fn negated((factor, counts): (f64, Counts)) -> (f64, Counts) {
+    (-factor, counts)
+}
+
+#[cfg(test)]
+#[path = "growth_tests.rs"]
+mod tests;
