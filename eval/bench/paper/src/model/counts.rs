@@ -31,7 +31,7 @@ pub struct Counts {
 
 impl Counts {
     /// What a figure's results say of a series at a place of the axis; nothing if it was not measured
-    /// there, or without counting VMFUNCs (hardware has no counter of them).
+    /// there, is work that the model does not cover, or without counting VMFUNCs (hardware has no counter of them).
     pub fn of(results: &FigureResults, series: &str, x: Option<u32>) -> Option<Counts> {
         let value = |quantity| results.value(series, x, quantity);
         let total = value(Quantity::TotalInstructions)?;
@@ -45,6 +45,8 @@ impl Counts {
         let (path, size) = match &point.workload {
             Workload::Calls(calls) => (calls.path, 0),
             Workload::Traffic(traffic) => (traffic.path, traffic.size),
+            // The host's network stack copies, too, by string instructions that nobody counts.
+            _ => return None,
         };
         let strings = string_copies(path, size);
         Some(Counts {
