@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::call_path;
 use crate::report::RingSizes;
-use crate::traffic::{MAX_LEN, Trace, pcap};
+use crate::traffic::{Trace, pcap};
 
 /// The guests' timers: 100 interrupts a second. The emulated machine runs 100 million instructions
 /// a second, so that at this rate their share is rather larger than on hardware at the usual ones.
@@ -190,7 +190,7 @@ impl Scenario {
     ) -> Result<Scenario> {
         let trace = &inputs[input];
         let frames = trace.frames().len();
-        let room = frames as u64 * (MAX_LEN as u64 + pcap::RECORD_HEADER);
+        let room = frames as u64 * (trace.longest() as u64 + pcap::RECORD_HEADER);
         let cmdline = format!("role=receive frames={frames} {TIMER}");
         let mut receiver = setting.vm(RECEIVER_VM, RECEIVER, path, room, cmdline);
         receiver.outbox = Some(RECEIVED.into());
@@ -277,7 +277,7 @@ impl Scenario {
 pub fn memory_mb(inputs: &[Trace]) -> u64 {
     let bytes = |input: &Trace| {
         let frames = input.frames().len() as u64;
-        4 * frames * (MAX_LEN as u64 + pcap::RECORD_HEADER)
+        4 * frames * (input.longest() as u64 + pcap::RECORD_HEADER)
     };
     inputs.iter().map(bytes).max().unwrap_or(0) >> 20
 }

@@ -28,7 +28,10 @@ pub const MIN_WIRE_LEN: usize = 60;
 /// Longest frame, in bytes without the frame check sequence: header and an MTU of 1500.
 pub const MAX_LEN: usize = HEADER_LEN + 1500;
 
-const _: () = assert!(MAX_LEN <= window::MAX_FRAME as usize);
+/// Longest jumbo frame that the NIC takes, in bytes without the frame check sequence.
+pub const MAX_JUMBO: usize = window::MAX_FRAME as usize;
+
+const _: () = assert!(MAX_LEN <= MAX_JUMBO);
 
 /// One Ethernet frame, from the destination address on, without the frame check sequence.
 pub type Frame = Box<[u8]>;
@@ -52,9 +55,15 @@ impl Trace {
         }
     }
 
+    /// Room in bytes that each frame may need: that of a usual one, or of the longest.
+    pub fn longest(&self) -> usize {
+        let lengths = self.frames.iter().map(|frame| frame.len());
+        lengths.max().unwrap_or(0).max(MAX_LEN)
+    }
+
     /// `count` frames of `len` bytes each, all different, from one station to another.
     ///
-    /// `len` must lie between [`MIN_WIRE_LEN`] and [`MAX_LEN`].
+    /// `len` must lie between [`MIN_WIRE_LEN`] and [`MAX_JUMBO`].
     pub fn synthetic(len: usize, count: usize) -> Trace {
         Trace::new(format!("{len}-byte"), synthetic::frames(len, count))
     }

@@ -2,7 +2,7 @@
 
 use etherparse::PacketBuilder;
 
-use super::{Frame, HEADER_LEN, MAX_LEN, MIN_WIRE_LEN};
+use super::{Frame, HEADER_LEN, MAX_JUMBO, MIN_WIRE_LEN};
 
 /// Address of the station that sends: locally administered.
 const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0a];
@@ -13,8 +13,8 @@ const RECEIVER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0b];
 /// number, so no two frames are the same.
 pub fn frames(len: usize, count: usize) -> Vec<Frame> {
     assert!(
-        (MIN_WIRE_LEN..=MAX_LEN).contains(&len),
-        "a frame of {len} bytes is not within {MIN_WIRE_LEN} and {MAX_LEN}"
+        (MIN_WIRE_LEN..=MAX_JUMBO).contains(&len),
+        "a frame of {len} bytes is not within {MIN_WIRE_LEN} and {MAX_JUMBO}"
     );
     let headers = HEADER_LEN + 20 + 8;
     let mut payload = vec![0; len - headers];
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn frames_have_the_asked_length_and_differ() {
-        for len in [MIN_WIRE_LEN, 64, MAX_LEN] {
+        for len in [MIN_WIRE_LEN, 64, MAX_JUMBO] {
             let frames = frames(len, 500);
             assert!(frames.iter().all(|frame| frame.len() == len));
             assert_eq!(frames.iter().collect::<HashSet<_>>().len(), 500);

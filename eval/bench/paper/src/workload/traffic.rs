@@ -7,7 +7,7 @@ use postern_bench::call_path;
 use postern_bench::report::{RingSizes, TrafficRow};
 use postern_bench::scenario::definition::memory_mb;
 use postern_bench::scenario::{Scenario, Setting, results};
-use postern_bench::traffic::{MAX_LEN, MIN_WIRE_LEN, Trace};
+use postern_bench::traffic::{MAX_JUMBO, MAX_LEN, MIN_WIRE_LEN, Trace};
 use postern_lab::testbed::Testbed;
 use serde::{Deserialize, Serialize};
 
@@ -56,8 +56,8 @@ impl Traffic {
     pub fn check(&self) -> Result<()> {
         let (size, batch, frames) = (self.size, self.batch, self.frames);
         ensure!(
-            (MIN_WIRE_LEN..=MAX_LEN).contains(&(size as usize)),
-            "size = {size} is not within {MIN_WIRE_LEN} and {MAX_LEN}"
+            (MIN_WIRE_LEN..=MAX_JUMBO).contains(&(size as usize)),
+            "size = {size} is not within {MIN_WIRE_LEN} and {MAX_JUMBO}"
         );
         ensure!(
             (1..=MAX_BATCH).contains(&batch),
@@ -74,11 +74,13 @@ impl Traffic {
     /// and a lane all frames, so that what is seen is what requests and frames cost, not how two VMs on
     /// one CPU wait for each other.
     fn rings(&self) -> RingSizes {
-        let all = u64::from(self.frames) * record_size(MAX_LEN as u32);
+        let all = u64::from(self.frames) * record_size(self.size.max(MAX_LEN as u32));
         let all = all.next_power_of_two().try_into().unwrap_or(u32::MAX);
         let bytes = |kib: u32| kib.saturating_mul(1 << 10);
+        let burst = u64::from(MAX_BATCH) * record_size(self.size);
+        let burst = burst.next_power_of_two().try_into().unwrap_or(u32::MAX);
         RingSizes {
-            ring_bytes: self.ring.map_or(1 << 20, bytes),
+            ring_bytes: self.ring.map_or(burst.max(1 << 20), bytes),
             lane_bytes: self.lane.map_or(all, bytes),
         }
     }
