@@ -59,6 +59,7 @@ pub mod omit;
 mod own_boots;
 pub mod package;
 pub mod packages;
+mod papers;
 pub mod patches;
 pub mod report;
 pub mod steps;

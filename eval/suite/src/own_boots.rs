@@ -17,6 +17,7 @@ use crate::boots;
 use crate::bridges;
 use crate::disks;
 use crate::networks;
+use crate::papers;
 use crate::report::{TestReport, Verdict};
 use crate::stock_users;
 use crate::testbeds::Testbeds;
@@ -106,6 +107,15 @@ const OF_MACHINES: &[OwnBootTest] = &[
         networks::vsock,
     ),
     OwnBootTest::new("demo/the same run twice shows the same counts", demo_twice),
+    OwnBootTest::new(
+        "paper/quick figures with bare guests give their values",
+        papers::bare,
+    ),
+    OwnBootTest::new(
+        "paper/quick figures with Linux guests give their values",
+        papers::linux,
+    )
+    .on_request(),
 ];
 
 /// Makes what these tests need: the machine with the default series' small kernel and the patched KVM.

@@ -53,14 +53,14 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 30] = [
     ("guest-init", &["abi"]),
     ("lab", &["abi", "init", "kvm", "vmm"]),
     ("bench", &["abi", "lab", "vmm"]),
-    ("paper", &["bench", "lab"]),
+    ("paper", &["abi", "bench", "lab"]),
     ("viewtest", &["abi", "kvm", "nic-client", "switch"]),
     ("words", &[]),
     ("disktest", &["words"]),
     ("nettest", &["words"]),
     ("exitcost", &[]),
     ("inject", &["abi"]),
-    ("suite", &["abi", "bench", "lab"]),
+    ("suite", &["abi", "bench", "lab", "paper"]),
 ];
 
 /// What cargo says of the workspace.
