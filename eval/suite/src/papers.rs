@@ -41,7 +41,7 @@ fn quick(testbed: &EmulatedTestbed, chosen: fn(&Experiment) -> bool) -> Result<(
         quick: true,
         ..Options::default()
     };
-    let experiments = experiment::all(experiment::root())?;
+    let experiments = experiment::all(postern_paper::bundle::root())?;
     let can_be_run = |one: &Experiment| one.definition.not_yet.is_none() && chosen(one);
     let experiments: Vec<_> = experiments.into_iter().filter(can_be_run).collect();
     ensure!(!experiments.is_empty(), "there are no such figures");

@@ -18,9 +18,11 @@
 //! | [`results`] | a folder of results |
 //! | [`schedule`] | which figures are run where, and how long it takes |
 //! | [`table`] | the values of a figure as a table of text |
+//! | [`bundle`] | all that another host needs to run figures |
 //! | [`commands`] | the commands of `cargo paper` |
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod commands;
 pub mod experiment;
 pub mod model;

@@ -2,11 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use postern_lab::interrupt;
+use postern_paper::bundle;
 use postern_paper::commands::merge::MergeArguments;
 use postern_paper::commands::model::ModelArguments;
 use postern_paper::commands::run::RunArguments;
@@ -27,6 +29,12 @@ enum Command {
     List,
     /// Run figures: print their tables, and write their results
     Run(RunArguments),
+    /// Make a folder that another host runs figures with: `FOLDER/postern-paper run`, as root, where KVM is
+    /// patched; it needs nothing else
+    Bundle {
+        /// New folder
+        folder: PathBuf,
+    },
     /// Put results of several machines into one folder: `run --shard K/N` on each of them
     Merge(MergeArguments),
     /// Print the cost model, its check against published values, and what it makes of results
@@ -43,6 +51,7 @@ fn carry_out(command: Option<Command>) -> Result<ExitCode> {
     match command.unwrap_or(Command::Run(RunArguments::default())) {
         Command::List => list::list()?,
         Command::Run(arguments) => run::run(&arguments)?,
+        Command::Bundle { folder } => bundle::make(&folder)?,
         Command::Merge(arguments) => merge::merge(&arguments)?,
         Command::Model(arguments) => model::model(&arguments)?,
     }

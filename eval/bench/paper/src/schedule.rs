@@ -115,11 +115,11 @@ pub fn in_words(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment;
+    use crate::{bundle, experiment};
 
     #[test]
     fn every_figure_is_in_one_share() {
-        let all = experiment::all(experiment::root()).unwrap();
+        let all = experiment::all(bundle::root()).unwrap();
         for of in 1..6 {
             let mut names: Vec<String> = (1..=of)
                 .flat_map(|number| Share { number, of }.of(all.clone()))
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn estimates_shrink() {
-        let all = experiment::all(experiment::root()).unwrap();
+        let all = experiment::all(bundle::root()).unwrap();
         let mut estimate = Estimate::new(&all, false);
         let before = estimate.left();
         for one in &all {

@@ -300,6 +300,16 @@ pub fn bare(series: &Series, flavour: Flavour) -> Result<(MachineFiles, KernelTr
     Ok((setup.machine_files(bochs, init), tree))
 }
 
+/// Makes the program of `cargo paper`, static, for another host.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn paper() -> Result<PathBuf> {
+    let setup = Setup::open()?;
+    programs::paper(&setup.cache, &setup.progress)
+}
+
 /// Programs that run on any host with KVM.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::cache::{Cache, Key, Step};
 use super::checkout;
@@ -43,6 +43,68 @@ pub struct Programs {
     pub faulty_image: PathBuf,
 }
 
+impl Programs {
+    /// All of them, each with the name of its file.
+    fn all(&self) -> [(&'static str, &Path); 13] {
+        [
+            (INIT.1, &self.init),
+            (POSTERN.1, &self.postern),
+            (VIEWTEST.1, &self.viewtest),
+            (EXITCOST.1, &self.exitcost),
+            (DISKTEST.1, &self.disktest),
+            (NETTEST.1, &self.nettest),
+            (INJECT.1, &self.inject),
+            (GUEST.1, &self.bare_guest),
+            (NIC_IMAGE, &self.nic_image),
+            (LOCKING_IMAGE, &self.locking_image),
+            (OPEN_IMAGE, &self.open_image),
+            (CARELESS_IMAGE, &self.careless_image),
+            (FAULTY_IMAGE, &self.faulty_image),
+        ]
+    }
+
+    /// Copies them into a folder, each under its own name.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system.
+    pub fn copy_to(&self, folder: &Path) -> Result<()> {
+        for (name, file) in self.all() {
+            let to = folder.join(name);
+            fs::copy(file, &to).with_context(|| format!("cannot write {}", to.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Those that [`Programs::copy_to`] has left in a folder.
+    ///
+    /// # Errors
+    ///
+    /// The first one that is missing.
+    pub fn in_folder(folder: &Path) -> Result<Programs> {
+        let program = |name: &str| folder.join(name);
+        let programs = Programs {
+            init: program(INIT.1),
+            postern: program(POSTERN.1),
+            viewtest: program(VIEWTEST.1),
+            exitcost: program(EXITCOST.1),
+            disktest: program(DISKTEST.1),
+            nettest: program(NETTEST.1),
+            inject: program(INJECT.1),
+            bare_guest: program(GUEST.1),
+            nic_image: program(NIC_IMAGE),
+            locking_image: program(LOCKING_IMAGE),
+            open_image: program(OPEN_IMAGE),
+            careless_image: program(CARELESS_IMAGE),
+            faulty_image: program(FAULTY_IMAGE),
+        };
+        for (_, file) in programs.all() {
+            ensure!(file.is_file(), "there is no program {}", file.display());
+        }
+        Ok(programs)
+    }
+}
+
 /// A package of this workspace that has a program.
 type Program = (&'static str, &'static str);
 
@@ -68,6 +130,8 @@ const GUEST: Program = ("postern-guest-bare", "postern-guest-bare");
 const LINUX_GUEST: Program = ("postern-guest-linux", "postern-guest-linux");
 /// Package and program that joins the NIC port of a Linux guest to an interface.
 const BRIDGE: Program = ("postern-bridge", "postern-bridge");
+/// Package and program of `cargo paper`.
+const PAPER: Program = ("postern-paper", "postern-paper");
 /// Packages of the VMM, libraries and program, whose tests also run in the emulated machine.
 const VMM: [&str; 3] = ["postern-kvm", "postern-vmm", POSTERN.0];
 /// Files of integration tests of the VMM that need KVM.
@@ -94,7 +158,7 @@ pub fn init(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
 ///
 /// A sentence that says what failed.
 pub fn guest_init(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
-    of_guests(cache, progress, "guest-init", GUEST_INIT)
+    alone(cache, progress, "guest-init", GUEST_INIT)
 }
 
 /// Builds the program for Linux guests alone.
@@ -103,7 +167,7 @@ pub fn guest_init(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
 ///
 /// A sentence that says what failed.
 pub fn linux_guest(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
-    of_guests(cache, progress, "guest-linux", LINUX_GUEST)
+    alone(cache, progress, "guest-linux", LINUX_GUEST)
 }
 
 /// Builds the program that joins the NIC port of a Linux guest to an interface, alone.
@@ -112,11 +176,20 @@ pub fn linux_guest(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
 ///
 /// A sentence that says what failed.
 pub fn bridge(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
-    of_guests(cache, progress, "guest-bridge", BRIDGE)
+    alone(cache, progress, "guest-bridge", BRIDGE)
 }
 
-/// Builds one program of Linux guests, and keeps it under this name.
-fn of_guests(cache: &Cache, progress: &Progress, name: &str, program: Program) -> Result<PathBuf> {
+/// Builds the program of `cargo paper`, static, alone.
+///
+/// # Errors
+///
+/// A sentence that says what failed.
+pub fn paper(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    alone(cache, progress, "paper", PAPER)
+}
+
+/// Builds one static program, and keeps it under this name.
+fn alone(cache: &Cache, progress: &Progress, name: &str, program: Program) -> Result<PathBuf> {
     let builder = Builder::new(cache, progress)?;
     // Until the program is copied: another run may build it of other sources.
     let _lock = cache.lock_target(progress, builder.target)?;

@@ -4,7 +4,9 @@
 mod emulated;
 mod host;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use postern_abi::source::hypervisor_below;
+use postern_vmm::event_counters::{CounterSource, EventCounters};
 
 pub use emulated::{EmulatedTestbed, VIEWS};
 pub use postern_kvm::has_views as host_has_views;
@@ -31,9 +33,15 @@ pub enum Testbed {
 /// The label of what is measured on the testbed that [`Testbed::prepare`] chooses.
 pub fn source() -> Source {
     match host_has_views() {
-        true => Source::of_this_cpu(),
+        true => source_of_this_host(),
         false => Source::Emulated,
     }
+}
+
+/// The label of what is measured on this host, which may be the emulated machine itself.
+fn source_of_this_host() -> Source {
+    let emulated = EventCounters::open(CounterSource::Emulated).is_ok();
+    Source::decide(emulated, hypervisor_below())
 }
 
 impl Testbed {
@@ -44,19 +52,50 @@ impl Testbed {
     ///
     /// A sentence that says what is missing and what to do.
     pub fn prepare() -> Result<Self> {
-        if host_has_views() {
-            return Ok(Self::Host(Box::new(setup::programs()?)));
+        Self::prepare_with(setup::programs)
+    }
+
+    /// Likewise, with programs for this host that may have been made elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is missing and what to do.
+    pub fn prepare_with(programs: impl FnOnce() -> Result<Programs>) -> Result<Self> {
+        match host_has_views() {
+            true => Self::host(programs),
+            false => Self::emulated(),
         }
+    }
+
+    /// The emulated machine, whatever this host is; what is missing is made.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is missing and what to do.
+    pub fn emulated() -> Result<Self> {
         let series = Series::default_one(setup::root())?;
         let emulated = EmulatedTestbed::prepare(&series, Flavour::Small)?;
         Ok(Self::Emulated(Box::new(emulated)))
+    }
+
+    /// This host, with programs that were made elsewhere or are made now.
+    ///
+    /// # Errors
+    ///
+    /// A host whose KVM makes no views, and programs that cannot be made.
+    pub fn host(programs: impl FnOnce() -> Result<Programs>) -> Result<Self> {
+        ensure!(
+            host_has_views(),
+            "this host cannot be measured: its KVM makes no views; `postern check` says what is missing"
+        );
+        Ok(Self::Host(Box::new(programs()?)))
     }
 
     /// The label of what is measured on it.
     pub fn source(&self) -> Source {
         match self {
             Self::Emulated(_) => Source::Emulated,
-            Self::Host(_) => Source::of_this_cpu(),
+            Self::Host(_) => source_of_this_host(),
         }
     }
 

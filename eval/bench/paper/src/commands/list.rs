@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::say;
+use crate::bundle;
 use crate::experiment;
 
 /// Prints all figures: what each shows, how many points it has, and how long it takes.
@@ -11,7 +12,7 @@ use crate::experiment;
 ///
 /// A folder that describes no experiment.
 pub fn list() -> Result<()> {
-    for experiment in experiment::all(experiment::root())? {
+    for experiment in experiment::all(bundle::root())? {
         let definition = &experiment.definition;
         let points = |quick| definition.places(quick).len() * definition.series.len();
         let places: Vec<_> = definition.at.iter().map(|place| place.name()).collect();

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use super::say;
+use crate::bundle;
 use crate::experiment;
 use crate::results::Folder;
 
@@ -39,7 +40,7 @@ pub fn merge(arguments: &MergeArguments) -> Result<()> {
         arguments.into.display()
     );
     let mut merged = Vec::new();
-    for experiment in experiment::all(experiment::root())? {
+    for experiment in experiment::all(bundle::root())? {
         for folder in &folders {
             first.check_same(&folder.run)?;
             let Some(results) = folder.read(&experiment.name)? else {

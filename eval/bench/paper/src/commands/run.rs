@@ -7,12 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use postern_abi::ABI_VERSION;
-use postern_bench::revision::revision;
 use postern_lab::interrupt;
 use postern_lab::testbed::Testbed;
 use toml::Table;
 
 use super::say;
+use crate::bundle;
 use crate::experiment::{self, Experiment, Place};
 use crate::results::{FORMAT, Folder, Run};
 use crate::run::{self, Options};
@@ -39,6 +39,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
 
+    /// Place to run at [default: this host if it has VMFUNC and the patched KVM, else the emulated
+    /// machine]
+    #[arg(long, value_enum)]
+    pub place: Option<Place>,
+
     /// Run figures again that the folder has already
     #[arg(long)]
     pub again: bool,
@@ -54,7 +59,7 @@ pub struct RunArguments {
 ///
 /// A sentence for what is missing or failed, after all that could be run was run.
 pub fn run(arguments: &RunArguments) -> Result<()> {
-    let experiments = experiment::load(experiment::root(), &arguments.figures)?;
+    let experiments = experiment::load(bundle::root(), &arguments.figures)?;
     let options = Options {
         quick: arguments.quick,
         changes: changes(&arguments.set)?,
@@ -72,7 +77,11 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         say(&format!("{}: not yet: {why}", experiment.name));
     }
 
-    let testbed = Testbed::prepare()?;
+    let testbed = match arguments.place {
+        None => Testbed::prepare_with(bundle::programs)?,
+        Some(Place::Emulated) => Testbed::emulated()?,
+        Some(Place::Host) => Testbed::host(bundle::programs)?,
+    };
     let place = place_of(&testbed);
     let (experiments, elsewhere): (Vec<Experiment>, Vec<Experiment>) = experiments
         .into_iter()
@@ -153,7 +162,7 @@ fn folder(arguments: &RunArguments, testbed: &Testbed) -> Result<Folder> {
         format: FORMAT,
         place,
         label,
-        revision: revision(),
+        revision: bundle::revision(),
         abi_version: ABI_VERSION,
         started,
         quick: arguments.quick,
@@ -161,7 +170,7 @@ fn folder(arguments: &RunArguments, testbed: &Testbed) -> Result<Folder> {
         environment: BTreeMap::new(),
     };
     let default = || {
-        experiment::root()
+        bundle::root()
             .join("results")
             .join(format!("{}-{}", day(started), place.name()))
     };

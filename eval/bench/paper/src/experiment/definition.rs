@@ -50,7 +50,7 @@ fn everywhere() -> Vec<Place> {
 }
 
 /// A kind of place that VMs run at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
     /// The emulated Intel machine.

@@ -10,8 +10,9 @@ mod definition;
 pub mod published;
 mod read;
 
+pub use crate::bundle::root;
 pub use definition::{
     Axis, Definition, Drawn, Place, PlotKind, PlotSpec, PlottedQuantity, Scale, Series,
 };
 pub use published::PublishedValue;
-pub use read::{Experiment, all, load, root};
+pub use read::{Experiment, all, load};

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use postern_lab::setup;
 
 use super::definition::Definition;
 use super::published::{self, PublishedValue};
@@ -26,11 +25,6 @@ pub struct Experiment {
     pub text: String,
     /// Content of `published.csv`.
     pub published: Vec<PublishedValue>,
-}
-
-/// The checkout whose experiments these are.
-pub fn root() -> &'static Path {
-    setup::root()
 }
 
 /// Reads all experiments, by name.
@@ -177,7 +171,7 @@ published = { unit = 'ns' }
 
     #[test]
     fn the_experiments_of_this_checkout_can_be_read() {
-        let all = all(root()).unwrap();
+        let all = all(crate::bundle::root()).unwrap();
         assert!(all.iter().any(|one| one.name == "fig-01_empty_call"));
     }
 
