@@ -111,6 +111,7 @@ const OF_MACHINES: &[OwnBootTest] = &[
         "paper/quick figures with bare guests give their values",
         papers::bare,
     ),
+    OwnBootTest::new("paper/a bundle measures its host", papers::bundle),
     OwnBootTest::new(
         "paper/quick figures with Linux guests give their values",
         papers::linux,
