@@ -9,8 +9,8 @@ use postern_bench::text_table::TextTable;
 use super::say;
 use crate::experiment::{self, Experiment};
 use crate::model::check::{self, Beside};
-use crate::model::headline::{self, CROSSES_NOT, EXITS, EXPERIMENT, Headline};
-use crate::model::{CostModel, FILE, growth};
+use crate::model::headline::{self, BATCHES, CROSSES_NOT, EXITS, EXPERIMENT, Headline};
+use crate::model::{CostModel, FILE, Finding, growth};
 use crate::results::Folder;
 
 /// Arguments of the command.
@@ -55,7 +55,39 @@ pub fn model(arguments: &ModelArguments) -> Result<()> {
     let ours = measured
         .as_ref()
         .map(|results| (results, EXITS, CROSSES_NOT));
-    for finding in growth::findings(&model, &experiments, ours)? {
+    print_findings(&growth::findings(&model, &experiments, ours)?);
+    if let Some(results) = &arguments.results {
+        let experiment = experiments.iter().find(|one| one.name == EXPERIMENT);
+        let headline = experiment
+            .zip(measured.as_ref())
+            .and_then(|(experiment, measured)| headline::of(&model, experiment, measured));
+        match headline {
+            Some(headline) => {
+                print_headline(&model, &headline);
+                say("Why it is not what is published:\n");
+                let batches = Folder::open(results)?.read(BATCHES)?;
+                let measured = measured.as_ref();
+                if let Some(measured) = measured {
+                    let batches = batches.as_ref();
+                    print_findings(&headline::findings(
+                        &model,
+                        &experiments,
+                        measured,
+                        batches,
+                    )?);
+                }
+            }
+            None => say(&format!(
+                "\n{} has no results of {EXPERIMENT} to project: cargo paper run {EXPERIMENT}",
+                results.display()
+            )),
+        }
+    }
+    Ok(())
+}
+
+fn print_findings(findings: &[Finding]) {
+    for finding in findings {
         let share = finding.share.map_or(String::new(), |share| {
             format!(", {:.0} % of it", share.map(|share| share * 100.0))
         });
@@ -66,20 +98,7 @@ pub fn model(arguments: &ModelArguments) -> Result<()> {
             capital(&finding.says)
         ));
     }
-    if let Some(results) = &arguments.results {
-        let experiment = experiments.iter().find(|one| one.name == EXPERIMENT);
-        let headline = experiment
-            .zip(measured.as_ref())
-            .and_then(|(experiment, measured)| headline::of(&model, experiment, measured));
-        match headline {
-            Some(headline) => print_headline(&model, &headline),
-            None => say(&format!(
-                "\n{} has no results of {EXPERIMENT} to project: cargo paper run {EXPERIMENT}",
-                results.display()
-            )),
-        }
-    }
-    Ok(())
+    say("");
 }
 
 fn constants(model: &CostModel) -> String {

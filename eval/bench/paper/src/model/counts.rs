@@ -77,17 +77,38 @@ impl Counts {
             nanoseconds: self.nanoseconds / units,
         }
     }
+
+    /// These of a packet of `size` bytes that the host's kernel switches, if its copy took this many
+    /// instructions a byte instead of string instructions.
+    pub fn with_copy_in_host(self, size: u32, instructions: f64) -> Counts {
+        let strings = by_switch(size);
+        Counts {
+            host_instructions: self.host_instructions + instructions * f64::from(size),
+            string_copies: self.string_copies - strings.copies,
+            string_bytes: self.string_bytes - strings.bytes,
+            ..self
+        }
+    }
 }
 
 /// Copies of a frame by string instructions.
+#[derive(Clone, Copy, Debug, Default)]
 struct Strings {
     copies: f64,
     bytes: f64,
 }
 
-/// From this size on the copies of programs without vector registers use a string instruction: those
-/// of the guest library and of the switch.
-const STRINGS_FROM: u32 = 256;
+impl Strings {
+    fn of(bytes: u32) -> Strings {
+        match bytes {
+            0 => Strings::default(),
+            bytes => Strings {
+                copies: 1.0,
+                bytes: f64::from(bytes),
+            },
+        }
+    }
+}
 
 /// How a frame of `size` bytes is copied between bare guests: the sender writes it, the switch copies
 /// it, the receiver reads it. A bare guest has no vector registers, and neither has the switch in a
@@ -95,17 +116,104 @@ const STRINGS_FROM: u32 = 256;
 /// Both counters of instructions, the processor's and the emulated machine's, count a string
 /// instruction once, however many bytes it moves.
 fn string_copies(path: CallPath, size: u32) -> Strings {
-    let size = match size > STRINGS_FROM {
-        true => f64::from(size),
-        false => 0.0,
-    };
-    let copies = match (size > 0.0, path) {
-        (false, _) => 0.0,
-        (true, CallPath::ExitUser) => 2.0,
-        (true, _) => 3.0,
+    let guest = by_guest(size);
+    let switch = match path {
+        CallPath::ExitUser => Strings::default(),
+        _ => by_switch(size),
     };
     Strings {
-        copies,
-        bytes: copies * size,
+        copies: 2.0 * guest.copies + switch.copies,
+        bytes: 2.0 * guest.bytes + switch.bytes,
+    }
+}
+
+/// A copy of the guest library's (`ring::copy`): more than 256 bytes are left to memcpy, which takes a
+/// string instruction.
+fn by_guest(size: u32) -> Strings {
+    match size > 256 {
+        true => Strings::of(size),
+        false => Strings::default(),
+    }
+}
+
+/// A copy of the switch's (`copy`) without vector registers: the multiple of 256 bytes behind the
+/// frame's first 16.
+fn by_switch(size: u32) -> Strings {
+    Strings::of(size.saturating_sub(16) & !0xff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::made_up::{self, traffic};
+    use super::*;
+    use crate::workload::Calls;
+
+    /// Results of one point, of series `a`.
+    fn results(workload: Workload, values: &[(Quantity, f64)]) -> FigureResults {
+        made_up::results(&[("a", None, workload, values)])
+    }
+
+    const VALUES: [(Quantity, f64); 5] = [
+        (Quantity::TotalInstructions, 1000.0),
+        (Quantity::GuestInstructions, 400.0),
+        (Quantity::VmExits, 2.0),
+        (Quantity::InterruptExits, 0.5),
+        (Quantity::Vmfuncs, 3.0),
+    ];
+
+    #[test]
+    fn nothing_is_counted_twice() {
+        for (path, user_exits) in [(CallPath::Elisa, 0.0), (CallPath::ExitUser, 2.0)] {
+            let calls = Workload::Calls(Calls { path, calls: 5 });
+            let counts = Counts::of(&results(calls, &VALUES), "a", None).unwrap();
+            let expected = Counts {
+                guest_instructions: 397.0,
+                host_instructions: 600.0,
+                vmfuncs: 3.0,
+                exits: 2.5,
+                user_exits,
+                ..Counts::default()
+            };
+            assert_eq!(counts, expected);
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_counts() {
+        let calls = Workload::Calls(Calls {
+            path: CallPath::Elisa,
+            calls: 5,
+        });
+        let whole = results(calls.clone(), &VALUES);
+        assert_eq!(Counts::of(&whole, "b", None), None);
+        assert_eq!(Counts::of(&whole, "a", Some(1)), None);
+        // Hardware counts no VMFUNCs.
+        assert_eq!(Counts::of(&results(calls, &VALUES[..4]), "a", None), None);
+    }
+
+    #[test]
+    fn large_frames_are_copied_by_strings_small_ones_by_what_was_counted() {
+        let strings = |path: CallPath, size| {
+            let counts =
+                Counts::of(&results(traffic(path.name(), size), &VALUES), "a", None).unwrap();
+            (counts.string_copies, counts.string_bytes)
+        };
+        assert_eq!(strings(CallPath::Elisa, 256), (0.0, 0.0));
+        assert_eq!(strings(CallPath::Elisa, 512), (3.0, 1280.0));
+        assert_eq!(strings(CallPath::ExitUser, 512), (2.0, 1024.0));
+        assert_eq!(strings(CallPath::ExitKernel, 1472), (3.0, 4224.0));
+    }
+
+    #[test]
+    fn another_copy_takes_the_place_of_the_strings() {
+        let before = Counts {
+            host_instructions: 100.0,
+            string_copies: 3.0,
+            string_bytes: 1280.0,
+            ..Counts::default()
+        };
+        let after = before.with_copy_in_host(512, 5.0);
+        assert_eq!(after.host_instructions, 100.0 + 5.0 * 512.0);
+        assert_eq!((after.string_copies, after.string_bytes), (2.0, 1024.0));
     }
 }

@@ -11,6 +11,7 @@ use super::band::Band;
 use super::check::{self, CurvePoint};
 use super::cost::CostModel;
 use super::counts::Counts;
+use super::finding::{Finding, Verdict};
 use crate::experiment::Experiment;
 use crate::results::FigureResults;
 
@@ -87,57 +88,6 @@ impl Growth {
         }
         Ok(())
     }
-}
-
-/// What holding a hypothesis against published values gave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is what the values are, not why.
-    Observed,
-    /// It can be the whole cause.
-    Explains,
-    /// It can be a part of the cause, not the whole.
-    ExplainsPart,
-    /// It can be no noticeable part of the cause.
-    DoesNotExplain,
-}
-
-impl Verdict {
-    /// The verdict in words.
-    pub const fn words(self) -> &'static str {
-        match self {
-            Verdict::Observed => "observed",
-            Verdict::Explains => "could be all of it",
-            Verdict::ExplainsPart => "could be a part of it",
-            Verdict::DoesNotExplain => "is not it",
-        }
-    }
-
-    /// The verdict on a cause that makes up this share of what is to be explained.
-    fn of_share(share: Band) -> Verdict {
-        /// A smaller share is no noticeable part.
-        const NOTICEABLE: f64 = 0.1;
-        if share.contains(1.0) {
-            Verdict::Explains
-        } else if share.high >= NOTICEABLE {
-            Verdict::ExplainsPart
-        } else {
-            Verdict::DoesNotExplain
-        }
-    }
-}
-
-/// Something that was found out, computed from published and measured values.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Finding {
-    /// What it is about: a hypothesis, or what is observed.
-    pub about: String,
-    /// What came out.
-    pub verdict: Verdict,
-    /// Why, with the values.
-    pub says: String,
-    /// Share of what is to be explained that this would make up, where it makes up one.
-    pub share: Option<Band>,
 }
 
 /// A straight line through points, with the largest distance of one from it.
@@ -220,6 +170,7 @@ pub fn findings(
     );
     let mut findings = vec![
         line(&curves),
+        small_frames(model, experiments, &curves)?,
         fixed_cost(model, &curves),
         shrinking_batch(model, experiments, &curves)?,
     ];
@@ -266,6 +217,41 @@ fn line(curves: &Curves<'_>) -> Finding {
     }
 }
 
+/// Packets of a crossing at the first point and at the last, if nothing but crossings costs more: of the
+/// system that exits, and of the other.
+fn bursts(
+    model: &CostModel,
+    experiments: &[Experiment],
+    curves: &Curves<'_>,
+) -> Result<[(f64, f64); 2]> {
+    let calls = check::empty_calls(model, experiments)?;
+    let call = calls.first().context("no empty call is published")?;
+    let at = |point: &CurvePoint| {
+        let base = call.base.published / point.base.published;
+        (base, call.other.published / point.other.published)
+    };
+    Ok([at(curves.first), at(curves.last)])
+}
+
+/// What the penalties of the smallest frames say of bursts.
+fn small_frames(
+    model: &CostModel,
+    experiments: &[Experiment],
+    curves: &Curves<'_>,
+) -> Result<Finding> {
+    let [(base, other), _] = bursts(model, experiments, curves)?;
+    Ok(Finding {
+        about: "the smallest frames fit one burst for both systems".to_owned(),
+        verdict: Verdict::Observed,
+        says: format!(
+            "at {} bytes their penalties are those of empty calls, as published, that serve {base:.1} packets \
+             ({}) and {other:.1} ({})",
+            curves.first.x, curves.base, curves.other
+        ),
+        share: None,
+    })
+}
+
 /// A fixed cost of each crossing, with bursts of one size.
 fn fixed_cost(model: &CostModel, curves: &Curves<'_>) -> Finding {
     let growth = &model.published.growth;
@@ -301,14 +287,11 @@ fn shrinking_batch(
     experiments: &[Experiment],
     curves: &Curves<'_>,
 ) -> Result<Finding> {
-    let calls = check::empty_calls(model, experiments)?;
-    let call = calls.first().context("no empty call is published")?;
-    let (base, other) = (call.base.published, call.other.published);
-    let batch = |point: &CurvePoint| (base / point.base.published, other / point.other.published);
-    let (first, last) = (batch(curves.first), batch(curves.last));
+    let [first, last] = bursts(model, experiments, curves)?;
     // What the other system's penalty would grow by with the bursts of the one that exits, as a share
     // of what it would have to.
-    let expected = other / last.0 - other / first.0;
+    let call = first.1 * curves.first.other.published;
+    let expected = call / last.0 - call / first.0;
     let published = curves.last.other.published - curves.first.other.published;
     let share = published / expected;
     Ok(Finding {

@@ -7,6 +7,7 @@
 //!                           |
 //!   published.csv ----------+--> check: what the model says of published values
 //!                           +--> growth: Findings, what would explain VMCALL's growing penalty
+//!                           +--> headline: elisa over exit-kernel between VMs, and why
 //! ```
 //!
 //! A unit of work costs the sum of what it consists of, each times a price. Prices are known within
@@ -20,9 +21,13 @@ mod band;
 pub mod check;
 mod cost;
 mod counts;
+mod finding;
 pub mod growth;
 pub mod headline;
+#[cfg(test)]
+mod made_up;
 
 pub use band::Band;
 pub use cost::{Constant, Constants, CostModel, FILE};
 pub use counts::Counts;
+pub use finding::{Finding, Verdict};
