@@ -31,7 +31,8 @@ pub struct Counts {
 
 impl Counts {
     /// What a figure's results say of a series at a place of the axis; nothing if it was not measured
-    /// there, is work that the model does not cover, or without counting VMFUNCs (hardware has no counter of them).
+    /// there, is work that the model does not cover, or was measured without counting VMFUNCs (hardware
+    /// has no counter of them).
     pub fn of(results: &FigureResults, series: &str, x: Option<u32>) -> Option<Counts> {
         let value = |quantity| results.value(series, x, quantity);
         let total = value(Quantity::TotalInstructions)?;
