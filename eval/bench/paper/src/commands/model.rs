@@ -192,7 +192,7 @@ fn print_headline(model: &CostModel, headline: &Headline) {
         let published = headline.published;
         let published = published.map_or("no gain".to_owned(), |gain| format!("+{gain:.0} %"));
         say(&format!(
-            "Headline, projected: +{gain:.0} %, at {x}; published: {published}\n\nWhich constant \
+            "Headline, projected: {gain:+.0} %, at {x}; published: {published}\n\nWhich constant \
              matters at {x} (gain in %, each alone at its limits):\n"
         ));
     }

@@ -49,11 +49,17 @@ impl Band {
     }
 }
 
-/// The middle, then the limits: `1.50 (1.20 to 2.10)`, with the precision of the format.
+/// The middle, then the limits: `1.50 (1.20 to 2.10)`, with the precision of the format and its sign.
 impl fmt::Display for Band {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(2);
         let Band { low, middle, high } = self;
+        if f.sign_plus() {
+            return write!(
+                f,
+                "{middle:+.digits$} ({low:+.digits$} to {high:+.digits$})"
+            );
+        }
         write!(f, "{middle:.digits$} ({low:.digits$} to {high:.digits$})")
     }
 }
@@ -82,5 +88,6 @@ mod tests {
         assert_eq!((turned.low, turned.middle, turned.high), (0.25, 0.5, 1.0));
         assert_eq!(BAND.width(), 3.0);
         assert_eq!(format!("{BAND:.1}"), "2.0 (1.0 to 4.0)");
+        assert_eq!(format!("{BAND:+.0}"), "+2 (+1 to +4)");
     }
 }
