@@ -20,6 +20,7 @@ pub fn list() -> Result<()> {
         say(&format!("    beside: {}", definition.paper));
         say(&match &definition.not_yet {
             Some(why) => format!("    not yet: {why}"),
+            None if definition.table.is_some() => "    a table: nothing to run".to_owned(),
             None => format!(
                 "    {} points, {} with --quick; about {:.1} min in the emulated machine; runs at: {}",
                 points(false),

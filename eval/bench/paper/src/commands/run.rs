@@ -65,16 +65,19 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         changes: changes(&arguments.set)?,
     };
     run::check(&experiments, &options)?;
-    let (not_yet, experiments): (Vec<Experiment>, Vec<Experiment>) = experiments
+    let (without_runs, experiments): (Vec<Experiment>, Vec<Experiment>) = experiments
         .into_iter()
-        .partition(|one| one.definition.not_yet.is_some());
+        .partition(|one| one.definition.series.is_empty());
     let experiments = match arguments.shard {
         Some(share) => share.of(experiments),
         None => experiments,
     };
-    for experiment in &not_yet {
-        let why = experiment.definition.not_yet.as_deref().unwrap_or_default();
-        say(&format!("{}: not yet: {why}", experiment.name));
+    for experiment in &without_runs {
+        let definition = &experiment.definition;
+        match &definition.not_yet {
+            Some(why) => say(&format!("{}: not yet: {why}", experiment.name)),
+            None => say(&format!("{}: a table, nothing to run", experiment.name)),
+        }
     }
 
     let testbed = match arguments.place {

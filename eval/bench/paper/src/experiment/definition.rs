@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use super::table::TableSpec;
 use crate::quantity::Quantity;
 use crate::workload::Workload;
 
@@ -32,6 +33,8 @@ pub struct Definition {
     pub at: Vec<Place>,
     /// The reason why nothing runs yet, of a figure with published values alone.
     pub not_yet: Option<String>,
+    /// The table, of a figure that is one of published facts.
+    pub table: Option<TableSpec>,
     /// The horizontal axis, of a figure that has one.
     pub axis: Option<Axis>,
     /// Parameters of the workload that all points share.
@@ -173,8 +176,8 @@ impl Definition {
             ensure!(!text.is_empty(), "{name} is empty");
         }
         ensure!(
-            self.not_yet.is_some() == self.series.is_empty(),
-            "a figure has series, or says in not_yet why it has none"
+            (self.not_yet.is_some() || self.table.is_some()) == self.series.is_empty(),
+            "a figure has series, or a table, or says in not_yet why it has none"
         );
         if let Some(axis) = &self.axis {
             axis.check()?;

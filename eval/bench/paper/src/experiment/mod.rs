@@ -9,6 +9,7 @@
 mod definition;
 pub mod published;
 mod read;
+mod table;
 
 pub use crate::bundle::root;
 pub use definition::{
@@ -16,3 +17,4 @@ pub use definition::{
 };
 pub use published::PublishedValue;
 pub use read::{Experiment, all, load};
+pub use table::{Cores, OwnCell, OwnRow, TableShape, TableSpec};

@@ -89,9 +89,12 @@ fn read(folder: &Path) -> Result<Experiment> {
     let text = read_text(&file)?;
     let definition: Definition = toml::from_str(&text).with_context(fail)?;
     definition.check().with_context(fail)?;
-    let file = folder.join("published.csv");
-    let published = published::parse(&read_text(&file)?)
-        .with_context(|| format!("{} holds no published values", file.display()))?;
+    let csv = folder.join("published.csv");
+    let published = published::parse(&read_text(&csv)?)
+        .with_context(|| format!("{} holds no published values", csv.display()))?;
+    if let Some(table) = &definition.table {
+        table.check(&published).with_context(fail)?;
+    }
     for series in &definition.series {
         if let Some(system) = &series.published {
             ensure!(
