@@ -19,14 +19,20 @@
 //! | [`schedule`] | which figures are run where, and how long it takes |
 //! | [`table`] | the values of a figure as a table of text |
 //! | [`bundle`] | all that another host needs to run figures |
+//! | [`plot`] | plots as SVG |
+//! | [`report`] | reports of results beside what was published |
+//! | [`environment`] | circumstances of a run |
 //! | [`commands`] | the commands of `cargo paper` |
 #![forbid(unsafe_code)]
 
 pub mod bundle;
 pub mod commands;
+pub mod environment;
 pub mod experiment;
 pub mod model;
+pub mod plot;
 pub mod quantity;
+pub mod report;
 pub mod results;
 pub mod run;
 pub mod schedule;

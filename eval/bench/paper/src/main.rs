@@ -11,8 +11,9 @@ use postern_lab::interrupt;
 use postern_paper::bundle;
 use postern_paper::commands::merge::MergeArguments;
 use postern_paper::commands::model::ModelArguments;
+use postern_paper::commands::report::ReportArguments;
 use postern_paper::commands::run::RunArguments;
-use postern_paper::commands::{list, merge, model, run};
+use postern_paper::commands::{list, merge, model, report, run};
 
 /// Measure the figures and tables of the paper again, beside the published values. Without a command:
 /// all of them
@@ -39,6 +40,8 @@ enum Command {
     Merge(MergeArguments),
     /// Print the cost model, its check against published values, and what it makes of results
     Model(ModelArguments),
+    /// Write a report of results beside what was published, or compare two folders of results
+    Report(ReportArguments),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn carry_out(command: Option<Command>) -> Result<ExitCode> {
         Command::Bundle { folder } => bundle::make(&folder)?,
         Command::Merge(arguments) => merge::merge(&arguments)?,
         Command::Model(arguments) => model::model(&arguments)?,
+        Command::Report(arguments) => report::report(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,10 @@ use super::disks::Disks;
 use super::error::MachineError;
 use super::files::MachineFiles;
 
+/// Model of the emulated CPU, as Bochs calls it: the smallest one with VMFUNC, SMEP and SMAP that runs
+/// KVM well.
+pub const CPU_MODEL: &str = "broadwell_ult";
+
 /// Instructions a second of emulated time. The more, the fewer timer interrupts there are in a
 /// piece of work; hosts reach about this.
 const INSTRUCTIONS_PER_SECOND: u32 = 100_000_000;
@@ -129,7 +133,6 @@ fn bochsrc(files: &MachineFiles, memory_mb: u32, disks: usize, serial: Serial<'_
         Serial::File => ("none", format!("mode=file, dev={CONSOLE}")),
         Serial::Terminal(path) => ("slowdown", format!("mode=term, dev={}", path.display())),
     };
-    // broadwell_ult: the smallest model of Bochs 3.0 with VMFUNC, SMEP and SMAP that runs KVM well.
     // One CPU: two would share one host thread, and the counters are those of a single one.
     // Its random numbers would be those of the host's clock; the first process seeds the kernel's.
     format!(
@@ -139,7 +142,7 @@ fn bochsrc(files: &MachineFiles, memory_mb: u32, disks: usize, serial: Serial<'_
          memory: guest={memory_mb}, host={memory_mb}\n\
          romimage: file={bios}\n\
          vgaromimage: file={vga_bios}\n\
-         cpu: model=broadwell_ult, count=1, ips={INSTRUCTIONS_PER_SECOND}, \
+         cpu: model={CPU_MODEL}, count=1, ips={INSTRUCTIONS_PER_SECOND}, \
          reset_on_triple_fault=0, ignore_bad_msrs=1, exclude_features=\"rdrand rdseed\"\n\
          clock: sync={clock}, time0=946681200\n\
          pci: enabled=1, chipset=i440fx\n\

@@ -50,6 +50,7 @@ mod tool;
 /// not have.
 pub const CONSOLE_LEVEL: &str = "loglevel=3";
 
+pub use bochs::CPU_MODEL;
 pub use directory::RunDirectory;
 pub use disc::first_process;
 pub use emulated::{BootOutcome, EmulatedMachine};

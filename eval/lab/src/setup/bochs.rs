@@ -11,6 +11,9 @@ use super::download;
 use super::make::make;
 use super::progress::{Progress, Task};
 
+/// Name and version of the emulator.
+pub const TITLE: &str = "Bochs 3.0";
+
 /// The source in Debian's archive. Its version is fixed: machines count the same with it.
 const SOURCE: &str = "pool/main/b/bochs/bochs_3.0+dfsg.orig.tar.xz";
 const SHA256: &str = "78f6c73d4a6472d5130a87ab9dc306d02c7c71ed8e25b3a8ef642e2a7acd282b";
@@ -59,7 +62,7 @@ pub fn build(cache: &Cache, progress: &Progress, root: &Path) -> Result<PathBuf>
         .files(std::slice::from_ref(&patches))?;
     let step = Step {
         name: "bochs",
-        title: "Bochs 3.0",
+        title: TITLE,
         about: "about 2 minutes",
         key,
         megabytes: 300,

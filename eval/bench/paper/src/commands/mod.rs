@@ -3,6 +3,7 @@
 pub mod list;
 pub mod merge;
 pub mod model;
+pub mod report;
 pub mod run;
 
 use std::io::Write;

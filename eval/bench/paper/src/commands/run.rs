@@ -1,6 +1,5 @@
 //! `cargo paper run`, and `cargo paper` alone.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +12,9 @@ use toml::Table;
 
 use super::say;
 use crate::bundle;
+use crate::environment;
 use crate::experiment::{self, Experiment, Place};
+use crate::report;
 use crate::results::{FORMAT, Folder, Run};
 use crate::run::{self, Options};
 use crate::schedule::{Estimate, Share, in_words};
@@ -141,6 +142,11 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         }
     }
     say(&format!("\nResults: {}", folder.path().display()));
+    let path = folder.path().to_owned();
+    match report::write(std::slice::from_ref(&path), &path) {
+        Ok(file) => say(&format!("Report: {}", file.display())),
+        Err(error) => failures.push(format!("report: {error:#}")),
+    }
     if !failures.is_empty() {
         bail!("{} failed:\n{}", failures.len(), failures.join("\n"));
     }
@@ -170,7 +176,7 @@ fn folder(arguments: &RunArguments, testbed: &Testbed) -> Result<Folder> {
         started,
         quick: arguments.quick,
         changes: arguments.set.clone(),
-        environment: BTreeMap::new(),
+        environment: environment::collect(testbed),
     };
     let default = || {
         bundle::root()
