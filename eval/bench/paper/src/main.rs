@@ -12,16 +12,20 @@ use postern_paper::bundle;
 use postern_paper::commands::merge::MergeArguments;
 use postern_paper::commands::model::ModelArguments;
 use postern_paper::commands::report::ReportArguments;
-use postern_paper::commands::run::RunArguments;
+use postern_paper::commands::run::{RunArguments, RunFlags};
 use postern_paper::commands::{list, merge, model, report, run};
 
 /// Measure the figures and tables of the paper again, beside the published values. Without a command:
-/// all of them
+/// all of them, with a report
 #[derive(Parser)]
 #[command(name = "postern-paper", bin_name = "cargo paper", version)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+
+    #[command(flatten)]
+    flags: RunFlags,
 }
 
 #[derive(Subcommand)]
@@ -45,13 +49,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    interrupt::exit_code(carry_out(command))
+    let Cli { command, flags } = Cli::parse();
+    let everything = || {
+        Command::Run(RunArguments {
+            flags,
+            ..RunArguments::default()
+        })
+    };
+    interrupt::exit_code(carry_out(command.unwrap_or_else(everything)))
 }
 
-fn carry_out(command: Option<Command>) -> Result<ExitCode> {
+fn carry_out(command: Command) -> Result<ExitCode> {
     interrupt::install()?;
-    match command.unwrap_or(Command::Run(RunArguments::default())) {
+    match command {
         Command::List => list::list()?,
         Command::Run(arguments) => run::run(&arguments)?,
         Command::Bundle { folder } => bundle::make(&folder)?,

@@ -27,6 +27,14 @@ pub struct RunArguments {
     #[arg(value_name = "FIGURE")]
     pub figures: Vec<String>,
 
+    /// How they are run.
+    #[command(flatten)]
+    pub flags: RunFlags,
+}
+
+/// Flags of the command, which `cargo paper` alone takes, too.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RunFlags {
     /// The same figures with fewer points
     #[arg(long)]
     pub quick: bool,
@@ -60,16 +68,17 @@ pub struct RunArguments {
 ///
 /// A sentence for what is missing or failed, after all that could be run was run.
 pub fn run(arguments: &RunArguments) -> Result<()> {
+    let flags = &arguments.flags;
     let experiments = experiment::load(bundle::root(), &arguments.figures)?;
     let options = Options {
-        quick: arguments.quick,
-        changes: changes(&arguments.set)?,
+        quick: flags.quick,
+        changes: changes(&flags.set)?,
     };
     run::check(&experiments, &options)?;
     let (without_runs, experiments): (Vec<Experiment>, Vec<Experiment>) = experiments
         .into_iter()
         .partition(|one| one.definition.series.is_empty());
-    let experiments = match arguments.shard {
+    let experiments = match flags.shard {
         Some(share) => share.of(experiments),
         None => experiments,
     };
@@ -81,7 +90,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         }
     }
 
-    let testbed = match arguments.place {
+    let testbed = match flags.place {
         None => Testbed::prepare_with(bundle::programs)?,
         Some(Place::Emulated) => Testbed::emulated()?,
         Some(Place::Host) => Testbed::host(bundle::programs)?,
@@ -100,10 +109,10 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
             places.join(", ")
         ));
     }
-    let folder = folder(arguments, &testbed)?;
+    let folder = folder(flags, &testbed)?;
     let mut failures = Vec::new();
     let count = experiments.len();
-    let quick = arguments.quick;
+    let quick = flags.quick;
     let mut estimate = Estimate::new(&experiments, quick);
     for (n, experiment) in experiments.iter().enumerate() {
         interrupt::check()?;
@@ -116,7 +125,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
             definition.title,
             definition.paper
         ));
-        let finished = match arguments.again {
+        let finished = match flags.again {
             true => None,
             false => folder.finished(experiment)?,
         };
@@ -162,7 +171,7 @@ const fn place_of(testbed: &Testbed) -> Place {
 }
 
 /// The folder for the results.
-fn folder(arguments: &RunArguments, testbed: &Testbed) -> Result<Folder> {
+fn folder(flags: &RunFlags, testbed: &Testbed) -> Result<Folder> {
     let label = testbed.source().name().to_owned();
     let place = place_of(testbed);
     let started = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -174,8 +183,8 @@ fn folder(arguments: &RunArguments, testbed: &Testbed) -> Result<Folder> {
         revision: bundle::revision(),
         abi_version: ABI_VERSION,
         started,
-        quick: arguments.quick,
-        changes: arguments.set.clone(),
+        quick: flags.quick,
+        changes: flags.set.clone(),
         environment: environment::collect(testbed),
     };
     let default = || {
@@ -183,7 +192,7 @@ fn folder(arguments: &RunArguments, testbed: &Testbed) -> Result<Folder> {
             .join("results")
             .join(format!("{}-{}", day(started), place.name()))
     };
-    let path = arguments.out.clone().unwrap_or_else(default);
+    let path = flags.out.clone().unwrap_or_else(default);
     Folder::create(&path, &run)
 }
 

@@ -42,8 +42,7 @@ pub fn all(root: &Path) -> Result<Vec<Experiment>> {
     folders.iter().map(|folder| read(folder)).collect()
 }
 
-/// Reads the experiments of these names: whole ones, or their beginnings up to the underscore, as
-/// `fig-01`. All of them for no name.
+/// Reads the experiments of these names: whole ones, or their numbers, as `fig-01`. All of them for no name.
 ///
 /// # Errors
 ///
@@ -74,10 +73,14 @@ pub fn load(root: &Path, names: &[String]) -> Result<Vec<Experiment>> {
 }
 
 impl Experiment {
-    /// Whether this is its name, or the beginning of it that is its number.
+    /// Whether this is its name, or its number: `fig-04`, `fig-4` or `4`.
     fn is_called(&self, name: &str) -> bool {
-        let number = self.name.split('_').next().unwrap_or_default();
-        self.name == name || number == name
+        let number = |name: &str| {
+            let number = name.strip_prefix("fig-").unwrap_or(name);
+            number.parse::<u32>().ok()
+        };
+        let own = self.name.split('_').next().unwrap_or_default();
+        self.name == name || number(own).is_some_and(|own| number(name) == Some(own))
     }
 }
 
@@ -214,7 +217,13 @@ published = { unit = 'ns' }
         let named =
             |names: &[&str]| -> Vec<String> { names.iter().map(|&name| name.into()).collect() };
         let load = |names: &[&str]| load(root.path(), &named(names));
-        for names in [&[][..], &["fig-00_x"], &["fig-00"], &["fig-00", "fig-00_x"]] {
+        for names in [
+            &[][..],
+            &["fig-00_x"],
+            &["fig-00"],
+            &["0"],
+            &["fig-00", "fig-00_x"],
+        ] {
             assert_eq!(load(names).unwrap().len(), 1);
         }
         for name in ["fig", "", "..", "../experiments", "fig-00_x/."] {
