@@ -15,6 +15,8 @@ pub fn of(experiment: &Experiment, results: &FigureResults) -> TextTable {
     };
     let columns: Vec<Quantity> = Quantity::ALL.into_iter().filter(used).collect();
     let base = definition.base.as_deref();
+    // Ratios are of instructions.
+    let base = base.filter(|_| columns.contains(&Quantity::TotalInstructions));
     let mut head = vec!["series"];
     head.extend(definition.axis.as_ref().map(|axis| axis.name.as_str()));
     head.extend(columns.iter().map(|quantity| quantity.heading()));
