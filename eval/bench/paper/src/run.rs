@@ -33,7 +33,7 @@ fn points<'a>(experiment: &'a Experiment, options: &Options) -> Result<Vec<Point
     let definition = &experiment.definition;
     let mut points = Vec::new();
     for x in definition.places(options.quick) {
-        for series in &definition.series {
+        for series in definition.series(options.quick) {
             let workload = definition.workload_of(series, x, &options.changes)?;
             points.push(Point {
                 series,

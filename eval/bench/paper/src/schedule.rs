@@ -100,7 +100,7 @@ impl Estimate {
 /// Minutes that a figure takes in the emulated machine.
 fn minutes(experiment: &Experiment, quick: bool) -> f64 {
     let definition = &experiment.definition;
-    let part = definition.places(quick).len() as f64 / definition.places(false).len() as f64;
+    let part = definition.points(quick) as f64 / definition.points(false).max(1) as f64;
     definition.minutes * part
 }
 

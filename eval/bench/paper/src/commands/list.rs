@@ -14,7 +14,6 @@ use crate::experiment;
 pub fn list() -> Result<()> {
     for experiment in experiment::all(bundle::root())? {
         let definition = &experiment.definition;
-        let points = |quick| definition.places(quick).len() * definition.series.len();
         let places: Vec<_> = definition.at.iter().map(|place| place.name()).collect();
         say(&format!("{}  {}", experiment.name, definition.title));
         say(&format!("    beside: {}", definition.paper));
@@ -23,8 +22,8 @@ pub fn list() -> Result<()> {
             None if definition.table.is_some() => "    a table: nothing to run".to_owned(),
             None => format!(
                 "    {} points, {} with --quick; about {:.1} min in the emulated machine; runs at: {}",
-                points(false),
-                points(true),
+                definition.points(false),
+                definition.points(true),
                 definition.minutes,
                 places.join(", ")
             ),

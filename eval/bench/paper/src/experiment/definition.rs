@@ -111,6 +111,13 @@ pub struct Series {
     /// Parameters of its workload.
     #[serde(default)]
     pub workload: Table,
+    /// Whether a quick run has it.
+    #[serde(default = "yes")]
+    pub quick: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// One plot of a figure.
@@ -204,6 +211,18 @@ impl Definition {
             Some(axis) if quick => axis.quick.iter().copied().map(Some).collect(),
             Some(axis) => axis.values.iter().copied().map(Some).collect(),
         }
+    }
+
+    /// The series; of a quick run those that it has.
+    pub fn series(&self, quick: bool) -> impl Iterator<Item = &Series> {
+        self.series
+            .iter()
+            .filter(move |series| series.quick || !quick)
+    }
+
+    /// Number of points.
+    pub fn points(&self, quick: bool) -> usize {
+        self.places(quick).len() * self.series(quick).count()
     }
 
     /// The workload of a series at a place, with changes that win over all else.
