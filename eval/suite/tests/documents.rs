@@ -21,7 +21,7 @@ fn documents(directory: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
         if path.is_dir() {
-            if !name.starts_with('.') && name != "target" && name != "corpus" {
+            if !name.starts_with('.') && !["target", "corpus", "results"].contains(&&name[..]) {
                 documents(&path, found);
             }
         } else if name.ends_with(".md") {

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::canvas::{self, Align, Canvas};
 use super::look::{Kind, Look};
-use super::number;
+use super::number::{number, tick};
 use super::scale::Scale;
 
 /// Width, in pixels.
@@ -59,10 +59,10 @@ fn draw(axis: &str, bars: &[Bar], canvas: &Canvas<'_>) -> Result<()> {
         false => axis.to_owned(),
     };
     let bottom = TOP + ROW * bars.len() as i32;
-    for tick in x.ticks() {
-        let at = x.pixel(tick);
+    for value in x.ticks() {
+        let at = x.pixel(value);
         canvas.grid((at, TOP), (at, bottom + 5))?;
-        canvas.text(&number(tick), (at, bottom + 17), Align::Middle)?;
+        canvas.text(&tick(value), (at, bottom + 17), Align::Middle)?;
     }
     canvas.text(&axis, ((LEFT + RIGHT) / 2, bottom + 42), Align::Middle)?;
     for (n, bar) in bars.iter().enumerate() {

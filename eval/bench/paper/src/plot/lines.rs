@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::canvas::{self, Align, Canvas, Place};
 use super::look::{Kind, Look};
-use super::number;
+use super::number::tick;
 use super::scale::Scale;
 use crate::experiment::Scale as Division;
 
@@ -78,17 +78,21 @@ fn draw(plot: &LinePlot<'_>, canvas: &Canvas<'_>) -> Result<()> {
     let x = Scale::of_axis(&places, plot.x_division, (LEFT, RIGHT));
     let y = Scale::of_values(&values, (BOTTOM, TOP));
 
-    for tick in y.ticks() {
-        let at = y.pixel(tick);
+    for value in y.ticks() {
+        let at = y.pixel(value);
         canvas.grid((LEFT, at), (RIGHT, at))?;
-        canvas.text(&number(tick), (LEFT - 8, at), Align::Right)?;
+        canvas.text(&tick(value), (LEFT - 8, at), Align::Right)?;
     }
     for &place in &places {
         let at = x.pixel(place);
         canvas.edge((at, BOTTOM), (at, BOTTOM + 5))?;
     }
     for place in x.apart(&places, LABEL) {
-        canvas.text(&number(place), (x.pixel(place), BOTTOM + 18), Align::Middle)?;
+        canvas.text(&tick(place), (x.pixel(place), BOTTOM + 18), Align::Middle)?;
+    }
+    if y.is_logarithmic() {
+        let note = "vertical axis: logarithmic";
+        canvas.text(note, (RIGHT, BOTTOM + 46), Align::Right)?;
     }
     canvas.edge((LEFT, TOP), (LEFT, BOTTOM))?;
     canvas.edge((LEFT, BOTTOM), (RIGHT, BOTTOM))?;

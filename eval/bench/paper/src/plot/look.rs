@@ -1,9 +1,6 @@
 //! What a series looks like.
 
-use anyhow::Result;
 use plotters::prelude::*;
-
-use super::canvas::{self, Canvas};
 
 /// Colours by series, of different brightness (Okabe and Ito, "Color Universal Design").
 const COLOURS: [RGBColor; 6] = [
@@ -23,9 +20,6 @@ const DASHES: [Option<(i32, i32)>; 5] = [
     Some((7, 3)),
     Some((16, 9)),
 ];
-
-/// Width and height of a sample, in pixels.
-const SAMPLE: (u32, u32) = (44, 18);
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,21 +67,6 @@ impl Look {
         use Shape::{Circle, Diamond, Inverted, Square, Triangle};
         [Circle, Square, Triangle, Diamond, Inverted][self.0 % 5]
     }
-
-    /// A line with a marker, for a legend.
-    ///
-    /// # Errors
-    ///
-    /// Those of drawing.
-    pub fn sample(self, kind: Kind) -> Result<String> {
-        canvas::svg(SAMPLE, "", |canvas| self.draw_sample(kind, canvas))
-    }
-
-    fn draw_sample(self, kind: Kind, canvas: &Canvas<'_>) -> Result<()> {
-        let (width, middle) = (SAMPLE.0 as i32, SAMPLE.1 as i32 / 2);
-        canvas.curve(&[(0, middle), (width, middle)], self, kind)?;
-        canvas.marker((width / 2, middle), self, kind)
-    }
 }
 
 #[cfg(test)]
@@ -109,12 +88,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn published_markers_are_hollow() {
-        let sample = |kind| Look(0).sample(kind).unwrap();
-        assert!(sample(Kind::Published).contains("#FFFFFF"));
-        assert!(!sample(Kind::Measured).contains("#FFFFFF"));
     }
 }

@@ -94,6 +94,8 @@ pub struct Judged {
     pub published: String,
     /// Ours.
     pub ours: String,
+    /// Place on the axis that ours is of.
+    pub place: String,
     /// Label of ours.
     pub label: String,
     /// The verdict.
@@ -213,6 +215,7 @@ impl Claim {
             says: self.says.clone(),
             published: self.in_words(published),
             ours: String::new(),
+            place: String::new(),
             label: String::new(),
             verdict: Verdict::NotMeasured,
             figure: self.figure.clone(),
@@ -239,8 +242,9 @@ impl Claim {
                 continue;
             };
             let axis = experiment.definition.axis.as_ref();
-            let place = x.zip(axis);
-            let place = place.map_or(String::new(), |(x, axis)| format!("; {}: {x}", axis.name));
+            if let Some((x, axis)) = x.zip(axis) {
+                judged.place = format!("{}: {x}", axis.name);
+            }
             let mut text = self.in_words(value.middle);
             let label = match kind {
                 Kind::Measured => label,
@@ -250,7 +254,7 @@ impl Claim {
                     "projected"
                 }
             };
-            judged.ours = format!("{text}{place}");
+            judged.ours = text;
             label.clone_into(&mut judged.label);
             judged.verdict = verdict(value, published);
             return Ok(judged);

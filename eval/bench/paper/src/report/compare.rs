@@ -88,7 +88,7 @@ pub fn text(comparison: &Comparison) -> Result<String> {
     render::render("compare.md", comparison)
 }
 
-/// The file that [`write`] leaves in a folder, for people.
+/// The file that [`write()`] leaves in a folder, for people.
 pub fn file(out: &Path) -> PathBuf {
     out.join("compare.html")
 }

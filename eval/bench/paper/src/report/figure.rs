@@ -29,8 +29,8 @@ pub struct Figure {
     pub command: Option<String>,
     /// Legend of all its plots.
     pub legend: Vec<Sample>,
-    /// Its table, if it is one of published facts.
-    pub table: Option<Table>,
+    /// Its tables, if it is one of published facts.
+    pub tables: Vec<Titled>,
     /// What each folder of results has of it.
     pub runs: Vec<FigureRun>,
     /// Plots of published values alone, where no folder has any.
@@ -114,7 +114,9 @@ pub fn figure(
         command: (!definition.series.is_empty())
             .then(|| format!("cargo paper run {}", experiment.name)),
         legend: legend(experiment, !runs.is_empty())?,
-        table: own.map(|spec| own_table::of(spec, &experiment.published)),
+        tables: own.map_or(Vec::new(), |spec| {
+            own_table::of(spec, &experiment.published)
+        }),
         runs,
         plots,
         published: match own {
@@ -196,7 +198,7 @@ fn legend(experiment: &Experiment, with_ours: bool) -> Result<Vec<Sample>> {
         ));
     }
     let sample = |(name, look, kind): (String, usize, Kind)| {
-        let svg = Look(look).sample(kind)?;
+        let svg = plot::sample(Look(look), kind)?;
         Ok(Sample { name, svg })
     };
     samples.into_iter().map(sample).collect()

@@ -11,11 +11,11 @@
 //! | [`source`] | folders of results, and what is the matter with them |
 //! | [`points`] | values of plots: measured, projected, published |
 //! | [`figure`] | a figure: its plots and tables |
-//! | [`tables`], [`own_table`] | tables of values, tables of published facts |
+//! | `tables`, `own_table` | tables of values, tables of published facts |
 //! | [`claims`] | claims of the paper, and verdicts |
 //! | [`projection`] | the cost model in the report |
 //! | [`compare`] | two folders side by side |
-//! | [`view`], [`render`] | what templates are given, templates |
+//! | [`view`], `render` | what templates are given, templates |
 
 pub mod claims;
 pub mod compare;

@@ -1,14 +1,24 @@
 //! Tables that are no measurement.
 
 use super::tables::{NOTHING, short_paper};
-use super::view::{Column, Table};
+use super::view::{Column, Table, Titled};
 use crate::experiment::{PublishedValue, TableShape, TableSpec};
 
-/// The table: published values, with our rows or with core counts.
-pub fn of(spec: &TableSpec, published: &[PublishedValue]) -> Table {
+/// The tables: published values, with our rows and what shows them, or with core counts.
+pub fn of(spec: &TableSpec, published: &[PublishedValue]) -> Vec<Titled> {
+    let titled = |title: &str, table| Titled {
+        title: title.to_owned(),
+        table,
+    };
     match spec.shape {
-        TableShape::Grid => grid(spec, published),
-        TableShape::List => list(spec, published),
+        TableShape::Grid => vec![
+            titled("Systems and their properties", grid(spec, published)),
+            titled(
+                "Why our cells say so, and the tests that attack them",
+                reasons(spec),
+            ),
+        ],
+        TableShape::List => vec![titled("Values of peers", list(spec, published))],
     }
 }
 
@@ -29,9 +39,6 @@ fn grid(spec: &TableSpec, published: &[PublishedValue]) -> Table {
         .columns
         .extend(columns.map(|name| Column::plain(name)));
     table.columns.push(Column::plain("label"));
-    table
-        .columns
-        .push(Column::plain("why, and the tests that attack it"));
     for system in systems {
         let mut row = vec![system.to_owned()];
         for property in &properties {
@@ -39,7 +46,7 @@ fn grid(spec: &TableSpec, published: &[PublishedValue]) -> Table {
             let value = values.find(|value| value.system == system && value.workload == *property);
             row.push(value.map_or(NOTHING.to_owned(), |value| value.y.clone()));
         }
-        row.extend(["published".to_owned(), NOTHING.to_owned()]);
+        row.push("published".to_owned());
         table.row(row);
     }
     for own in &spec.rows {
@@ -49,12 +56,23 @@ fn grid(spec: &TableSpec, published: &[PublishedValue]) -> Table {
             row.push(cell.map_or(NOTHING.to_owned(), |cell| cell.says.clone()));
         }
         row.push("attacked by tests".to_owned());
-        let reasons = own.cells.iter().map(|cell| {
-            let tests = cell.tests.join("; ");
-            format!("{}: {} [{tests}]", cell.column, cell.why)
-        });
-        row.push(reasons.collect::<Vec<_>>().join(" "));
         table.row(row);
+    }
+    table
+}
+
+fn reasons(spec: &TableSpec) -> Table {
+    let mut table = Table::new(&["system", "property", "says", "because", "tests"]);
+    for own in &spec.rows {
+        for cell in &own.cells {
+            table.row([
+                own.system.clone(),
+                cell.column.clone(),
+                cell.says.clone(),
+                cell.why.clone(),
+                cell.tests.join("; "),
+            ]);
+        }
     }
     table
 }

@@ -8,8 +8,8 @@ use super::tables::{NOTHING, band};
 use super::view::{Column, Fact, Plot, Table};
 use crate::experiment::Experiment;
 use crate::model::check::{self, Beside};
-use crate::model::headline::{self, CROSSES_NOT, EXITS, EXPERIMENT, SWITCHES};
-use crate::model::{CostModel, FILE, growth};
+use crate::model::headline::{self, BATCHES, CROSSES_NOT, EXITS, EXPERIMENT, SWITCHES};
+use crate::model::{Band, CostModel, FILE, Finding, Verdict, growth};
 use crate::plot::{self, Bar, Kind, Look, number};
 use crate::results::FigureResults;
 
@@ -26,6 +26,8 @@ pub struct Projection {
     pub curves: Table,
     /// What was found out about the published penalty that grows.
     pub findings: Vec<Fact>,
+    /// Why the headline is less or more than what was published.
+    pub reasons: Vec<Fact>,
     /// Which constant matters for the headline.
     pub tornado: Option<Plot>,
 }
@@ -40,23 +42,18 @@ pub fn projection(
     experiments: &[Experiment],
     sources: &[Source],
 ) -> Result<Projection> {
-    let experiment = experiments.iter().find(|one| one.name == EXPERIMENT);
-    let measured = experiment.and_then(|experiment| measured(experiment, sources));
+    let find = |name: &str| experiments.iter().find(|one| one.name == name);
+    let experiment = find(EXPERIMENT);
+    let measured = experiment.and_then(|experiment| counted(experiment, sources));
+    let batches = find(BATCHES).and_then(|experiment| counted(experiment, sources));
     let ours = measured
         .as_ref()
         .map(|results| (results, EXITS, CROSSES_NOT));
     let findings = growth::findings(model, experiments, ours)?;
-    let findings = findings.into_iter().map(|finding| {
-        let share = finding.share.map_or(String::new(), |share| {
-            let share = share.map(|share| share * 100.0);
-            format!(", {} % of it", band(share))
-        });
-        let verdict = finding.verdict.words();
-        Fact::new(
-            &finding.about,
-            format!("{verdict}{share}: {}.", finding.says),
-        )
-    });
+    let reasons = match &measured {
+        Some(measured) => headline::findings(model, experiments, measured, batches.as_ref())?,
+        None => Vec::new(),
+    };
     let headline = experiment
         .zip(measured.as_ref())
         .and_then(|(experiment, measured)| headline::of(model, experiment, measured));
@@ -73,12 +70,27 @@ pub fn projection(
         constants: constants(model),
         empty_calls: empty_calls(model, experiments)?,
         curves: curves(model, experiments)?,
-        findings: findings.collect(),
+        findings: findings.iter().map(fact).collect(),
+        reasons: reasons.iter().map(fact).collect(),
         tornado,
     })
 }
 
-fn measured(experiment: &Experiment, sources: &[Source]) -> Option<FigureResults> {
+/// A finding in words.
+fn fact(finding: &Finding) -> Fact {
+    let share = finding.share.map_or(String::new(), |share| {
+        let share = share.map(|share| share * 100.0);
+        format!(", {} % of it", band(share))
+    });
+    let says = match finding.verdict {
+        Verdict::Observed => format!("{}.", finding.says),
+        verdict => format!("{}{share}: {}.", verdict.words(), finding.says),
+    };
+    Fact::new(&finding.about, says)
+}
+
+/// What was counted of an experiment, in the first folder that has it.
+fn counted(experiment: &Experiment, sources: &[Source]) -> Option<FigureResults> {
     let emulated = |source: &&Source| source.folder.run.label == "emulated";
     let mut states = sources
         .iter()
@@ -167,7 +179,7 @@ fn curves(model: &CostModel, experiments: &[Experiment]) -> Result<Table> {
     Ok(table)
 }
 
-fn tornado(bars: &[(&str, crate::model::Band)], x: Option<u32>) -> Result<Plot> {
+fn tornado(bars: &[(&str, Band)], x: Option<u32>) -> Result<Plot> {
     let bars: Vec<Bar> = bars
         .iter()
         .map(|(name, band)| Bar {

@@ -16,6 +16,9 @@ pub const NOTHING: &str = "–";
 /// A band in words: its middle, and its limits in brackets.
 pub fn band(band: Band) -> String {
     let Band { low, middle, high } = band;
+    if low == high {
+        return number(middle);
+    }
     format!("{} ({} to {})", number(middle), number(low), number(high))
 }
 
@@ -128,12 +131,15 @@ pub fn of_published(values: &[PublishedValue]) -> Vec<Titled> {
                 title: format!("{figure}, {unit}"),
                 table,
             }),
-            None => others.extend(values),
+            None => tables.push(Titled {
+                title: format!("{figure}, {unit}"),
+                table: by_system(&values),
+            }),
         }
     }
     if !others.is_empty() {
         tables.push(Titled {
-            title: "Values that lie on no common axis".to_owned(),
+            title: "Single values".to_owned(),
             table: list(&others),
         });
     }
@@ -172,6 +178,22 @@ fn grid(values: &[&PublishedValue]) -> Option<Table> {
         table.row(row);
     }
     Some(table)
+}
+
+/// A row for each system, with places and values: for systems whose places differ.
+fn by_system(values: &[&PublishedValue]) -> Table {
+    let mut table = Table::new(&["system"]);
+    let column = Column::labelled("place: value", "published");
+    table.columns.push(column);
+    for value in values {
+        let point = format!("{}: {}", value.x, value.y);
+        let mut rows = table.rows.iter_mut();
+        match rows.find(|row| row[0] == value.system) {
+            Some(row) => row[1] += &format!("; {point}"),
+            None => table.row([value.system.clone(), point]),
+        }
+    }
+    table
 }
 
 fn list(values: &[&PublishedValue]) -> Table {
