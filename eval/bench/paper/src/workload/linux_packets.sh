@@ -11,7 +11,7 @@ pass() {
     tell server 'until grep -q begin /tmp/received; do sleep 0.01; done'
     tell client "$program send:$device:$1:$2:32:200 > /dev/null"
     # Not for the bridge, which that shell has started, too.
-    tell server 'wait $receiver; grep -q DONE /tmp/received || cat /tmp/received'
+    tell server 'wait $receiver; grep -q DONE /tmp/received || { cat /tmp/received; false; }'
 }
 
 pass 64 64
