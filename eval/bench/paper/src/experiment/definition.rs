@@ -143,6 +143,9 @@ pub struct Drawn {
     pub unit: String,
     /// Their `x`, in a figure without an axis.
     pub x: Option<String>,
+    /// Name of their own horizontal axis, if they are drawn without ours, which lie on another one: then
+    /// all systems of the unit are drawn.
+    pub alone: Option<String>,
 }
 
 /// Looks of a plot.

@@ -27,6 +27,23 @@ fn an_empty_call_comes_out_as_published() {
     assert!((call.ratio.published - 3.5).abs() < 0.1);
 }
 
+/// Requests that cross once, of which nothing went into the model but the time without crossings.
+#[test]
+fn the_key_value_store_comes_out_as_published() {
+    let checks = curves(&model(), &experiments()).unwrap();
+    for name in ["fig-05_kvs_get", "fig-06_kvs_put"] {
+        let check = checks.iter().find(|check| check.experiment == name);
+        let check = check.unwrap_or_else(|| panic!("{name} is not checked"));
+        assert!(!check.points.is_empty(), "{name}");
+        for point in &check.points {
+            let ratio = point.ratio;
+            assert_eq!(ratio.miss(), 0.0, "{name}, {}: {ratio:?}", point.x);
+            let off = ratio.projected.middle / ratio.published - 1.0;
+            assert!(off.abs() < 0.06, "{name}, {}: {ratio:?}", point.x);
+        }
+    }
+}
+
 #[test]
 fn a_model_with_other_prices_does_not_pass() {
     let mut model = model();

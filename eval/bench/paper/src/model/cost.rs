@@ -48,7 +48,7 @@ const PRICES: usize = 9;
 /// Names of the constants, in the order of [`Constants::prices`], with the units that they have.
 const NAMES: [(&str, &str); PRICES] = [
     ("guest_instruction", "cycles"),
-    ("host_instruction", "cycles"),
+    ("host_factor", "times a guest_instruction"),
     ("vmfunc", "cycles"),
     ("vmfunc_refill", "cycles"),
     ("transition", "cycles"),
@@ -64,8 +64,9 @@ const NAMES: [(&str, &str); PRICES] = [
 pub struct Constants {
     /// Cycles of an instruction in guest mode.
     pub guest_instruction: Constant,
-    /// Cycles of an instruction of the host, whose caches are colder after an exit.
-    pub host_instruction: Constant,
+    /// How many times as long as one in guest mode an instruction of the host takes, whose caches are
+    /// colder after an exit. The two have one processor, so they are not free of each other.
+    pub host_factor: Constant,
     /// Cycles of a VMFUNC.
     pub vmfunc: Constant,
     /// Cycles that a VMFUNC costs later: translations and lines that were there before it.
@@ -85,11 +86,11 @@ pub struct Constants {
 }
 
 impl Constants {
-    /// What each kind of [`Counts`] costs, with the names of the constants.
+    /// All of them, with their names.
     pub fn prices(&self) -> [(&'static str, &Constant); PRICES] {
         let constants = [
             &self.guest_instruction,
-            &self.host_instruction,
+            &self.host_factor,
             &self.vmfunc,
             &self.vmfunc_refill,
             &self.transition,
@@ -129,12 +130,21 @@ impl Constants {
         for (name, constant) in [
             ("clock", &self.clock),
             ("guest_instruction", &self.guest_instruction),
-            ("host_instruction", &self.host_instruction),
+            ("host_factor", &self.host_factor),
         ] {
             ensure!(constant.low > 0.0, "{name}: low is 0");
         }
         Ok(())
     }
+}
+
+/// What each kind of [`amounts`] costs, by the constants' values: each its constant, but for the host's
+/// instructions.
+fn prices(values: [f64; PRICES]) -> [f64; PRICES] {
+    let [guest, host_factor, ..] = values;
+    let mut prices = values;
+    prices[1] = guest * host_factor;
+    prices
 }
 
 /// Numbers of what each price is for, in the order of [`NAMES`].
@@ -210,8 +220,8 @@ impl CostModel {
     pub fn cycles(&self, counts: &Counts) -> Band {
         let amounts = amounts(counts);
         let at = |value: fn(&Constant) -> f64| {
-            let prices = self.constants.prices().map(|(_, constant)| value(constant));
-            sum(&amounts, &prices)
+            let values = self.constants.prices().map(|(_, constant)| value(constant));
+            sum(&amounts, &prices(values))
         };
         Band {
             low: at(|constant| constant.low),
@@ -254,21 +264,23 @@ impl CostModel {
         self.over_all_prices(|prices| sum(&base, prices) / sum(&other, prices))
     }
 
-    /// The value of a quotient of two sums of prices: its least and most over all prices within their
-    /// limits. Such a quotient rises with each price or falls with it, so it is least and most in corners
-    /// of the space of prices.
+    /// The value of a quotient of two sums of prices: its least and most over all constants within their
+    /// limits. Such a quotient rises with each constant or falls with it, so it is least and most in
+    /// corners of the space of constants.
     fn over_all_prices(&self, quotient: impl Fn(&[f64; PRICES]) -> f64) -> Band {
-        let prices = self.constants.prices();
+        let constants = self.constants.prices();
+        let middle = constants.map(|(_, constant)| constant.middle);
         let mut band = Band {
             low: f64::INFINITY,
-            middle: quotient(&prices.map(|(_, constant)| constant.middle)),
+            middle: quotient(&prices(middle)),
             high: f64::NEG_INFINITY,
         };
         for corner in 0..1_u32 << PRICES {
-            let value = quotient(&std::array::from_fn(|n| match corner >> n & 1 {
-                0 => prices[n].1.low,
-                _ => prices[n].1.high,
-            }));
+            let values = std::array::from_fn(|n| match corner >> n & 1 {
+                0 => constants[n].1.low,
+                _ => constants[n].1.high,
+            });
+            let value = quotient(&prices(values));
             band.low = band.low.min(value);
             band.high = band.high.max(value);
         }
@@ -279,15 +291,15 @@ impl CostModel {
     /// their middle, the widest first. Constants that do not matter are not among them.
     pub fn tornado(&self, base: &Counts, other: &Counts) -> Vec<(&'static str, Band)> {
         let (base, other) = (amounts(base), amounts(other));
-        let prices = self.constants.prices();
-        let middle = prices.map(|(_, constant)| constant.middle);
-        let quotient = |prices: &[f64; PRICES]| sum(&base, prices) / sum(&other, prices);
+        let constants = self.constants.prices();
+        let middle = constants.map(|(_, constant)| constant.middle);
         let mut bars = Vec::new();
-        for (n, (name, constant)) in prices.into_iter().enumerate() {
+        for (n, (name, constant)) in constants.into_iter().enumerate() {
             let bar = constant.band().map(|value| {
-                let mut prices = middle;
-                prices[n] = value;
-                quotient(&prices)
+                let mut values = middle;
+                values[n] = value;
+                let prices = prices(values);
+                sum(&base, &prices) / sum(&other, &prices)
             });
             if bar.width() > 1e-9 {
                 bars.push((name, bar));

@@ -122,11 +122,11 @@ proptest! {
         shares in prop::array::uniform9(0.0..=1.0_f64),
     ) {
         let model = model();
-        let prices = model.constants.prices();
-        let prices: [f64; PRICES] = std::array::from_fn(|n| {
-            let constant = prices[n].1;
+        let constants = model.constants.prices();
+        let prices = prices(std::array::from_fn(|n| {
+            let constant = constants[n].1;
             constant.low + shares[n] * (constant.high - constant.low)
-        });
+        }));
         let value = sum(&amounts(&base), &prices) / sum(&amounts(&other), &prices);
         let ratio = model.ratio(&base, &other);
         prop_assert!(ratio.low <= value * (1.0 + 1e-9) && value <= ratio.high * (1.0 + 1e-9));
@@ -141,16 +141,15 @@ fn costs_are_sums_of_prices() {
         host_instructions: 100.0,
         ..Counts::default()
     };
-    let (exit, instruction) = (
-        &model.constants.transition,
-        &model.constants.host_instruction,
-    );
+    let constants = &model.constants;
     let cycles = model.cycles(&counts);
-    assert!(equal(
-        cycles.middle,
-        2.0 * exit.middle + 100.0 * instruction.middle
-    ));
-    assert!(equal(cycles.low, 2.0 * exit.low + 100.0 * instruction.low));
+    let expected = |value: fn(&Constant) -> f64| {
+        let instruction = value(&constants.guest_instruction) * value(&constants.host_factor);
+        2.0 * value(&constants.transition) + 100.0 * instruction
+    };
+    assert!(equal(cycles.low, expected(|constant| constant.low)));
+    assert!(equal(cycles.middle, expected(|constant| constant.middle)));
+    assert!(equal(cycles.high, expected(|constant| constant.high)));
     let clock = model.constants.clock.middle;
     assert!(equal(
         model.nanoseconds(&counts).middle,

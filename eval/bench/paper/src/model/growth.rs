@@ -347,14 +347,24 @@ fn other_copy(model: &CostModel, growth: &Growth, copy: &Copy, curves: &Curves<'
         added.high += line.high * lines / clock.low;
     }
     let share = added.map(|time| time / curves.growth);
+    let mut says = format!(
+        "from {} to {} bytes it takes {added:.0} ns more than the usual copy, where {:.0} ns are \
+         published",
+        curves.first.x, curves.last.x, curves.growth
+    );
+    if copy.instructions > 0.0 && copy.line.is_none() {
+        let constants = &model.constants;
+        let guest = constants.guest_instruction.middle;
+        let needed = constants.clock.band().map(|clock| {
+            let cycles = curves.growth * clock / bytes + growth.usual_copy * guest;
+            cycles / copy.instructions
+        });
+        says += &format!("; to be all of it, its instructions would take {needed:.2} cycles each");
+    }
     Finding {
         about: format!("in the host: {}", copy.name),
         verdict: Verdict::of_share(share),
-        says: format!(
-            "from {} to {} bytes it takes {added:.0} ns more than the usual copy, where {:.0} ns are \
-             published",
-            curves.first.x, curves.last.x, curves.growth
-        ),
+        says,
         share: Some(share),
     }
 }

@@ -48,10 +48,8 @@ fn verdicts_come_from_the_data() {
         };
     }
     // The same instructions at the same price are no growth at all.
-    let mut price = model.constants.guest_instruction.clone();
-    (price.low, price.high) = (price.middle, price.middle);
-    model.constants.guest_instruction = price.clone();
-    model.constants.host_instruction = price;
+    let factor = &mut model.constants.host_factor;
+    (factor.low, factor.middle, factor.high) = (1.0, 1.0, 1.0);
     let findings = findings_of(&model);
     let copies = findings
         .iter()

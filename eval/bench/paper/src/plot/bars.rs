@@ -78,7 +78,7 @@ fn draw(axis: &str, bars: &[Bar], canvas: &Canvas<'_>) -> Result<()> {
         canvas.text(&bar.name, (LEFT - 8, middle), Align::Right)?;
         let mut behind = end;
         let mut text = number(bar.value);
-        if let Some((low, high)) = bar.band {
+        if let Some((low, high)) = bar.band.filter(|(low, high)| low < high) {
             canvas.whisker((x.pixel(low), middle), (x.pixel(high), middle), bar.look)?;
             behind = x.pixel(high);
             text = format!("{text} ({} to {})", number(low), number(high));

@@ -20,6 +20,9 @@ const LABEL: i32 = 44;
 /// Distance between the bands of two curves at the same place, in pixels.
 const ASIDE: i32 = 7;
 
+/// Places that are marked on the axis; where curves have more, round ones are.
+const MAX_PLACES: usize = 16;
+
 /// A point of a curve.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
@@ -82,6 +85,9 @@ fn draw(plot: &LinePlot<'_>, canvas: &Canvas<'_>) -> Result<()> {
         let at = y.pixel(value);
         canvas.grid((LEFT, at), (RIGHT, at))?;
         canvas.text(&tick(value), (LEFT - 8, at), Align::Right)?;
+    }
+    if places.len() > MAX_PLACES {
+        places = x.ticks();
     }
     for &place in &places {
         let at = x.pixel(place);

@@ -8,7 +8,7 @@ use super::points::{Ours, PublishedSeries, published};
 use super::source::{Source, State};
 use super::tables;
 use super::view::{Plot, Sample, Table, Titled};
-use crate::experiment::{Experiment, PlotKind, PlotSpec};
+use crate::experiment::{Experiment, PlotKind, PlotSpec, Scale};
 use crate::model::{Band, CostModel};
 use crate::plot::{self, Bar, Curve, Kind, LinePlot, Look, Point};
 
@@ -228,6 +228,9 @@ fn lines(
     let Some(axis) = &definition.axis else {
         return Ok(None);
     };
+    let alone = spec.published.as_ref();
+    let alone = alone.and_then(|drawn| drawn.alone.as_deref());
+    let ours = ours.filter(|_| alone.is_none());
     let mut curves: Vec<Curve> = published.iter().map(published_curve).collect();
     let mut nothing = ours.is_some() || curves.is_empty();
     for (n, series) in definition.series.iter().enumerate() {
@@ -256,8 +259,11 @@ fn lines(
     }
     let plot = LinePlot {
         title: &format!("{}: {}", definition.title, spec.axis),
-        x_name: &axis.name,
-        x_division: axis.scale,
+        x_name: alone.unwrap_or(&axis.name),
+        x_division: match alone {
+            Some(_) => Scale::Linear,
+            None => axis.scale,
+        },
         curves,
     };
     plot::lines(&plot).map(Some)

@@ -107,11 +107,13 @@ pub fn published(
     for (n, series) in definition.series.iter().enumerate() {
         systems.extend(series.published.as_deref().map(|system| (n, system)));
     }
-    if definition.series.is_empty() {
+    if definition.series.is_empty() || drawn.alone.is_some() {
         for value in &experiment.published {
             let known = systems.iter().any(|(_, system)| *system == value.system);
             if !known && value.unit == drawn.unit && value.x().is_some() {
-                systems.push((systems.len(), &value.system));
+                let next = systems.iter().map(|(look, _)| look + 1).max();
+                let next = next.unwrap_or(0).max(definition.series.len());
+                systems.push((next, &value.system));
             }
         }
     }

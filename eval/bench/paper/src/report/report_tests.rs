@@ -185,6 +185,74 @@ fn claims_are_judged_by_what_was_measured() {
 }
 
 #[test]
+fn times_of_hardware_are_measured_ratios_and_rates() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut timed = results(60.0, "hardware");
+    let time = |series: &str| {
+        if series.starts_with("exit") {
+            700.0
+        } else {
+            200.0
+        }
+    };
+    for series in experiment().definition.series {
+        timed.values.push(Value {
+            value: time(&series.name),
+            series: series.name,
+            x: None,
+            quantity: Quantity::Nanoseconds,
+            label: "hardware".into(),
+        });
+    }
+    let folder = folder(&directory.path().join("a"), &timed);
+    let (html, markdown) = made(std::slice::from_ref(&folder), &folder);
+    let claim = "| An empty call by ELISA";
+    let line = markdown
+        .lines()
+        .find(|line| line.starts_with(claim))
+        .unwrap();
+    assert!(line.contains("3.50 times *hardware* | holds |"), "{line}");
+    let figure = html.split(&format!("id=\"{FIGURE}\"")).nth(1).unwrap();
+    let figure = figure.split("</section>").next().unwrap();
+    assert!(!figure.contains("projected"), "{figure}");
+}
+
+#[test]
+fn published_ratios_are_those_of_times_or_rates_at_the_same_place() {
+    let all = experiment::all(bundle::root()).unwrap();
+    let ratios = |name: &str| {
+        let experiment = all.iter().find(|one| one.name == name).unwrap();
+        let ratio = |spec: &&crate::experiment::PlotSpec| {
+            spec.quantity == crate::experiment::PlottedQuantity::Ratio
+        };
+        let spec = experiment.definition.plots.iter().find(ratio).unwrap();
+        points::published(experiment, spec.quantity, spec.published.as_ref().unwrap())
+    };
+    for (name, place, expected) in [
+        (FIGURE, None, 699.0 / 196.0),
+        ("fig-04_inter_vm", Some(1472.0), 2.831 / 1.071),
+    ] {
+        let ratios = ratios(name);
+        let elisa = ratios.iter().find(|one| one.system == "ELISA").unwrap();
+        let mut found = elisa.points.iter();
+        let (_, ratio) = found.find(|(x, _)| *x == place).unwrap();
+        assert!((ratio - expected).abs() < 1e-9, "{name}: {ratio}");
+    }
+    let memcached = all
+        .iter()
+        .find(|one| one.name == "fig-07_memcached")
+        .unwrap();
+    let drawn = memcached
+        .definition
+        .plots
+        .iter()
+        .find_map(|spec| spec.published.as_ref());
+    let quantity = memcached.definition.plots[0].quantity;
+    let alone = points::published(memcached, quantity, drawn.unwrap());
+    assert_eq!(alone.len(), 5, "all systems are drawn where they are alone");
+}
+
+#[test]
 fn a_comparison_shows_what_moved_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();

@@ -98,7 +98,7 @@ impl Source {
                     .to_owned(),
             );
         }
-        let expected = definition.places(self.folder.run.quick).len() * definition.series.len();
+        let expected = definition.points(self.folder.run.quick);
         let points = &results.about.points;
         let there = points.iter().filter(|point| point.failure.is_none());
         let there = there.count();
