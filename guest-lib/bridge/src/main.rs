@@ -9,7 +9,7 @@
 //! | `idle` | what it does while there is nothing to do: it sleeps |
 //! | `outward` | frames on their way to the NIC, and how long they wait for room |
 //! | `transfer` | a frame between the interface and a ring |
-//! | `counters`, `control` | what is counted; signals, counters for others, the service manager |
+//! | `counters`, `place`, `control` | what is counted; where it is read; signals, the service manager |
 //! | `privileges`, `fault` | what is given up; calls that the host aborts |
 #![deny(unsafe_code)]
 
@@ -21,6 +21,7 @@ mod idle;
 mod interface;
 mod options;
 mod outward;
+mod place;
 #[allow(
     unsafe_code,
     reason = "calls of the C library about users and capabilities"
