@@ -39,7 +39,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// The interface is gone, or the NIC refuses all requests.
+    /// The interface is gone, the device has lost its interrupt, or the NIC refuses all requests.
     pub fn run(&mut self) -> Result<()> {
         let (mut look_at_interface, mut bursts) = (true, 0);
         loop {
@@ -64,6 +64,10 @@ impl Worker {
                         Woken::Stop => return self.show(),
                         Woken::Interface => true,
                         Woken::Nic => false,
+                        Woken::Port => {
+                            self.nic.check().context(crate::LostPort)?;
+                            false
+                        }
                     }
                 }
                 Progress::Stuck => {
