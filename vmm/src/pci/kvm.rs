@@ -192,12 +192,6 @@ impl Machine for KvmMachine {
             let _ = self.vm.set_irq_line(gsi, after);
         }
     }
-
-    fn renew_level(&self, gsi: u32) {
-        if lock(&self.levels).get(&gsi).is_some_and(|&count| count > 0) {
-            let _ = self.vm.set_irq_line(gsi, true);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -64,9 +64,6 @@ pub trait Machine: Send + Sync {
 
     /// Asserts or deasserts a level-triggered interrupt, on behalf of one of the pins that share it.
     fn set_level(&self, gsi: u32, level: bool);
-
-    /// Asserts a level-triggered interrupt again, if any pin asserts it.
-    fn renew_level(&self, gsi: u32);
 }
 
 /// No VM: everything is accepted and nothing done.
@@ -104,6 +101,4 @@ impl Machine for Detached {
     }
 
     fn set_level(&self, _: u32, _: bool) {}
-
-    fn renew_level(&self, _: u32) {}
 }
