@@ -83,6 +83,11 @@ impl Segment {
         self.bus().slots.iter().position(Slot::has_io_apic)
     }
 
+    /// What the bus needs of its VM.
+    pub(super) fn machine(&self) -> &dyn Machine {
+        &*self.machine
+    }
+
     /// Where a BAR of a device is now.
     pub fn bar(&self, device: usize, bar: usize) -> Option<u64> {
         self.bus().slots.get(device)?.bar(bar)

@@ -1,5 +1,6 @@
 use super::*;
-use crate::pci::IoApic;
+use crate::devices::Bus;
+use crate::pci::{ConfigPorts, IoApic};
 
 const BASE: u64 = layout::PCI_IO_APIC.0;
 const MASKED: u32 = 1 << 16;
@@ -169,4 +170,39 @@ fn events_that_kvm_refuses_leave_the_pin_its_own_edges() {
     assert_eq!(count(), 1);
     apic.wire(Vec::new()).unwrap();
     assert_eq!(count(), 1);
+}
+
+#[test]
+fn the_address_of_the_command_register_is_kvms_to_take() {
+    let bus = bus();
+    let mut ports = Bus::new();
+    ConfigPorts::add_to(&ConfigPorts::new(Arc::clone(&bus.segment)), &mut ports);
+    let (port, word, taken) = bus.machine.with(|record| record.ports.remove(0));
+    let enabled = 1 << 31 | (FUNCTION as u32) << 8;
+    assert_eq!((port, word), (0xcf8, enabled | 4));
+    let mut read = |port, selected: Option<u32>| {
+        if let Some(address) = selected {
+            assert!(matches!(
+                ports.write(0xcf8, &address.to_le_bytes()),
+                Effect::Continue
+            ));
+        }
+        let mut data = [0; 4];
+        ports.read(port, &mut data);
+        u32::from_le_bytes(data)
+    };
+    let id = 0x5678_1234;
+    assert_eq!(read(0xcfc, Some(enabled)), id);
+    taken.write(1).unwrap();
+    assert_eq!(read(0xcfc, None), 0x10_0002, "status and command");
+    assert_eq!(read(0xcfc, None), 0x10_0002);
+    // The last write counts, wherever it went.
+    taken.write(3).unwrap();
+    assert_eq!(read(0xcfc, Some(enabled)), id);
+    taken.write(1).unwrap();
+    assert_eq!(read(0xcf8, None), word);
+    assert_eq!(read(0xcf8, Some(enabled | 0x3c)), enabled | 0x3c);
+    taken.write(1).unwrap();
+    assert!(matches!(ports.write(0xcfc, &[2, 4]), Effect::Continue));
+    assert_eq!(bus.config(4), [2, 4]);
 }

@@ -46,6 +46,8 @@ pub struct Record {
     pub levels: BTreeMap<u32, i32>,
     /// All events that have raised interrupts, by their descriptors.
     pub clones: BTreeMap<RawFd, EventFd>,
+    /// Ports, words and the events that they signal.
+    pub ports: Vec<(u16, u32, EventFd)>,
 }
 
 /// A machine that records; memory can be from 3 to 4 GiB and above the range of views.
@@ -130,6 +132,12 @@ impl Machine for Recorder {
                 Ok(())
             }
         })
+    }
+
+    fn set_port(&self, port: u16, word: u32, event: &EventFd) -> io::Result<()> {
+        let event = event.try_clone()?;
+        self.with(|record| record.ports.push((port, word, event)));
+        Ok(())
     }
 
     fn set_level(&self, gsi: u32, level: bool) {
