@@ -10,7 +10,7 @@
 //!   0xc000_0000   992 MiB   PCI memory: BARs below 4 GiB. The NIC's memory is its BAR at the
 //!                           beginning (abi::platform::NIC_GPA), registers are in the last 224 MiB
 //!   0xfe00_0000   1 MiB     configuration space of PCI bus 0 (ECAM)
-//!   0xfec0_0000             I/O APIC, then local APICs, KVM's own pages: no memory slot here
+//!   0xfec0_0000             I/O APICs, then local APICs, KVM's own pages: no memory slot here
 //!   0x1_0000_0000           RAM beyond the first 3 GiB (abi::platform::HIGH_RAM_GPA)
 //!   256 GiB       64 GiB    only views use it: no memory slot here (abi::view::RESERVED_GPA)
 //!   320 GiB       192 GiB   PCI memory: BARs that find no place below 4 GiB
@@ -134,11 +134,19 @@ pub const fn pci_intx_gsi(device: usize) -> u32 {
     16 + (device % 8) as u32
 }
 
-/// First global system interrupt that no pin of the I/O APIC has: messages of MSI-X from here on.
+/// Global system interrupt of the INTx pin that a function of PCI bus 0 has for itself
+/// (edge-triggered): the pin of the I/O APIC at [`PCI_IO_APIC`].
+pub const PCI_OWN_GSI: u32 = 24;
+
+/// First interrupt of KVM's routing table that no pin of its I/O APIC has: messages from here on. To
+/// the guest these have no number.
 pub const FIRST_MSI_GSI: u32 = 24;
 
 /// Registers of the in-kernel I/O APIC (Linux: `IOAPIC_DEFAULT_BASE_ADDRESS`); one page.
 pub const IO_APIC: GuestAddress = GuestAddress(0xfec0_0000);
+
+/// Registers of the second I/O APIC, which the VMM has for a pin of PCI bus 0; one page.
+pub const PCI_IO_APIC: GuestAddress = GuestAddress(0xfec0_1000);
 
 /// Registers of the in-kernel local APICs (Linux: `APIC_DEFAULT_PHYS_BASE`); one page.
 pub const LOCAL_APIC: GuestAddress = GuestAddress(0xfee0_0000);

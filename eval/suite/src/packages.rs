@@ -9,6 +9,7 @@ const PACKAGES: &[Package] = &[
     ("fonts-dejavu-core", "plots"),
     ("git", "files that patches add"),
     ("perl", "style of the kernel patches"),
+    ("systemd", "units of services, verified"),
     ("tcpdump", "captures, read by others"),
     ("valgrind", "instructions of the switch, counted"),
 ];

@@ -4,7 +4,7 @@ use std::env;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
 use crate::counters::{Counters, Shared};
+use crate::place::{self, Place};
 use crate::worker::Worker;
 
 /// How long a reader of counters may take.
@@ -30,7 +31,7 @@ pub struct Control {
     /// Readable once there was a signal to end.
     signals: UnixStream,
     /// Where counters are asked for.
-    readers: UnixListener,
+    place: Place,
     /// Readable when the threads are to end.
     stop: Arc<OwnedFd>,
     manager: Manager,
@@ -47,23 +48,15 @@ struct Report<'a> {
     interface_rx_dropped: Option<u64>,
 }
 
-/// The address where the counters of the bridge with this interface are read: an abstract one, which is
-/// gone with the bridge.
-fn address(name: &str) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("postern-bridge/{name}"))
-}
-
 /// Prints the counters of the bridge that runs with an interface.
 ///
 /// # Errors
 ///
 /// There is none.
 pub fn print_counters(name: &str) -> Result<()> {
-    let connected = address(name).and_then(|address| UnixStream::connect_addr(&address));
     let mut text = String::new();
-    connected
-        .and_then(|mut stream| stream.read_to_string(&mut text))
-        .with_context(|| format!("no postern-bridge runs with {name} in this network namespace"))?;
+    let read = place::connect(name)?.read_to_string(&mut text);
+    read.with_context(|| format!("reading the counters of the postern-bridge with {name}"))?;
     println!("{text}");
     Ok(())
 }
@@ -75,13 +68,7 @@ impl Control {
     ///
     /// Another bridge has the interface.
     pub fn open(name: &str) -> Result<Control> {
-        let bound = address(name).and_then(|address| UnixListener::bind_addr(&address));
-        let readers = match bound {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                bail!("a postern-bridge runs with {name}: end it, or choose another name (--tap)")
-            }
-            bound => bound.context("listening to readers of the counters")?,
-        };
+        let place = Place::take(name)?;
         let (signals, sender) = UnixStream::pair().context("making a pair of sockets")?;
         for signal in [SIGTERM, SIGINT] {
             let sender = sender.try_clone().context("copying a socket")?;
@@ -92,7 +79,7 @@ impl Control {
         Ok(Control {
             name: name.to_owned(),
             signals,
-            readers,
+            place,
             stop: Arc::new(stop),
             manager: Manager::find(),
         })
@@ -147,7 +134,7 @@ impl Control {
             let mut list = [
                 PollFd::new(&self.signals, PollFlags::IN),
                 PollFd::new(event, PollFlags::IN),
-                PollFd::new(&self.readers, PollFlags::IN),
+                PollFd::new(self.place.socket(), PollFlags::IN),
             ];
             match poll(&mut list, None) {
                 Ok(_) => {}
@@ -168,7 +155,7 @@ impl Control {
 
     /// Gives a reader the counters.
     fn report(&self, shared: &[Arc<Shared>]) -> io::Result<()> {
-        let (mut stream, _) = self.readers.accept()?;
+        let (mut stream, _) = self.place.socket().accept()?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let dropped = |direction: &str| {
             let name = &self.name;

@@ -37,13 +37,16 @@ pub enum Woken {
     Interface,
     /// Frames of the NIC, or nothing.
     Nic,
+    /// An interrupt without frames: something may have become of the port.
+    Port,
 }
 
 impl Woken {
-    fn by(stop: bool, interface: bool) -> Woken {
-        match (stop, interface) {
-            (true, _) => Woken::Stop,
-            (_, true) => Woken::Interface,
+    fn by(stop: bool, interface: bool, port: bool) -> Woken {
+        match (stop, interface, port) {
+            (true, ..) => Woken::Stop,
+            (_, _, true) => Woken::Port,
+            (_, true, _) => Woken::Interface,
             _ => Woken::Nic,
         }
     }
@@ -83,7 +86,7 @@ impl Doorbell {
     ///
     /// # Errors
     ///
-    /// The kernel refuses.
+    /// The kernel refuses, or the device has lost its interrupt.
     pub fn sleep(&mut self, nic: &mut Nic<PathService>) -> Result<Woken> {
         if self.sleeper.look(nic) || !self.sleeper.prepare(nic) {
             return Ok(Woken::Nic);
@@ -95,10 +98,16 @@ impl Doorbell {
             Err(_) => &[],
         };
         let has = |number| events.iter().any(|event| event.data.u64() == number);
-        self.sleeper.finish_edge(nic, has(NIC));
+        let spurious = self.sleeper.finish_edge(nic, has(NIC));
+        let ends = EventFlags::ERR | EventFlags::HUP;
+        let ended =
+            |event: &epoll::Event| event.data.u64() == NIC && { event.flags }.intersects(ends);
+        if events.iter().any(ended) {
+            self.sleeper.check().context(crate::LostPort)?;
+        }
         match waited {
             Err(errno) if errno != Errno::INTR => Err(errno).context("sleeping"),
-            _ => Ok(Woken::by(has(STOP), has(INTERFACE))),
+            _ => Ok(Woken::by(has(STOP), has(INTERFACE), spurious)),
         }
     }
 }
@@ -110,7 +119,7 @@ impl Doorbell {
 /// The kernel refuses.
 pub fn wait_for(stop: &OwnedFd, tap: &Tap, time: Duration) -> Result<Woken> {
     let [stop, interface] = wait([stop.as_fd(), tap.as_fd()], time)?;
-    Ok(Woken::by(stop, interface))
+    Ok(Woken::by(stop, interface, false))
 }
 
 /// Whether the thread is to end, now or in that time.

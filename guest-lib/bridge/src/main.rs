@@ -8,11 +8,13 @@
 //! | `worker` | a thread: one queue, burst by burst |
 //! | `idle` | what it does while there is nothing to do: it sleeps |
 //! | `outward` | frames on their way to the NIC, and how long they wait for room |
+//! | `answers` | whether answers to frames of the NIC are looked for at once |
 //! | `transfer` | a frame between the interface and a ring |
-//! | `counters`, `control` | what is counted; signals, counters for others, the service manager |
+//! | `counters`, `place`, `control` | what is counted; where it is read; signals, the service manager |
 //! | `privileges`, `fault` | what is given up; calls that the host aborts |
 #![deny(unsafe_code)]
 
+mod answers;
 mod control;
 mod counters;
 #[allow(unsafe_code, reason = "a signal handler")]
@@ -21,6 +23,7 @@ mod idle;
 mod interface;
 mod options;
 mod outward;
+mod place;
 #[allow(
     unsafe_code,
     reason = "calls of the C library about users and capabilities"
@@ -155,6 +158,7 @@ fn open(options: &Options, port: &Port, control: &Control) -> Result<Vec<Worker>
             idle,
             tap,
             stop: control.stop(),
+            answers: Default::default(),
             counters: Default::default(),
             shared: Arc::new(Shared::default()),
         });

@@ -103,7 +103,7 @@ impl Outward {
 
     /// Reads a burst of frames of the interface into the NIC's ring, as many as it has room for. Those
     /// that have to be finished first wait here. `fresh` says whether frames came from the NIC since the
-    /// last burst.
+    /// last burst. Gives the number of frames that there were.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl Outward {
         nic: &mut Nic<S>,
         counters: &mut Counters,
         fresh: bool,
-    ) -> Result<(), Errno> {
+    ) -> Result<usize, Errno> {
         let geometry = nic.geometry();
         let (mut found, mut empty) = (0, false);
         while found < self.burst {
@@ -152,7 +152,7 @@ impl Outward {
             (false, _) if !fresh => BATCH,
             (false, _) => self.burst,
         };
-        Ok(())
+        Ok(found)
     }
 
     /// Sends what waits.

@@ -10,6 +10,7 @@ use postern_guest::nic::Nic;
 use postern_tap::{BATCH, Tap};
 use rustix::io::Errno;
 
+use crate::answers::Answers;
 use crate::counters::{Counters, Shared};
 use crate::idle::{Idle, Woken, is_to_end, wait_for};
 use crate::outward::{Outward, Progress};
@@ -30,6 +31,7 @@ pub struct Worker {
     pub stop: Arc<OwnedFd>,
     /// Frames to the NIC.
     pub outward: Outward,
+    pub answers: Answers,
     pub counters: Counters,
     pub shared: Arc<Shared>,
 }
@@ -39,13 +41,12 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// The interface is gone, or the NIC refuses all requests.
+    /// The interface is gone, the device has lost its interrupt, or the NIC refuses all requests.
     pub fn run(&mut self) -> Result<()> {
         let (mut look_at_interface, mut bursts) = (true, 0);
         loop {
             let received = self.receive()?;
-            // What comes from the NIC makes answers likely, and the guest's kernel gives some at once.
-            let progress = self.send(look_at_interface || received != 0, received != 0)?;
+            let progress = self.send(look_at_interface, received != 0)?;
             let more = received == BATCH || self.nic.rx_ready();
             bursts += 1;
             if bursts == SHOW_EVERY {
@@ -57,13 +58,17 @@ impl Worker {
             }
             look_at_interface = match progress {
                 Progress::More => true,
-                Progress::Done if more => true,
+                Progress::Done if more => false,
                 Progress::Done => {
                     bursts = 0;
                     match self.sleep()? {
                         Woken::Stop => return self.show(),
                         Woken::Interface => true,
                         Woken::Nic => false,
+                        Woken::Port => {
+                            self.nic.check().context(crate::LostPort)?;
+                            false
+                        }
                     }
                 }
                 Progress::Stuck => {
@@ -108,12 +113,16 @@ impl Worker {
         }
     }
 
-    /// Sends what waits to the NIC, and a burst of frames of the interface.
+    /// Sends what waits to the NIC, and a burst of frames of the interface, if there is reason to look
+    /// there: `fresh` frames of the NIC are one where their answers come at once.
     fn send(&mut self, look_at_interface: bool, fresh: bool) -> Result<Progress> {
         let (tap, outward) = (&self.tap, &mut self.outward);
-        if look_at_interface && outward.is_empty() {
+        if outward.is_empty() && (look_at_interface || fresh && self.answers.are_likely()) {
             let filled = outward.fill(tap, &mut self.nic, &mut self.counters, fresh);
-            filled.with_context(|| format!("reading from {}", tap.name()))?;
+            let found = filled.with_context(|| format!("reading from {}", tap.name()))?;
+            if !look_at_interface {
+                self.answers.note(found != 0);
+            }
         }
         Ok(outward.send(&mut self.nic, &mut self.counters))
     }

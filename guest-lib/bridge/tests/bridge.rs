@@ -10,7 +10,9 @@ mod guest;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::thread;
 use std::time::Duration;
 
@@ -91,6 +93,28 @@ fn a_second_bridge_is_refused_by_name() {
         // One that is killed leaves all to the next.
         first.kill();
         assert_eq!(a.start(&[]).end(), Some(0));
+    });
+}
+
+#[test]
+fn no_other_program_takes_the_bridges_place() {
+    Lan::run(|lan| {
+        let a = lan.guest(0);
+        // A name that any program of the guest can take.
+        let squatter = a.inside(|| {
+            let name = SocketAddr::from_abstract_name("postern-bridge/postern0").unwrap();
+            UnixListener::bind_addr(&name).unwrap()
+        });
+        let bridge = a.start(&["--user", "nobody"]);
+        let folder = fs::metadata("/run/postern-bridge").unwrap();
+        assert_eq!((folder.uid(), folder.mode() & 0o777), (0, 0o700));
+        // One that could not remove its socket leaves it to the next, and so does one that is killed.
+        assert_eq!(bridge.end(), Some(0));
+        a.start(&[]).kill();
+        let last = a.start(&[]);
+        assert!(a.inside(|| last.counters())["interface"] == "postern0");
+        assert_eq!(last.end(), Some(0));
+        drop(squatter);
     });
 }
 

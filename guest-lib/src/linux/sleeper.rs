@@ -141,12 +141,28 @@ impl Sleeper {
 
     /// The same for who has the descriptor in an edge-triggered epoll (`EPOLLET`), which tells of the next
     /// interrupt although the count was not read: it saves a system call. `interrupted` says whether the
-    /// epoll has told of one.
-    pub fn finish_edge<S: Service>(&mut self, nic: &mut Nic<S>, interrupted: bool) {
+    /// epoll has told of one. Gives whether no frame has come with it. So comes the interrupt by which the
+    /// NIC's owner has a driver look whether the port is still its own ([`Nic::check`]).
+    ///
+    /// An epoll that tells of an error of the descriptor, or of its end, tells of no interrupt: see
+    /// [`Sleeper::check`].
+    pub fn finish_edge<S: Service>(&mut self, nic: &mut Nic<S>, interrupted: bool) -> bool {
         let rung = !nic.is_armed();
         nic.disarm();
+        let spurious = interrupted && !rung;
         self.stats.interrupts += u64::from(interrupted);
-        self.stats.spurious += u64::from(interrupted && !rung);
+        self.stats.spurious += u64::from(spurious);
+        spurious
+    }
+
+    /// Looks whether the device has its interrupt still, for who was told of an error of the descriptor
+    /// (`EPOLLERR`, `EPOLLHUP`).
+    ///
+    /// # Errors
+    ///
+    /// The device is gone, or has no interrupt: somebody has unbound its driver, say.
+    pub fn check(&self) -> Result<(), Error> {
+        self.interrupt.take().map(drop)
     }
 
     /// Sleeps until there are frames to receive, for `timeout` at most (without one, for as long as it

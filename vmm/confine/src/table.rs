@@ -68,7 +68,7 @@ pub(crate) const fn groups(kind: Kind) -> &'static [&'static [Rule]] {
         ],
         Kind::Console => &[EVERY, WAIT, DATA, TERMINAL, SOCKET_DATA],
         Kind::NicEnd => &[EVERY, WAIT, DATA, TERMINAL, SOCKET_DATA],
-        Kind::Bells => &[EVERY, WAIT, DATA, TERMINAL, LINE, PIN],
+        Kind::Bells => &[EVERY, WAIT, DATA, TERMINAL, PIN],
         Kind::Disk => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, FILES, BLOCK, LINE],
         Kind::Net => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, TAP, VHOST, SCHEDULING, LINE],
         Kind::Rng => &[EVERY, WAIT, DATA, TERMINAL, DEVICE, LINE],

@@ -8,8 +8,8 @@ use postern_fuzz_input::Bytes;
 use postern_vmm::devices::{Bus, Effect, MmioDevice};
 use postern_vmm::layout;
 use postern_vmm::pci::{
-    Bar, BarKind, BarMemory, ConfigPorts, Detached, Doorbell, Identity, Interrupts, PciFunction,
-    Segment,
+    Bar, BarKind, BarMemory, ConfigPorts, Detached, Doorbell, Identity, Interrupts, Intx,
+    PciFunction, Segment,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -38,7 +38,8 @@ impl PciFunction for Function {
             ],
             vendor_capabilities: vec![vec![16, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]],
             msix_vectors: 3,
-            intx: true,
+            // Has registers of its own besides.
+            intx: Some(Intx::Own),
         }
     }
 

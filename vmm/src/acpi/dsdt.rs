@@ -3,8 +3,8 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
-    Package, PackageBuilder, Path, ResourceTemplate, Scope, ZERO,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method,
+    Name, Package, PackageBuilder, Path, ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 use postern_abi::platform;
@@ -24,7 +24,7 @@ pub(super) fn dsdt(platform: &Platform) -> Vec<u8> {
     serial(&mut body);
     panic(&mut body);
     if platform.pci {
-        pci_root(&mut body);
+        pci_root(&mut body, platform.own_pin);
     }
     table.append_slice(&body);
     table.update_checksum();
@@ -91,10 +91,28 @@ fn panic(body: &mut Vec<u8>) {
     );
 }
 
+/// Name of the interrupt link.
+const LINK: &str = "LNKA";
+
+/// The interrupt link that the pin which is not shared is routed to. A link can say that its interrupt
+/// is edge-triggered. There is nothing to choose of it (ACPI 6.5, "_PRS", "_SRS", "_DIS").
+fn link(body: &mut Vec<u8>) {
+    let edge = Interrupt::new(true, true, false, false, layout::PCI_OWN_GSI);
+    let interrupt = ResourceTemplate::new(vec![&edge]);
+    let [present, possible] = ["_CRS", "_PRS"].map(|name| Name::new(Path::new(name), &interrupt));
+    let id = Name::new(Path::new("_HID"), &EISAName::new("PNP0C0F"));
+    let number = Name::new(Path::new("_UID"), &ZERO);
+    let set = Method::new(Path::new("_SRS"), 1, false, Vec::new());
+    let disable = Method::new(Path::new("_DIS"), 0, false, Vec::new());
+    let objects: Vec<&dyn Aml> = vec![&id, &number, &present, &possible, &set, &disable];
+    let device = Device::new(Path::new(LINK), objects);
+    Scope::new(Path::new("_SB_"), vec![&device]).to_aml_bytes(body);
+}
+
 /// The root of PCI bus 0, with its windows and the interrupt lines of its devices, and the range of
 /// its configuration space, which the PCI firmware specification ("MCFG Table Description") wants
 /// reserved by a device of the system.
-fn pci_root(body: &mut Vec<u8>) {
+fn pci_root(body: &mut Vec<u8>, own_pin: Option<usize>) {
     let (ecam, size) = (layout::PCI_ECAM.0 as u32, layout::PCI_ECAM_SIZE as u32);
     device(
         body,
@@ -107,13 +125,20 @@ fn pci_root(body: &mut Vec<u8>) {
             ),
         ],
     );
-    // Address of the device, pin, the line's controller or 0 for a GSI, GSI (ACPI 6.5, "_PRT").
-    let mut routes = PackageBuilder::new();
+    if own_pin.is_some() {
+        link(body);
+    }
+    // Address of the device, pin, the line's controller and the index of its resource, or 0 and a GSI
+    // (ACPI 6.5, "_PRT").
+    let (own, mut routes) = (Path::new(LINK), PackageBuilder::new());
     for device in 0..layout::PCI_DEVICES {
         const INTA: u8 = 0;
         let address = (device as u32) << 16 | 0xffff;
         let gsi = layout::pci_intx_gsi(device);
-        routes.add_element(&Package::new(vec![&address, &INTA, &ZERO, &gsi]));
+        let is_own = own_pin == Some(device);
+        let (source, index): (&dyn Aml, &dyn Aml) =
+            if is_own { (&own, &ZERO) } else { (&ZERO, &gsi) };
+        routes.add_element(&Package::new(vec![&address, &INTA, source, index]));
     }
     let buses = AddressSpace::<u16>::new_bus_number(0, 0);
     let low = AddressSpace::<u32>::new_memory(

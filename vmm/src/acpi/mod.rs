@@ -9,9 +9,9 @@
 //! | --- | --- |
 //! | RSDP, XSDT | where the others are |
 //! | FADT | hardware-reduced; registers for sleep and reset ([`crate::devices::PowerPorts`]) |
-//! | MADT | a local APIC for each vCPU, one I/O APIC |
+//! | MADT | a local APIC for each vCPU, one or two I/O APICs |
 //! | MCFG | ECAM of PCI bus 0 |
-//! | DSDT | COM1, the panic device, the PCI root, the sleep state S5 |
+//! | DSDT | COM1, the panic device, the PCI root and its interrupt link, the sleep state S5 |
 #![deny(unsafe_code)]
 
 mod dsdt;
@@ -39,6 +39,8 @@ pub struct Platform {
     pub vcpus: usize,
     /// Whether there is a PCI root.
     pub pci: bool,
+    /// The device of the PCI bus whose pin is that of the second I/O APIC.
+    pub own_pin: Option<usize>,
 }
 
 /// Why the tables cannot be written.
@@ -148,7 +150,12 @@ mod tests {
     /// All tables that the RSDP leads to, by their signatures.
     fn found(vcpus: usize, pci: bool) -> Vec<(String, Vec<u8>)> {
         let ram = reserve_ram(layout::MIN_RAM).unwrap();
-        let rsdp = write(&ram, &Platform { vcpus, pci }).unwrap();
+        let platform = Platform {
+            vcpus,
+            pci,
+            own_pin: pci.then_some(2),
+        };
+        let rsdp = write(&ram, &platform).unwrap();
         let rsdp = read(&ram, rsdp.0, 36);
         assert_eq!(&rsdp[..8], b"RSD PTR ");
         assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
@@ -184,5 +191,24 @@ mod tests {
             .chunks_exact(8)
             .filter(|part| part[..2] == [0, 8]);
         assert_eq!(local.count(), layout::MAX_VCPUS);
+    }
+
+    #[test]
+    fn a_pin_that_is_not_shared_is_one_of_the_second_io_apic_by_an_edge_triggered_link() {
+        let has = |table: &[u8], part: &[u8]| table.windows(part.len()).any(|one| one == part);
+        // Extended interrupt descriptor: consumer, edge-triggered, active high, one interrupt.
+        let edge = [0x89, 6, 0, 3, 1, 24, 0, 0, 0];
+        let io_apic = [1, 12, 1, 0, 0, 0x10, 0xc0, 0xfe, 24, 0, 0, 0];
+        // Device 2 is routed to the link, by its name; device 3 to an interrupt.
+        let own = [0x0c, 0xff, 0xff, 2, 0, 0, b'L', b'N', b'K', b'A', 0];
+        let shared = [0x0c, 0xff, 0xff, 3, 0, 0, 0, 0x0a, 19];
+        for (pci, expected) in [(true, true), (false, false)] {
+            let tables = found(1, pci);
+            let table = |name| &tables.iter().find(|(one, _)| one == name).unwrap().1;
+            assert_eq!(has(table("APIC"), &io_apic), expected);
+            for part in [&edge[..], &own, &shared, b"LNKA"] {
+                assert_eq!(has(table("DSDT"), part), expected, "{part:x?}");
+            }
+        }
     }
 }

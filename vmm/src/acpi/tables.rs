@@ -12,6 +12,7 @@ use acpi_tables::xsdt::XSDT;
 use super::{OEM, OEM_REVISION, OEM_TABLE, Platform};
 use crate::devices::PowerPorts;
 use crate::layout;
+use crate::pci::FIRST_ID;
 
 /// A register of one byte in I/O space.
 fn port(port: u16) -> GAS {
@@ -56,6 +57,10 @@ pub(super) fn madt(platform: &Platform) -> MADT {
         ));
     }
     madt.add_structure(IoApic::new(0, layout::IO_APIC.0 as u32, 0));
+    if platform.own_pin.is_some() {
+        let address = layout::PCI_IO_APIC.0 as u32;
+        madt.add_structure(IoApic::new(FIRST_ID, address, layout::PCI_OWN_GSI));
+    }
     madt
 }
 

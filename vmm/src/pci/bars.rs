@@ -7,12 +7,14 @@ use super::function::{BarKind, Doorbell};
 use super::machine::{Machine, SlotNumber};
 use crate::layout;
 
-/// Addresses that the VMM gives to BARs before the guest starts, as firmware does.
+/// Addresses that the VMM gives to BARs before the guest starts, as firmware does, and to an I/O APIC.
 #[derive(Debug)]
 pub struct Places {
     registers: u64,
     low: u64,
     high: u64,
+    /// Whether a function has the place of the I/O APIC.
+    io_apic: bool,
 }
 
 impl Places {
@@ -22,7 +24,13 @@ impl Places {
             registers: layout::PCI_REGISTERS.0,
             low: layout::PCI_LOW.0,
             high: layout::PCI_HIGH.0,
+            io_apic: false,
         }
+    }
+
+    /// Takes the one place for an I/O APIC ([`layout::PCI_IO_APIC`]); false if it is taken.
+    pub fn take_io_apic(&mut self) -> bool {
+        !std::mem::replace(&mut self.io_apic, true)
     }
 
     /// A place for a BAR of that size, a power of two. No two BARs share a page. Memory goes below

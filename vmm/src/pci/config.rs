@@ -93,7 +93,7 @@ impl ConfigSpace {
         config.allow(COMMAND, &command.to_le_bytes());
         // Cache line size, which does nothing.
         config.allow(0x0c, &[0xff]);
-        if identity.intx {
+        if identity.intx.is_some() {
             config.put(INTERRUPT_LINE, &[gsi as u8, 1]);
             config.allow(INTERRUPT_LINE, &[0xff]);
             debug_assert_eq!(INTERRUPT_PIN, INTERRUPT_LINE + 1);

@@ -18,6 +18,9 @@ pub enum Error {
         most = layout::PCI_DEVICES - 1
     )]
     Full,
+    /// A second function that is to have an I/O APIC for its pin.
+    #[error("a PCI bus has one pin that is not shared, and another function has it")]
+    OwnPin,
     /// A memory BAR without memory.
     #[error("PCI function {id:#06x?} has no memory for its BAR {bar}")]
     NoMemory {

@@ -28,8 +28,18 @@ pub struct Identity {
     /// MSI-X vectors; with 0 the function has no MSI-X. The table and the pending bits have BAR 1,
     /// which the bus makes.
     pub msix_vectors: u16,
-    /// Whether the function has an INTx pin.
-    pub intx: bool,
+    /// The function's INTx pin, if it has one.
+    pub intx: Option<Intx>,
+}
+
+/// Where the INTx pin of a function leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intx {
+    /// To a level-triggered interrupt that it shares with others, as PCI has it.
+    Shared,
+    /// To the pin of an I/O APIC of its own ([`super::IoApic`]), which is edge-triggered: the interrupt
+    /// comes when the pin is asserted, and only then. One function of a bus can have it.
+    Own,
 }
 
 /// A base address register.
@@ -96,10 +106,9 @@ pub trait PciFunction: Send {
         Vec::new()
     }
 
-    /// Event descriptors to be those of the MSI-X vectors, from the first on, so that whoever else
-    /// has them interrupts the driver by no thread of the VMM's; the bus makes what is missing. Asked
-    /// once.
-    fn message_events(&self) -> Vec<Arc<EventFd>> {
+    /// Event descriptors that are pulses of a pin of its own while that is [`Pin::Wired`]: whoever else
+    /// has them interrupts the driver by no thread of the VMM's. Asked once.
+    fn pulses(&self) -> Vec<Arc<EventFd>> {
         Vec::new()
     }
 
@@ -144,9 +153,9 @@ pub enum Pin {
     /// INTx Disable does not keep it from being asserted, and a read of the status register
     /// acknowledges it ([`PciFunction::intx_acknowledged`]).
     Pulse,
-    /// The same, and while MSI-X is off, KVM turns the events that the function has given its vectors
-    /// ([`PciFunction::message_events`]) into pulses. What is pending KVM alone knows, so each read of the
-    /// status register finds the pin asserted.
+    /// The same, and while MSI-X is off, KVM turns the function's events ([`PciFunction::pulses`]) into
+    /// pulses. What is pending KVM alone knows, so each read of the
+    /// status register finds the pin asserted. A pin that is shared is as with [`Pin::Pulse`].
     Wired,
 }
 
@@ -177,6 +186,6 @@ pub trait Interrupts: Send + Sync {
     /// Chooses what the pin is.
     fn set_pin(&self, pin: Pin);
 
-    /// Whether the events of MSI-X vectors are the pin's now ([`Pin::Wired`]).
+    /// Whether the function's events are the pin's now ([`Pin::Wired`]).
     fn is_pin_wired(&self) -> bool;
 }

@@ -1,9 +1,9 @@
 //! The interrupts of one function: MSI-X and INTx (PCI Local Bus Specification 3.0, "MSI-X
 //! Capability and Table Structures", "Interrupt Pin").
 //!
-//! Each vector has one event descriptor for the VM's life, which the function may have given. While
-//! the vector may be delivered, KVM turns the event into the message; while it may not, what is
-//! signalled stays in the descriptor, and that is the vector's pending bit.
+//! Each vector has one event descriptor for the VM's life. While the vector may be delivered, KVM
+//! turns the event into the message; while it may not, what is signalled stays in the descriptor, and
+//! that is the vector's pending bit.
 #![deny(unsafe_code)]
 
 use std::fmt;
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::function::{Interrupts, Pin};
+use super::io_apic::IoApic;
 use super::machine::{Machine, Message};
 use crate::event;
 
@@ -40,9 +41,7 @@ pub fn bar_size(vectors: u16) -> u64 {
 
 /// One MSI-X vector.
 struct Vector {
-    event: Arc<EventFd>,
-    /// Whether the function gave the event: others signal it, whether MSI-X is on or not.
-    given: bool,
+    event: EventFd,
     gsi: u32,
 }
 
@@ -61,16 +60,27 @@ struct State {
     level: bool,
     intx_disabled: bool,
     pin: Pin,
-    /// Whether the machine turns the given events into pulses of the pin.
+    /// Whether the pulses are the pin's.
     wired: bool,
     /// What the interrupt controller sees of it.
     asserted: bool,
 }
 
+/// Where the pin of a function leads.
+#[derive(Clone, Debug)]
+pub enum Line {
+    /// To this level-triggered interrupt.
+    Shared(u32),
+    /// To an I/O APIC of its own.
+    Own(Arc<IoApic>),
+}
+
 /// The interrupts of one function.
 pub struct FunctionInterrupts {
     machine: Arc<dyn Machine>,
-    intx: Option<u32>,
+    intx: Option<Line>,
+    /// The function's events for the pin.
+    pulses: Vec<Arc<EventFd>>,
     vectors: Vec<Vector>,
     /// `State::enabled`, for those who signal.
     msix: AtomicBool,
@@ -93,8 +103,8 @@ impl fmt::Debug for FunctionInterrupts {
 const RESET_ENTRY: [u32; 4] = [0, 0, 0, MASKED];
 
 impl FunctionInterrupts {
-    /// The interrupts of a function with so many vectors, the first of which have these events, and a
-    /// pin that is that global system interrupt.
+    /// The interrupts of a function with so many vectors, and a pin that leads there, whose pulses can be
+    /// these events.
     ///
     /// # Errors
     ///
@@ -102,27 +112,22 @@ impl FunctionInterrupts {
     pub fn new(
         machine: Arc<dyn Machine>,
         vectors: u16,
-        events: Vec<Arc<EventFd>>,
-        intx: Option<u32>,
+        pulses: Vec<Arc<EventFd>>,
+        intx: Option<Line>,
     ) -> io::Result<FunctionInterrupts> {
-        let mut events = events.into_iter();
-        let mut one = |_| {
+        let one = |_| {
             let full = || io::Error::other("all interrupt routes are taken");
-            let given = events.next();
             Ok(Vector {
-                given: given.is_some(),
-                event: match given {
-                    Some(event) => event,
-                    None => Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
-                },
+                event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
                 gsi: machine.take_gsi().ok_or_else(full)?,
             })
         };
-        let vectors: Vec<Vector> = (0..vectors).map(&mut one).collect::<io::Result<_>>()?;
+        let vectors: Vec<Vector> = (0..vectors).map(one).collect::<io::Result<_>>()?;
         let count = vectors.len();
         Ok(FunctionInterrupts {
             machine,
             intx,
+            pulses,
             vectors,
             msix: AtomicBool::new(false),
             pin_wired: AtomicBool::new(false),
@@ -154,8 +159,8 @@ impl FunctionInterrupts {
         let mut state = self.state();
         let (enabled, masked) = msix;
         if enabled && !state.enabled {
-            // Nothing is pending while MSI-X is off, but what others have signalled meanwhile.
-            for vector in self.vectors.iter().filter(|vector| !vector.given) {
+            // Nothing is pending while MSI-X is off.
+            for vector in &self.vectors {
                 let _ = vector.event.read();
             }
         }
@@ -168,10 +173,6 @@ impl FunctionInterrupts {
         state.intx_disabled = intx_disabled;
         self.msix.store(enabled, Ordering::Release);
         self.update_intx(&mut state);
-        // An event is a pulse or a message, never both.
-        if enabled {
-            self.update_pin(&mut state);
-        }
         if !same {
             for index in 0..self.vectors.len() {
                 self.update_vector(&mut state, index);
@@ -199,10 +200,6 @@ impl FunctionInterrupts {
     /// the read acknowledges that.
     pub fn read_intx(&self) -> (bool, bool) {
         let state = self.state();
-        if let (true, Some(gsi)) = (state.wired, self.intx) {
-            // At its end a pulse takes others' level with it.
-            self.machine.renew_level(gsi);
-        }
         let level = state.level || state.wired;
         (level, level && state.pin != Pin::Level)
     }
@@ -215,24 +212,24 @@ impl FunctionInterrupts {
         }
     }
 
-    /// Has the machine turn the given events into pulses, or no more.
+    /// Has the function's events be pulses of the pin, or no more.
     fn update_pin(&self, state: &mut State) {
         let wanted = state.pin == Pin::Wired && !state.enabled;
-        let Some(gsi) = self.intx.filter(|_| wanted != state.wired) else {
+        if wanted == state.wired {
             return;
-        };
-        let set = |on| {
-            let mut given = self.vectors.iter().filter(|vector| vector.given);
-            given.try_for_each(|vector| self.machine.set_event(gsi, &vector.event, on))
-        };
-        let before = state.wired;
-        state.wired = wanted && set(true).is_ok();
-        if !state.wired {
-            // Those that were not there are refused, which is as well.
-            for vector in self.vectors.iter().filter(|vector| vector.given) {
-                let _ = self.machine.set_event(gsi, &vector.event, false);
-            }
         }
+        let before = state.wired;
+        state.wired = match &self.intx {
+            Some(Line::Own(apic)) => {
+                let pulses = if wanted {
+                    self.pulses.clone()
+                } else {
+                    Vec::new()
+                };
+                apic.wire(pulses).is_ok() && wanted
+            }
+            _ => false,
+        };
         if wanted && !state.wired {
             state.pin = Pin::Pulse;
         }
@@ -319,10 +316,13 @@ impl FunctionInterrupts {
     fn update_intx(&self, state: &mut State) {
         let disabled = state.intx_disabled && state.pin == Pin::Level;
         let asserted = state.level && !disabled && !state.enabled;
-        if let (Some(gsi), true) = (self.intx, asserted != state.asserted) {
-            self.machine.set_level(gsi, asserted);
-            state.asserted = asserted;
+        match &self.intx {
+            Some(_) if asserted == state.asserted => return,
+            Some(Line::Shared(gsi)) => self.machine.set_level(*gsi, asserted),
+            Some(Line::Own(apic)) => apic.set_level(asserted),
+            None => return,
         }
+        state.asserted = asserted;
     }
 }
 
@@ -339,7 +339,7 @@ impl Interrupts for FunctionInterrupts {
     }
 
     fn event(&self, vector: u16) -> Option<&EventFd> {
-        self.vectors.get(usize::from(vector)).map(|one| &*one.event)
+        self.vectors.get(usize::from(vector)).map(|one| &one.event)
     }
 
     fn watch_msix(&self, event: Arc<EventFd>) {

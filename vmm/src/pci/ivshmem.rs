@@ -6,8 +6,8 @@
 //! write to a register rings the bell of one of the NIC's RX queues. The bell of another port is an
 //! event descriptor that KVM signals by itself (a [`Doorbell`]); where it does not, and for writes
 //! to the doorbell register of ivshmem, this does. The bells of the port itself interrupt its
-//! driver: each is the event of an MSI-X vector, and while MSI-X is off, a thread
-//! ([`crate::bells`]) waits for them and sets the interrupt status.
+//! driver: a thread ([`crate::bells`]) waits for them, and sends the message of an MSI-X vector for
+//! each, or sets the interrupt status while MSI-X is off.
 //!
 //! Both variants have an INTx pin, which the interrupt status and mask registers control while MSI-X
 //! is off. A driver acknowledges an interrupt by a read of the status, or by setting INTx Disable in
@@ -24,7 +24,9 @@ use std::time::Instant;
 use postern_abi::nic_device::{self, NicDevice, register};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::function::{Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, PciFunction, Pin};
+use super::function::{
+    Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, Intx, PciFunction, Pin,
+};
 use crate::bells::{Allowance, BellCounters};
 use crate::devices::Effect;
 use crate::event;
@@ -59,9 +61,9 @@ impl fmt::Debug for Ivshmem {
 pub struct Bell {
     interrupts: OnceLock<Arc<dyn Interrupts>>,
     registers: Mutex<Registers>,
-    /// The bells of the port's own queues, which are the events of the MSI-X vectors.
+    /// The bells of the port's own queues, one for each MSI-X vector.
     events: Vec<Arc<EventFd>>,
-    /// Is signalled when the bells come to be KVM's, or no more.
+    /// Is signalled when the bells come to be KVM's, or no more, and when MSI-X is turned on or off.
     switched: Arc<EventFd>,
     counters: BellCounters,
     /// How often the guest may be interrupted.
@@ -92,16 +94,20 @@ impl Bell {
         })
     }
 
-    /// The bells of the port's own queues, which other VMs ring. While MSI-X is on, they are KVM's.
+    /// The bells of the port's own queues, which other VMs ring.
     pub fn events(&self) -> &[Arc<EventFd>] {
         &self.events
     }
 
-    /// Whether the bells are KVM's now, as events of MSI-X vectors or of the pin: nobody else may take
-    /// them.
+    /// Whether the bells are KVM's now, as pulses of the pin: nobody else may take them.
     pub fn is_wired(&self) -> bool {
         let interrupts = self.interrupts.get();
-        interrupts.is_some_and(|interrupts| interrupts.msix_enabled() || interrupts.is_pin_wired())
+        interrupts.is_some_and(|interrupts| interrupts.is_pin_wired())
+    }
+
+    fn is_msix(&self) -> bool {
+        let interrupts = self.interrupts.get();
+        interrupts.is_some_and(|interrupts| interrupts.msix_enabled())
     }
 
     /// How often the guest may be interrupted.
@@ -114,7 +120,7 @@ impl Bell {
 
     /// Whether the driver has the pin as a pulse, and nobody has wired the bells to it.
     pub(crate) fn is_unwired_pulse(&self) -> bool {
-        self.registers().mask == register::PULSE && !self.is_wired()
+        self.registers().mask == register::PULSE && !self.is_wired() && !self.is_msix()
     }
 
     /// Wires the bells to the pin, or has [`crate::bells`] look after them.
@@ -150,7 +156,7 @@ impl Bell {
         &self.counters
     }
 
-    /// Is signalled when [`Bell::is_wired`] changes.
+    /// Is signalled when [`Bell::is_wired`] changes, or MSI-X is turned on or off.
     pub fn switched(&self) -> &EventFd {
         &self.switched
     }
@@ -161,9 +167,13 @@ impl Bell {
         let Some(event) = self.events.get(usize::from(vector)) else {
             return;
         };
-        match self.is_wired() {
-            true => event::signal(event),
-            false => self.change(|registers| registers.status |= PEER),
+        match self.interrupts.get() {
+            Some(interrupts) if interrupts.msix_enabled() => {
+                // It fails only where it has been signalled 2^64 - 2 times.
+                let _ = interrupts.signal(vector);
+            }
+            _ if self.is_wired() => event::signal(event),
+            _ => self.change(|registers| registers.status |= PEER),
         }
     }
 
@@ -263,7 +273,7 @@ impl PciFunction for Ivshmem {
             ],
             vendor_capabilities: vec![self.device.capability().to_vec()],
             msix_vectors: self.device.vectors,
-            intx: true,
+            intx: Some(Intx::Own),
         }
     }
 
@@ -289,7 +299,7 @@ impl PciFunction for Ivshmem {
         doorbells.collect()
     }
 
-    fn message_events(&self) -> Vec<Arc<EventFd>> {
+    fn pulses(&self) -> Vec<Arc<EventFd>> {
         self.bell.events.clone()
     }
 

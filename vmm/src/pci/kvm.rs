@@ -193,10 +193,11 @@ impl Machine for KvmMachine {
         }
     }
 
-    fn renew_level(&self, gsi: u32) {
-        if lock(&self.levels).get(&gsi).is_some_and(|&count| count > 0) {
-            let _ = self.vm.set_irq_line(gsi, true);
-        }
+    fn set_port(&self, port: u16, word: u32, event: &EventFd) -> io::Result<()> {
+        // With a length and a value: other writes come to the VMM.
+        let address = IoEventAddress::Pio(port.into());
+        let done = self.vm.register_ioevent(event, &address, word);
+        done.map_err(io::Error::from)
     }
 }
 
@@ -366,6 +367,53 @@ mod tests {
         machine.set_doorbell(address, &one, false).unwrap();
         assert_eq!(write(0, 1), [1]);
         assert_eq!(counts(), [0, 0]);
+    }
+
+    #[test]
+    fn a_port_takes_one_word_without_the_vmm() {
+        let Ok(host) = Host::open() else {
+            eprintln!("SKIP: /dev/kvm cannot be used");
+            return;
+        };
+        const PORT: u16 = layout::PCI_CONFIG_ADDRESS;
+        const WORD: u32 = 0x8000_1004;
+        let vm = Arc::new(host.create_vm().unwrap());
+        let ram = reserve_ram(4 << 20).unwrap();
+        // mov eax, WORD; mov dx, PORT; out dx, eax; inc eax; out dx, eax; inc dx; out dx, al; out 0x10, al
+        let mut code = vec![0x66, 0xb8];
+        code.extend(WORD.to_le_bytes());
+        code.push(0xba);
+        code.extend(PORT.to_le_bytes());
+        code.extend([0x66, 0xef, 0x66, 0x40, 0x66, 0xef, 0x42, 0xee, 0xe6, 0x10]);
+        ram.write_slice(&code, GuestAddress(0x1000)).unwrap();
+        let mut slots = Slots::new();
+        slots.add_ram(&ram).unwrap();
+        slots.install(&vm).unwrap();
+        let mut vcpu = vm.create_vcpu(0).unwrap();
+        let machine = KvmMachine::new(vm, slots);
+        let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        machine.set_port(PORT, WORD, &event).unwrap();
+        let mut sregs = vcpu.get_sregs().unwrap();
+        (sregs.cs.base, sregs.cs.selector) = (0, 0);
+        vcpu.set_sregs(&sregs).unwrap();
+        let regs = kvm_regs {
+            rip: 0x1000,
+            rflags: 2,
+            ..Default::default()
+        };
+        vcpu.set_regs(&regs).unwrap();
+        let mut seen = Vec::new();
+        loop {
+            match vcpu.run().unwrap() {
+                VcpuExit::IoOut(0x10, _) => break,
+                VcpuExit::IoOut(port, data) => seen.push((port, data.to_vec())),
+                other => panic!("{other:?}"),
+            }
+        }
+        // Another word, and a byte of it where a guest resets the machine.
+        let other = (WORD + 1).to_le_bytes();
+        assert_eq!(seen, [(PORT, other.to_vec()), (PORT + 1, vec![5])]);
+        assert_eq!(event.read().unwrap(), 1);
     }
 
     #[test]

@@ -65,8 +65,12 @@ pub trait Machine: Send + Sync {
     /// Asserts or deasserts a level-triggered interrupt, on behalf of one of the pins that share it.
     fn set_level(&self, gsi: u32, level: bool);
 
-    /// Asserts a level-triggered interrupt again, if any pin asserts it.
-    fn renew_level(&self, gsi: u32);
+    /// Has writes of that word to an I/O port signal an event, for the VM's life.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses.
+    fn set_port(&self, port: u16, word: u32, event: &EventFd) -> io::Result<()>;
 }
 
 /// No VM: everything is accepted and nothing done.
@@ -105,5 +109,7 @@ impl Machine for Detached {
 
     fn set_level(&self, _: u32, _: bool) {}
 
-    fn renew_level(&self, _: u32) {}
+    fn set_port(&self, _: u16, _: u32, _: &EventFd) -> io::Result<()> {
+        Ok(())
+    }
 }

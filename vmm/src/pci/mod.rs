@@ -10,13 +10,14 @@
 //! not there, and costs nobody else anything.
 //!
 //! Locks are taken in this order: the ports' address register, the bus, a function, the function's
-//! interrupts, the machine.
+//! interrupts, its I/O APIC, the machine.
 
 mod bars;
 mod config;
 mod error;
 mod function;
 mod interrupts;
+mod io_apic;
 mod ivshmem;
 mod kvm;
 mod machine;
@@ -28,7 +29,10 @@ mod tests;
 
 pub use config::ConfigError;
 pub use error::Error;
-pub use function::{Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, PciFunction, Pin};
+pub use function::{
+    Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, Intx, PciFunction, Pin,
+};
+pub use io_apic::{FIRST_ID, IoApic};
 pub use ivshmem::{Bell, Ivshmem, Peers};
 pub use kvm::KvmMachine;
 pub use machine::{Detached, Machine, Message, SlotNumber};

@@ -76,6 +76,18 @@ impl Segment {
         self.bus().slots.len()
     }
 
+    /// Number of the device whose function has the bus's I/O APIC for its pin ([`Intx::Own`]).
+    ///
+    /// [`Intx::Own`]: super::Intx::Own
+    pub fn own_pin(&self) -> Option<usize> {
+        self.bus().slots.iter().position(Slot::has_io_apic)
+    }
+
+    /// What the bus needs of its VM.
+    pub(super) fn machine(&self) -> &dyn Machine {
+        &*self.machine
+    }
+
     /// Where a BAR of a device is now.
     pub fn bar(&self, device: usize, bar: usize) -> Option<u64> {
         self.bus().slots.get(device)?.bar(bar)
@@ -137,6 +149,10 @@ impl MmioDevice for Arc<Segment> {
                 interrupts.read_table(offset, data);
                 true
             }
+            Some((Target::IoApic(io_apic), offset)) => {
+                io_apic.read(offset, data);
+                true
+            }
             None => false,
         }
     }
@@ -152,6 +168,10 @@ impl MmioDevice for Arc<Segment> {
             (Target::Function(..), _) => Some(Effect::Continue),
             (Target::Msix(interrupts), offset) => {
                 interrupts.write_table(offset, data);
+                Some(Effect::Continue)
+            }
+            (Target::IoApic(io_apic), offset) => {
+                io_apic.write(offset, data);
                 Some(Effect::Continue)
             }
         }
@@ -179,7 +199,7 @@ impl PciFunction for HostBridge {
             bars: Vec::new(),
             vendor_capabilities: Vec::new(),
             msix_vectors: 0,
-            intx: false,
+            intx: None,
         }
     }
 

@@ -3,14 +3,17 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use postern_abi::PAGE_SIZE;
+
 use super::bars::{self, Behind, PlacedBar, Places};
 use super::config::{
     self, COMMAND_INTX_DISABLE, COMMAND_MASTER, COMMAND_MEMORY, ConfigSpace, STATUS,
     STATUS_INTERRUPT,
 };
 use super::error::Error;
-use super::function::{Bar, BarKind, Interrupts, PciFunction};
-use super::interrupts::{self, FunctionInterrupts};
+use super::function::{Bar, BarKind, Interrupts, Intx, PciFunction};
+use super::interrupts::{self, FunctionInterrupts, Line};
+use super::io_apic::IoApic;
 use super::machine::Machine;
 use crate::devices::Effect;
 use crate::layout;
@@ -32,6 +35,8 @@ pub struct Slot {
     config: ConfigSpace,
     bars: Vec<PlacedBar>,
     interrupts: Arc<FunctionInterrupts>,
+    /// The I/O APIC that the function has for its pin.
+    io_apic: Option<Arc<IoApic>>,
     function: SharedFunction,
     machine: Arc<dyn Machine>,
 }
@@ -42,6 +47,8 @@ pub enum Target {
     Function(SharedFunction, usize),
     /// The MSI-X table of a function.
     Msix(Arc<FunctionInterrupts>),
+    /// The I/O APIC of a function's pin.
+    IoApic(Arc<IoApic>),
 }
 
 impl Slot {
@@ -55,7 +62,14 @@ impl Slot {
         let identity = function.identity();
         let id = identity.id;
         let vectors = identity.msix_vectors;
-        let gsi = layout::pci_intx_gsi(device);
+        let own = identity.intx.filter(|&intx| intx == Intx::Own);
+        if own.is_some() && !places.take_io_apic() {
+            return Err(Error::OwnPin);
+        }
+        let gsi = match identity.intx {
+            Some(Intx::Own) => layout::PCI_OWN_GSI,
+            _ => layout::pci_intx_gsi(device),
+        };
         let pending = interrupts::pending_offset(vectors);
         let mut config = ConfigSpace::new(&identity, gsi, pending)?;
         let mut wanted: Vec<(usize, Bar, bool)> = identity
@@ -102,16 +116,23 @@ impl Slot {
                 doorbells: own.map(|doorbell| (doorbell.clone(), false)).collect(),
             });
         }
-        let pin = identity.intx.then_some(gsi);
-        let events = function.message_events();
-        let interrupts = FunctionInterrupts::new(Arc::clone(&machine), vectors, events, pin)
-            .map_err(|source| Error::Interrupts { id, source })?;
+        let failed = |source| Error::Interrupts { id, source };
+        let io_apic = own.map(|_| IoApic::new(Arc::clone(&machine)).map(Arc::new));
+        let io_apic = io_apic.transpose().map_err(failed)?;
+        let line = match &io_apic {
+            Some(io_apic) => Some(Line::Own(Arc::clone(io_apic))),
+            None => identity.intx.map(|_| Line::Shared(gsi)),
+        };
+        let events = function.pulses();
+        let interrupts =
+            FunctionInterrupts::new(Arc::clone(&machine), vectors, events, line).map_err(failed)?;
         let interrupts = Arc::new(interrupts);
         function.connect(Arc::clone(&interrupts) as Arc<dyn Interrupts>);
         let mut slot = Slot {
             config,
             bars,
             interrupts,
+            io_apic,
             function: Arc::new(Mutex::new(function)),
             machine,
         };
@@ -143,13 +164,27 @@ impl Slot {
     pub fn reset(&mut self) {
         lock(&self.function).reset();
         self.interrupts.reset();
+        if let Some(io_apic) = &self.io_apic {
+            io_apic.reset();
+        }
         self.config.clear_msix();
         // As at the start: a place that somebody else's memory has taken is found by them, too.
         let _ = self.set_up();
     }
 
+    /// Whether the function has the bus's I/O APIC for its pin.
+    pub fn has_io_apic(&self) -> bool {
+        self.io_apic.is_some()
+    }
+
     /// What an access to memory space meets, and at which offset.
     pub fn target(&self, address: u64, length: usize) -> Option<(Target, u64)> {
+        if let Some(io_apic) = &self.io_apic {
+            let offset = address.checked_sub(layout::PCI_IO_APIC.0);
+            if let Some(offset) = offset.filter(|&offset| offset < PAGE_SIZE) {
+                return Some((Target::IoApic(Arc::clone(io_apic)), offset));
+            }
+        }
         self.bars.iter().find_map(|bar| {
             let target = match bar.behind {
                 Behind::Function => Target::Function(Arc::clone(&self.function), bar.index),

@@ -247,6 +247,7 @@ impl Builder {
         let platform = acpi::Platform {
             vcpus: config.vcpus,
             pci: segment.is_some(),
+            own_pin: segment.as_ref().and_then(|segment| segment.own_pin()),
         };
         let guest = Guest {
             files,

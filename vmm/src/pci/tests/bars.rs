@@ -134,7 +134,7 @@ fn bars_that_cannot_be_are_refused() {
                 bars: vec![(self.0, self.1)],
                 vendor_capabilities: Vec::new(),
                 msix_vectors: 1,
-                intx: false,
+                intx: None,
             }
         }
         fn connect(&mut self, _: Arc<dyn Interrupts>) {}

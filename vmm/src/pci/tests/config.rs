@@ -101,6 +101,8 @@ fn memory_and_ports_reach_the_same_registers() {
     assert_eq!(data, enabled.to_le_bytes());
     ports.write(layout::PCI_CONFIG_DATA, &[0xff; 4]);
     assert_eq!(bus.config(0), [0x34, 0x12]);
+    let none = bus.machine.with(|record| record.ports.is_empty());
+    assert!(none, "no function has a pin of its own");
 }
 
 #[test]

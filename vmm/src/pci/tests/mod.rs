@@ -4,6 +4,7 @@ mod bars;
 mod config;
 mod hostile;
 mod interrupts;
+mod io_apic;
 mod ivshmem;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::machine::{Machine, Message, SlotNumber};
-use super::{Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, PciFunction, Segment};
+use super::{Bar, BarKind, BarMemory, Doorbell, Identity, Interrupts, Intx, PciFunction, Segment};
 use crate::devices::{Effect, MmioDevice};
 use crate::layout;
 
@@ -35,12 +36,18 @@ pub struct Record {
     /// Whether events are refused, and how many were.
     pub refuses_events: bool,
     pub refused_events: usize,
+    /// The only event that is refused.
+    pub refused: Option<RawFd>,
     pub gsis: u32,
     pub routes: BTreeMap<u32, Message>,
     pub routed: usize,
     /// Interrupts and the events that raise them.
     pub events: Vec<(u32, RawFd)>,
     pub levels: BTreeMap<u32, i32>,
+    /// All events that have raised interrupts, by their descriptors.
+    pub clones: BTreeMap<RawFd, EventFd>,
+    /// Ports, words and the events that they signal.
+    pub ports: Vec<(u16, u32, EventFd)>,
 }
 
 /// A machine that records; memory can be from 3 to 4 GiB and above the range of views.
@@ -105,9 +112,11 @@ impl Machine for Recorder {
     }
 
     fn set_event(&self, gsi: u32, event: &EventFd, on: bool) -> io::Result<()> {
+        let clone = event.try_clone()?;
         let event = event.as_raw_fd();
+        self.with(|record| record.clones.insert(event, clone));
         self.with(|record| match on {
-            _ if record.refuses_events => {
+            _ if record.refuses_events || record.refused == Some(event) => {
                 record.refused_events += 1;
                 Err(io::Error::other("no room"))
             }
@@ -125,7 +134,11 @@ impl Machine for Recorder {
         })
     }
 
-    fn renew_level(&self, _: u32) {}
+    fn set_port(&self, port: u16, word: u32, event: &EventFd) -> io::Result<()> {
+        let event = event.try_clone()?;
+        self.with(|record| record.ports.push((port, word, event)));
+        Ok(())
+    }
 
     fn set_level(&self, gsi: u32, level: bool) {
         let count = self.with(|record| {
@@ -166,7 +179,7 @@ impl PciFunction for Sample {
             ],
             vendor_capabilities: vec![vec![6, 1, 2, 3]],
             msix_vectors: VECTORS,
-            intx: true,
+            intx: Some(Intx::Shared),
         }
     }
 

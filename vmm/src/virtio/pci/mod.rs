@@ -29,7 +29,7 @@ use self::common::{CommonConfig, QueueConfig, Request, VERSION_1};
 use self::signals::{ConfigNotifier, QueueNotifier, Signals};
 use super::{Activation, ActiveQueue, DeviceStatus, VirtioDevice};
 use crate::devices::Effect;
-use crate::pci::{Bar, BarKind, Doorbell, Identity, Interrupts, PciFunction};
+use crate::pci::{Bar, BarKind, Doorbell, Identity, Interrupts, Intx, PciFunction};
 
 pub use self::signals::Tell;
 
@@ -284,7 +284,7 @@ impl PciFunction for VirtioPci {
                 capability(5, 0, 0, &[0; CFG_END - CFG_DATA]),
             ],
             msix_vectors: self.kicks.len() as u16 + 1,
-            intx: true,
+            intx: Some(Intx::Shared),
         }
     }
 

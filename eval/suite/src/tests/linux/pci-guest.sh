@@ -32,6 +32,7 @@ first=$(event)
 devmem $((registers + 12)) 32 0
 put "$nic" 4 '\x02\x00'
 echo "interrupts $first $(event)"
+echo "pin $(grep -c -E 'IO-APIC .*-edge +uio_pci_generic' /proc/interrupts)"
 echo "interrupt status $(devmem $((registers + 4)) 32)"
 
 # The window moves, also above 4 GiB, and is nowhere where somebody else is.

@@ -25,6 +25,7 @@ check 'it says whose it is' says 'capability 5053544e'
 check 'it is where guests without PCI look' says 'window at 0x00000000c0000000'
 check 'it is the window' says "window $header"
 check 'interrupts by the pin reach UIO' says 'interrupts 01000000 02000000'
+check 'the pin is edge-triggered' says 'pin 1'
 check 'the driver has acknowledged both' says 'interrupt status 0x00000000'
 check 'the window moves' says "moved $header, gone $nothing"
 check 'above 4 GiB, too' says "high $header"
