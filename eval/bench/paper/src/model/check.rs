@@ -1,89 +1,12 @@
 //! The model's check: what it says of published values, beside these.
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
 
 use super::band::Band;
 use super::cost::CostModel;
 use super::counts::Counts;
-use super::growth::Growth;
+use super::published::{Call, Curve, EmptyCall};
 use crate::experiment::{Experiment, PublishedValue};
-
-/// What published values consist of, as far as that is known: a part of the model's file.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Published {
-    /// Empty calls. The first is the one that is believed.
-    pub empty_call: Vec<EmptyCall>,
-    /// Rates of three systems along an axis.
-    #[serde(default)]
-    pub curve: Vec<Curve>,
-    /// A penalty that grows with the size of frames.
-    pub growth: Growth,
-}
-
-/// Two systems' empty calls.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EmptyCall {
-    /// What is assumed of it, in a few words.
-    pub name: String,
-    /// Experiment whose `published.csv` has the two times.
-    pub experiment: String,
-    /// The system that exits.
-    pub base: Call,
-    /// The other.
-    pub other: Call,
-    /// Where the counts are from.
-    pub source: String,
-}
-
-/// A system's call.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Call {
-    /// Name of the system in `published.csv`.
-    pub system: String,
-    /// What a call consists of.
-    pub counts: Counts,
-}
-
-/// Rates of three systems along an axis: two that cross, and one that does not.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Curve {
-    /// Experiment whose `published.csv` has them.
-    pub experiment: String,
-    /// The system that does not cross.
-    pub without: String,
-    /// Units of work that a crossing serves.
-    pub units_a_crossing: f64,
-    /// Whether the rates are those of as many VMs as the axis says.
-    #[serde(default)]
-    pub x_is_vms: bool,
-    /// Rate of the link that limits all systems, in Gbit/s.
-    pub link: Option<f64>,
-    /// Where these facts are from.
-    pub source: String,
-}
-
-impl Published {
-    pub(super) fn check(&self) -> Result<()> {
-        ensure!(!self.empty_call.is_empty(), "published.empty_call is empty");
-        for curve in &self.curve {
-            let name = &curve.experiment;
-            ensure!(
-                curve.units_a_crossing >= 1.0 && curve.units_a_crossing.is_finite(),
-                "published.curve {name}: units_a_crossing is less than 1"
-            );
-            ensure!(
-                curve.link.is_none_or(|link| link > 0.0),
-                "published.curve {name}: link is not above 0"
-            );
-        }
-        self.growth.check()
-    }
-}
 
 /// A published value beside what the model says.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::band::Band;
-use super::check::Published;
 use super::counts::Counts;
+use super::published::Published;
 
 /// The model's file, from the top of the checkout.
 pub const FILE: &str = "eval/bench/cost-model.toml";

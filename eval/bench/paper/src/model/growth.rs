@@ -5,90 +5,15 @@
 //! would grow, and is held against how much it grows.
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
 
 use super::band::Band;
 use super::check::{self, CurvePoint};
 use super::cost::CostModel;
 use super::counts::Counts;
 use super::finding::{Finding, Verdict};
+use super::published::{Copy, Growth};
 use crate::experiment::Experiment;
 use crate::results::FigureResults;
-
-/// What is known of the systems whose penalty grows: a part of the model's file.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Growth {
-    /// Experiment with the curves, whose axis is the size of frames in bytes.
-    pub experiment: String,
-    /// Instructions a byte of the switch's copy outside the host.
-    pub usual_copy: f64,
-    /// Where that is from.
-    pub source: String,
-    /// What the copy in the host may have been.
-    #[serde(default)]
-    pub copy: Vec<Copy>,
-}
-
-/// A copy that may have taken the place of the usual one in the host.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Copy {
-    /// What it is, in a few words.
-    pub name: String,
-    /// Its instructions a byte.
-    #[serde(default)]
-    pub instructions: f64,
-    /// Share of the bytes that it copies by string instructions.
-    #[serde(default)]
-    pub strings: f64,
-    /// Cycles that each cache line takes besides.
-    pub line: Option<Line>,
-    /// Where that is from, or why it is assumed.
-    pub source: String,
-}
-
-/// Cycles of a cache line.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Line {
-    /// Least.
-    pub low: f64,
-    /// Most likely.
-    pub middle: f64,
-    /// Most.
-    pub high: f64,
-}
-
-impl Growth {
-    pub(super) fn check(&self) -> Result<()> {
-        ensure!(
-            self.usual_copy >= 0.0,
-            "published.growth: usual_copy is below 0"
-        );
-        for copy in &self.copy {
-            let Copy {
-                name,
-                instructions,
-                strings,
-                line,
-                ..
-            } = copy;
-            ensure!(
-                *instructions >= 0.0 && (0.0..=1.0).contains(strings),
-                "published.growth.copy {name}: instructions is below 0, or strings is no share"
-            );
-            let ascends = line.is_none_or(|line| {
-                0.0 <= line.low && line.low <= line.middle && line.middle <= line.high
-            });
-            ensure!(
-                ascends,
-                "published.growth.copy {name}: low, middle and high of line ascend, from 0 on"
-            );
-        }
-        Ok(())
-    }
-}
 
 /// A straight line through points, with the largest distance of one from it.
 #[derive(Clone, Copy, Debug, PartialEq)]

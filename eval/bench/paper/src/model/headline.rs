@@ -8,6 +8,7 @@ use super::check;
 use super::cost::CostModel;
 use super::counts::Counts;
 use super::finding::{Finding, Verdict};
+use super::published::Copy;
 use crate::experiment::Experiment;
 use crate::results::FigureResults;
 
@@ -200,7 +201,7 @@ fn other_copies(model: &CostModel, measured: &FigureResults, published: f64) -> 
     let pairs = pairs_of(measured);
     let copies = model.published.growth.copy.iter();
     let copies = copies.filter(|copy| copy.line.is_none() && copy.instructions > 0.0);
-    let finding = |copy: &super::growth::Copy| {
+    let finding = |copy: &Copy| {
         let gain = |(x, base, other): &(u32, Counts, Counts)| {
             let with_copy = base.with_copy_in_host(*x, copy.instructions);
             (*x, model.ratio(&with_copy, other).map(percent))

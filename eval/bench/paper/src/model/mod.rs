@@ -26,6 +26,7 @@ pub mod growth;
 pub mod headline;
 #[cfg(test)]
 mod made_up;
+pub mod published;
 
 pub use band::Band;
 pub use cost::{Constant, Constants, CostModel, FILE};

@@ -9,9 +9,11 @@ use super::scale::Scale;
 
 /// Width, in pixels.
 const WIDTH: u32 = 640;
-/// Pixels that bars begin and end at; behind the end is room for a number.
-const LEFT: i32 = 160;
-const RIGHT: i32 = 490;
+/// Pixels that bars end at: behind them is room for a number, and for its limits.
+const RIGHT: (i32, i32) = (570, 490);
+/// Least and most room for names, and what a letter takes of it, roughly, in pixels.
+const NAMES: (i32, i32) = (110, 350);
+const LETTER: i32 = 8;
 /// Height of a row, and of the bar in it, in pixels.
 const ROW: i32 = 30;
 const BAR: i32 = 18;
@@ -48,12 +50,18 @@ pub fn bars(title: &str, axis: &str, bars: &[Bar]) -> Result<String> {
 }
 
 fn draw(axis: &str, bars: &[Bar], canvas: &Canvas<'_>) -> Result<()> {
+    let longest = bars.iter().map(|bar| bar.name.chars().count()).max();
+    let left = (longest.unwrap_or(0) as i32 * LETTER + 16).clamp(NAMES.0, NAMES.1);
+    let right = match bars.iter().any(|bar| bar.band.is_some()) {
+        false => RIGHT.0,
+        true => RIGHT.1,
+    };
     let mut values = Vec::new();
     for bar in bars {
         let (low, high) = bar.band.unwrap_or((bar.value, bar.value));
         values.extend([low, high, bar.value]);
     }
-    let x = Scale::of_values(&values, (LEFT, RIGHT));
+    let x = Scale::of_values(&values, (left, right));
     let axis = match x.is_logarithmic() {
         true => format!("{axis} (logarithmic)"),
         false => axis.to_owned(),
@@ -64,7 +72,7 @@ fn draw(axis: &str, bars: &[Bar], canvas: &Canvas<'_>) -> Result<()> {
         canvas.grid((at, TOP), (at, bottom + 5))?;
         canvas.text(&tick(value), (at, bottom + 17), Align::Middle)?;
     }
-    canvas.text(&axis, ((LEFT + RIGHT) / 2, bottom + 42), Align::Middle)?;
+    canvas.text(&axis, ((left + right) / 2, bottom + 42), Align::Middle)?;
     for (n, bar) in bars.iter().enumerate() {
         let middle = TOP + ROW * n as i32 + ROW / 2;
         let (upper, lower) = (middle - BAR / 2, middle + BAR / 2);
@@ -75,7 +83,7 @@ fn draw(axis: &str, bars: &[Bar], canvas: &Canvas<'_>) -> Result<()> {
             bar.look,
             bar.kind,
         )?;
-        canvas.text(&bar.name, (LEFT - 8, middle), Align::Right)?;
+        canvas.text(&bar.name, (left - 8, middle), Align::Right)?;
         let mut behind = end;
         let mut text = number(bar.value);
         if let Some((low, high)) = bar.band.filter(|(low, high)| low < high) {
@@ -85,7 +93,7 @@ fn draw(axis: &str, bars: &[Bar], canvas: &Canvas<'_>) -> Result<()> {
         }
         canvas.text(&text, (behind + 9, middle), Align::Left)?;
     }
-    canvas.edge((LEFT, TOP), (LEFT, bottom))
+    canvas.edge((left, TOP), (left, bottom))
 }
 
 #[cfg(test)]

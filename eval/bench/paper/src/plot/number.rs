@@ -32,6 +32,9 @@ pub fn number(value: f64) -> String {
 
 /// A number beside an axis: without zeros that say nothing.
 pub fn tick(value: f64) -> String {
+    if value.abs() >= 1e6 {
+        return format!("{} M", tick(value / 1e6));
+    }
     let text = number(value);
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
@@ -42,6 +45,13 @@ pub fn tick(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ticks_are_short() {
+        for (value, text) in [(0.1, "0.1"), (2.5, "2.5"), (1000.0, "1000"), (5e7, "50 M")] {
+            assert_eq!(tick(value), text);
+        }
+    }
 
     #[test]
     fn numbers_are_for_people() {

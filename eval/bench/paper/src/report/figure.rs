@@ -76,11 +76,11 @@ pub fn figure(
 ) -> Result<Figure> {
     let definition = &experiment.definition;
     let mut runs = Vec::new();
-    let mut reasons = Vec::new();
+    let (mut not_run, mut unusable) = (Vec::new(), Vec::new());
     for (source, link) in sources.iter().zip(links) {
         match source.state(experiment) {
-            State::NotRun => reasons.push(format!("{}: not run", source.name)),
-            State::Unusable(why) => reasons.push(format!("{}: not used: {why}", source.name)),
+            State::NotRun => not_run.push(format!("{}: not run", source.name)),
+            State::Unusable(why) => unusable.push(format!("{}: not used: {why}", source.name)),
             State::Results(results, notes) => {
                 let ours = Ours {
                     definition,
@@ -92,12 +92,16 @@ pub fn figure(
             }
         }
     }
+    // Where one folder has it, nobody asks for the others.
+    if runs.is_empty() {
+        unusable.append(&mut not_run);
+    }
     let own = definition.table.as_ref();
-    let without = match (&definition.not_yet, runs.is_empty()) {
+    let without = match &definition.not_yet {
         _ if own.is_some() => None,
-        (Some(why), _) => Some(format!("Not yet: {why}")),
-        (None, false) if reasons.is_empty() => None,
-        (None, _) => Some(format!("No values of {}.", reasons.join("; "))),
+        Some(why) => Some(format!("Not yet: {why}")),
+        None if unusable.is_empty() => None,
+        None => Some(format!("No values of ours: {}.", unusable.join("; "))),
     };
     let mut plots = Vec::new();
     if runs.is_empty() {
@@ -137,12 +141,19 @@ fn run(
     let about = &ours.results.about;
     let mut plots = Vec::new();
     for spec in &experiment.definition.plots {
-        match draw(experiment, spec, Some(ours))? {
-            Some(plot) => plots.push(plot),
-            None => notes.push(format!(
-                "Not drawn: {}. What was counted does not say it, and the model does not cover this work.",
+        plots.extend(draw(experiment, spec, Some(ours))?);
+        let alone = spec
+            .published
+            .as_ref()
+            .is_some_and(|drawn| drawn.alone.is_some());
+        let mut points = about.points.iter();
+        let any = points.any(|point| ours.value(spec.quantity, &point.series, point.x).is_some());
+        if !any && !alone {
+            notes.push(format!(
+                "Without values of ours: {}. It is not what was counted, and the cost model does not cover \
+                 this work.",
                 spec.axis
-            )),
+            ));
         }
     }
     let failures = about.points.iter();
@@ -204,8 +215,7 @@ fn legend(experiment: &Experiment, with_ours: bool) -> Result<Vec<Sample>> {
     samples.into_iter().map(sample).collect()
 }
 
-/// Draws a plot; none if there is nothing of ours to draw, or nothing published where there are no
-/// results.
+/// Draws a plot; none if there is nothing to draw.
 fn draw(experiment: &Experiment, spec: &PlotSpec, ours: Option<&Ours<'_>>) -> Result<Option<Plot>> {
     let published = spec.published.as_ref().map_or(Vec::new(), |drawn| {
         published(experiment, spec.quantity, drawn)
@@ -232,7 +242,6 @@ fn lines(
     let alone = alone.and_then(|drawn| drawn.alone.as_deref());
     let ours = ours.filter(|_| alone.is_none());
     let mut curves: Vec<Curve> = published.iter().map(published_curve).collect();
-    let mut nothing = ours.is_some() || curves.is_empty();
     for (n, series) in definition.series.iter().enumerate() {
         let value = |x: u32| Some((x, ours?.value(spec.quantity, &series.name, Some(x))?));
         let found: Vec<(u32, (Kind, Band))> =
@@ -240,7 +249,6 @@ fn lines(
         let Some((_, (kind, _))) = found.first() else {
             continue;
         };
-        nothing = false;
         curves.push(Curve {
             look: Look(n),
             kind: *kind,
@@ -254,7 +262,7 @@ fn lines(
                 .collect(),
         });
     }
-    if nothing {
+    if curves.is_empty() {
         return Ok(None);
     }
     let plot = LinePlot {
@@ -294,11 +302,9 @@ fn bars(
 ) -> Result<Option<String>> {
     let definition = &experiment.definition;
     let mut bars = Vec::new();
-    let mut nothing = ours.is_some();
     for (n, series) in definition.series.iter().enumerate() {
         let value = ours.and_then(|ours| ours.value(spec.quantity, &series.name, None));
         if let Some((kind, band)) = value {
-            nothing = false;
             bars.push(Bar {
                 name: series.name.clone(),
                 look: Look(n),
@@ -317,7 +323,7 @@ fn bars(
             }));
         }
     }
-    if nothing || bars.is_empty() {
+    if bars.is_empty() {
         return Ok(None);
     }
     let title = format!("{}: {}", definition.title, spec.axis);

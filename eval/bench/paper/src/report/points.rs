@@ -1,6 +1,6 @@
 //! Values of plots: ours, measured or projected, and the published ones.
 
-use crate::experiment::{Definition, Drawn, Experiment, PlottedQuantity};
+use crate::experiment::{Definition, Drawn, Experiment, PlottedQuantity, PublishedValue};
 use crate::model::{Band, CostModel, Counts};
 use crate::plot::Kind;
 use crate::quantity::Quantity;
@@ -141,9 +141,7 @@ pub fn published(
 
 /// A system's values, by places on the axis.
 fn values(experiment: &Experiment, drawn: &Drawn, system: &str) -> Vec<(Option<f64>, f64)> {
-    let of_system = |value: &&crate::experiment::PublishedValue| {
-        value.system == system && value.unit == drawn.unit
-    };
+    let of_system = |value: &&PublishedValue| value.system == system && value.unit == drawn.unit;
     let values = experiment.published.iter().filter(of_system);
     let mut points: Vec<(Option<f64>, f64)> = match &drawn.x {
         Some(x) => values

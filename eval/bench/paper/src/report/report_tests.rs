@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::experiment::Place;
+use crate::experiment::{Place, PlotSpec, PlottedQuantity};
 use crate::quantity::Quantity;
 use crate::results::{About, FORMAT, FigureResults, Folder, PointAbout, Run, Value, sha256};
 
@@ -222,9 +222,7 @@ fn published_ratios_are_those_of_times_or_rates_at_the_same_place() {
     let all = experiment::all(bundle::root()).unwrap();
     let ratios = |name: &str| {
         let experiment = all.iter().find(|one| one.name == name).unwrap();
-        let ratio = |spec: &&crate::experiment::PlotSpec| {
-            spec.quantity == crate::experiment::PlottedQuantity::Ratio
-        };
+        let ratio = |spec: &&PlotSpec| spec.quantity == PlottedQuantity::Ratio;
         let spec = experiment.definition.plots.iter().find(ratio).unwrap();
         points::published(experiment, spec.quantity, spec.published.as_ref().unwrap())
     };

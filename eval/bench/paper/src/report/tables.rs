@@ -48,7 +48,10 @@ pub fn of_figure(experiment: &Experiment, ours: &Ours<'_>) -> Table {
     for quantity in Quantity::ALL {
         add(Column::labelled(quantity.heading(), ours.label), &|point| {
             let value = ours.results.value(&point.series, point.x, quantity);
-            value.map(number)
+            match quantity {
+                Quantity::Repelled => value.map(|_| "yes".to_owned()),
+                _ => value.map(number),
+            }
         });
     }
     if let Some(base) = &definition.base {

@@ -7,7 +7,7 @@ use postern_bench::{attack, call_path};
 use postern_lab::testbed::Testbed;
 use serde::{Deserialize, Serialize};
 
-use super::Task;
+use super::task::Task;
 use crate::quantity::Quantity;
 
 /// A guest attacks, while another waits for frames and a third one exchanges frames with it afterwards.

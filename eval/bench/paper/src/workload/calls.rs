@@ -8,7 +8,7 @@ use postern_bench::scenario::{Scenario, Setting, results};
 use postern_lab::testbed::Testbed;
 use serde::{Deserialize, Serialize};
 
-use super::{Task, Values};
+use super::task::{Task, Values};
 use crate::quantity::Quantity;
 
 /// Sizes of the rings, which empty calls do not use.

@@ -5,7 +5,7 @@ use postern_bench::linux::{Network, Samples, pair_job};
 use postern_lab::testbed::Testbed;
 use serde::{Deserialize, Serialize};
 
-use super::{LINUX_MEMORY_MB, Task, Values};
+use super::task::{LINUX_MEMORY_MB, Task, Values};
 use crate::quantity::Quantity;
 
 /// Frames of the short run and of the long one.

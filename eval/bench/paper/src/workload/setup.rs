@@ -11,7 +11,7 @@ use postern_lab::job::{Job, JobOutcome};
 use postern_lab::testbed::Testbed;
 use serde::{Deserialize, Serialize};
 
-use super::{Task, Values};
+use super::task::{Task, Values};
 use crate::quantity::Quantity;
 
 /// Time for a NIC with all its ports, by the testbed's clock.

@@ -11,7 +11,7 @@ use postern_bench::traffic::{MAX_JUMBO, MAX_LEN, MIN_WIRE_LEN, Trace};
 use postern_lab::testbed::Testbed;
 use serde::{Deserialize, Serialize};
 
-use super::{Task, Values};
+use super::task::{Task, Values};
 use crate::quantity::Quantity;
 
 /// Frames of a run where the experiment does not say.

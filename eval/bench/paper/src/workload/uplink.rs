@@ -12,7 +12,7 @@ use postern_lab::job::{Job, JobOutcome};
 use postern_lab::testbed::Testbed;
 use serde::{Deserialize, Serialize};
 
-use super::{Task, Values};
+use super::task::{Task, Values};
 use crate::quantity::Quantity;
 
 /// Time for all frames, by the testbed's clock.
