@@ -185,7 +185,10 @@ impl Samples {
             counts.map(|(_, count)| count).sum()
         };
         let exits = sum(&|name| name.starts_with("exit_"));
-        let timers = sum(&|name| TIMERS.contains(&name));
+        // A guest that tells KVM of an interrupt's end by a bit of memory (KVM_FEATURE_PV_EOI) exits for
+        // few of them.
+        let ends = sum(&|name| name == TIMER_INTERRUPTS).min(sum(&|name| name == ENDS));
+        let timers = sum(&|name| TIMERS.contains(&name)) + ends;
         Ok((exits - timers).max(0.0) / sum(&|name| name == PACKETS).max(1.0))
     }
 
@@ -219,9 +222,14 @@ impl Samples {
 const PACKETS: &str = "packets";
 
 /// What `breakdown` of `pair.sh` calls the exits of timers: the host's (or the guest's, which the
-/// host's timer stands for), the deadline (IA32_TSC_DEADLINE, SDM volume 4, 6e0), and as many ends of
-/// interrupts as there were of the vector of Linux' local timer.
-const TIMERS: [&str; 3] = ["exit_EXTERNAL_INTERRUPT", "msr_write_6e0", "irq_0xec"];
+/// host's timer stands for), and the deadline (IA32_TSC_DEADLINE, SDM volume 4, 6e0).
+const TIMERS: [&str; 2] = ["exit_EXTERNAL_INTERRUPT", "msr_write_6e0"];
+
+/// Interrupts of the vector of Linux' local timer.
+const TIMER_INTERRUPTS: &str = "irq_0xec";
+
+/// Exits for ends of interrupts of any vector (x2APIC EOI register, SDM volume 4, 80b).
+const ENDS: &str = "msr_write_80b";
 
 fn counts(words: &[&str]) -> Option<Counts> {
     if !words.len().is_multiple_of(2) {
@@ -242,7 +250,7 @@ sample idle units 10 before instructions 20 after instructions 100
 sample ping units 100 before packets 0 instructions 100 after instructions 1100 packets 210 exits 7
 sample ping units 300 before packets 300 instructions 2000 after instructions 5000 packets 900 exits 7
 exits ping units 50 packets 100 exit_HLT 40 exit_EXTERNAL_INTERRUPT 1 irq_0xec 1
-exits ping units 150 packets 300 exit_HLT 240 exit_EXTERNAL_INTERRUPT 11 exit_MSR_WRITE 27 msr_write_6e0 20 irq_0xec 6 irq_0x22 3 \r
+exits ping units 150 packets 300 exit_HLT 240 exit_EXTERNAL_INTERRUPT 11 exit_MSR_WRITE 27 msr_write_6e0 20 msr_write_80b 4 irq_0xec 6 irq_0x22 3 \r
 ";
 
     #[test]
@@ -259,8 +267,8 @@ exits ping units 150 packets 300 exit_HLT 240 exit_EXTERNAL_INTERRUPT 11 exit_MS
             samples.exits("ping").unwrap()[0],
             ("exit_HLT".to_owned(), 2.0)
         );
-        // Of 237 exits 35 are of timers.
-        assert_eq!(samples.exits_beyond_timers("ping"), Ok(202.0 / 200.0));
+        // Of 237 exits 34 are of timers: for one of five interrupts the guest did not exit.
+        assert_eq!(samples.exits_beyond_timers("ping"), Ok(203.0 / 200.0));
         assert!(samples.exits("tcp").is_err());
     }
 
