@@ -108,7 +108,7 @@ const OF_MACHINES: &[OwnBootTest] = &[
     ),
     OwnBootTest::new("demo/the same run twice shows the same counts", demo_twice),
     OwnBootTest::new(
-        "paper/quick figures with bare guests give their values",
+        "paper/a quick figure of each kind of work with bare guests gives its values",
         papers::bare,
     ),
     OwnBootTest::new("paper/a bundle measures its host", papers::bundle),
