@@ -9,7 +9,8 @@ pass() {
     tell server "$program receive:$device:$1:$2 > /tmp/received 2>&1 & receiver=\$!"
     # Until it listens.
     tell server 'until grep -q begin /tmp/received; do sleep 0.01; done'
-    tell client "$program send:$device:$1:$2:32:200 > /dev/null"
+    # With a pause in which all frames of a call arrive: a socket has room for some 90 large ones.
+    tell client "$program send:$device:$1:$2:32:4000 > /dev/null"
     # Not for the bridge, which that shell has started, too.
     tell server 'wait $receiver; grep -q DONE /tmp/received || { cat /tmp/received; false; }'
 }
