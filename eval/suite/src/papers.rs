@@ -10,7 +10,7 @@ use postern_lab::job::Job;
 use postern_lab::setup::{self, Flavour, Series};
 use postern_lab::testbed::{EmulatedTestbed, Testbed, VIEWS};
 use postern_paper::bundle;
-use postern_paper::experiment::{self, Experiment, Place};
+use postern_paper::experiment::{self, Place};
 use postern_paper::results::{FORMAT, Folder, Run};
 use postern_paper::run::{self, Options};
 
@@ -27,12 +27,12 @@ const BARE: [&str; 4] = [
 
 /// A quick figure of each kind of work with bare guests.
 pub fn bare(testbed: &EmulatedTestbed) -> Result<()> {
-    quick(testbed, |one| BARE.contains(&one.name.as_str()))
+    quick(testbed, &BARE)
 }
 
 /// Every quick figure with Linux guests.
 pub fn linux(testbed: &EmulatedTestbed) -> Result<()> {
-    quick(testbed, |one| WITH_LINUX.contains(&one.name.as_str()))
+    quick(testbed, &WITH_LINUX)
 }
 
 /// What a host with the patched KVM measures from a bundle, without a toolchain: here the host is the
@@ -89,8 +89,8 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// Runs the quick points of those figures that can be run.
-fn quick(testbed: &EmulatedTestbed, chosen: fn(&Experiment) -> bool) -> Result<()> {
+/// Runs the quick points of figures.
+fn quick(testbed: &EmulatedTestbed, names: &[&str]) -> Result<()> {
     let testbed = Testbed::Emulated(Box::new(testbed.clone()));
     let directory = tempfile::tempdir()?;
     let run = Run {
@@ -109,10 +109,8 @@ fn quick(testbed: &EmulatedTestbed, chosen: fn(&Experiment) -> bool) -> Result<(
         quick: true,
         ..Options::default()
     };
-    let experiments = experiment::all(bundle::root())?;
-    let can_be_run = |one: &Experiment| one.definition.not_yet.is_none() && chosen(one);
-    let experiments: Vec<_> = experiments.into_iter().filter(can_be_run).collect();
-    ensure!(!experiments.is_empty(), "there are no such figures");
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let experiments = experiment::load(bundle::root(), &names)?;
     for experiment in &experiments {
         let results = run::figure(&testbed, experiment, &options, &folder, &|_| ())?;
         let failures: Vec<_> = results

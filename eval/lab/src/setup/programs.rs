@@ -76,14 +76,10 @@ impl Programs {
         Ok(())
     }
 
-    /// Those that [`Programs::copy_to`] has left in a folder.
-    ///
-    /// # Errors
-    ///
-    /// The first one that is missing.
-    pub fn in_folder(folder: &Path) -> Result<Programs> {
+    /// Those that lie in a folder, each under its own name.
+    fn at(folder: &Path) -> Programs {
         let program = |name: &str| folder.join(name);
-        let programs = Programs {
+        Programs {
             init: program(INIT.1),
             postern: program(POSTERN.1),
             viewtest: program(VIEWTEST.1),
@@ -97,7 +93,16 @@ impl Programs {
             open_image: program(OPEN_IMAGE),
             careless_image: program(CARELESS_IMAGE),
             faulty_image: program(FAULTY_IMAGE),
-        };
+        }
+    }
+
+    /// Those that [`Programs::copy_to`] has left in a folder.
+    ///
+    /// # Errors
+    ///
+    /// The first one that is missing.
+    pub fn in_folder(folder: &Path) -> Result<Programs> {
+        let programs = Programs::at(folder);
         for (_, file) in programs.all() {
             ensure!(file.is_file(), "there is no program {}", file.display());
         }
@@ -218,21 +223,9 @@ pub fn build(cache: &Cache, progress: &Progress) -> Result<Programs> {
     let faulty = builder.image(FAULTY_IMAGE, "attack-fault")?;
     let faulty = builder.keep("faulty-image", &[faulty], DEBUGGED)?;
     let directory = builder.keep("programs", &built, MEASURED)?;
-    let program = |name| directory.join(name);
     Ok(Programs {
-        init: program(INIT.1),
-        postern: program(POSTERN.1),
-        viewtest: program(VIEWTEST.1),
-        exitcost: program(EXITCOST.1),
-        disktest: program(DISKTEST.1),
-        nettest: program(NETTEST.1),
-        inject: program(INJECT.1),
-        bare_guest: program(GUEST.1),
-        nic_image: program(NIC_IMAGE),
-        locking_image: program(LOCKING_IMAGE),
-        open_image: program(OPEN_IMAGE),
-        careless_image: program(CARELESS_IMAGE),
         faulty_image: faulty.join(FAULTY_IMAGE),
+        ..Programs::at(&directory)
     })
 }
 
