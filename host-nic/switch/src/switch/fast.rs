@@ -90,6 +90,11 @@ impl<'a> Call<'a> {
             && let Some(ends) = Ends::linked(&call, &route.link)
             && let Some((published, mut position)) = ends.state.reserve(first.size() as u32)
         {
+            // The frame begins the stretch, so that there is one address to keep.
+            let first = Frame {
+                record: from.record,
+                ..first
+            };
             // SAFETY: the frame's record may be written at the position; the frame was read just now,
             // and its record lies in the ring.
             unsafe { first.write_alone(ends.at(&call, published as u32)) };

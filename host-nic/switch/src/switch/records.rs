@@ -239,16 +239,16 @@ const fn size(length: usize) -> usize {
 const _: () = assert!(size(14) as u64 == record_size(14) && size(17) as u64 == record_size(17));
 
 impl Frame {
-    /// The frame of the only record in `left` bytes, if it is an ordinary one. The caller has to
-    /// see that the record lies in the ring.
+    /// The frame of a record, if it is an ordinary one. The caller has to see that the record lies in
+    /// the ring.
     ///
     /// # Safety
     ///
     /// The record begins in a ring of a port, at a multiple of 16 bytes.
     #[inline(always)]
-    pub unsafe fn only(record: *const u8, left: u32, span: u16) -> Option<Frame> {
-        // SAFETY: the contract of `only` is that of `read`.
-        unsafe { Frame::read(record, span, |size| size as u32 == left) }
+    pub unsafe fn at(record: *const u8, span: u16) -> Option<Frame> {
+        // SAFETY: the contract of `at` is that of `read`.
+        unsafe { Frame::read(record, span, |_| true) }
     }
 
     /// Reads a record once. Returns nothing if it holds no ordinary frame, or its size in bytes

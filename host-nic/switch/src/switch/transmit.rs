@@ -3,6 +3,8 @@
 //! ```text
 //!   transmit_one    one frame that is alone in its ring and has a cached route
 //!        | else
+//!   transmit_few    few frames, that have cached routes
+//!        | else, or what is left
 //!   transmit_all    by forward_fast, or by forward_slow where more than addresses decides
 //! ```
 
@@ -18,13 +20,17 @@ use super::records::{Frame, Records};
 use crate::credentials::Credentials;
 use crate::state::{MODE_POLICY, add};
 
+/// Frames in a ring at most that are few: what [`Call::forward_fast`] saves with frames in a row, it
+/// pays for before the first of them.
+const FEW: u32 = 8;
+
 impl<'a> Call<'a> {
-    /// Takes the only frame in a TX queue's ring and sends it by its cached route. Returns nothing,
-    /// and takes nothing, if it is not alone, is no ordinary frame, has no cached route or no room; else
-    /// says whether the receiver slept.
+    /// Takes the only frame in a TX queue's ring and sends it by its cached route. Says whether the
+    /// receiver slept. Takes nothing if it is not alone, is no ordinary frame, has no cached route or no
+    /// room; says then whether there are more frames, but few.
     /// With one frame a call, the work of a call besides the copy counts most.
     #[inline(always)]
-    pub fn transmit_one(&self, queue: u32) -> Option<bool> {
+    pub fn transmit_one(&self, queue: u32) -> Result<bool, bool> {
         let caller = self.caller;
         // Take. SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every
         // port has.
@@ -33,17 +39,20 @@ impl<'a> Call<'a> {
         let offset = next & caller.ring_mask;
         let size = end.wrapping_sub(next);
         // SAFETY: the offset is a multiple of 16 below the ring's size.
-        let frame = unsafe { Frame::only(ring.add(offset as usize), size, caller.span) }?;
+        let frame = unsafe { Frame::at(ring.add(offset as usize), caller.span) }.ok_or(false)?;
+        if frame.size() as u32 != size {
+            return Err(size <= frame.size() as u32 * FEW);
+        }
         // A record that ends with the ring is left to `transmit_all`.
         if offset + size > caller.ring_mask {
-            return None;
+            return Err(false);
         }
         // Look up. What is known of the lane comes in the order in which it is needed, so that it
         // needs few registers.
-        let route = self.cached_route(frame.addresses)?;
-        let state = Ends::linked_state(self, &route.link)?;
-        let (published, next) = state.reserve(size)?;
-        let ends = Ends::linked_with(self, &route.link, state)?;
+        let route = self.cached_route(frame.addresses).ok_or(false)?;
+        let state = Ends::linked_state(self, &route.link).ok_or(false)?;
+        let (published, next) = state.reserve(size).ok_or(false)?;
+        let ends = Ends::linked_with(self, &route.link, state).ok_or(false)?;
         // Emit. SAFETY: `size` bytes may be written at the position; the frame was read just now, and
         // its record lies in the ring.
         unsafe { frame.write_alone(ends.at(self, published as u32)) };
@@ -54,7 +63,64 @@ impl<'a> Call<'a> {
         add(&self.sender().bytes, frame.length as u64);
         tx.complete(end);
         self.end();
-        Some(slept)
+        Ok(slept)
+    }
+
+    /// Takes at most `count` frames that have cached routes, with the fewest steps where they are few.
+    /// Returns how many, and whether none is left. It ends at whatever is no ordinary frame, or has no
+    /// cached route or no room.
+    #[inline(always)]
+    fn transmit_few(&self, queue: u32, count: u32) -> (u32, bool) {
+        let (span, routes) = (self.caller.span, self.routes());
+        let Some((tx, mut records)) = self.tx_records(queue) else {
+            return (0, false);
+        };
+        let mut from = records.stretch();
+        let all = from.left;
+        let (mut taken, mut bytes) = (0, 0);
+        // SAFETY: the stretch was made from the records just now.
+        let mut frame = unsafe { from.read(span) };
+        while taken < count
+            && let Some(first) = frame
+            && let Some(route) = self.route_among(routes, first.addresses)
+            && let Some(state) = Ends::linked_state(self, &route.link)
+            && let Some((mut published, mut next)) = state.reserve(first.size() as u32)
+            && let Some(ends) = Ends::linked_with(self, &route.link, state)
+        {
+            // Frames of one way are published together.
+            let mut this = first;
+            let before = (taken, bytes);
+            loop {
+                // SAFETY: the record has room at the position; the frame was read just now, and its
+                // record lies in the ring.
+                unsafe { this.write_alone(ends.at(self, published as u32)) };
+                from.pass(this.size());
+                taken += 1;
+                bytes += this.length as u64;
+                published = next;
+                // SAFETY: the stretch is what is left of the one that was made from the records.
+                frame = unsafe { from.read(span) };
+                match frame {
+                    Some(frame) if taken < count && frame.addresses.same_way(first.addresses) => {
+                        next = published.wrapping_add(frame.size() as u64);
+                        this = frame;
+                    }
+                    _ => break,
+                }
+                if next > state.limit.load(Relaxed) {
+                    break;
+                }
+            }
+            ends.count((taken - before.0).into(), bytes - before.1);
+            ends.publish(self, published);
+        }
+        if taken != 0 {
+            add(&self.sender().frames, taken.into());
+            add(&self.sender().bytes, bytes);
+            records.advance((all - from.left) as u32);
+            tx.complete(records.position());
+        }
+        (taken, taken != 0 && records.is_empty())
     }
 
     /// Takes at most `count` frames.
@@ -157,14 +223,15 @@ pub fn transmit(
     };
     call.begin();
     let one = match count {
-        0 => None,
+        0 => Err(false),
         _ => call.transmit_one(queue),
     };
     match one {
-        Some(false) => 1,
+        Ok(false) => 1,
         // SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every port has.
-        Some(true) => 1 | unsafe { call.hand_noted_bells(queue) },
-        None => transmit_rest(base, caller, vcpu, queue, count, call.hold),
+        Ok(true) => 1 | unsafe { call.hand_noted_bells(queue) },
+        Err(true) => transmit_few(base, caller, vcpu, queue, count, call.hold),
+        Err(false) => transmit_rest(base, caller, vcpu, queue, count, call.hold),
     }
 }
 
@@ -181,6 +248,33 @@ fn transmit_rest(
     hold: bool,
 ) -> u64 {
     transmit_all(base, caller, vcpu, queue, count, hold)
+}
+
+/// [`Call::transmit_few`], then [`transmit_all`] for what it leaves: cold like [`transmit_rest`].
+#[cold]
+#[inline(never)]
+fn transmit_few(
+    base: *mut u8,
+    caller: &Credentials,
+    vcpu: u32,
+    queue: u32,
+    count: u64,
+    hold: bool,
+) -> u64 {
+    let call = Call {
+        base,
+        caller,
+        vcpu,
+        hold,
+    };
+    let (few, are_all) = call.transmit_few(queue, count.min(FEW.into()) as u32);
+    let few = u64::from(few);
+    if !are_all {
+        return few + transmit_all(base, caller, vcpu, queue, count - few, hold);
+    }
+    call.end();
+    // SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every port has.
+    few | unsafe { call.hand_bells(queue) }
 }
 
 /// [`Call::transmit_all`], out of line and from arguments that fit into registers, so that the fast path
