@@ -18,7 +18,7 @@ use crate::testbeds::Testbeds;
 use crate::workers;
 
 /// Real time that a machine has for all its tests. Each of these has a time by the machine's clock.
-const TIMEOUT: Duration = Duration::from_secs(1800);
+const TIMEOUT: Duration = Duration::from_secs(5400);
 /// Tests that share a boot at most, so that there is work for all machines.
 const MAX_TESTS_PER_BOOT: usize = 8;
 

@@ -101,7 +101,8 @@ const OF_MACHINES: &[OwnBootTest] = &[
     OwnBootTest::new(
         "linux/net: a packet of virtio-net costs at most 1.05 times that of Debian's QEMU",
         networks::costs,
-    ),
+    )
+    .on_request(),
     OwnBootTest::new(
         "linux/vsock: a guest and its host reach each other",
         networks::vsock,

@@ -33,7 +33,7 @@ use rustix::io::Errno;
 
 const PORTS: u32 = 4;
 /// Number of frames of a run.
-const FRAMES: u32 = 4000;
+const FRAMES: u32 = 2000;
 /// Number of frames between two changes of a port's settings.
 const PERIOD: u32 = 40;
 /// Size of `struct virtio_net_hdr`, which is before each frame of a TAP.

@@ -77,7 +77,7 @@ impl Scene<'_> {
 }
 
 /// Real time that a machine has.
-const REAL_TIME: Duration = Duration::from_secs(1800);
+const REAL_TIME: Duration = Duration::from_secs(5400);
 
 /// A topology of the examples.
 macro_rules! example {
@@ -103,7 +103,7 @@ macro_rules! guest {
 pub const TESTS: &[OwnBootTest] = &[
     guest!("small", "kernel, processors, timers, resets", platform, "no-init", "all"),
     guest!("debian-12", "kernel, processors, timers, resets", platform, "request", "some"),
-    guest!("debian-13", "kernel, processors, timers, resets", platform, "request", "some"),
+    guest!("debian-13", "kernel, processors, timers, resets", platform, "request", "some").on_request(),
     guest!("small", "memory from 32 MiB to 4 GiB, as bzImage and as vmlinux", memory),
     guest!("small", "console: what is typed reaches a process, and its answer comes back", console),
     guest!("small", "a guest's status comes back", status_comes_back),
@@ -118,9 +118,9 @@ pub const TESTS: &[OwnBootTest] = &[
     guest!("debian-12", "programs over virtio-net with vhost-net", network, "vhost"),
     guest!("debian-12", "programs over virtio-net with the backend of the VMM", network, "user").on_request(),
     guest!("debian-13", "programs over virtio-net with vhost-net", network, "vhost").on_request(),
-    guest!("debian-13", "programs over virtio-net with the backend of the VMM", network, "user"),
-    example!("linux-chain.toml"),
-    example!("linux-pair.toml"),
+    guest!("debian-13", "programs over virtio-net with the backend of the VMM", network, "user").on_request(),
+    example!("linux-chain.toml").on_request(),
+    example!("linux-pair.toml").on_request(),
     example!("linux-paths.toml"),
     example!("linux-sixteen.toml"),
     example!("linux-two-hosts.toml"),

@@ -52,7 +52,7 @@ pub const TESTS: &[OwnBootTest] = &[
     programs!("elisa", Network::Nic(CallPath::Elisa), Size::All, ""),
     programs!("elisa-strict", Network::Nic(CallPath::ElisaStrict)).on_request(),
     programs!("exit-kernel", Network::Nic(CallPath::ExitKernel)),
-    programs!("exit-user", Network::Nic(CallPath::ExitUser)),
+    programs!("exit-user", Network::Nic(CallPath::ExitUser)).on_request(),
     programs!("vhost-net", Network::VhostNet).on_request(),
     programs!("virtio-user", Network::VirtioUser).on_request(),
     OwnBootTest::new("linux/demo: programs over elisa cost what they may beside vhost-net", goals).on_request(),
