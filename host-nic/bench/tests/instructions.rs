@@ -171,7 +171,7 @@ fn short_frames_in_batches() {
 /// the others copy, publish and count.
 #[test]
 fn short_frames_one_by_one() {
-    at_most("switch", "unicast/2/64/1", [164.0, 193.0]);
+    at_most("switch", "unicast/2/64/1", [163.0, 191.0]);
     at_most("whole", "unicast/2/64/1", [354.0, 385.0]);
 }
 
@@ -190,7 +190,7 @@ fn long_frames_in_batches() {
 
 #[test]
 fn short_frames_to_everybody() {
-    at_most("switch", "broadcast/16/64/1", [2240.0, 2565.0]);
+    at_most("switch", "broadcast/16/64/1", [2235.0, 2550.0]);
     at_most("whole", "broadcast/16/64/1", [4500.0, 4500.0]);
 }
 

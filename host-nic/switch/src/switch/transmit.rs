@@ -230,8 +230,12 @@ pub fn transmit(
         Ok(false) => 1,
         // SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every port has.
         Ok(true) => 1 | unsafe { call.hand_noted_bells(queue) },
-        Err(true) => transmit_few(base, caller, vcpu, queue, count, call.hold),
         Err(false) => transmit_rest(base, caller, vcpu, queue, count, call.hold),
+        Err(true) => match transmit_few(base, caller, vcpu, queue, count, call.hold) {
+            (result, true) => result,
+            // From here, so that the stack is not that of both.
+            (few, false) => few + transmit_rest(base, caller, vcpu, queue, count - few, call.hold),
+        },
     }
 }
 
@@ -250,7 +254,8 @@ fn transmit_rest(
     transmit_all(base, caller, vcpu, queue, count, hold)
 }
 
-/// [`Call::transmit_few`], then [`transmit_all`] for what it leaves: cold like [`transmit_rest`].
+/// [`Call::transmit_few`], out of line: cold like [`transmit_rest`]. Returns the request's result and true;
+/// the number of frames and false, if the call goes on.
 #[cold]
 #[inline(never)]
 fn transmit_few(
@@ -260,7 +265,7 @@ fn transmit_few(
     queue: u32,
     count: u64,
     hold: bool,
-) -> u64 {
+) -> (u64, bool) {
     let call = Call {
         base,
         caller,
@@ -270,11 +275,11 @@ fn transmit_few(
     let (few, are_all) = call.transmit_few(queue, count.min(FEW.into()) as u32);
     let few = u64::from(few);
     if !are_all {
-        return few + transmit_all(base, caller, vcpu, queue, count - few, hold);
+        return (few, false);
     }
     call.end();
     // SAFETY: `serve` compared `queue` with the number of queues, or it is 0, which every port has.
-    few | unsafe { call.hand_bells(queue) }
+    (few | unsafe { call.hand_bells(queue) }, true)
 }
 
 /// [`Call::transmit_all`], out of line and from arguments that fit into registers, so that the fast path
