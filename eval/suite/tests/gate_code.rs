@@ -447,22 +447,86 @@ fn stub_path(pages: &Pages) -> Vec<Instruction> {
     path
 }
 
+/// The steps of a call of a service that answers an empty request, each with its number of instructions
+/// and of VMFUNCs.
+fn steps(pages: &Pages) -> Vec<(&'static str, usize, usize)> {
+    let vmfuncs = |path: &[Instruction]| {
+        let is_vmfunc = |one: &&Instruction| one.mnemonic() == Mnemonic::Vmfunc;
+        path.iter().filter(is_vmfunc).count()
+    };
+    let step = |name, path: &[Instruction]| (name, path.len(), vmfuncs(path));
+    let stub = stub_path(pages);
+    let is_call = |one: &Instruction| one.flow_control() == FlowControl::Call;
+    let (way_in, way_out) = stub.split_at(stub.iter().position(is_call).unwrap() + 1);
+    let mut steps = vec![
+        ("the caller calls page A", 1, 0),
+        // `page_a_enters_the_gate_view_with_its_last_instruction` of the guest library.
+        ("page A: enters the gate's view", 2, 1),
+        step(
+            "gate: arms the service's list entry, enters its view",
+            &straight(pages, GATE_GVA, STUB_GVA),
+        ),
+        step("stub: saves, takes its stack, calls the service", way_in),
+        // `an_empty_request_is_four_instructions` of the switch.
+        ("service: an empty request", 4, 0),
+    ];
+    match pages.strict {
+        true => steps.extend([
+            step("stub: restores, enters the gate's view", way_out),
+            step(
+                "gate: disarms the entry, enters the default view",
+                &straight(pages, pages.stub_end(), GATE_GVA + PAGE_SIZE),
+            ),
+        ]),
+        false => steps.push(step("stub: restores, enters the default view", way_out)),
+    }
+    steps.push(("page C: returns to the caller", 1, 0));
+    steps
+}
+
+/// What the evaluation says of the steps of an empty call.
+#[test]
+fn steps_of_a_call_are_those_that_the_evaluation_shows() {
+    let file = "eval/experiments/fig-01_empty_call/steps.csv";
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let shown = std::fs::read_to_string(root.join(file)).unwrap();
+    for series in series::all() {
+        let mut lines = "series,step,instructions,vmfuncs\n".to_owned();
+        for pages in pages_of(&series).iter().filter(|pages| pages.slot == 0) {
+            let path = if pages.strict {
+                "elisa-strict"
+            } else {
+                "elisa"
+            };
+            for (name, instructions, vmfuncs) in steps(pages) {
+                lines += &format!("{path},\"{name}\",{instructions},{vmfuncs}\n");
+            }
+        }
+        assert_eq!(
+            lines, shown,
+            "the content of {file}, as the code has it, is on the left"
+        );
+    }
+}
+
+/// The instructions of a gate from one address up to another.
+fn straight(pages: &Pages, from: u64, end: u64) -> Vec<Instruction> {
+    let mut ip = from;
+    let mut path: Vec<Instruction> = Vec::new();
+    while ip < end {
+        path.push(decode(&pages.gate, ip).expect("the gate decodes"));
+        ip = path[path.len() - 1].next_ip();
+    }
+    assert_eq!(ip, end);
+    path
+}
+
 /// ECX of each VMFUNC of a call, with the list entry's state there, behind the one in page A.
 fn switches(pages: &Pages) -> Vec<(Ecx, bool)> {
     let mut info = InstructionInfoFactory::new();
-    let straight = |from: u64, end: u64| {
-        let mut ip = from;
-        let mut path = Vec::new();
-        while ip < end {
-            path.push(decode(&pages.gate, ip).expect("the gate decodes"));
-            ip = path[path.len() - 1].next_ip();
-        }
-        assert_eq!(ip, end);
-        path
-    };
-    let mut path = straight(GATE_GVA, STUB_GVA);
+    let mut path = straight(pages, GATE_GVA, STUB_GVA);
     path.extend(stub_path(pages));
-    path.extend(straight(pages.stub_end(), GATE_GVA + PAGE_SIZE));
+    path.extend(straight(pages, pages.stub_end(), GATE_GVA + PAGE_SIZE));
 
     let (mut ecx, mut armed) = (Ecx::GUESTS, false);
     let mut switches = Vec::new();

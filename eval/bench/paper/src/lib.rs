@@ -15,6 +15,7 @@
 //! | [`quantity`] | quantities that are measured |
 //! | [`model`] | the cost model: what a processor would take for what was counted |
 //! | [`run`] | runs figures |
+//! | [`repeat`] | repeated runs: their order, medians and intervals |
 //! | [`results`] | a folder of results |
 //! | [`schedule`] | which figures are run where, and how long it takes |
 //! | [`table`] | the values of a figure as a table of text |
@@ -32,6 +33,7 @@ pub mod experiment;
 pub mod model;
 pub mod plot;
 pub mod quantity;
+pub mod repeat;
 pub mod report;
 pub mod results;
 pub mod run;

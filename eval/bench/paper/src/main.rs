@@ -9,11 +9,12 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use postern_lab::interrupt;
 use postern_paper::bundle;
+use postern_paper::commands::calibrate::CalibrateArguments;
 use postern_paper::commands::merge::MergeArguments;
 use postern_paper::commands::model::ModelArguments;
 use postern_paper::commands::report::ReportArguments;
 use postern_paper::commands::run::{RunArguments, RunFlags};
-use postern_paper::commands::{list, merge, model, report, run};
+use postern_paper::commands::{calibrate, list, merge, model, report, run};
 
 /// Measure the figures and tables of the paper again, beside the published values. Without a command:
 /// all of them, with a report
@@ -44,6 +45,8 @@ enum Command {
     Merge(MergeArguments),
     /// Print the cost model, its check against published values, and what it makes of results
     Model(ModelArguments),
+    /// Write a cost model with constants of a processor that was measured, as far as empty calls tell them
+    Calibrate(CalibrateArguments),
     /// Write a report of results beside what was published, or compare two folders of results
     Report(ReportArguments),
 }
@@ -67,6 +70,7 @@ fn carry_out(command: Command) -> Result<ExitCode> {
         Command::Bundle { folder } => bundle::make(&folder)?,
         Command::Merge(arguments) => merge::merge(&arguments)?,
         Command::Model(arguments) => model::model(&arguments)?,
+        Command::Calibrate(arguments) => calibrate::calibrate(&arguments)?,
         Command::Report(arguments) => report::report(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)

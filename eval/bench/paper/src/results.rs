@@ -4,7 +4,8 @@
 //!   results/2026-11-30-emulated/
 //!     run.json                      place, label, revision, machine, changes: a Run
 //!     fig-01_empty_call/
-//!       points.csv                  series, x, quantity, value, label: Values
+//!       points.csv                  series, x, quantity, value, low, high, label: Values
+//!       repeats.csv                 series, x, repeat, quantity, value, where points are run several times
 //!       about.json                  what was run and how it went: an About
 //! ```
 //!
@@ -23,11 +24,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::experiment::{Experiment, Place};
+use crate::model::Band;
 use crate::quantity::Quantity;
 use crate::workload::Workload;
 
 /// Version of the files' format.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Largest file of a folder of results that is read, in bytes.
 const MAX_FILE_SIZE: u64 = 16 << 20;
@@ -35,6 +37,7 @@ const MAX_FILE_SIZE: u64 = 16 << 20;
 const RUN: &str = "run.json";
 const ABOUT: &str = "about.json";
 const POINTS: &str = "points.csv";
+const REPEATS: &str = "repeats.csv";
 
 /// Content of `run.json`: what all figures of the folder have in common.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +56,8 @@ pub struct Run {
     pub started: u64,
     /// Whether figures have fewer points.
     pub quick: bool,
+    /// How many times each point is run.
+    pub repeats: u32,
     /// Changes of workloads that the user asked for, as `KEY=VALUE`.
     pub changes: Vec<String>,
     /// Circumstances by their names, for people: CPU, kernel, versions of programs.
@@ -68,6 +73,8 @@ pub struct About {
     pub definition_sha256: String,
     /// Hash of `points.csv`.
     pub points_sha256: String,
+    /// Hash of `repeats.csv`; empty where there is none.
+    pub repeats_sha256: String,
     /// The points, in their order.
     pub points: Vec<PointAbout>,
     /// Kernel that ran the VMs.
@@ -91,7 +98,8 @@ pub struct PointAbout {
     pub failure: Option<String>,
 }
 
-/// A measured value: one line of `points.csv`.
+/// A measured value: one line of `points.csv`. Of a point that is run several times, it is the median,
+/// within an interval of 95 %.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Value {
@@ -103,8 +111,28 @@ pub struct Value {
     pub quantity: Quantity,
     /// The value.
     pub value: f64,
+    /// Least of the interval.
+    pub low: f64,
+    /// Most of the interval.
+    pub high: f64,
     /// `hardware`, `nested` or `emulated`.
     pub label: String,
+}
+
+/// What a point gave in one of several runs: one line of `repeats.csv`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repeat {
+    /// Series of the point.
+    pub series: String,
+    /// Its place on the axis.
+    pub x: Option<u32>,
+    /// Number of the run, from 1.
+    pub repeat: u32,
+    /// What was measured.
+    pub quantity: Quantity,
+    /// The value.
+    pub value: f64,
 }
 
 /// Results of one figure.
@@ -114,15 +142,26 @@ pub struct FigureResults {
     pub about: About,
     /// The values.
     pub values: Vec<Value>,
+    /// What each run gave, where points are run several times.
+    pub repeats: Vec<Repeat>,
 }
 
 impl FigureResults {
     /// The value of a quantity at a point.
     pub fn value(&self, series: &str, x: Option<u32>, quantity: Quantity) -> Option<f64> {
+        self.band(series, x, quantity).map(|band| band.middle)
+    }
+
+    /// The value of a quantity at a point, within its interval.
+    pub fn band(&self, series: &str, x: Option<u32>, quantity: Quantity) -> Option<Band> {
         let mut values = self.values.iter();
         let found = values
-            .find(|value| value.series == series && value.x == x && value.quantity == quantity);
-        found.map(|value| value.value)
+            .find(|value| value.series == series && value.x == x && value.quantity == quantity)?;
+        Some(Band {
+            low: found.low,
+            middle: found.value,
+            high: found.high,
+        })
     }
 }
 
@@ -203,6 +242,11 @@ impl Folder {
             ("place", &mine.place.name().into(), &run.place.name().into()),
             ("label", &mine.label, &run.label),
             ("quick", &mine.quick.to_string(), &run.quick.to_string()),
+            (
+                "repeats",
+                &mine.repeats.to_string(),
+                &run.repeats.to_string(),
+            ),
             ("changes", &mine.changes.join(" "), &run.changes.join(" ")),
         ] {
             ensure!(
@@ -223,13 +267,22 @@ impl Folder {
         let folder = self.path.join(&results.about.experiment);
         let fail = || format!("cannot write into {}", folder.display());
         fs::create_dir_all(&folder).with_context(fail)?;
+        let mut about = results.about.clone();
+        let write = |name: &str, csv: &[u8]| {
+            output::write_whole(&folder.join(name), |out| out.write_all(csv)).with_context(fail)
+        };
         let csv = to_csv(&results.values)?;
-        let about = About {
-            points_sha256: sha256(&csv),
-            ..results.about.clone()
+        about.points_sha256 = sha256(&csv);
+        write(POINTS, &csv)?;
+        about.repeats_sha256 = match &results.repeats[..] {
+            [] => String::new(),
+            repeats => {
+                let csv = to_csv(repeats)?;
+                write(REPEATS, &csv)?;
+                sha256(&csv)
+            }
         };
         // The one that makes the figure complete is the last.
-        output::write_whole(&folder.join(POINTS), |out| out.write_all(&csv)).with_context(fail)?;
         write_json(&folder.join(ABOUT), &about).with_context(fail)
     }
 
@@ -245,18 +298,16 @@ impl Folder {
             return Ok(None);
         }
         let about: About = read_json(&file)?;
-        let file = folder.join(POINTS);
-        let csv = read_limited(&file)?;
-        ensure!(
-            sha256(&csv) == about.points_sha256,
-            "{} was changed after it was measured (its hash is not that of {ABOUT})",
-            file.display()
-        );
-        let values = csv::Reader::from_reader(&csv[..])
-            .into_deserialize()
-            .collect::<Result<Vec<Value>, _>>()
-            .with_context(|| format!("{} holds no values", file.display()))?;
-        Ok(Some(FigureResults { about, values }))
+        let values = read_csv(&folder.join(POINTS), &about.points_sha256)?;
+        let repeats = match about.repeats_sha256.is_empty() {
+            true => Vec::new(),
+            false => read_csv(&folder.join(REPEATS), &about.repeats_sha256)?,
+        };
+        Ok(Some(FigureResults {
+            about,
+            values,
+            repeats,
+        }))
     }
 
     /// The results of an experiment that this folder has whole: of the same definition, with no
@@ -281,12 +332,26 @@ pub fn sha256(bytes: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn to_csv(values: &[Value]) -> Result<Vec<u8>> {
+fn to_csv(lines: &[impl Serialize]) -> Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    for value in values {
-        writer.serialize(value).context("writing CSV")?;
+    for line in lines {
+        writer.serialize(line).context("writing CSV")?;
     }
     writer.into_inner().context("writing CSV")
+}
+
+/// The lines of a CSV file of this hash.
+fn read_csv<T: DeserializeOwned>(file: &Path, hash: &str) -> Result<Vec<T>> {
+    let csv = read_limited(file)?;
+    ensure!(
+        sha256(&csv) == hash,
+        "{} was changed after it was measured (its hash is not that of {ABOUT})",
+        file.display()
+    );
+    csv::Reader::from_reader(&csv[..])
+        .into_deserialize()
+        .collect::<Result<Vec<T>, _>>()
+        .with_context(|| format!("{} holds no values", file.display()))
 }
 
 fn write_json(file: &Path, content: &impl Serialize) -> io::Result<()> {
@@ -329,6 +394,7 @@ mod tests {
             abi_version: 1,
             started: 5,
             quick: false,
+            repeats: 2,
             changes: vec![],
             environment: BTreeMap::new(),
         }
@@ -340,6 +406,7 @@ mod tests {
                 experiment: "fig-00_x".into(),
                 definition_sha256: String::new(),
                 points_sha256: String::new(),
+                repeats_sha256: String::new(),
                 points: vec![PointAbout {
                     series: "elisa".into(),
                     x: Some(64),
@@ -358,8 +425,21 @@ mod tests {
                 x: Some(64),
                 quantity: Quantity::TotalInstructions,
                 value: 27.25,
+                low: 27.0,
+                high: 27.5,
                 label: "emulated".into(),
             }],
+            repeats: [27.0, 27.5].map(repeat).into(),
+        }
+    }
+
+    fn repeat(value: f64) -> Repeat {
+        Repeat {
+            series: "elisa".into(),
+            x: Some(64),
+            repeat: if value == 27.0 { 1 } else { 2 },
+            quantity: Quantity::TotalInstructions,
+            value,
         }
     }
 
@@ -372,6 +452,7 @@ mod tests {
         let folder = Folder::open(folder.path()).unwrap();
         let read = folder.read("fig-00_x").unwrap().unwrap();
         assert_eq!(read.values, figure().values);
+        assert_eq!(read.repeats, figure().repeats);
         assert_eq!(read.about.points, figure().about.points);
         let quantity = Quantity::TotalInstructions;
         assert_eq!(read.value("elisa", Some(64), quantity), Some(27.25));
@@ -408,5 +489,10 @@ mod tests {
         fs::write(&file, text.replace("27.25", "17.25")).unwrap();
         let error = folder.read("fig-00_x").unwrap_err().to_string();
         assert!(error.contains("points.csv was changed"), "{error}");
+        folder.write(&figure()).unwrap();
+        let file = folder.path().join("fig-00_x/repeats.csv");
+        fs::remove_file(&file).unwrap();
+        let error = folder.read("fig-00_x").unwrap_err().to_string();
+        assert!(error.contains("repeats.csv"), "{error}");
     }
 }

@@ -9,7 +9,9 @@ use postern_lab::testbed::Testbed;
 use toml::Table;
 
 use crate::experiment::{Experiment, Series};
-use crate::results::{About, FigureResults, Folder, PointAbout, Value, sha256};
+use crate::quantity::Quantity;
+use crate::repeat;
+use crate::results::{About, FigureResults, Folder, PointAbout, Repeat, Value, sha256};
 use crate::workload::{Task, Values, Workload};
 
 /// How figures are run.
@@ -17,6 +19,8 @@ use crate::workload::{Task, Values, Workload};
 pub struct Options {
     /// Fewer points.
     pub quick: bool,
+    /// How many times each point is run; 0 is once.
+    pub repeats: u32,
     /// Changes of all workloads.
     pub changes: Table,
 }
@@ -79,6 +83,64 @@ impl Run {
     }
 }
 
+/// A run in one of several rounds.
+struct OfRound {
+    /// Number of the run.
+    run: usize,
+    /// Number of the round, from 0.
+    round: u32,
+    job: Job,
+}
+
+/// All runs, as often as wanted: once in their order, or in rounds that have orders of their own.
+fn rounds(runs: &[Run], repeats: u32) -> Vec<OfRound> {
+    let mut all = Vec::new();
+    for round in 0..repeats {
+        let order = match repeats {
+            1 => (0..runs.len()).collect(),
+            _ => repeat::order(runs.len(), round),
+        };
+        all.extend(order.into_iter().map(|run| {
+            let mut job = runs[run].task.job.clone();
+            if repeats > 1 {
+                job.name = format!("{}, {} of {repeats}", job.name, round + 1);
+            }
+            OfRound { run, round, job }
+        }));
+    }
+    all
+}
+
+/// What all runs of a point gave.
+#[derive(Default)]
+struct Measured {
+    /// The values, each with the number of its round.
+    runs: Vec<(u32, Values)>,
+    /// Why the first one that failed did.
+    failure: Option<String>,
+}
+
+impl Measured {
+    /// The quantities, in their order.
+    fn quantities(&self) -> Vec<Quantity> {
+        let mut all: Vec<Quantity> = Vec::new();
+        for (quantity, _) in self.runs.iter().flat_map(|(_, values)| values) {
+            if !all.contains(quantity) {
+                all.push(*quantity);
+            }
+        }
+        all
+    }
+
+    /// The values of a quantity, each with the number of its round.
+    fn of(&self, quantity: Quantity) -> impl Iterator<Item = (u32, f64)> {
+        self.runs.iter().flat_map(move |(round, values)| {
+            let of_quantity = values.iter().filter(move |(one, _)| *one == quantity);
+            of_quantity.map(|(_, value)| (*round, *value))
+        })
+    }
+}
+
 /// Checks that all points of these experiments can be run with these options.
 ///
 /// # Errors
@@ -108,37 +170,52 @@ pub fn figure(
     let source = testbed.source();
     let points = points(experiment, options)?;
     let runs = Run::all(&points, testbed)?;
-    let jobs: Vec<Job> = runs.iter().map(|run| run.task.job.clone()).collect();
+    let rounds = rounds(&runs, options.repeats.max(1));
     let memory_mb = runs.iter().map(|run| run.task.memory_mb).max();
+    let jobs: Vec<Job> = rounds.iter().map(|one| one.job.clone()).collect();
     let outcomes = execute::run_jobs(testbed, &jobs, memory_mb.unwrap_or(0), say)?;
 
-    let mut measured: Vec<Result<Values, String>> = vec![Err(String::new()); points.len()];
-    for (run, outcome) in runs.iter().zip(outcomes.jobs) {
+    let mut measured: Vec<Measured> = points.iter().map(|_| Measured::default()).collect();
+    for (one, outcome) in rounds.iter().zip(outcomes.jobs) {
+        let run = &runs[one.run];
         let values = outcome.and_then(|outcome| run.task.read(outcome));
         for (n, &point) in run.points.iter().enumerate() {
-            measured[point] = match &values {
-                Ok(values) => Ok(values[n].clone()),
-                Err(error) => Err(format!("{}: {error:#}", run.task.job.name)),
-            };
+            match &values {
+                Ok(values) => measured[point].runs.push((one.round, values[n].clone())),
+                Err(error) => {
+                    let failure = || format!("{}: {error:#}", one.job.name);
+                    measured[point].failure.get_or_insert_with(failure);
+                }
+            }
         }
     }
-    let mut values = Vec::new();
+    let (mut values, mut repeats) = (Vec::new(), Vec::new());
     let mut abouts = Vec::new();
     for (point, measured) in points.iter().zip(measured) {
         let series = &point.series.name;
-        let failure = match measured {
-            Err(failure) => Some(failure),
-            Ok(measured) => {
-                values.extend(measured.into_iter().map(|(quantity, value)| Value {
+        for quantity in measured.quantities() {
+            let of_quantity: Vec<(u32, f64)> = measured.of(quantity).collect();
+            let all: Vec<f64> = of_quantity.iter().map(|(_, value)| *value).collect();
+            values.extend(repeat::median(&all).map(|band| Value {
+                series: series.clone(),
+                x: point.x,
+                quantity,
+                value: band.middle,
+                low: band.low,
+                high: band.high,
+                label: source.name().to_owned(),
+            }));
+            if options.repeats > 1 {
+                repeats.extend(of_quantity.into_iter().map(|(round, value)| Repeat {
                     series: series.clone(),
                     x: point.x,
+                    repeat: round + 1,
                     quantity,
                     value,
-                    label: source.name().to_owned(),
                 }));
-                None
             }
-        };
+        }
+        let failure = measured.failure;
         abouts.push(PointAbout {
             series: series.clone(),
             x: point.x,
@@ -151,12 +228,14 @@ pub fn figure(
             experiment: experiment.name.clone(),
             definition_sha256: sha256(experiment.text.as_bytes()),
             points_sha256: String::new(),
+            repeats_sha256: String::new(),
             points: abouts,
             kernel: outcomes.kernel,
             machine: outcomes.machine,
             seconds: start.elapsed().as_secs_f64(),
         },
         values,
+        repeats,
     };
     folder.write(&results)?;
     Ok(results)

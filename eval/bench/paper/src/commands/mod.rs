@@ -1,5 +1,6 @@
 //! The commands of `cargo paper`.
 
+pub mod calibrate;
 pub mod list;
 pub mod merge;
 pub mod model;

@@ -20,6 +20,10 @@ pub struct ReportArguments {
     #[arg(long, num_args = 2, value_names = ["A", "B"])]
     pub compare: Vec<PathBuf>,
 
+    /// Another cost model than eval/bench/cost-model.toml, as of `cargo paper calibrate`
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+
     /// Folder that the report is written into [default: the first of the folders, or B]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
@@ -40,7 +44,7 @@ pub fn report(arguments: &ReportArguments) -> Result<()> {
     }
     match arguments.folders.first() {
         Some(first) => {
-            let file = report::write(&arguments.folders, &out(first))?;
+            let file = report::write(&arguments.folders, arguments.model.as_deref(), &out(first))?;
             say(&format!("Report: {}", file.display()));
         }
         None if arguments.compare.is_empty() => bail!("{}", which()),

@@ -43,6 +43,11 @@ pub struct RunFlags {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 
+    /// Run each point so many times, in another order each time: values become medians with intervals
+    /// [default: 1 in the emulated machine, whose counts are exact, else 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repeat: Option<u32>,
+
     /// Folder for the results; one of an earlier run of the same revision is gone on with
     /// [default: results/DATE-PLACE]
     #[arg(long, value_name = "FOLDER")]
@@ -70,8 +75,9 @@ pub struct RunFlags {
 pub fn run(arguments: &RunArguments) -> Result<()> {
     let flags = &arguments.flags;
     let experiments = experiment::load(bundle::root(), &arguments.figures)?;
-    let options = Options {
+    let mut options = Options {
         quick: flags.quick,
+        repeats: 1,
         changes: changes(&flags.set)?,
     };
     run::check(&experiments, &options)?;
@@ -109,7 +115,11 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
             places.join(", ")
         ));
     }
-    let folder = folder(flags, &testbed)?;
+    options.repeats = flags.repeat.unwrap_or(match place {
+        Place::Emulated => 1,
+        Place::Host => 5,
+    });
+    let folder = folder(flags, &testbed, options.repeats)?;
     let mut failures = Vec::new();
     let count = experiments.len();
     let quick = flags.quick;
@@ -152,7 +162,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     }
     say(&format!("\nResults: {}", folder.path().display()));
     let path = folder.path().to_owned();
-    match report::write(std::slice::from_ref(&path), &path) {
+    match report::write(std::slice::from_ref(&path), None, &path) {
         Ok(file) => say(&format!("Report: {}", file.display())),
         Err(error) => failures.push(format!("report: {error:#}")),
     }
@@ -171,7 +181,7 @@ const fn place_of(testbed: &Testbed) -> Place {
 }
 
 /// The folder for the results.
-fn folder(flags: &RunFlags, testbed: &Testbed) -> Result<Folder> {
+fn folder(flags: &RunFlags, testbed: &Testbed, repeats: u32) -> Result<Folder> {
     let label = testbed.source().name().to_owned();
     let place = place_of(testbed);
     let started = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -184,6 +194,7 @@ fn folder(flags: &RunFlags, testbed: &Testbed) -> Result<Folder> {
         abi_version: ABI_VERSION,
         started,
         quick: flags.quick,
+        repeats,
         changes: flags.set.clone(),
         environment: environment::collect(testbed),
     };

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::definition::Definition;
 use super::published::{self, PublishedValue};
+use super::steps::{self, Step};
 
 /// Folder of all experiments, from the top of the checkout.
 const FOLDER: &str = "eval/experiments";
@@ -25,6 +26,8 @@ pub struct Experiment {
     pub text: String,
     /// Content of `published.csv`.
     pub published: Vec<PublishedValue>,
+    /// Content of `steps.csv`; nothing where there is none.
+    pub steps: Vec<Step>,
 }
 
 /// Reads all experiments, by name.
@@ -108,6 +111,15 @@ fn read(folder: &Path) -> Result<Experiment> {
             );
         }
     }
+    let csv = folder.join("steps.csv");
+    let steps = match csv.exists() {
+        true => {
+            let series: Vec<&str> = definition.series.iter().map(|one| &one.name[..]).collect();
+            steps::parse(&read_text(&csv)?, &series)
+                .with_context(|| format!("{} holds no steps", csv.display()))?
+        }
+        false => Vec::new(),
+    };
     ensure!(
         folder.join("README.md").is_file(),
         "{} has no README.md, which says what is measured",
@@ -118,6 +130,7 @@ fn read(folder: &Path) -> Result<Experiment> {
         definition,
         text,
         published,
+        steps,
     })
 }
 

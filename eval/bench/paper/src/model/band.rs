@@ -31,6 +31,11 @@ impl Band {
         (self.low..=self.high).contains(&value)
     }
 
+    /// Whether a value may be the same as another one.
+    pub fn overlaps(self, other: Band) -> bool {
+        self.low <= other.high && other.low <= self.high
+    }
+
     /// By how much of the nearest limit a value is outside: 0 within them, 0.1 for a value that is 10 %
     /// more than the most, -0.1 for one that is 10 % less than the least.
     pub fn miss(self, value: f64) -> f64 {

@@ -42,6 +42,13 @@ impl Constant {
     }
 }
 
+/// What costs nothing.
+pub const NO_COST: Band = Band {
+    low: 0.0,
+    middle: 0.0,
+    high: 0.0,
+};
+
 /// Number of prices.
 const PRICES: usize = 9;
 

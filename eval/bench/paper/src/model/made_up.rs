@@ -21,6 +21,8 @@ pub fn results(points: &[Point<'_>]) -> FigureResults {
             x: *x,
             quantity,
             value,
+            low: value,
+            high: value,
             label: "emulated".into(),
         };
         values.iter().map(value).collect()
@@ -30,12 +32,14 @@ pub fn results(points: &[Point<'_>]) -> FigureResults {
             experiment: "fig-00_x".into(),
             definition_sha256: String::new(),
             points_sha256: String::new(),
+            repeats_sha256: String::new(),
             points: points.iter().map(about).collect(),
             kernel: String::new(),
             machine: String::new(),
             seconds: 0.0,
         },
         values: points.iter().flat_map(values).collect(),
+        repeats: Vec::new(),
     }
 }
 

@@ -8,6 +8,7 @@
 //!   published.csv ----------+--> check: what the model says of published values
 //!                           +--> growth: Findings, what would explain VMCALL's growing penalty
 //!                           +--> headline: elisa over exit-kernel between VMs, and why
+//!   times of hardware ---------> calibrate: constants from measurement
 //! ```
 //!
 //! A unit of work costs the sum of what it consists of, each times a price. Prices are known within
@@ -18,6 +19,7 @@
 //! and that instructions wait for each other in one program more than in another.
 
 mod band;
+pub mod calibrate;
 pub mod check;
 mod cost;
 mod counts;

@@ -246,13 +246,13 @@ impl Claim {
                 judged.place = format!("{}: {x}", axis.name);
             }
             let mut text = self.in_words(value.middle);
+            if value.low < value.high {
+                let (low, high) = (self.in_words(value.low), self.in_words(value.high));
+                text = format!("{text} ({low} to {high})");
+            }
             let label = match kind {
                 Kind::Measured => label,
-                Kind::Projected | Kind::Published => {
-                    let (low, high) = (self.in_words(value.low), self.in_words(value.high));
-                    text = format!("{text} ({low} to {high})");
-                    "projected"
-                }
+                Kind::Projected | Kind::Published => "projected",
             };
             judged.ours = text;
             label.clone_into(&mut judged.label);

@@ -10,6 +10,7 @@ use super::view::{Column, Table};
 use super::{open, render, write_files};
 use crate::bundle;
 use crate::experiment::{self, Experiment};
+use crate::model::Band;
 use crate::plot::number;
 use crate::results::{FigureResults, Value};
 
@@ -142,8 +143,9 @@ fn meaning(a: &str, b: &str) -> String {
     match (a, b) {
         ("emulated", "emulated") => "Counts of the emulated machine are exact: a value that differs was changed by something: \
              code, compiler, kernel or a parameter.",
-        _ if a == b => "These are measurements of a real processor without intervals: a difference may be noise. \
-             Nothing is concluded from it; run both again and see whether it stays.",
+        _ if a == b => "These are measurements of a real processor. Values whose intervals of 95 % overlap count as \
+             equal. Of points that were run once nothing is known but the value: nothing is concluded from a \
+             difference there; run both with --repeat.",
         _ => "The two have other labels, so their values mean different things: that they differ says nothing.",
     }
     .to_owned()
@@ -156,19 +158,22 @@ fn figure(
     notes: Vec<String>,
 ) -> FigureComparison {
     let find = |results: &FigureResults, value: &Value| {
-        results.value(&value.series, value.x, value.quantity)
+        results.band(&value.series, value.x, value.quantity)
     };
     let mut rows: Vec<(f64, Vec<String>)> = Vec::new();
     let mut equal = 0;
-    let mut add = |value: &Value, first: Option<f64>, second: Option<f64>| {
-        if first == second {
+    let mut add = |value: &Value, first: Option<Band>, second: Option<Band>| {
+        let overlap = first
+            .zip(second)
+            .is_some_and(|(first, second)| first.overlaps(second));
+        if overlap {
             equal += 1;
             return;
         }
         let change = first
             .zip(second)
-            .map(|(first, second)| (second / first - 1.0) * 100.0);
-        let cell = |value: Option<f64>| value.map_or("none".to_owned(), exactly);
+            .map(|(first, second)| (second.middle / first.middle - 1.0) * 100.0);
+        let cell = |value: Option<Band>| value.map_or("none".to_owned(), exactly);
         rows.push((
             change.map_or(f64::INFINITY, f64::abs),
             vec![
@@ -185,11 +190,11 @@ fn figure(
         ));
     };
     for value in &a.values {
-        add(value, Some(value.value), find(b, value));
+        add(value, find(a, value), find(b, value));
     }
     for value in &b.values {
         if find(a, value).is_none() {
-            add(value, None, Some(value.value));
+            add(value, None, find(b, value));
         }
     }
     rows.sort_by(|(a, _), (b, _)| b.total_cmp(a));
@@ -214,8 +219,16 @@ fn figure(
     }
 }
 
-/// A number with all that distinguishes it from others nearby.
-fn exactly(value: f64) -> String {
+/// A value with all that distinguishes it from others nearby, and its interval if it has one.
+fn exactly(band: Band) -> String {
+    let Band { low, middle, high } = band;
+    match low < high {
+        true => format!("{} ({} to {})", digits(middle), digits(low), digits(high)),
+        false => digits(middle),
+    }
+}
+
+fn digits(value: f64) -> String {
     match value.abs() >= 1e6 {
         true => number(value),
         false => format!("{value:.4}")

@@ -29,7 +29,7 @@ pub struct Figure {
     pub command: Option<String>,
     /// Legend of all its plots.
     pub legend: Vec<Sample>,
-    /// Its tables, if it is one of published facts.
+    /// Its tables, if it is one of published facts; the steps of its work, if the code says them.
     pub tables: Vec<Titled>,
     /// What each folder of results has of it.
     pub runs: Vec<FigureRun>,
@@ -118,9 +118,12 @@ pub fn figure(
         command: (!definition.series.is_empty())
             .then(|| format!("cargo paper run {}", experiment.name)),
         legend: legend(experiment, !runs.is_empty())?,
-        tables: own.map_or(Vec::new(), |spec| {
-            own_table::of(spec, &experiment.published)
-        }),
+        tables: match own {
+            Some(spec) => own_table::of(spec, &experiment.published),
+            None => tables::of_steps(&experiment.steps, model)
+                .into_iter()
+                .collect(),
+        },
         runs,
         plots,
         published: match own {
@@ -331,5 +334,5 @@ fn bars(
 }
 
 fn ends(kind: Kind, band: Band) -> Option<(f64, f64)> {
-    (kind == Kind::Projected).then_some((band.low, band.high))
+    (kind == Kind::Projected || band.low < band.high).then_some((band.low, band.high))
 }

@@ -71,10 +71,13 @@ struct FolderView {
 /// # Errors
 ///
 /// A folder without results, or with some of another format, and files that cannot be written.
-pub fn write(folders: &[PathBuf], out: &Path) -> Result<PathBuf> {
+pub fn write(folders: &[PathBuf], model: Option<&Path>, out: &Path) -> Result<PathBuf> {
     let root = bundle::root();
     let experiments = experiment::all(root)?;
-    let model = CostModel::read(root)?;
+    let model = match model {
+        Some(file) => CostModel::read_file(file)?,
+        None => CostModel::read(root)?,
+    };
     let claims = Claims::read(root, &experiments)?;
     let revision = bundle::revision();
     let sources = open(folders, &experiments, &revision)?;

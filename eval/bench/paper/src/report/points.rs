@@ -34,7 +34,7 @@ impl Ours<'_> {
             PlottedQuantity::Measured(quantity) => self.measured(series, x, quantity),
             PlottedQuantity::Cycles => projected(self.model.cycles(&self.counts(series, x)?)),
             PlottedQuantity::Rate => match self.time(series, x) {
-                Some(time) => measured(1000.0 / time),
+                Some(time) => measured(time.map(|time| 1000.0 / time)),
                 None => projected(self.model.rate(&self.counts(series, x)?)),
             },
             PlottedQuantity::Ratio => self.ratio(self.definition.base.as_deref()?, series, x),
@@ -44,21 +44,26 @@ impl Ours<'_> {
     /// How many times cheaper a series is than another one at a place.
     pub fn ratio(&self, base: &str, series: &str, x: Option<u32>) -> Option<(Kind, Band)> {
         if let Some((base, own)) = self.time(base, x).zip(self.time(series, x)) {
-            return measured(base / own);
+            // As far apart as the two intervals allow.
+            return measured(Band {
+                low: base.low / own.high,
+                middle: base.middle / own.middle,
+                high: base.high / own.low,
+            });
         }
         let (base, own) = (self.counts(base, x)?, self.counts(series, x)?);
         projected(self.model.ratio(&base, &own))
     }
 
     fn measured(&self, series: &str, x: Option<u32>, quantity: Quantity) -> Option<(Kind, Band)> {
-        measured(self.results.value(series, x, quantity)?)
+        measured(self.results.band(series, x, quantity)?)
     }
 
     /// Nanoseconds of a unit of work, on hardware. Below a hypervisor a crossing costs what that
     /// makes of it, so nothing follows from times there.
-    fn time(&self, series: &str, x: Option<u32>) -> Option<f64> {
-        let time = self.results.value(series, x, Quantity::Nanoseconds)?;
-        (self.label == "hardware" && time > 0.0).then_some(time)
+    fn time(&self, series: &str, x: Option<u32>) -> Option<Band> {
+        let time = self.results.band(series, x, Quantity::Nanoseconds)?;
+        (self.label == "hardware" && time.low > 0.0).then_some(time)
     }
 
     /// What was counted, where it was counted exactly.
@@ -70,18 +75,16 @@ impl Ours<'_> {
     }
 }
 
-fn measured(value: f64) -> Option<(Kind, Band)> {
-    let band = Band {
-        low: value,
-        middle: value,
-        high: value,
-    };
-    value.is_finite().then_some((Kind::Measured, band))
+fn measured(band: Band) -> Option<(Kind, Band)> {
+    finite(band).then_some((Kind::Measured, band))
 }
 
 fn projected(band: Band) -> Option<(Kind, Band)> {
-    let finite = band.low.is_finite() && band.high.is_finite();
-    finite.then_some((Kind::Projected, band))
+    finite(band).then_some((Kind::Projected, band))
+}
+
+const fn finite(band: Band) -> bool {
+    band.low.is_finite() && band.high.is_finite()
 }
 
 /// Published values of a system in a plot.

@@ -21,6 +21,7 @@ fn run(label: &str) -> Run {
         abi_version: 1,
         started: 5,
         quick: false,
+        repeats: 1,
         changes: Vec::new(),
         environment: BTreeMap::from([("CPU".into(), HOSTILE.into())]),
     }
@@ -61,6 +62,8 @@ fn results(total: f64, label: &str) -> FigureResults {
                 x: None,
                 quantity,
                 value,
+                low: value,
+                high: value,
                 label: label.into(),
             });
         }
@@ -70,12 +73,14 @@ fn results(total: f64, label: &str) -> FigureResults {
             experiment: FIGURE.into(),
             definition_sha256: sha256(experiment.text.as_bytes()),
             points_sha256: String::new(),
+            repeats_sha256: String::new(),
             points,
             kernel: HOSTILE.into(),
             machine: "a machine".into(),
             seconds: 1.5,
         },
         values,
+        repeats: Vec::new(),
     }
 }
 
@@ -87,7 +92,7 @@ fn folder(path: &Path, results: &FigureResults) -> PathBuf {
 }
 
 fn made(folders: &[PathBuf], out: &Path) -> (String, String) {
-    let html = write(folders, out).unwrap();
+    let html = write(folders, None, out).unwrap();
     // The templates escape slashes, too.
     let read = |file: PathBuf| fs::read_to_string(file).unwrap().replace("&#x2f;", "/");
     (read(html), read(out.join("report.md")))
@@ -198,6 +203,8 @@ fn times_of_hardware_are_measured_ratios_and_rates() {
     for series in experiment().definition.series {
         timed.values.push(Value {
             value: time(&series.name),
+            low: time(&series.name),
+            high: time(&series.name),
             series: series.name,
             x: None,
             quantity: Quantity::Nanoseconds,
@@ -214,7 +221,8 @@ fn times_of_hardware_are_measured_ratios_and_rates() {
     assert!(line.contains("3.50 times *hardware* | holds |"), "{line}");
     let figure = html.split(&format!("id=\"{FIGURE}\"")).nth(1).unwrap();
     let figure = figure.split("</section>").next().unwrap();
-    assert!(!figure.contains("projected"), "{figure}");
+    let measured = figure.split("Step by step").next().unwrap();
+    assert!(!measured.contains("projected"), "{measured}");
 }
 
 #[test]
@@ -256,7 +264,9 @@ fn a_comparison_shows_what_moved_and_nothing_else() {
     let path = directory.path();
     let first = results(1000.0, "emulated");
     let mut second = first.clone();
-    second.values[0].value = 1100.0;
+    for value in second.values.iter_mut().take(1) {
+        (value.value, value.low, value.high) = (1100.0, 1100.0, 1100.0);
+    }
     let a = folder(&path.join("a"), &first);
     let b = folder(&path.join("b"), &second);
     let same = compare::write(&a, &a, path).unwrap();
@@ -267,6 +277,11 @@ fn a_comparison_shows_what_moved_and_nothing_else() {
     assert_eq!(row[3..], ["1000", "1100", "+10.00 %"]);
     let html = fs::read_to_string(path.join("compare.html")).unwrap();
     assert!(html.contains("+10.00 %") && loaded(&html).is_empty());
+    // Intervals that overlap are no difference.
+    second.values[0].low = 990.0;
+    let d = folder(&path.join("d"), &second);
+    let near = compare::write(&a, &d, path).unwrap();
+    assert_eq!((near.different, near.equal), (0, first.values.len()));
 
     let c = folder(&path.join("c"), &results(1000.0, "nested"));
     let other = compare::write(&a, &c, path).unwrap();
@@ -277,13 +292,15 @@ fn a_comparison_shows_what_moved_and_nothing_else() {
 fn folders_of_another_format_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    let error = write(&[path.join("none")], path).unwrap_err().to_string();
+    let error = write(&[path.join("none")], None, path)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("none is no folder of results"), "{error}");
     let folder = folder(&path.join("a"), &results(1000.0, "emulated"));
     let file = folder.join("run.json");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("\"format\": 1", "\"format\": 99")).unwrap();
-    let error = write(std::slice::from_ref(&folder), path)
+    fs::write(&file, text.replace("\"format\": 2", "\"format\": 99")).unwrap();
+    let error = write(std::slice::from_ref(&folder), None, path)
         .unwrap_err()
         .to_string();
     assert!(error.contains("of format 99"), "{error}");

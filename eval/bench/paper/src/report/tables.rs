@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::points::{Ours, published};
 use super::view::{Column, Table, Titled};
-use crate::experiment::{Experiment, PlottedQuantity, PublishedValue};
-use crate::model::Band;
+use crate::experiment::{Experiment, PlottedQuantity, PublishedValue, Step};
+use crate::model::{Band, CostModel, Counts};
 use crate::plot::{Kind, number};
 use crate::quantity::Quantity;
 use crate::results::PointAbout;
@@ -47,10 +47,10 @@ pub fn of_figure(experiment: &Experiment, ours: &Ours<'_>) -> Table {
     }
     for quantity in Quantity::ALL {
         add(Column::labelled(quantity.heading(), ours.label), &|point| {
-            let value = ours.results.value(&point.series, point.x, quantity);
+            let value = ours.results.band(&point.series, point.x, quantity);
             match quantity {
                 Quantity::Repelled => value.map(|_| "yes".to_owned()),
-                _ => value.map(number),
+                _ => value.map(band),
             }
         });
     }
@@ -83,10 +83,7 @@ pub fn of_figure(experiment: &Experiment, ours: &Ours<'_>) -> Table {
             };
             add(Column::labelled(&name, label), &|point| {
                 let (found, value) = ours.value(quantity, &point.series, point.x)?;
-                (found == kind).then(|| match kind {
-                    Kind::Projected => band(value),
-                    _ => number(value.middle),
-                })
+                (found == kind).then(|| band(value))
             });
         }
     }
@@ -112,6 +109,47 @@ pub fn of_figure(experiment: &Experiment, ours: &Ours<'_>) -> Table {
     }
     table.rows = cells;
     table
+}
+
+/// The steps of work of each series, as the code says them, and what the cost model makes of them;
+/// nothing if there are none.
+pub fn of_steps(steps: &[Step], model: &CostModel) -> Option<Titled> {
+    let mut table = Table::new(&["series", "step", "instructions", "VMFUNCs"]);
+    table.columns.push(Column::labelled("cycles", "projected"));
+    let mut add = |series: &str, name: &str, steps: &mut dyn Iterator<Item = &Step>| {
+        let (mut instructions, mut vmfuncs) = (0, 0);
+        for step in steps {
+            instructions += step.instructions;
+            vmfuncs += step.vmfuncs;
+        }
+        let cycles = model.cycles(&Counts {
+            guest_instructions: f64::from(instructions - vmfuncs),
+            vmfuncs: f64::from(vmfuncs),
+            ..Counts::default()
+        });
+        table.row([
+            series.to_owned(),
+            name.to_owned(),
+            instructions.to_string(),
+            vmfuncs.to_string(),
+            band(cycles),
+        ]);
+    };
+    let mut rest = steps;
+    while let Some(first) = rest.first() {
+        let same = |step: &&Step| step.series == first.series;
+        let count = rest.iter().take_while(same).count();
+        let (of_series, others) = rest.split_at(count);
+        for step in of_series {
+            add(&step.series, &step.step, &mut std::iter::once(step));
+        }
+        add(&first.series, "all", &mut of_series.iter());
+        rest = others;
+    }
+    (!steps.is_empty()).then(|| Titled {
+        title: "Step by step, as the code says it".to_owned(),
+        table,
+    })
 }
 
 /// The published values: a grid for each unit of those that lie on an axis, a list of the others.
