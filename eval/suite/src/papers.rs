@@ -94,7 +94,7 @@ fn steps_add_up(experiment: &Experiment, results: &FigureResults, series: &str) 
     if said != 0 {
         let counted = counted.with_context(|| format!("{series} was not counted"))?;
         ensure!(
-            (f64::from(said)..f64::from(said) + 0.5).contains(&counted),
+            (counted - f64::from(said)).abs() < 0.5,
             "{}: {series} takes {counted} instructions, its steps are {said}",
             experiment.name
         );

@@ -459,7 +459,7 @@ fn steps(pages: &Pages) -> Vec<(&'static str, usize, usize)> {
     let is_call = |one: &Instruction| one.flow_control() == FlowControl::Call;
     let (way_in, way_out) = stub.split_at(stub.iter().position(is_call).unwrap() + 1);
     let mut steps = vec![
-        ("the caller calls page A", 1, 0),
+        ("the caller sets ECX to the index and calls page A", 2, 0),
         // `page_a_enters_the_gate_view_with_its_last_instruction` of the guest library.
         ("page A: enters the gate's view", 2, 1),
         step(
