@@ -27,9 +27,11 @@ build_name() {
 
 # Builds the modules in a tree that adapt_tree made, with these flags for the compiler; what make
 # says goes to the tree's build.log. Only KVM for Intel is of use. Debug data take half of the time,
-# and nothing uses them; BTF is made of them.
+# and nothing uses them; BTF is made of them. Warnings name their files from the top of the tree, so
+# that modules are equal wherever they are built.
 make_modules() {
 	local tree=$1 flags=${2:-}
+	flags="$flags -ffile-prefix-map=$tree/= -ffile-prefix-map=$kdir/="
 	make -C "$kdir" M="$tree/arch/x86/kvm" CONFIG_KVM=m CONFIG_KVM_X86=m CONFIG_KVM_INTEL=m \
 		CONFIG_KVM_AMD= CONFIG_DEBUG_INFO_BTF_MODULES= KCFLAGS="-g0 $flags" -j"$(nproc)" \
 		modules >"$tree/build.log" 2>&1 8>&- 9>&-
