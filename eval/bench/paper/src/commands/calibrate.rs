@@ -1,6 +1,6 @@
 //! `cargo paper calibrate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -83,7 +83,7 @@ pub fn calibrate(arguments: &CalibrateArguments) -> Result<()> {
 }
 
 /// The results of the experiment in a folder whose values have this label, with their revision.
-fn results(path: &PathBuf, label: &str, what: &str) -> Result<(FigureResults, String)> {
+fn results(path: &Path, label: &str, what: &str) -> Result<(FigureResults, String)> {
     let folder = Folder::open(path)?;
     ensure!(
         folder.run.label == label,
