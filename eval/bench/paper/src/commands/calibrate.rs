@@ -110,7 +110,8 @@ fn replace(table: &mut Table, name: &str, band: Band, source: &str) -> Result<()
         ("middle", band.middle),
         ("high", band.high),
     ] {
-        constant.insert(key.to_owned(), value.into());
+        // What is beyond says nothing.
+        constant.insert(key.to_owned(), ((value * 1e4).round() / 1e4).into());
     }
     constant.insert("source".to_owned(), source.into());
     Ok(())

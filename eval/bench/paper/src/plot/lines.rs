@@ -11,7 +11,7 @@ use crate::experiment::Scale as Division;
 /// Width and height, in pixels.
 const SIZE: (u32, u32) = (640, 400);
 /// Pixels that the plot begins and ends at.
-const LEFT: i32 = 66;
+const LEFT: i32 = 76;
 const RIGHT: i32 = 622;
 const TOP: i32 = 14;
 const BOTTOM: i32 = 336;
