@@ -112,7 +112,7 @@ const OF_MACHINES: &[OwnBootTest] = &[
         "paper/a quick figure of each kind of work with bare guests gives its values",
         papers::bare,
     ),
-    OwnBootTest::new("paper/a bundle measures its host", papers::bundle),
+    OwnBootTest::new("paper/a bundle measures its host", papers::bundle).on_request(),
     OwnBootTest::new(
         "paper/quick figures with Linux guests give their values",
         papers::linux,
