@@ -72,7 +72,8 @@ pub const MAX_TX_FRAMES: u32 = 256;
 pub const MAX_TX_COPIES: u32 = 1024;
 
 /// Number of bytes of frames, counted once for each copy, after which a request takes no more
-/// frames.
+/// frames. Those of a short burst, which is at most eight frames, are not among them where another vCPU adds
+/// frames behind it during the request.
 pub const MAX_TX_BYTES: u64 = 1 << 20;
 
 /// Bit of the result of [`OP_TX`], besides the number of frames taken: the request ended because of

@@ -234,7 +234,10 @@ pub fn transmit(
         Err(true) => match transmit_few(base, caller, vcpu, queue, count, call.hold) {
             (result, true) => result,
             // From here, so that the stack is not that of both.
-            (few, false) => few + transmit_rest(base, caller, vcpu, queue, count - few, call.hold),
+            (few, false) => {
+                let left = count.min(MAX_TX_FRAMES.into()) - few;
+                few + transmit_rest(base, caller, vcpu, queue, left, call.hold)
+            }
         },
     }
 }

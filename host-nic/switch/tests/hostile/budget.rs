@@ -15,6 +15,7 @@ attacks!(
     short_frames_to_255_ports,
     long_frames_to_127_ports,
     long_frames_to_one_port,
+    many_short_frames_behind_a_long_one,
     frames_to_ports_without_room,
 );
 
@@ -116,6 +117,26 @@ fn long_frames_to_one_port(build: Build) {
         assert_eq!(received.len(), 250);
         for (n, bytes) in (0..).zip(received) {
             assert_eq!(bytes, frame(mac(1), mac(0), length as usize, n));
+        }
+    }
+}
+
+/// To the switch, which looks at the first frame alone, few frames seem to be in the ring.
+fn many_short_frames_behind_a_long_one(build: Build) {
+    let nic = TestNic::new(build, geometry(2, 1, 2 * LARGE, 2 * LARGE));
+    let mut guests = attach_all(&nic);
+    let lengths = |n: u32| if n == 0 { MAX_FRAME as usize } else { 60 };
+    for round in 0..3 {
+        let count = MAX_TX_FRAMES + 44;
+        for n in 0..count {
+            guests[0].send(&frame(mac(1), mac(0), lengths(n), n.into()));
+        }
+        let taken = [0; 2].map(|_| guests[0].call(u64::MAX, false));
+        assert_eq!(taken, [u64::from(MAX_TX_FRAMES), 44], "round {round}");
+        let received = guests[1].receive(0, 999);
+        assert_eq!(received.len(), count as usize);
+        for (n, bytes) in (0..).zip(received) {
+            assert_eq!(bytes, frame(mac(1), mac(0), lengths(n), n.into()));
         }
     }
 }
