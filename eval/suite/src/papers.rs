@@ -19,7 +19,12 @@ use postern_paper::run::{self, Options};
 const WITH_LINUX: [&str; 2] = ["fig-07_memcached", "fig-16_inter_vm_linux"];
 
 /// Figures with bare guests, one for each kind of work.
-const BARE: [&str; 3] = ["fig-01_empty_call", "fig-03_tx_nic", "fig-12_setup"];
+const BARE: [&str; 4] = [
+    "fig-01_empty_call",
+    "fig-03_tx_nic",
+    "fig-12_setup",
+    "fig-14_ablations",
+];
 
 /// A quick figure of each kind of work with bare guests.
 pub fn bare(testbed: &EmulatedTestbed) -> Result<()> {

@@ -15,14 +15,25 @@ use crate::results::{About, FigureResults, Folder, PointAbout, Repeat, Value, sh
 use crate::workload::{Task, Values, Workload};
 
 /// How figures are run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Fewer points.
     pub quick: bool,
-    /// How many times each point is run; 0 is once.
+    /// How many times each point is run, once or more.
     pub repeats: u32,
     /// Changes of all workloads.
     pub changes: Table,
+}
+
+/// Everything once, as it is described.
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            quick: false,
+            repeats: 1,
+            changes: Table::new(),
+        }
+    }
 }
 
 /// A point of a figure.
@@ -170,7 +181,7 @@ pub fn figure(
     let source = testbed.source();
     let points = points(experiment, options)?;
     let runs = Run::all(&points, testbed)?;
-    let rounds = rounds(&runs, options.repeats.max(1));
+    let rounds = rounds(&runs, options.repeats);
     let memory_mb = runs.iter().map(|run| run.task.memory_mb).max();
     let jobs: Vec<Job> = rounds.iter().map(|one| one.job.clone()).collect();
     let outcomes = execute::run_jobs(testbed, &jobs, memory_mb.unwrap_or(0), say)?;

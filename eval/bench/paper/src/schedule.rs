@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, Result, ensure};
 
 use crate::experiment::Experiment;
+use crate::run::Options;
 
 /// A share of all figures: one of several machines' work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,17 +70,17 @@ pub struct Estimate {
 
 impl Estimate {
     /// Estimates the time of these figures.
-    pub fn new(experiments: &[Experiment], quick: bool) -> Estimate {
+    pub fn new(experiments: &[Experiment], options: &Options) -> Estimate {
         Estimate {
             start: Instant::now(),
             done: 0.0,
-            left: experiments.iter().map(|one| minutes(one, quick)).sum(),
+            left: experiments.iter().map(|one| minutes(one, options)).sum(),
         }
     }
 
     /// A figure is done, or need not be run.
-    pub fn done(&mut self, experiment: &Experiment, quick: bool, was_run: bool) {
-        let minutes = minutes(experiment, quick);
+    pub fn done(&mut self, experiment: &Experiment, options: &Options, was_run: bool) {
+        let minutes = minutes(experiment, options);
         self.left = (self.left - minutes).max(0.0);
         if was_run {
             self.done += minutes;
@@ -98,10 +99,10 @@ impl Estimate {
 }
 
 /// Minutes that a figure takes in the emulated machine.
-fn minutes(experiment: &Experiment, quick: bool) -> f64 {
+fn minutes(experiment: &Experiment, options: &Options) -> f64 {
     let definition = &experiment.definition;
-    let part = definition.points(quick) as f64 / definition.points(false).max(1) as f64;
-    definition.minutes * part
+    let part = definition.points(options.quick) as f64 / definition.points(false).max(1) as f64;
+    definition.minutes * part * f64::from(options.repeats)
 }
 
 /// A time for people: `2 min 30 s`.
@@ -142,10 +143,17 @@ mod tests {
     #[test]
     fn estimates_shrink() {
         let all = experiment::all(bundle::root()).unwrap();
-        let mut estimate = Estimate::new(&all, false);
+        let options = Options::default();
+        let mut estimate = Estimate::new(&all, &options);
         let before = estimate.left();
+        let thrice = Options {
+            repeats: 3,
+            ..options.clone()
+        };
+        let thrice = Estimate::new(&all, &thrice).left();
+        assert!(thrice.abs_diff(before * 3) < Duration::from_millis(1));
         for one in &all {
-            estimate.done(one, false, false);
+            estimate.done(one, &options, false);
         }
         assert!(estimate.left() < before);
         assert_eq!(in_words(Duration::from_secs(150)), "2 min 30 s");

@@ -8,9 +8,8 @@ use postern_lab::output;
 use toml::{Table, Value};
 
 use super::say;
-use crate::experiment;
 use crate::model::calibrate::{self, EXPERIMENT};
-use crate::model::{Band, CostModel, FILE};
+use crate::model::{Band, CostModel};
 use crate::results::{FigureResults, Folder};
 
 /// Arguments of the command.
@@ -48,29 +47,18 @@ pub fn calibrate(arguments: &CalibrateArguments) -> Result<()> {
         (0.1..=20.0).contains(&clock),
         "--clock {clock}: a frequency in GHz, as 2.6"
     );
-    let file = match &arguments.model {
-        Some(file) => file.clone(),
-        None => experiment::root().join(FILE),
-    };
-    let model = CostModel::read_file(&file)?;
+    let (model, text) = CostModel::read_with_text(&CostModel::file(arguments.model.as_deref()))?;
     let (times, run) = results(&arguments.times, "hardware", "times of a processor")?;
     let (counts, _) = results(&arguments.counts, "emulated", "exact counts")?;
     let found = calibrate::constants(&times, &counts, clock, &model.constants)
         .with_context(|| format!("{} tells no constants", arguments.times.display()))?;
 
-    let text =
-        std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
     let mut table: Table = toml::from_str(&text).context("reading the model again")?;
     let source = format!(
         "measured: {EXPERIMENT} of {}, revision {run}, at {clock} GHz",
         arguments.times.display()
     );
-    let exact = Band {
-        low: clock,
-        middle: clock,
-        high: clock,
-    };
-    for (name, band) in found.into_iter().chain([("clock", exact)]) {
+    for (name, band) in found.into_iter().chain([("clock", Band::exact(clock))]) {
         replace(&mut table, name, band, &source)?;
         say(&format!("{name}: {band}"));
     }
@@ -120,6 +108,8 @@ fn replace(table: &mut Table, name: &str, band: Band, source: &str) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment;
+    use crate::model::FILE;
 
     #[test]
     fn what_cannot_be_calibrated_with_is_told() {

@@ -10,7 +10,7 @@ use super::say;
 use crate::experiment::{self, Experiment};
 use crate::model::check::{self, Beside};
 use crate::model::headline::{self, BATCHES, CROSSES_NOT, EXITS, EXPERIMENT, Headline};
-use crate::model::{CostModel, FILE, Finding, growth};
+use crate::model::{CostModel, Finding, growth};
 use crate::results::Folder;
 
 /// Arguments of the command.
@@ -32,7 +32,7 @@ pub struct ModelArguments {
 /// A file that is no model, and a folder without results.
 pub fn model(arguments: &ModelArguments) -> Result<()> {
     let root = experiment::root();
-    let file = arguments.model.clone().unwrap_or_else(|| root.join(FILE));
+    let file = CostModel::file(arguments.model.as_deref());
     let model = CostModel::read_file(&file)?;
     let experiments = experiment::all(root)?;
     let measured = match &arguments.results {

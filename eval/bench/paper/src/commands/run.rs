@@ -77,8 +77,8 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     let experiments = experiment::load(bundle::root(), &arguments.figures)?;
     let mut options = Options {
         quick: flags.quick,
-        repeats: 1,
         changes: changes(&flags.set)?,
+        ..Options::default()
     };
     run::check(&experiments, &options)?;
     let (without_runs, experiments): (Vec<Experiment>, Vec<Experiment>) = experiments
@@ -122,8 +122,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     let folder = folder(flags, &testbed, options.repeats)?;
     let mut failures = Vec::new();
     let count = experiments.len();
-    let quick = flags.quick;
-    let mut estimate = Estimate::new(&experiments, quick);
+    let mut estimate = Estimate::new(&experiments, &options);
     for (n, experiment) in experiments.iter().enumerate() {
         interrupt::check()?;
         let definition = &experiment.definition;
@@ -147,7 +146,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
             }
             None => run::figure(&testbed, experiment, &options, &folder, &say),
         };
-        estimate.done(experiment, quick, was_run);
+        estimate.done(experiment, &options, was_run);
         match results {
             Ok(results) => {
                 say(&format!("\n{}", table::of(experiment, &results)));

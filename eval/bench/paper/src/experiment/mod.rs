@@ -8,6 +8,7 @@
 //! | `steps.csv` | if the code says them: the steps of a unit of work, [`Step`]s |
 
 mod definition;
+mod lines;
 pub mod published;
 mod read;
 mod steps;

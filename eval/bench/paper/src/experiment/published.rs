@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::lines;
+
 /// A published value: one line of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,13 +70,9 @@ pub const HEAD: &str = "paper,figure,system,workload,x,y,unit,exactness,source\n
 /// The first line that is no published value, and what is wrong with it.
 pub fn parse(text: &str) -> Result<Vec<PublishedValue>> {
     let mut values = Vec::new();
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_reader(text.as_bytes());
-    for (n, value) in reader.deserialize().enumerate() {
-        let value: PublishedValue = value.context("a line is no published value")?;
-        // The first line is the head.
-        let line = n + 2;
+    for read in lines::read(text) {
+        let (line, value): (usize, PublishedValue) =
+            read.context("a line is no published value")?;
         ensure!(!value.paper.is_empty(), "line {line}: no paper is named");
         ensure!(!value.source.is_empty(), "line {line}: no source is named");
         ensure!(!value.system.is_empty(), "line {line}: no system is named");

@@ -4,6 +4,8 @@
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::lines;
+
 /// A step of a unit of work: one line of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,14 +26,9 @@ pub struct Step {
 ///
 /// The first line that is no step, or one of another series.
 pub fn parse(text: &str, series: &[&str]) -> Result<Vec<Step>> {
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_reader(text.as_bytes());
     let mut steps = Vec::new();
-    for (n, step) in reader.deserialize().enumerate() {
-        let step: Step = step.context("a line is no step")?;
-        // The first line is the head.
-        let line = n + 2;
+    for read in lines::read(text) {
+        let (line, step): (usize, Step) = read.context("a line is no step")?;
         ensure!(
             series.contains(&&step.series[..]),
             "line {line}: there is no series {:?}",

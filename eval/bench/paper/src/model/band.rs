@@ -16,6 +16,15 @@ pub struct Band {
 }
 
 impl Band {
+    /// A value that is known exactly.
+    pub const fn exact(value: f64) -> Band {
+        Band {
+            low: value,
+            middle: value,
+            high: value,
+        }
+    }
+
     /// All three of them by one function, which keeps or turns their order.
     pub fn map(self, function: impl Fn(f64) -> f64) -> Band {
         let (a, b) = (function(self.low), function(self.high));

@@ -13,7 +13,7 @@
 use anyhow::{Context, Result, ensure};
 
 use super::band::Band;
-use super::cost::{Constants, NO_COST};
+use super::cost::Constants;
 use super::counts::Counts;
 use crate::quantity::Quantity;
 use crate::results::FigureResults;
@@ -76,7 +76,7 @@ pub fn constants(
         ("guest_instruction", instruction),
         ("vmfunc", vmfunc),
         // What a VMFUNC costs later is in what was measured.
-        ("vmfunc_refill", NO_COST),
+        ("vmfunc_refill", Band::exact(0.0)),
         ("transition", transition),
         ("user_transition", user_transition),
     ])

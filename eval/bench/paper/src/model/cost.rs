@@ -1,7 +1,7 @@
 //! The cost model: prices in cycles for what was counted.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::band::Band;
 use super::counts::Counts;
 use super::published::Published;
+use crate::bundle;
 
 /// The model's file, from the top of the checkout.
 pub const FILE: &str = "eval/bench/cost-model.toml";
@@ -41,13 +42,6 @@ impl Constant {
         Band { low, middle, high }
     }
 }
-
-/// What costs nothing.
-pub const NO_COST: Band = Band {
-    low: 0.0,
-    middle: 0.0,
-    high: 0.0,
-};
 
 /// Number of prices.
 const PRICES: usize = 9;
@@ -200,6 +194,15 @@ impl CostModel {
     ///
     /// A file that cannot be read, or is no model: with its name, and the constant that is wrong.
     pub fn read_file(file: &Path) -> Result<CostModel> {
+        CostModel::read_with_text(file).map(|(model, _)| model)
+    }
+
+    /// Reads a model, and gives its file's content, too.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CostModel::read_file`].
+    pub fn read_with_text(file: &Path) -> Result<(CostModel, String)> {
         let fail = || format!("{} is no cost model", file.display());
         let data = fs::metadata(file).with_context(fail)?;
         ensure!(
@@ -208,7 +211,13 @@ impl CostModel {
             file.display()
         );
         let text = fs::read_to_string(file).with_context(fail)?;
-        CostModel::parse(&text).with_context(fail)
+        let model = CostModel::parse(&text).with_context(fail)?;
+        Ok((model, text))
+    }
+
+    /// The file of a model that somebody names, else that of the checkout.
+    pub fn file(named: Option<&Path>) -> PathBuf {
+        named.map_or_else(|| bundle::root().join(FILE), Path::to_owned)
     }
 
     /// Reads the content of a model's file.

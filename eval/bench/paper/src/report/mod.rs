@@ -74,10 +74,7 @@ struct FolderView {
 pub fn write(folders: &[PathBuf], model: Option<&Path>, out: &Path) -> Result<PathBuf> {
     let root = bundle::root();
     let experiments = experiment::all(root)?;
-    let model = match model {
-        Some(file) => CostModel::read_file(file)?,
-        None => CostModel::read(root)?,
-    };
+    let model = CostModel::read_file(&CostModel::file(model))?;
     let claims = Claims::read(root, &experiments)?;
     let revision = bundle::revision();
     let sources = open(folders, &experiments, &revision)?;

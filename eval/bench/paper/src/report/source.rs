@@ -64,6 +64,13 @@ impl Source {
         if run.quick {
             notes.push("A quick run: its figures have fewer points.".to_owned());
         }
+        if run.repeats > 1 {
+            notes.push(format!(
+                "Each point was run {} times: values are medians, within intervals of 95 %; what each run gave is \
+                 in repeats.csv beside points.csv.",
+                run.repeats
+            ));
+        }
         if !run.changes.is_empty() {
             notes.push(format!(
                 "Workloads were changed: {}.",
