@@ -6,7 +6,8 @@ use std::{mem, ptr};
 
 use postern_abi::PAGE_SIZE;
 use postern_abi::service::{
-    ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_BELL, TX_HOLD, TX_MORE, tx_flags,
+    ERR_BAD_REQUEST, ERR_NO_SECRET, OP_FEATURES, OP_NOP, OP_TX, TX_BELL, TX_MORE, TX_QUEUE_SHIFT,
+    tx_flags,
 };
 use postern_abi::window::{FEATURES, Geometry, LINE_SIZE, PortId};
 use postern_switch::credentials::Credentials;
@@ -334,7 +335,8 @@ proptest! {
         let expected = match op {
             OP_NOP if own || !with_secret => 0,
             _ if own && (!with_secret || op > OP_FEATURES) => ERR_NO_SECRET,
-            OP_TX if own && b & !TX_HOLD < 4 && vcpu < 2 => 0,
+            // Of two queues, for each of two vCPUs.
+            OP_TX if own && b >> TX_QUEUE_SHIFT < 2 && vcpu < 2 => 0,
             OP_FEATURES if own && b == 0 && a & !u64::from(FEATURES) == 0 => a,
             _ => ERR_BAD_REQUEST,
         };
